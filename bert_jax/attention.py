@@ -1,0 +1,61 @@
+"""Dot-product attention inside examples, and the dropout that it and the encoder share."""
+
+import jax
+import jax.numpy as jnp
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Zeroes a share `rate` of the elements and scales the others by 1 / (1 - rate).
+
+    One 32-bit draw decides two elements: 16 bits place the rate within 1e-5, and drawing is what
+    dropout costs.
+
+    Args:
+      x: any shape, at least one element; float.
+      rate: in [0, 1).
+      key: a jax key.
+    """
+    if rate == 0:
+        return x
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)
+    threshold = min(round(rate * 2**16), 2**16 - 1)
+    keep = halves[..., : x.shape[-1]] >= jnp.uint16(threshold)
+    return jnp.where(keep, x / (1 - threshold / 2**16), 0)
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    example_ids: jax.Array,
+    *,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Lets each token attend to the tokens of its own example.
+
+    Padding (example 0) attends to padding, so that no row of probabilities is empty; nothing reads
+    what comes of it.
+
+    Args:
+      query: [B, T, H, K] float.
+      key: [B, T, H, K] float.
+      value: [B, T, H, K] float.
+      example_ids: [B, T] int32.
+      dropout_rate: on the probabilities, in [0, 1).
+      dropout_key: a jax key; None: no dropout.
+
+    Returns:
+      [B, T, H, K], of the type of `value`. Probabilities are computed in float32.
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum(
+        "bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32
+    )
+    same_example = example_ids[:, None, :, None] == example_ids[:, None, None, :]
+    scores = jnp.where(same_example, scores, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if dropout_key is not None:
+        probabilities = dropout(probabilities, dropout_rate, dropout_key)
+    return jnp.einsum("bhts,bshk->bthk", probabilities, value)

@@ -1,0 +1,296 @@
+"""Checkpoints: self-contained, checked bit for bit, and restored by one of two verbs.
+
+`restore_state` resumes exactly or raises. `restore_groups` transfers named parameter groups exactly,
+and takes no optimizer and no step.
+
+    CHECKPOINTS/STEP/params/     one array for each parameter
+    CHECKPOINTS/STEP/opt_state/  the optimizer's
+    CHECKPOINTS/STEP/facts/      JSON: config, tokenizer, place in the data, fingerprints, versions
+"""
+
+import functools
+import os
+import pathlib
+import platform
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+import bert_jax
+from bert_jax.errors import UserError
+from bert_jax.losses import Params
+from bert_jax.training import TrainState
+
+FOLDER = "checkpoints"  # of a run's directory
+
+
+class Checkpoints:
+    """The checkpoints of one run; saving goes on in the background."""
+
+    def __init__(self, workdir: str | os.PathLike, *, keep: int, keep_best: bool = False) -> None:
+        """Opens WORKDIR/checkpoints, making it when the first is saved.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the newest are kept.
+          keep_best: keep the one with the highest score too.
+        """
+        policies: list[Any] = [LatestN(keep)]
+        if keep_best:
+            policies.append(BestN(get_metric_fn=lambda metrics: metrics["score"], n=1))
+        self._manager = ocp.CheckpointManager(
+            (pathlib.Path(workdir) / FOLDER).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy(policies), step_prefix=None
+            ),
+        )
+
+    def save(self, state: TrainState, facts: dict[str, Any], score: float | None = None) -> None:
+        """Saves a step; returns when the arrays are copied, and the step may go on.
+
+        Args:
+          state: its `step` names the checkpoint.
+          facts: JSON-ready; what a user of the checkpoint needs besides its arrays.
+          score: for `keep_best`, higher is better.
+        """
+        step = int(jax.device_get(state.step))
+        facts = facts | {
+            "step": step,
+            "fingerprints": {
+                "params": fingerprints(state.params),
+                "opt_state": fingerprints(state.opt_state),
+            },
+            "versions": _versions(),
+        }
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                facts=ocp.args.JsonSave(facts),
+            ),
+            metrics=None if score is None else {"score": score},
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes saving and lets go of the directory."""
+        self._manager.close()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bert_jax": bert_jax.__version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "orbax": ocp.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def steps_in(directory: str | os.PathLike) -> list[int]:
+    """Returns the finished checkpoints of a run or a folder of checkpoints, ascending."""
+    folder = pathlib.Path(directory) / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
+    """Finds what a user means by a checkpoint: a run (its best or newest step), or one step.
+
+    Raises:
+      UserError: if there is none.
+    """
+    given = pathlib.Path(directory).expanduser().absolute()
+    if (given / "facts").is_dir():
+        return given
+    run = given.parent if given.name == FOLDER else given
+    steps = steps_in(run)
+    if not steps:
+        raise UserError(
+            f"{directory} holds no checkpoint: name the directory of a run (its --workdir)"
+            " or one of its checkpoints/STEP"
+        )
+    manager = ocp.CheckpointManager(
+        run / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True)
+    )
+    scores = {step: manager.metrics(step) for step in steps}
+    manager.close()
+    scored = [step for step in steps if scores[step]]
+    best = max(scored, key=lambda step: scores[step]["score"]) if scored else steps[-1]
+    return run / FOLDER / str(best)
+
+
+def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
+    """Reads what `Checkpoints.save` was told, and what it added.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(checkpoint / "facts")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} is damaged or no checkpoint: {error}") from None
+
+
+def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
+    """Restores everything, exactly.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      abstract: the state that the run would have, with shardings.
+
+    Raises:
+      UserError: if a name, shape or dtype differs, or a bit of any array.
+    """
+    facts = read_facts(checkpoint)
+    params = _restore(checkpoint, "params", abstract.params, facts)
+    opt_state = _restore(checkpoint, "opt_state", abstract.opt_state, facts)
+    step = jax.device_put(jnp.asarray(facts["step"], jnp.int32), abstract.step.sharding)
+    return TrainState(step, params, opt_state)
+
+
+def restore_groups(
+    checkpoint: pathlib.Path, abstract_params: Params, groups: Iterable[str]
+) -> Params:
+    """Restores named top-level parameter groups, exactly, and nothing else.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      abstract_params: of the model that receives them, with shardings.
+      groups: such as ('encoder', 'pooler').
+
+    Raises:
+      UserError: if a name, shape or dtype in these groups differs, or a bit of any array.
+    """
+    wanted = {group: abstract_params[group] for group in groups}
+    return _restore(checkpoint, "params", wanted, read_facts(checkpoint), partial=True)
+
+
+def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:
+    """Names the top-level parameter groups of a checkpoint."""
+    return tuple(_stored_leaves(checkpoint, "params", {})[1])
+
+
+def _restore(
+    checkpoint: pathlib.Path,
+    item: str,
+    abstract: Any,
+    facts: dict[str, Any],
+    *,
+    partial: bool = False,
+) -> Any:
+    stored, tree = _stored_leaves(checkpoint, item, abstract if partial else None)
+    problems = differences(stored, _leaves(abstract))
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(f"{checkpoint}/{item} does not fit: {'; '.join(problems[:3])}{more}")
+    del tree
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            restored = reader.restore(
+                checkpoint / item,
+                args=ocp.args.PyTreeRestore(
+                    item=abstract,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                    partial_restore=partial,
+                ),
+            )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{checkpoint}/{item} is damaged: {reason}") from None
+    for name, found in fingerprints(restored).items():
+        if found != facts["fingerprints"][item].get(name):
+            raise UserError(
+                f"{checkpoint}/{item} is damaged: the bits of {name} are not those that were saved;"
+                " remove this checkpoint to use an earlier one"
+            )
+    return restored
+
+
+def _stored_leaves(
+    checkpoint: pathlib.Path, item: str, within: Any | None
+) -> tuple[dict[str, tuple], Sequence[str]]:
+    """Returns (shape, dtype) by name, for the groups of `within` only if given, and all groups."""
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            metadata = reader.metadata(checkpoint / item)
+        tree = metadata.item_metadata.tree
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{checkpoint}/{item} is damaged or missing: {error}") from None
+    groups = list(tree) if isinstance(tree, dict) else []
+    if within is not None:
+        tree = {group: tree[group] for group in within if group in tree}
+    return _leaves(tree), groups
+
+
+def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {
+        leaf_name(path): (tuple(leaf.shape), str(jnp.dtype(leaf.dtype)))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def leaf_name(path: tuple) -> str:
+    """Joins a path of a tree: 'encoder/embeddings/tokens'."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]:
+    """Lists every missing, unexpected, misshapen or differently typed array, in words."""
+    problems = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
+    problems += [f"{name} is unexpected" for name in stored.keys() - wanted.keys()]
+    problems += [
+        f"{name} is {_words(stored[name])}, not {_words(wanted[name])}"
+        for name in wanted.keys() & stored.keys()
+        if stored[name] != wanted[name]
+    ]
+    return sorted(problems)
+
+
+def _words(leaf: tuple[tuple[int, ...], str]) -> str:
+    return f"{leaf[1]}[{','.join(map(str, leaf[0]))}]"
+
+
+def fingerprints(tree: Any) -> dict[str, int]:
+    """Returns one number for the bits of each array, the same on every mesh.
+
+    The sum, modulo 2^32, of each element's bits times an odd number that depends on its place: any
+    one flipped bit changes it, and so does a swap.
+    """
+    sums = jax.device_get(_fingerprint_leaves(jax.tree.leaves(tree)))
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path): int(value) for (path, _), value in zip(paths, sums, strict=True)}
+
+
+@functools.partial(jax.jit)
+def _fingerprint_leaves(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_fingerprint(leaf) for leaf in leaves]
+
+
+def _fingerprint(leaf: jax.Array) -> jax.Array:
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(
+            jnp.uint32, leaf.shape, axis
+        )
+    scattered = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
+    return jnp.sum(bits * (scattered | jnp.uint32(1)), dtype=jnp.uint32)

@@ -1,0 +1,334 @@
+"""Every setting of a run and its default, and the rules that a setting must keep.
+
+A recipe in `configs/` builds one of the two roots, `PretrainConfig` or `FinetuneConfig`, and
+changes what differs. The command line changes single fields (`--config.optimizer.learning_rate=1e-3`).
+`validate` is called once, by the driver, before anything expensive happens.
+
+There are no optional scalars: 0 or '' means off, and the field's comment says so.
+"""
+
+import dataclasses
+import enum
+import json
+import typing
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from bert_jax.errors import UserError
+
+
+class Norm(enum.Enum):
+    """Where layer normalisation stands in a residual sublayer."""
+
+    POST = "post"  # norm(x + f(x)), as BERT was published
+    PRE = "pre"  # x + f(norm(x))
+
+
+class ComputeType(enum.Enum):
+    """The type of activations and matrix products; parameters are always float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class EncoderConfig:
+    """The shape of the encoder (BERT, section 3); BERT base by default."""
+
+    vocab_size: int = 0  # V; 0: the tokenizer's, which is also the least that is allowed
+    width: int = 768  # D
+    layers: int = 12  # L
+    heads: int = 12  # H; K = D / H
+    mlp_width: int = 3072  # F
+    max_length: int = 512  # rows of the position table, so the longest example, in tokens
+    segments: int = 2  # rows of the segment table
+    norm: Norm = Norm.POST
+    norm_epsilon: float = 1e-12
+    init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1  # on attention probabilities
+    compute_type: ComputeType = ComputeType.FLOAT32
+    unroll: int = 1  # layers per iteration of the scan; changes speed and compile time, never values
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class PretrainDataConfig:
+    """Which corpus, and how its documents become rows."""
+
+    corpus: str = ""  # a directory that `bert_jax.prepare` made
+    length: int = 128  # T, tokens in a row
+    max_examples_per_row: int = 4  # N; 1: rows are not packed
+    random_b_rate: float = 0.5  # chance that B comes from another document, where A has a continuation
+    short_rate: float = 0.1  # chance that an example aims at a random shorter length
+    block_examples: int = 1_000_000  # examples planned and shuffled together, about; sets host memory
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class MaskingConfig:
+    """The corruption of the masked language model (BERT, section 3.1)."""
+
+    rate: float = 0.15  # share of an example's ordinary tokens that are predicted
+    mask_share: float = 0.8  # of those, replaced by [MASK]
+    random_share: float = 0.1  # of those, replaced by a random ordinary token; the rest stays as it is
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and linear decay to 0 at the last step."""
+
+    learning_rate: float = 1e-4  # the highest
+    warmup_steps: int = 10_000
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    bias_correction: bool = True  # False: as the published BERT code
+    weight_decay: float = 0.01  # not on biases and layer norms
+    clip_norm: float = 1.0  # of the global gradient norm; 0: off
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class MeshConfig:
+    """How the devices are arranged; their product must be the number of devices."""
+
+    data: int = 0  # copies of the model, each with its own rows; 0: as many as the devices allow
+    fsdp: int = 1  # as data, and parameters are split too
+    tensor: int = 1  # heads and feed-forward units are split
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class PretrainConfig:
+    """A pretraining run."""
+
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    data: PretrainDataConfig = dataclasses.field(default_factory=PretrainDataConfig)
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    batch_size: int = 256  # B, rows in the global batch
+    steps: int = 1_000_000
+    seed: int = 0
+    log_steps: int = 100  # steps between lines of metrics
+    eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
+    eval_batches: int = 50  # batches of the held-out split in one evaluation, at most; always the same ones
+    checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
+    keep_checkpoints: int = 3  # the newest ones; older ones are deleted
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TaskDataConfig:
+    """A labelled task: two files (.tsv, .csv or .jsonl) and the columns to read."""
+
+    train: str = ""
+    dev: str = ""  # the held-out file
+    header: bool = True  # the first line of .tsv and .csv names the columns; False: they are 0, 1, ...
+    text_column: str = "text"
+    text_pair_column: str = ""  # '': the task has single inputs
+    label_column: str = "label"
+    length: int = 128  # T; longer inputs are cut, and counted
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class FinetuneConfig:
+    """A fine-tuning run; the encoder's shape comes from the checkpoint."""
+
+    data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    )
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    freeze_encoder: bool = False  # True: only the head is trained
+    dropout_rate: float = 0.1  # in the encoder and before the head
+    batch_size: int = 32
+    epochs: int = 3
+    warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
+    seed: int = 0
+    log_steps: int = 20
+
+
+# A resumed run may change these: they decide what is reported and kept, never what is computed.
+FREE_FIELDS = frozenset(
+    {"log_steps", "eval_steps", "eval_batches", "checkpoint_steps", "keep_checkpoints"}
+)
+
+RootConfig = PretrainConfig | FinetuneConfig
+AnyConfig = TypeVar("AnyConfig")
+
+
+def validate(config: RootConfig) -> None:
+    """Checks every rule that needs no data.
+
+    Raises:
+      UserError: naming the first field that breaks a rule, its value and the remedy.
+    """
+    if isinstance(config, PretrainConfig):
+        _validate_pretraining(config)
+    else:
+        _validate_finetuning(config)
+    _validate_optimizer(config.optimizer)
+    for axis in ("fsdp", "tensor"):
+        _at_least(f"mesh.{axis}", getattr(config.mesh, axis), 1)
+    _at_least("mesh.data", config.mesh.data, 0)
+    _at_least("batch_size", config.batch_size, 1)
+    _at_least("log_steps", config.log_steps, 1)
+    _at_least("seed", config.seed, 0)
+
+
+def validate_encoder(config: EncoderConfig) -> None:
+    """Checks the encoder's shape; also for one that was read from a checkpoint."""
+    for name in ("width", "layers", "heads", "mlp_width", "max_length", "segments", "unroll"):
+        _at_least(f"encoder.{name}", getattr(config, name), 1)
+    _at_least("encoder.vocab_size", config.vocab_size, 0)
+    if config.width % config.heads:
+        raise UserError(
+            f"--config.encoder.heads={config.heads} does not divide encoder.width={config.width}:"
+            f" choose heads among {_divisors(config.width, 16)}"
+        )
+    for name in ("dropout_rate", "attention_dropout_rate"):
+        _rate(f"encoder.{name}", getattr(config, name), below_one=True)
+    _positive("encoder.norm_epsilon", config.norm_epsilon)
+    _positive("encoder.init_stddev", config.init_stddev)
+
+
+def _validate_pretraining(config: PretrainConfig) -> None:
+    validate_encoder(config.encoder)
+    data, masking = config.data, config.masking
+    if not data.corpus:
+        raise UserError(
+            "--config.data.corpus is not set: name a directory that `python -m bert_jax.prepare` made"
+        )
+    _at_least("data.length", data.length, 8)
+    _fits_position_table(data.length, config.encoder.max_length)
+    _at_least("data.max_examples_per_row", data.max_examples_per_row, 1)
+    _at_least("data.block_examples", data.block_examples, 1)
+    _rate("data.random_b_rate", data.random_b_rate)
+    _rate("data.short_rate", data.short_rate)
+    if config.encoder.segments < 2:
+        raise UserError(
+            f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
+        )
+    _rate("masking.rate", masking.rate, below_one=True)
+    _positive("masking.rate", masking.rate)
+    _rate("masking.mask_share", masking.mask_share)
+    _rate("masking.random_share", masking.random_share)
+    if masking.mask_share + masking.random_share > 1 + 1e-9:
+        raise UserError(
+            f"--config.masking.mask_share={masking.mask_share} and random_share={masking.random_share}"
+            " add up to more than 1: lower one of them"
+        )
+    for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
+        _at_least(name, getattr(config, name), 1)
+    _at_least("eval_steps", config.eval_steps, 0)
+    if config.optimizer.warmup_steps >= config.steps:
+        raise UserError(
+            f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step to train:"
+            f" it must be below steps={config.steps}"
+        )
+
+
+def _validate_finetuning(config: FinetuneConfig) -> None:
+    for name in ("train", "dev"):
+        if not getattr(config.data, name):
+            raise UserError(f"--config.data.{name} is not set: name a .tsv, .csv or .jsonl file")
+    _at_least("data.length", config.data.length, 8)
+    _at_least("epochs", config.epochs, 1)
+    _rate("dropout_rate", config.dropout_rate, below_one=True)
+    _rate("warmup_share", config.warmup_share, below_one=True)
+
+
+def _validate_optimizer(config: OptimizerConfig) -> None:
+    _positive("optimizer.learning_rate", config.learning_rate)
+    _positive("optimizer.epsilon", config.epsilon)
+    _at_least("optimizer.warmup_steps", config.warmup_steps, 0)
+    _at_least("optimizer.weight_decay", config.weight_decay, 0)
+    _at_least("optimizer.clip_norm", config.clip_norm, 0)
+    for name in ("beta1", "beta2"):
+        _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
+
+
+def _fits_position_table(length: int, max_length: int) -> None:
+    if length > max_length:
+        raise UserError(
+            f"--config.data.length={length} is longer than the position table"
+            f" (encoder.max_length={max_length}): lower the one or raise the other"
+        )
+
+
+def check_task_length(length: int, encoder: EncoderConfig) -> None:
+    """Checks a task's row length against the encoder that a checkpoint brings."""
+    _fits_position_table(length, encoder.max_length)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise UserError(f"--config.{name}={value} must be at least {least}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"--config.{name}={value} must be above 0")
+
+
+def _rate(name: str, value: float, *, below_one: bool = False) -> None:
+    if not 0 <= value <= 1 or (below_one and value == 1):
+        bounds = "from 0 to below 1" if below_one else "from 0 to 1"
+        raise UserError(f"--config.{name}={value} must be a rate {bounds}")
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [n for n in range(1, most + 1) if number % n == 0]
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted field name, plain value) of every leaf: ('encoder.norm', 'post')."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flatten(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value.value if isinstance(value, enum.Enum) else value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns nested plain dictionaries, ready for JSON; `from_dict` is the inverse."""
+    return {
+        field.name: to_dict(value)
+        if dataclasses.is_dataclass(value := getattr(config, field.name))
+        else value.value
+        if isinstance(value, enum.Enum)
+        else value
+        for field in dataclasses.fields(config)
+    }
+
+
+def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
+    """Builds a config from what `to_dict` returned.
+
+    Raises:
+      UserError: for an unknown or missing field; a stored config is complete.
+    """
+    types = typing.get_type_hints(config_type)
+    if values.keys() != types.keys():
+        wrong = ", ".join(sorted(values.keys() ^ types.keys()))
+        raise UserError(
+            f"stored {config_type.__name__} was written by another version of bert_jax:"
+            f" its fields differ in {wrong}"
+        )
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]):
+            built[name] = from_dict(types[name], value)
+        elif issubclass(types[name], enum.Enum):
+            built[name] = types[name](value)
+        else:
+            built[name] = value
+    return config_type(**built)
+
+
+def differences(stored: Any, given: Any) -> list[str]:
+    """Names the fields that decide the result and differ, as 'field: stored -> given'."""
+    ours = dict(flatten(given))
+    return [
+        f"{name}: {json.dumps(value)} -> {json.dumps(ours[name])}"
+        for name, value in flatten(stored)
+        if value != ours[name] and name not in FREE_FIELDS
+    ]

@@ -1,0 +1,221 @@
+"""The rows of a run: planned examples written as batches, block after block, epoch after epoch."""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.config import PretrainDataConfig
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.pretraining import PAIR_SPECIALS, BlockPlan, blocks_per_epoch, plan_block
+from bert_jax.data.ragged import exclusive_cumsum, ranges
+from bert_jax.errors import UserError
+from bert_jax.tokenizer import SpecialIds
+
+# A row's name: epoch, block and row in 64 bits. The top four are free.
+_EPOCH_BITS, _BLOCK_BITS, _ROW_BITS = 20, 18, 22
+
+
+class Cursor(NamedTuple):
+    """A place in the row stream: the next row to be seen."""
+
+    epoch: int
+    block: int
+    row: int
+
+
+START = Cursor(0, 0, 0)
+
+
+def row_names(epoch: int, block: int, rows: np.ndarray) -> np.ndarray:
+    """Returns the names of rows: [R] int64 to [R, 2] uint32, unique in a run."""
+    if epoch >> _EPOCH_BITS or block >> _BLOCK_BITS:
+        raise UserError(
+            f"epoch {epoch}, block {block} is beyond what a row's name holds:"
+            " raise --config.data.block_examples or lower --config.steps"
+        )
+    name = (((epoch << _BLOCK_BITS) | block) << _ROW_BITS) | rows.astype(np.uint64)
+    return np.stack([name >> np.uint64(32), name & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
+
+
+def make_rows(
+    corpus: Corpus,
+    plan: BlockPlan,
+    rows: np.ndarray,
+    config: PretrainDataConfig,
+    special: SpecialIds,
+    *,
+    epoch: int,
+    block: int,
+) -> dict[str, np.ndarray]:
+    """Writes planned rows as the batch of docs/architecture.md.
+
+    Args:
+      corpus: that the plan is of.
+      plan: of this block.
+      rows: [R] int64, which rows of the plan; -1 gives an empty row.
+      config: that the plan is of.
+      special: ids of [PAD], [CLS] and [SEP].
+      epoch: of the plan.
+      block: of the plan.
+
+    Returns:
+      `token_ids`, `example_ids`, `segment_ids`, `positions` [R, T] int32; `pool_positions`,
+      `labels` [R, N] int32 (label 0: B follows A; 1: B is random); `weights` [R, N] float32;
+      `row_ids` [R, 2] uint32.
+    """
+    length, slots = config.length, config.max_examples_per_row
+    held = np.where(rows >= 0, plan.row_begins[rows + 1] - plan.row_begins[rows], 0)
+    examples = ranges(plan.row_begins[rows], held)
+    slot = ranges(np.zeros_like(held), held)
+    a, b = plan.a_length[examples], plan.b_length[examples]
+    sizes = a + b + PAIR_SPECIALS
+    row = np.repeat(np.arange(len(rows)), held)
+    offset = exclusive_cumsum(sizes)
+    offset -= np.repeat(offset[exclusive_cumsum(held)[held > 0]], held[held > 0])
+    at = row * length + offset  # of each example's [CLS], in the flattened rows
+
+    batch: dict[str, np.ndarray] = {
+        name: np.full((len(rows), length), fill, np.int32)
+        for name, fill in (
+            ("token_ids", special.pad),
+            ("example_ids", 0),
+            ("segment_ids", 0),
+            ("positions", 0),
+        )
+    }
+    flat = {name: field.reshape(-1) for name, field in batch.items()}
+    flat["token_ids"][at] = special.cls
+    flat["token_ids"][ranges(at + 1, a)] = corpus.token_ids(ranges(plan.a_begin[examples], a))
+    flat["token_ids"][at + a + 1] = special.sep
+    flat["token_ids"][ranges(at + a + 2, b)] = corpus.token_ids(ranges(plan.b_begin[examples], b))
+    flat["token_ids"][at + sizes - 1] = special.sep
+    flat["segment_ids"][ranges(at + a + 2, b + 1)] = 1
+    flat["example_ids"][ranges(at, sizes)] = np.repeat(slot + 1, sizes)
+    flat["positions"][ranges(at, sizes)] = ranges(np.zeros_like(sizes), sizes)
+
+    batch["pool_positions"] = np.zeros((len(rows), slots), np.int32)
+    batch["labels"] = np.zeros((len(rows), slots), np.int32)
+    batch["weights"] = np.zeros((len(rows), slots), np.float32)
+    batch["pool_positions"][row, slot] = offset
+    batch["labels"][row, slot] = plan.is_random[examples]
+    batch["weights"][row, slot] = 1
+    batch["row_ids"] = row_names(epoch, block, np.maximum(rows, 0))
+    return batch
+
+
+class RowStream:
+    """The rows of a run, from a cursor on: row 0 is the one at the cursor.
+
+    Blocks are planned when they are needed, and one ahead on a thread. Safe to call from threads.
+    """
+
+    _KEPT_PLANS = 3  # the one before (a batch crosses a border), this one, the next one
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: PretrainDataConfig,
+        special: SpecialIds,
+        *,
+        seed: int,
+        start: Cursor = START,
+    ) -> None:
+        """Starts at a cursor; nothing is planned yet."""
+        self._corpus, self._config, self._special, self._seed = corpus, config, special, seed
+        self._blocks = blocks_per_epoch(corpus, config)
+        self._planner = ThreadPoolExecutor(1, "plan")
+        self._plans: OrderedDict[int, Future[BlockPlan]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._first_block = start.epoch * self._blocks + start.block
+        # Stream row at which each visited block begins; the first one began before the cursor.
+        self._begins = [-start.row]
+
+    def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns rows of the stream as a batch.
+
+        Args:
+          rows: [R] int64, ascending, counted from the cursor.
+        """
+        parts = []
+        while len(rows):
+            turn = self._turn_of(int(rows[0]))
+            epoch, block, plan = *self._name(turn), self._plan(turn)
+            here = rows - self._begins[turn - self._first_block]
+            inside = here < plan.rows
+            parts.append(
+                make_rows(
+                    self._corpus,
+                    plan,
+                    here[inside],
+                    self._config,
+                    self._special,
+                    epoch=epoch,
+                    block=block,
+                )
+            )
+            rows = rows[~inside]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def cursor(self, row: int) -> Cursor:
+        """Returns the place of a row of the stream, to start another stream from."""
+        turn = self._turn_of(row)
+        return Cursor(*self._name(turn), row - self._begins[turn - self._first_block])
+
+    def _name(self, turn: int) -> tuple[int, int]:
+        return divmod(turn, self._blocks)
+
+    def _turn_of(self, row: int) -> int:
+        """Finds the block of a row, counting blocks through all epochs."""
+        while True:
+            with self._lock:
+                begins = self._begins
+                at = int(np.searchsorted(begins, row, side="right")) - 1
+                last = len(begins) - 1
+            if at < last:
+                return self._first_block + at
+            end = begins[last] + self._plan(self._first_block + last).rows
+            if row < end:
+                return self._first_block + last
+            with self._lock:
+                if len(self._begins) == last + 1:
+                    self._begins.append(end)
+
+    def _plan(self, turn: int) -> BlockPlan:
+        with self._lock:
+            for wanted in (turn, turn + 1):
+                if wanted not in self._plans:
+                    self._plans[wanted] = self._planner.submit(self._make_plan, wanted)
+                self._plans.move_to_end(wanted)
+            while len(self._plans) > self._KEPT_PLANS:
+                self._plans.popitem(last=False)
+            plan = self._plans[turn]
+        return plan.result()
+
+    def _make_plan(self, turn: int) -> BlockPlan:
+        epoch, block = self._name(turn)
+        plan = plan_block(self._corpus, self._config, seed=self._seed, epoch=epoch, block=block)
+        if plan.rows > 1 << _ROW_BITS:
+            raise UserError(
+                f"--config.data.block_examples={self._config.block_examples} gives {plan.rows} rows"
+                f" in a block, more than {1 << _ROW_BITS}: lower it"
+            )
+        return plan
+
+
+def held_out_rows(
+    corpus: Corpus, config: PretrainDataConfig, special: SpecialIds, rows: int
+) -> dict[str, np.ndarray]:
+    """Returns the first rows of a fixed plan of the held-out split, as a batch.
+
+    Args:
+      corpus: the held-out split.
+      config: of the run.
+      special: ids of the tokenizer.
+      rows: how many; fewer where the first block has fewer.
+    """
+    plan = plan_block(corpus, config, seed=0, epoch=0, block=0)
+    chosen = np.arange(min(rows, plan.rows))
+    return make_rows(corpus, plan, chosen, config, special, epoch=0, block=0)

@@ -1,0 +1,9 @@
+"""The one kind of error that a user can cause. It imports nothing, so that everything may raise it."""
+
+
+class UserError(Exception):
+    """Something the user can put right.
+
+    The message is one line: the thing, its value, the remedy. Drivers print it without a traceback
+    and end with exit status 1.
+    """

@@ -1,0 +1,173 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, and the terminal."""
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from bert_jax.errors import UserError
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """Writes WORKDIR/log.jsonl, TensorBoard events, and a progress line on stderr.
+
+    On a terminal the line is a bar; elsewhere each report is a line of its own.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int, steps: int) -> None:
+        """Opens the log; lines of steps after `first_step`, which will be run again, are dropped."""
+        self._path = workdir / LOG_FILE
+        _drop_lines_after(self._path, first_step)
+        self._file = self._path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._steps = steps
+        self._bar = tqdm(
+            total=steps, initial=first_step, unit="step", disable=None, dynamic_ncols=True
+        )
+        self._first_step, self._begin = first_step, time.monotonic()
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Records values of a step; keys with '_note' in them are not numbers and stay in the JSON."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+    def progress(self, step: int, text: str) -> None:
+        """Shows where the run is, and how long it will still take."""
+        if self._bar.disable:
+            done = max(step - self._first_step, 1)
+            left = (time.monotonic() - self._begin) / done * (self._steps - step)
+            print(f"step {step:,}/{self._steps:,} {text}, {duration(left)} left", file=sys.stderr)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        """Shows a line without disturbing the bar."""
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Finishes the files and the bar."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def duration(seconds: float) -> str:
+    """Says a time in words of two units at most: '1 h 05 min', '42 s'."""
+    seconds = math.ceil(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; a last line that was torn by a crash is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+    if path.exists():
+        kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
+        path.write_text("".join(kept))
+
+
+class StepReports:
+    """Gathers what the steps return, and reports their means every `log_steps`.
+
+    Values are fetched one step after they are due, when the device already has its next step to do:
+    it never waits for the host.
+    """
+
+    def __init__(self, log: RunLog, log_steps: int) -> None:
+        """Starts the clock."""
+        self._log, self._log_steps = log, log_steps
+        self._totals: list[Any] = []  # of the steps since the last report, on the device
+        self._step = 0
+        self._begin = time.monotonic()
+        self._waited = 0.0
+
+    def add(self, step: int, totals: Any) -> None:
+        """Takes the totals of a finished (or running) step, and reports if one is due.
+
+        Raises:
+          UserError: if the loss is no longer a number.
+        """
+        if self._totals and self._step % self._log_steps == 0:
+            self.flush()
+        self._step = step
+        self._totals.append(totals)
+
+    def flush(self) -> None:
+        """Reports all steps until now; waits for the device."""
+        if not self._totals:
+            return
+        fetched = jax.device_get(self._totals)
+        now = time.monotonic()
+        seconds = max(now - self._begin, 1e-9)
+        tokens = sum(float(totals["tokens"].sum) for totals in fetched)
+        values = divide(fetched)
+        del values["tokens"]
+        values |= {
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+            "data_wait_share": self._waited / seconds,
+        }
+        self._totals, self._begin, self._waited = [], now, 0.0
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss is {values['loss']} by step {self._step}: lower"
+                " --config.optimizer.learning_rate, or raise its warmup_steps; the checkpoints before"
+                " this are sound"
+            )
+        self._log.write(self._step, values)
+        self._log.progress(
+            self._step, f"loss {values['loss']:.4f}, {values['tokens_per_second']:,.0f} tokens/s"
+        )
+
+    def waited(self, seconds: float) -> None:
+        """Counts time in which the device had no data."""
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out of the pace: it is not spent on training steps."""
+        self.flush()
+        begin = time.monotonic()
+        yield
+        self._begin += time.monotonic() - begin
+
+
+def divide(totals: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Adds (sum, weight) pairs by name, then divides once.
+
+    Args:
+      totals: fetched from the device; at least one.
+
+    Returns:
+      The quotients; nan where there was no weight.
+    """
+    means = {}
+    for name in totals[0]:
+        weight = sum(float(each[name].weight) for each in totals)
+        total = sum(float(each[name].sum) for each in totals)
+        means[name] = total / weight if weight else math.nan
+    return means

@@ -1,0 +1,97 @@
+"""Losses as (sum, weight) pairs, to be added freely and divided once.
+
+`make_pretraining_loss` and `make_classification_loss` bind a model; `training.py` differentiates
+what they return.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model import Batch
+
+Params = dict[str, Any]
+
+
+class Total(NamedTuple):
+    """A sum over the global batch and the weight that it covers; float32 scalars."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+
+Totals = dict[str, Total]
+# params, batch, dropout key (None: no dropout) -> loss in nats, totals to log
+LossFn = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, Totals]]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
+    """Sums the cross-entropy of the weighted slots.
+
+    The caller divides, once, after adding every sum it wants: a mean of means would weigh short
+    sequences too heavily.
+
+    Args:
+      logits: [B, M, V] float32, unnormalised.
+      labels: [B, M] int32 in [0, V).
+      weights: [B, M] float32; 0 leaves a slot out.
+
+    Returns:
+      The sum, in nats, and its weight. With zero weight both are 0.
+    """
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    at_label = jnp.take_along_axis(logits, labels[:, :, None], axis=-1)[:, :, 0]
+    return Total(jnp.sum((normaliser - at_label) * weights), jnp.sum(weights))
+
+
+def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
+    """Counts the weighted slots whose highest logit is the label; shapes as `cross_entropy`."""
+    return Total(jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights), jnp.sum(weights))
+
+
+def mean(total: Total) -> jax.Array:
+    """Divides, giving 0 where there is no weight."""
+    return total.sum / jnp.maximum(total.weight, 1e-9)
+
+
+def make_pretraining_loss(model: nn.Module) -> LossFn:
+    """Returns the joint loss of a `PretrainingModel`: mean MLM loss plus mean NSP loss."""
+
+    def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
+        logits = _apply(model, params, batch, dropout_key)
+        mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
+        nsp = logits.nsp, batch["labels"], batch["weights"]
+        totals = {
+            "mlm_loss": cross_entropy(*mlm),
+            "mlm_accuracy": accuracy(*mlm),
+            "nsp_loss": cross_entropy(*nsp),
+            "nsp_accuracy": accuracy(*nsp),
+            "nsp_random_share": Total(
+                jnp.sum(batch["labels"] * batch["weights"]), jnp.sum(batch["weights"])
+            ),
+        }
+        return mean(totals["mlm_loss"]) + mean(totals["nsp_loss"]), totals
+
+    return loss_fn
+
+
+def make_classification_loss(model: nn.Module) -> LossFn:
+    """Returns the mean cross-entropy of a `ClassificationModel`."""
+
+    def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
+        logits = _apply(model, params, batch, dropout_key)
+        labelled = logits, batch["labels"], batch["weights"]
+        totals = {"loss": cross_entropy(*labelled), "accuracy": accuracy(*labelled)}
+        return mean(totals["loss"]), totals
+
+    return loss_fn
+
+
+def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:
+    if dropout_key is None:
+        return model.apply({"params": params}, batch, deterministic=True)
+    rngs = {"dropout": dropout_key}
+    return model.apply({"params": params}, batch, deterministic=False, rngs=rngs)

@@ -1,0 +1,115 @@
+"""The mesh, the table of logical axes, and host rows made into global arrays."""
+
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bert_jax.config import MeshConfig
+from bert_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. An axis that is not named here is whole on every device.
+LOGICAL_AXIS_RULES = (
+    ("batch", ("data", "fsdp")),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+)
+BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Arranges all devices as (data, fsdp, tensor).
+
+    Raises:
+      UserError: if the sizes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    inner = config.fsdp * config.tensor
+    data = config.data or devices // inner
+    if data * inner != devices:
+        raise UserError(
+            f"--config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor}"
+            f" does not make {devices} devices: choose sizes whose product is {devices}"
+        )
+    shape = (data, config.fsdp, config.tensor)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the rows divide among the data axes of the mesh."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise UserError(
+            f"--config.batch_size={batch_size} cannot be split over {parts} groups of devices:"
+            f" choose a multiple of {parts}"
+        )
+
+
+def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:
+    """Returns the sharding of each parameter, from the logical axes that the modules declared.
+
+    Args:
+      abstract_variables: `jax.eval_shape` of a module's `init`, boxed.
+      mesh: from `make_mesh`.
+    """
+    specs = nn.get_partition_spec(abstract_variables)
+    return nn.logical_to_mesh_sharding(specs, mesh, LOGICAL_AXIS_RULES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def host_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Names the rows of the global batch that this host's devices hold.
+
+    Where a model is split across hosts, several hosts hold the same rows; so rows are asked of the
+    devices' index map, never computed from the process index.
+
+    Returns:
+      [rows] int64, ascending.
+    """
+    index_map = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
+    rows = {row for (index,) in index_map.values() for row in range(*index.indices(batch_size))}
+    return np.array(sorted(rows))
+
+
+def global_batch(
+    local: dict[str, np.ndarray], rows: np.ndarray, batch_size: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Makes global arrays of this host's rows.
+
+    Args:
+      local: field -> [len(rows), ...], the rows that `host_rows` named, in that order.
+      rows: what `host_rows` returned.
+      batch_size: B.
+      mesh: from `make_mesh`.
+
+    Returns:
+      field -> [B, ...], split over the data axes.
+    """
+    sharding = NamedSharding(mesh, BATCH_SPEC)
+
+    def make(field: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            begin, end, _ = index[0].indices(batch_size)
+            at = np.searchsorted(rows, begin)
+            return field[at : at + end - begin]
+
+        return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, part)
+
+    with jax.transfer_guard_host_to_device("allow"):  # the one place where a run's data crosses
+        return {name: make(field) for name, field in local.items()}
+
+
+def describe(mesh: Mesh) -> str:
+    """Says the mesh in a few words: '8 cpu devices: data=8 fsdp=1 tensor=1'."""
+    sizes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    kind = mesh.devices.flat[0].device_kind
+    return f"{math.prod(mesh.shape.values())} x {kind}: {sizes}"

@@ -1,0 +1,148 @@
+"""The state of a run and its compiled steps, shared by pretraining and fine-tuning.
+
+They differ only in what is passed in: how a batch is prepared on the device, the loss, the optimizer.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.logs import divide
+from bert_jax.losses import LossFn, Params, Total, Totals
+from bert_jax.model import Batch
+from bert_jax.sharding import parameter_shardings, replicated
+
+PrepareFn = Callable[[Batch, jax.Array], Batch]  # batch, the run's row key -> batch
+
+# What the run's key is folded with, so that no two uses share their draws.
+_INIT, _ROWS, _DROPOUT = range(3)
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; arrays only."""
+
+    step: jax.Array  # int32, finished steps
+    params: Params
+    opt_state: Any
+
+
+def run_key(seed: int) -> jax.Array:
+    """Returns the key that everything random on the device is derived from."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def _init_variables(model: nn.Module, key: jax.Array) -> Any:
+    # The parameters do not depend on the batch, so the smallest one will do.
+    fields = ("token_ids", "example_ids", "segment_ids", "positions", "pool_positions")
+    batch = {name: jnp.zeros((1, 1), jnp.int32) for name in (*fields, "mlm_positions")}
+    return model.init(key, batch, deterministic=True)
+
+
+def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the state's shapes, dtypes and shardings, without making it.
+
+    Args:
+      model: one of the models of `heads.py`.
+      tx: the optimizer.
+      mesh: from `sharding.make_mesh`.
+    """
+    variables = jax.eval_shape(functools.partial(_init_variables, model), run_key(0))
+    shardings = parameter_shardings(variables, mesh)["params"]
+    params = jax.tree.map(_placed, nn.unbox(variables)["params"], shardings)
+    # A moment is placed as its parameter is; what has no parameter, such as a count, is whole.
+    opt_state = optax.tree.map_params(
+        tx,
+        _placed,
+        jax.eval_shape(tx.init, params),
+        shardings,
+        transform_non_params=lambda leaf: _placed(leaf, replicated(mesh)),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    return TrainState(step, params, opt_state)
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def init_params(model: nn.Module, seed: int, abstract: TrainState) -> Params:
+    """Draws fresh parameters, each made where it belongs."""
+
+    def init(key: jax.Array) -> Params:
+        return nn.unbox(_init_variables(model, jax.random.fold_in(key, _INIT)))["params"]
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    return jax.jit(init, out_shardings=shardings)(run_key(seed))
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+    """Returns the state of step 0: these parameters, and an optimizer that has seen nothing."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state))
+    make = jax.jit(lambda p: (jnp.zeros((), jnp.int32), tx.init(p)), out_shardings=shardings)
+    step, opt_state = make(params)
+    return TrainState(step, params, opt_state)
+
+
+def make_train_step(
+    loss_fn: LossFn, prepare_fn: PrepareFn, tx: optax.GradientTransformation, abstract: TrainState
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]:
+    """Returns the compiled update (state, batch, run key) -> (state, totals).
+
+    The state is donated: the one passed in must not be used again.
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
+        batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS))
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
+        (loss, totals), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, batch, dropout_key
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        one = jnp.ones(())
+        totals |= {"loss": Total(loss, one), "grad_norm": Total(optax.global_norm(grads), one)}
+        totals["tokens"] = Total(jnp.sum(batch["example_ids"] > 0).astype(jnp.float32), one)
+        return TrainState(state.step + 1, params, opt_state), totals
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, shardings.step),
+    )
+
+
+def make_eval_step(
+    loss_fn: LossFn, prepare_fn: PrepareFn
+) -> Callable[[Params, Batch, jax.Array], Totals]:
+    """Returns the compiled evaluation (params, batch, run key) -> totals, without dropout."""
+
+    @jax.jit
+    def eval_step(params: Params, batch: Batch, key: jax.Array) -> Totals:
+        _, totals = loss_fn(params, prepare_fn(batch, jax.random.fold_in(key, _ROWS)), None)
+        return totals
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: Callable[[Params, Batch, jax.Array], Totals],
+    params: Params,
+    batches: Iterable[Batch],
+    key: jax.Array,
+) -> dict[str, float]:
+    """Returns the means over all batches: every sum is added before the one division.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      params: of the model.
+      batches: global arrays; padding rows have weight 0.
+      key: for what the evaluation draws, such as its masks.
+    """
+    return divide(jax.device_get([eval_step(params, batch, key) for batch in batches]))

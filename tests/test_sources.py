@@ -1,0 +1,440 @@
+"""Sources of documents: what is read, in which order, and what is refused."""
+
+import itertools
+import json
+import os
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from bert_jax.data import python_docs, sources
+from bert_jax.data.sources import Document, Layout, open_source
+from bert_jax.errors import UserError
+
+
+def _write(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def _sentences(spec: str, layout: Layout = Layout.LINES, language: str = "en") -> list[list[str]]:
+    return [document.sentences for document in open_source(spec, layout=layout, language=language)]
+
+
+def _refusal(spec: str) -> str:
+    with pytest.raises(UserError) as caught:
+        list(open_source(spec))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Text files
+
+
+def test_blank_lines_and_file_ends_divide_documents(tmp_path: Path) -> None:
+    _write(tmp_path / "b.txt", "Five.\n")
+    first = _write(tmp_path / "a.txt", "\n\nOne.\n  Two. \n \t\n\nThree.\nFour.")
+    assert list(open_source(f"text:{tmp_path}/*.txt")) == [
+        Document(f"{first}:3", ["One.", "Two."]),
+        Document(f"{first}:7", ["Three.", "Four."]),
+        Document(f"{tmp_path}/b.txt:1", ["Five."]),
+    ]
+
+
+def test_files_are_sorted_and_globs_recurse(tmp_path: Path) -> None:
+    for name in ("z.txt", "m/c.txt", "m/n/b.txt", "a.txt", "a.md"):
+        _write(tmp_path / name, name)
+    assert _sentences(f"text:{tmp_path}/**/*.txt") == [
+        ["a.txt"],
+        ["m/c.txt"],
+        ["m/n/b.txt"],
+        ["z.txt"],
+    ]
+
+
+def test_an_existing_name_is_no_pattern(tmp_path: Path) -> None:
+    _write(tmp_path / "a[1].txt", "Here.")
+    assert _sentences(f"text:{tmp_path}/a[1].txt") == [["Here."]]
+
+
+def test_paragraphs_are_split_and_lines_are_not(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "Dr. Ada came. She saw 3.5 cats!\nThe end.\n")
+    spec = f"text:{path}"
+    assert _sentences(spec) == [["Dr. Ada came. She saw 3.5 cats!", "The end."]]
+    assert _sentences(spec, layout=Layout.PARAGRAPHS) == [
+        ["Dr. Ada came.", "She saw 3.5 cats!", "The end."]
+    ]
+
+
+def test_language_reaches_the_splitter(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "Am 3. Mai kam Prof. Huber. Das war gut.")
+    spec = f"text:{path}"
+    assert _sentences(spec, Layout.PARAGRAPHS, "de") == [
+        ["Am 3. Mai kam Prof. Huber.", "Das war gut."]
+    ]
+    assert len(_sentences(spec, Layout.PARAGRAPHS, "en")[0]) == 3
+    with pytest.raises(UserError, match="language 'English'"):
+        open_source(spec, language="English")
+
+
+def test_line_ends_and_white_space(tmp_path: Path) -> None:
+    text = "One\u2028two\x0bthree\x85four.\r\nFive \t\xa0 six.\r\n\r\nSeven\reight.\n"
+    path = _write(tmp_path / "a.txt", text)
+    expected = [["One two three four.", "Five six."], ["Seven eight."]]
+    assert _sentences(f"text:{path}") == expected
+
+
+@pytest.mark.parametrize("text", ["B\u2028.", "J.\xa0R.\xa0B\xa0. Next.", "A\x85."])
+def test_white_space_that_the_splitter_cannot_bear(tmp_path: Path, text: str) -> None:
+    path = _write(tmp_path / "a.txt", text)
+    sentences = _sentences(f"text:{path}", layout=Layout.PARAGRAPHS)[0]
+    assert " ".join(sentences) == " ".join(text.split())
+
+
+def test_byte_order_mark_is_dropped_at_the_start_only(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", b"\xef\xbb\xbfOne.\n\xef\xbb\xbfTwo.\n")
+    assert _sentences(f"text:{path}") == [["One.", "\ufeffTwo."]]
+
+
+def test_position_follows_the_reading_and_starts_again(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "Öne.\n\nTwo.\n\nThree.")
+    source = open_source(f"text:{path}")
+    assert (source.position, source.total_bytes) == (0, path.stat().st_size)
+    for _ in range(2):
+        assert [source.position for _ in source] == [7, 13, 19]
+    assert source.position == source.total_bytes
+
+
+def test_documents_come_before_the_file_has_been_read(tmp_path: Path) -> None:
+    good = "One.\n\n" * 10_000
+    path = _write(tmp_path / "a.txt", good.encode() + b"\xff")
+    documents = iter(open_source(f"text:{path}"))
+    assert len(list(itertools.islice(documents, 9_999))) == 9_999
+    with pytest.raises(UserError, match="byte 60000"):
+        list(documents)
+
+
+@pytest.mark.parametrize(
+    ("content", "spec"),
+    [
+        ("Ok.\n\nOne two three four.", "text:{}"),
+        ("Ok.\n\nOne.\nTwo.\nThree.\nFour.\n", "text:{}"),
+        ('{"a": "Ok"}\n\n{"a": "Too long."}\n', "jsonl:{}#a"),
+    ],
+)
+def test_a_document_too_long_for_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, spec: str
+) -> None:
+    path = _write(tmp_path / "a.txt", content)
+    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 16)
+    assert f"{path}:3 begins a document of more than" in _refusal(spec.format(path))
+
+
+# JSON lines
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"text": "One.\nTwo. Three.\r\n\nFour\u2028five.", "id": 1},
+        {"text": " \n", "id": 2},
+        {"text": "Six \U0001f600.", "id": 3},
+    ]
+    lines = [json.dumps(row) for row in rows]
+    path = _write(tmp_path / "a#b.jsonl", "\ufeff" + "\r\n\n".join(lines))
+    spec = f"jsonl:{path}#text"
+    assert list(open_source(spec)) == [
+        Document(f"{path}:1", ["One.", "Two. Three.", "Four five."]),
+        Document(f"{path}:5", ["Six \U0001f600."]),
+    ]
+    paragraphs = open_source(spec, layout=Layout.PARAGRAPHS)
+    assert next(iter(paragraphs)).sentences == ["One.", "Two.", "Three.", "Four five."]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"', "is not JSON (Expecting"),
+        ("[" * 100_000, "is not JSON ("),
+        ("1" * 5_000, "is not JSON ("),
+        ('["a"]', "is not a JSON object"),
+        ('{"body": "a", "id": 1}', "has no field 'text': its fields are body, id"),
+        ("{}", "has no field 'text': its fields are none"),
+        ('{"text": null}', "field 'text' is null"),
+        ('{"text": 1.5}', "field 'text' is a number"),
+        ('{"text": true}', "field 'text' is true or false"),
+        ('{"text": ["a"]}', "field 'text' is a list"),
+        ('{"text": "a\\u0000b"}', "NUL"),
+        ('{"text": "a\\ud800b"}', "half a character (\\ud800)"),
+    ],
+)
+def test_faulty_json_lines_are_refused_by_place(tmp_path: Path, line: str, message: str) -> None:
+    path = _write(tmp_path / "a.jsonl", '{"text": "Fine."}\n' + line + "\n")
+    refusal = _refusal(f"jsonl:{path}#text")
+    assert refusal.startswith(f"{path}:2")
+    assert message in refusal
+
+
+# What is refused whatever the kind
+
+
+def test_not_utf8_names_file_line_and_byte(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", b"\xef\xbb\xbfab\ncd\xe9f\n")
+    assert f"{path} is not UTF-8 at byte 8 (0xe9, in line 2)" in _refusal(f"text:{path}")
+    path = _write(tmp_path / "b.txt", b"\xef\xbb\xbfab\xe9f\n")
+    assert f"{path} is not UTF-8 at byte 5 (0xe9, in line 1)" in _refusal(f"text:{path}")
+
+
+def test_nul_is_refused_by_place(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", b"ab\nc\0d\n")
+    assert f"{path}:2 holds a NUL" in _refusal(f"text:{path}")
+
+
+def test_an_empty_file_is_refused_before_reading(tmp_path: Path) -> None:
+    _write(tmp_path / "a.txt", "Fine.")
+    path = _write(tmp_path / "b.txt", "")
+    with pytest.raises(UserError, match=f"{path} is empty"):
+        open_source(f"text:{tmp_path}/*.txt")
+
+
+@pytest.mark.parametrize("content", [" \n\n\t\n", "\ufeff"])
+def test_a_file_without_text_is_refused(tmp_path: Path, content: str) -> None:
+    path = _write(tmp_path / "a.txt", content)
+    assert f"{path} holds no text" in _refusal(f"text:{path}")
+
+
+def test_json_lines_without_text_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", '{"text": ""}\n')
+    assert f"{path} holds no text" in _refusal(f"jsonl:{path}#text")
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    link = tmp_path / "gone.txt"
+    link.symlink_to(tmp_path / "nowhere")
+    assert f"cannot read {link}: No such file" in _refusal(f"text:{tmp_path}/*.txt")
+    link.unlink()
+    path = _write(tmp_path / "late.txt", "One.")
+    source = open_source(f"text:{path}")
+    path.unlink()
+    with pytest.raises(UserError, match=f"cannot read {path}: No such file"):
+        list(source)
+    os.mkfifo(path)
+    assert f"{path} is not a regular file" in _refusal(f"text:{path}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("text:{0}/*.none", "matches no file"),
+        ("text:{0}", "matches no file"),  # a folder
+        ("text:", "names no files"),
+        ("jsonl:{0}/a.jsonl", "write jsonl:GLOB#FIELD"),
+        ("jsonl:{0}/a.jsonl#", "write jsonl:GLOB#FIELD"),
+        ("jsonl:#text", "write jsonl:GLOB#FIELD"),
+        ("csv:{0}/a.csv", "unknown kind: write text:GLOB, jsonl:GLOB#FIELD or python_docs"),
+        ("python_docs:numpy", "unknown kind"),
+        ("", "unknown kind"),
+    ],
+)
+def test_faulty_specifications_are_refused(tmp_path: Path, spec: str, message: str) -> None:
+    assert message in _refusal(spec.format(tmp_path))
+
+
+# The documentation of the installed Python
+
+_NUMPYDOC = """
+    Compute the ``mean`` of :func:`~numpy.array` values, see `the guide <https://x.org>`_ [1]_.
+
+    This sentence is *wrapped* over
+    two lines of the source. Here is numpy.random.Generator as one word.
+
+    .. versionadded:: 1.2
+        This option was added for people in a hurry.
+
+    .. code-block:: python
+
+        This code looks like ordinary English prose.
+
+    Parameters
+    ----------
+    x : array_like, optional
+        The values that are to be averaged.
+    axis
+        Axis along which the values are averaged.
+
+    Returns
+    -------
+    The name of the result, which is a signature.
+        The averages of the values.
+
+    See Also
+    --------
+    median
+        This is the description of another function.
+
+    Notes
+    -----
+    The text goes on after the sections::
+
+        This literal block is not a sentence of prose.
+
+    =====  =======================
+    Name   This heading has four words.
+    =====  =======================
+    Row    This first row has words.
+    Row    This second row has words.
+    =====  =======================
+
+    Size : This is the signature of something.
+
+    Warning:
+    This function is slow for many rows.
+
+    - The first item of a list,
+      which hangs below its marker.
+    - The second item of a list.
+
+    Examples
+    --------
+    >>> mean([1, 2])
+    Result. This output looks like a sentence to you.
+
+    References
+    ----------
+    .. [1] This is a book that somebody wrote.
+"""
+
+_GOOGLE = """Does the thing that it says.
+
+    Args:
+      size (int, optional): The number of rows in
+        the table that is returned.
+      name: The name of the table.
+
+    Returns:
+      A table with one row for each name
+    This follows at a smaller indent.
+
+    ```
+    This code stands between two fences here.
+    ```
+    Copyright 2001 by the people who wrote it.
+    The result of f(x) and g is returned.
+    See https://example.org for more about the subject.
+    The value is given by x = y + 1 in all cases.
+    Calls foo_bar and baz_qux with a_b then c_d in x_y or z_w.
+    Too short.
+    this one does not begin like a sentence.
+    This one does not end like a sentence
+"""
+
+
+def test_numpydoc_is_reduced_to_prose() -> None:
+    assert python_docs.clean(_NUMPYDOC) == [
+        "Compute the mean of numpy.array values, see the guide.",
+        "This sentence is wrapped over two lines of the source.",
+        "Here is numpy.random.Generator as one word.",
+        "This option was added for people in a hurry.",
+        "The values that are to be averaged.",
+        "Axis along which the values are averaged.",
+        "The averages of the values.",
+        "This function is slow for many rows.",
+        "The first item of a list, which hangs below its marker.",
+        "The second item of a list.",
+    ]
+
+
+def test_google_style_is_reduced_to_prose() -> None:
+    assert python_docs.clean(_GOOGLE) == [
+        "Does the thing that it says.",
+        "The number of rows in the table that is returned.",
+        "The name of the table.",
+        "This follows at a smaller indent.",
+    ]
+
+
+def test_field_lists_and_licences() -> None:
+    fields = (
+        "Opens the file of that name.\n\n:param str name: The name of the file.\n"
+        ":rtype: The four words here."
+    )
+    assert python_docs.clean(fields) == ["Opens the file of that name.", "The name of the file."]
+    assert python_docs.clean("Permission is hereby granted to anybody who asks for it.") == []
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A standard library and packages of known content."""
+    files = {
+        "lib/abc.py": '"""The module of the letters."""\n',
+        "lib/broken.py": "def (:\n",
+        "lib/old.py": '"""An old module that warns."""\nx = "\\d"\n',
+        "lib/test/test_abc.py": '"""This is a test of letters."""\n',
+        "lib/pydoc_data/topics.py": "topics = {'with': 'The statement wraps a block.', 'x': '-'}\n",
+        "site/zoo/__init__.py": '"""The animals of the zoo."""\n',
+        "site/zoo/_vendor/abc.py": '"""A copy of something else."""\n',
+        "site/zoo/cat.py": (
+            'class Cat:\n    """A cat that sits around."""\n'
+            '    def sit(self):\n        """Sits down on the mat."""\n'
+            'if True:\n    def nested():\n        """Half \\ud800 of a character pair."""\n'
+            'class Dog:\n  """A dog that runs around."""\n'
+            '  def sit(self):\n    """Sits down on the mat."""\n'
+        ),
+        "site/zoo/cat_test.py": '"""This is a test of cats."""\n',
+        "site/zoo/stray.py": "raise SystemExit('imported')\n",
+    }
+    for name, content in files.items():
+        _write(tmp_path / name, content)
+    (tmp_path / "site/zoo/.#cat.py").symlink_to("nowhere")
+    roots = {"stdlib": str(tmp_path / "lib"), "purelib": str(tmp_path / "site")}
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: roots)
+    return tmp_path
+
+
+def test_python_docs_are_a_document_a_module(installation: Path) -> None:
+    source = open_source("python_docs")
+    assert list(source) == [
+        Document("abc", ["The module of the letters."]),
+        Document("old", ["An old module that warns."]),
+        Document("pydoc_data.topics.with", ["The statement wraps a block."]),
+        Document("zoo", ["The animals of the zoo."]),
+        Document(
+            "zoo.cat",
+            [
+                "A cat that sits around.",
+                "Sits down on the mat.",
+                "Half ? of a character pair.",
+                "A dog that runs around.",
+            ],
+        ),
+    ]
+    assert source.position == source.total_bytes > 0
+    assert list(source) == list(source)
+
+
+def test_python_docstrings_name_their_package(installation: Path) -> None:
+    docstrings = list(python_docs.python_docstrings())
+    assert [(docstring.package, docstring.module) for docstring in docstrings] == [
+        ("python", "abc"),
+        ("python", "old"),
+        ("zoo", "zoo"),
+        *[("zoo", "zoo.cat")] * 4,
+    ]
+    assert docstrings[3].sentences == ["A cat that sits around."]
+
+
+def test_python_docs_without_sources_are_refused(installation: Path) -> None:
+    for path in installation.rglob("*.py"):
+        path.unlink()
+    assert "this Python lacks its source files" in _refusal("python_docs")
+
+
+def test_the_python_that_runs_has_prose() -> None:
+    source = open_source("python_docs")
+    documents = list(itertools.islice(source, 40))
+    text = "".join(sentence for document in documents for sentence in document.sentences)
+    assert len(text) > 20_000
+    assert sum(character.isalpha() or character == " " for character in text) > 0.93 * len(text)
+    assert 0 < source.position < source.total_bytes
