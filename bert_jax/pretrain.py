@@ -33,7 +33,8 @@ from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
 from bert_jax.data.batches import split_rows
 from bert_jax.data.corpus import Corpus, open_corpus, read_manifest
 from bert_jax.data.loader import load_batches
-from bert_jax.data.pretraining import Cursor, RowStream, check_corpus, held_out_rows
+from bert_jax.data.pretraining import check_corpus
+from bert_jax.data.rows import Cursor, RowStream, held_out_rows
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel
 from bert_jax.logs import RunLog, StepReports

@@ -26,9 +26,16 @@ def piece_spans(
     first = char_of_byte[byte_ends - byte_counts]  # [n]
     last = char_of_byte[byte_ends - 1]  # [n], inclusive
 
-    visible = np.flatnonzero([not (c == "▁" or c.isspace()) for c in normalized])
+    visible = np.flatnonzero(
+        [
+            not (c == "▁" or text[source].isspace())
+            for c, source in zip(normalized, sources[:-1].tolist(), strict=True)
+        ]
+    )
     if not len(visible):
-        return np.zeros_like(first, np.int32), np.full_like(first, len(text), np.int32)
+        whole = text.strip() or text
+        begins = np.full_like(first, text.index(whole), np.int32)
+        return begins, begins + np.int32(len(whole))
     # Trimming: from the first visible character at or after `first` to the last one until `last`.
     # A piece without one takes the next in the text, and behind the last one, that.
     left = np.minimum(np.searchsorted(visible, first), len(visible) - 1)

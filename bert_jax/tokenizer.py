@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -97,7 +96,7 @@ class Tokenizer(abc.ABC):
         The ids are those of `encode`. A span has no white space at its ends and is never empty. A
         token made from part of a character takes the whole character, so spans may overlap. A
         token made from white space alone takes the character that follows it, or, at the end, the
-        one before; where the model sees nothing but white space, it takes the whole text.
+        one before; where the model sees nothing but white space, every token takes all the text.
         """
 
     @abc.abstractmethod
@@ -131,7 +130,7 @@ class Tokenizer(abc.ABC):
             if is_special:
                 parts.extend(self.id_to_piece(id) for id in run)
             else:
-                parts.append(self._decode_text(list(run)))
+                parts.append(self._decode_text(list(run)).strip())
         return " ".join(part for part in parts if part)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
@@ -152,10 +151,7 @@ class Tokenizer(abc.ABC):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             _write_file(directory / name, content)
-            _write_file(
-                directory / SETTINGS_FILE,
-                json.dumps(settings, indent=2).encode() + b"\n",
-            )
+            _write_file(directory / SETTINGS_FILE, f"{json.dumps(settings, indent=2)}\n".encode())
         except OSError as error:
             raise UserError(
                 f"cannot save the tokenizer in {str(directory)!r}: {error.strerror}"
@@ -452,15 +448,15 @@ def _read_file(path: pathlib.Path) -> bytes:
 
 def _write_file(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is either whole or not there."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -55,14 +55,15 @@ def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mes
     variables = jax.eval_shape(functools.partial(_init_variables, model), run_key(0))
     shardings = parameter_shardings(variables, mesh)["params"]
     params = jax.tree.map(_placed, nn.unbox(variables)["params"], shardings)
-    # A moment is placed as its parameter is; what has no parameter, such as a count, is whole.
-    opt_state = optax.tree.map_params(
-        tx,
-        _placed,
-        jax.eval_shape(tx.init, params),
-        shardings,
-        transform_non_params=lambda leaf: _placed(leaf, replicated(mesh)),
-    )
+    by_path = dict(jax.tree_util.tree_leaves_with_path(shardings))
+
+    def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+        # A moment's path ends in its parameter's, and it is placed alike. What has no parameter,
+        # such as a count, is whole.
+        owners = [path[i:] for i in range(len(path)) if path[i:] in by_path]
+        return _placed(leaf, by_path[owners[0]] if owners else replicated(mesh))
+
+    opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     return TrainState(step, params, opt_state)
 
@@ -106,7 +107,7 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         one = jnp.ones(())
-        totals |= {"loss": Total(loss, one), "grad_norm": Total(optax.global_norm(grads), one)}
+        totals |= {"loss": Total(loss, one), "grad_norm": Total(optax.tree.norm(grads), one)}
         totals["tokens"] = Total(jnp.sum(batch["example_ids"] > 0).astype(jnp.float32), one)
         return TrainState(state.step + 1, params, opt_state), totals
 

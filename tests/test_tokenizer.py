@@ -144,9 +144,10 @@ def test_encodings_agree_on_hard_text(tokenizer: Tokenizer) -> None:
 
 def test_spans_on_hard_text(tokenizer: Tokenizer) -> None:
     checked = 0
-    for text in hard_texts(400):
-        text = f"a{text}"  # something to see for every model
+    for text in hard_texts(500):
         _, begins, ends = tokenizer.encode_with_offsets(text)
+        if not text.strip():
+            continue
         assert begins.dtype == ends.dtype == np.int32
         assert (begins >= 0).all() and (begins < ends).all() and (ends <= len(text)).all(), text
         assert (np.diff(begins) >= 0).all() and (np.diff(ends) >= 0).all(), text
@@ -216,6 +217,19 @@ def test_parts_of_a_character_take_the_whole_one(all_tokenizers: dict[str, Token
         ("e", "e\u0301"),
     ]
     assert spans_of(all_tokenizers["cased"], "e\u0301") == [("e", "e"), ("##\u0301", "\u0301")]
+
+
+def test_white_space_that_a_model_can_see(tmp_path, all_tokenizers: dict[str, Tokenizer]) -> None:
+    (tmp_path / "rules.tsv").write_text("0A\t23CE\n")  # a line feed becomes a visible sign
+    rules = {"normalization_rule_tsv": str(tmp_path / "rules.tsv")}
+    visible = SentencePieceTokenizer(foreign_model(["a \n b"] * 9, hard_vocab_limit=False, **rules))
+    text = "a\nb"
+    _, begins, ends = visible.encode_with_offsets(text)
+    assert "⏎" in [visible.id_to_piece(id) for id in range(visible.vocab_size)]
+    assert {text[b:e] for b, e in zip(begins, ends, strict=True)} == {"a", "b"}
+    # Text of white space alone has tokens only where the model keeps it.
+    _, begins, ends = all_tokenizers["verbatim"].encode_with_offsets("  ")
+    assert set(zip(begins.tolist(), ends.tolist(), strict=True)) == {(0, 2)}
 
 
 def test_uncased_lowers_and_cased_does_not(all_tokenizers: dict[str, Tokenizer]) -> None:
@@ -431,6 +445,11 @@ def test_save_says_where_it_could_not(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot save the tokenizer in .*file"):
         WordPieceTokenizer(VOCAB, lower_case=True).save(tmp_path / "file")
+    (tmp_path / "new" / "tokenizer_settings.json").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot save the tokenizer in .*new"):
+        WordPieceTokenizer(VOCAB, lower_case=True).save(tmp_path / "new")
+    left = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert left == ["tokenizer_settings.json", "vocab.txt"], "no temporary file"
 
 
 @pytest.mark.parametrize(

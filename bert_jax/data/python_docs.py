@@ -22,18 +22,20 @@ PYTHON = "python"  # the package name of the standard library
 _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "_vendor", "idlelib", "site-packages", "dist-packages"}
 )
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PYTHON_FILE = re.compile(r"(?!test_)(?!.*_test\.py).*\.py")
 _TOPICS = "pydoc_data.topics"
 
 # Sections of numpydoc: in some, a line as little indented as the title is a signature.
 _FIELD_SECTIONS = frozenset(
-    "attributes methods parameters properties raises receives return returns warns yields".split()
-) | {"keyword arguments", "other parameters"}
+    {"attributes", "keyword arguments", "methods", "other parameters", "parameters", "properties"}
+    | {"raises", "receives", "return", "returns", "warns", "yields"}
+)
 _SECTIONS_WITHOUT_PROSE = frozenset({"see also", "references", "authors", "routine listings"})
 # Directives of reStructuredText whose body is prose; the body of any other is dropped.
 _PROSE_DIRECTIVES = frozenset(
-    "note notes warning tip hint important attention caution danger admonition"
-    " versionadded versionchanged deprecated".split()
+    {"admonition", "attention", "caution", "danger", "hint", "important", "note", "notes", "tip"}
+    | {"warning", "deprecated", "versionadded", "versionchanged"}
 )
 
 _LICENCE = re.compile(
@@ -179,10 +181,9 @@ def _raw_docstrings(tree: ast.Module) -> Iterator[str]:
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if docstring := ast.get_docstring(node):
-                # Half a surrogate pair, which an escape may write, is no text.
-                yield docstring.encode("utf-8", "replace").decode()
+        if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
+            # Half a surrogate pair, which an escape may write, is no text.
+            yield docstring.encode("utf-8", "replace").decode()
         children = ast.iter_child_nodes(node)
         inner = [child for child in children if isinstance(child, ast.stmt | ast.ExceptHandler)]
         stack.extend(reversed(inner))
@@ -258,9 +259,12 @@ def _without_sections(lines: list[str]) -> list[str]:
         text, indent = line.strip(), _indent(line)
         if text and _RULE.fullmatch(following.strip()) and not _RULE.fullmatch(text):
             title, title_indent, text = text.lower(), indent, ""
-        elif title in _SECTIONS_WITHOUT_PROSE or _RULE.fullmatch(text) or _SIGNATURE.match(text):
-            text = ""
-        elif title in _FIELD_SECTIONS and indent <= title_indent:
+        elif (
+            title in _SECTIONS_WITHOUT_PROSE
+            or (title in _FIELD_SECTIONS and indent <= title_indent)
+            or _RULE.fullmatch(text)
+            or _SIGNATURE.match(text)
+        ):
             text = ""
         kept.append(" " * indent + text if text else "")
     return kept

@@ -1,0 +1,139 @@
+"""The schedule, AdamW against NumPy, weight decay by name, and frozen groups."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import make_batch, random_params, with_targets
+
+from bert_jax.config import OptimizerConfig
+from bert_jax.heads import ClassificationModel, PretrainingModel
+from bert_jax.optimizer import is_decayed, learning_rate_schedule, make_optimizer
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        (10, {0: 0, 1: 0.1, 5: 0.5, 10: 1, 11: 29 / 30, 25: 0.5, 39: 1 / 30, 40: 0, 50: 0}),
+        (0, {0: 1, 20: 0.5, 40: 0}),
+    ],
+)
+def test_schedule_rises_to_the_rate_and_falls_to_zero(warmup, expected):
+    config = OptimizerConfig(learning_rate=3e-3, warmup_steps=warmup)
+    schedule = learning_rate_schedule(config, steps=40)
+    for step, share in expected.items():
+        np.testing.assert_allclose(schedule(step), 3e-3 * share, rtol=1e-5, atol=1e-9)
+
+
+def numpy_adamw(config, params, gradients, steps):
+    """AdamW by the formulas of Loshchilov and Hutter (2019), float64; returns the last parameters."""
+    params = {name: value.astype(np.float64) for name, value in params.items()}
+    m = {name: np.zeros_like(value) for name, value in params.items()}
+    v = {name: np.zeros_like(value) for name, value in params.items()}
+    for step, gradient in enumerate(gradients):
+        rising = step / config.warmup_steps
+        falling = (steps - step) / (steps - config.warmup_steps)
+        rate = config.learning_rate * min(rising, falling)
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
+        shrink = min(1, config.clip_norm / norm) if config.clip_norm else 1
+        for name, g in gradient.items():
+            m[name] = config.beta1 * m[name] + (1 - config.beta1) * g * shrink
+            v[name] = config.beta2 * v[name] + (1 - config.beta2) * (g * shrink) ** 2
+            m_hat, v_hat = m[name], v[name]
+            if config.bias_correction:
+                m_hat = m_hat / (1 - config.beta1 ** (step + 1))
+                v_hat = v_hat / (1 - config.beta2 ** (step + 1))
+            decay = config.weight_decay if name in ("kernel", "tokens") else 0
+            update = m_hat / (np.sqrt(v_hat) + config.epsilon) + decay * params[name]
+            params[name] = params[name] - rate * update
+    return params
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_five_steps_agree_with_numpy(bias_correction, clip_norm):
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        warmup_steps=2,
+        beta1=0.8,
+        beta2=0.95,
+        epsilon=1e-3,
+        weight_decay=0.3,
+        bias_correction=bias_correction,
+        clip_norm=clip_norm,
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (4, 3), "tokens": (5, 2), "bias": (3,), "scale": (2, 4)}
+    # Norms below and above the one that clips.
+    gradients = [
+        {name: (size * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+        for size in (0.05, 3, 0.01, 0.5, 1)
+    ]
+    norms = [float(optax.tree.norm(gradient)) for gradient in gradients]
+    assert min(norms) < 1 < max(norms)
+    start = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+    tx = make_optimizer(config, steps=7)
+    params = jax.tree.map(jnp.asarray, start)
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+
+    expected = numpy_adamw(config, start, gradients, steps=7)
+    for name in shapes:
+        np.testing.assert_allclose(params[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_biases_and_layer_norms_are_not_decayed(tiny_encoder):
+    model = PretrainingModel(tiny_encoder)
+    decayed = is_decayed(random_params(model, with_targets(make_batch(tiny_encoder))))
+    leaves = jax.tree_util.tree_leaves_with_path(decayed)
+    names = {"/".join(k.key for k in path): bool(leaf) for path, leaf in leaves}
+    layer = "encoder/layers"
+    assert {name for name, leaf in names.items() if leaf} == {
+        "encoder/embeddings/tokens",
+        "encoder/embeddings/positions",
+        "encoder/embeddings/segments",
+        *(f"{layer}/attention/{part}/kernel" for part in ("query", "key", "value", "out")),
+        f"{layer}/mlp/up/kernel",
+        f"{layer}/mlp/down/kernel",
+        "mlm_head/transform/kernel",
+        "nsp_head/dense/kernel",
+        "pooler/dense/kernel",
+    }
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_frozen_groups_keep_their_values_and_have_no_moments(tiny_encoder, bias_correction):
+    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
+    start = params = jax.tree.map(jnp.asarray, random_params(model, batch))
+    config = OptimizerConfig(warmup_steps=0, bias_correction=bias_correction)
+    tx = make_optimizer(config, steps=10, frozen=frozenset({"encoder", "pooler"}))
+    state = tx.init(params)
+    classifier = sum(leaf.size for leaf in jax.tree.leaves(params["classifier"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * classifier
+
+    gradients = jax.tree.map(jnp.ones_like, params)
+    for _ in range(3):
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    for group in ("encoder", "pooler"):
+        for leaf, before in zip(
+            jax.tree.leaves(params[group]), jax.tree.leaves(start[group]), strict=True
+        ):
+            np.testing.assert_array_equal(leaf, before)
+    for name, leaf in params["classifier"]["dense"].items():
+        assert (leaf != start["classifier"]["dense"][name]).all()
+
+
+def test_frozen_gradients_do_not_count_in_clipping():
+    params = {"encoder": {"kernel": jnp.ones(3)}, "classifier": {"bias": jnp.ones(2)}}
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, bias_correction=False)
+    tx = make_optimizer(config, steps=10, frozen=frozenset({"encoder"}))
+    small = jax.tree.map(lambda leaf: 0.1 * jnp.ones_like(leaf), params)
+    huge = small | {"encoder": {"kernel": 1e6 * jnp.ones(3)}}
+    expected, _ = tx.update(small, tx.init(params), params)
+    updates, _ = tx.update(huge, tx.init(params), params)
+    np.testing.assert_array_equal(updates["classifier"]["bias"], expected["classifier"]["bias"])

@@ -1,0 +1,275 @@
+"""The step: one loss and one gradient whatever the mesh and the packing, and repeatable draws."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import MASK, SPECIAL_IDS, make_batch, random_params, with_targets
+from jax.sharding import AxisType, Mesh
+
+from bert_jax import sharding, training
+from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.errors import UserError
+from bert_jax.heads import ClassificationModel, PretrainingModel
+from bert_jax.losses import make_classification_loss, make_pretraining_loss, mean
+from bert_jax.masking import mask_tokens
+from bert_jax.optimizer import make_optimizer
+
+
+@pytest.fixture(scope="module")
+def still(tiny_encoder: EncoderConfig) -> EncoderConfig:
+    """The tiny encoder without dropout."""
+    return dataclasses.replace(tiny_encoder, dropout_rate=0.0, attention_dropout_rate=0.0)
+
+
+def prepare_fn(config: EncoderConfig) -> training.PrepareFn:
+    """Returns the masking that a pretraining run would bind."""
+    return functools.partial(
+        mask_tokens,
+        config=MaskingConfig(),
+        special_ids=SPECIAL_IDS,
+        mask_id=MASK,
+        vocab_size=config.vocab_size,
+    )
+
+
+def one_device() -> Mesh:
+    """Returns the mesh of a machine with one device."""
+    devices = np.array(jax.devices()[:1]).reshape(1, 1, 1)
+    return Mesh(devices, sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts a batch on the mesh, as the loader does."""
+    size = len(batch["token_ids"])
+    rows = sharding.host_rows(size, mesh)
+    local = {name: field[rows] for name, field in batch.items()}
+    return sharding.global_batch(local, rows, size, mesh)
+
+
+def assert_trees_close(tree: Any, expected: Any, **tolerance: float) -> None:
+    """Compares leaf by leaf, and names the leaf that differs."""
+
+    def compare(path: tuple, leaf: Any, other: Any) -> None:
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(leaf, other, err_msg=name, **tolerance)
+
+    jax.tree_util.tree_map_with_path(compare, tree, expected)
+
+
+# --- meshes
+
+
+def step_on(mesh: Mesh, config: EncoderConfig) -> tuple[training.TrainState, Any]:
+    """Takes one step of plain descent with momentum, whose trace is then the gradient itself."""
+    model, batch = PretrainingModel(config), make_batch(config)
+    tx = optax.sgd(0.1, momentum=0.9)
+    abstract = training.abstract_state(model, tx, mesh)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    start = random_params(model, with_targets(batch))
+    params = jax.tree.map(jax.device_put, start, placed)
+    state = training.init_state(params, tx, abstract)
+    step = training.make_train_step(make_pretraining_loss(model), prepare_fn(config), tx, abstract)
+    return step(state, place(batch, mesh), training.run_key(0))
+
+
+@pytest.fixture(scope="module")
+def on_one_device(still: EncoderConfig) -> tuple[training.TrainState, Any]:
+    return jax.device_get(step_on(one_device(), still))
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1), (2, 1, 4), (2, 2, 2)], ids=str)
+def test_every_mesh_gives_the_step_of_one_device(still, on_one_device, shape):
+    data, fsdp, tensor = shape
+    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    state, totals = step_on(mesh, still)
+    expected, expected_totals = on_one_device
+    assert expected_totals["tokens"].sum == (make_batch(still)["example_ids"] > 0).sum()
+    assert_trees_close(totals, expected_totals, rtol=2e-6)
+    trace, expected_trace = state.opt_state[0].trace, expected.opt_state[0].trace
+    scale = float(optax.tree.norm(expected_trace))
+    np.testing.assert_allclose(mean(totals["grad_norm"]), scale, rtol=2e-6)
+    assert_trees_close(trace, expected_trace, rtol=1e-4, atol=1e-6 * scale)
+    assert_trees_close(state.params, expected.params, rtol=1e-5, atol=1e-6)
+    assert state.step == 1
+
+    # Witness: each device holds its share of the parameters and of their moments, no more.
+    for tree in (state.params, trace):
+        layers = tree["encoder"]["layers"]
+        for leaf, piece in (
+            (layers["attention"]["query"]["kernel"], (2, 24 // fsdp, 4 // tensor, 6)),
+            (layers["attention"]["query"]["bias"], (2, 4 // tensor, 6)),
+            (layers["attention"]["out"]["kernel"], (2, 4 // tensor, 6, 24 // fsdp)),
+            (layers["mlp"]["up"]["kernel"], (2, 24 // fsdp, 40 // tensor)),
+            (layers["mlp"]["down"]["kernel"], (2, 40 // tensor, 24 // fsdp)),
+            (tree["encoder"]["embeddings"]["tokens"], (60, 24 // fsdp)),
+        ):
+            assert leaf.addressable_shards[0].data.shape == piece
+
+
+def test_fresh_parameters_do_not_depend_on_the_mesh(tiny_encoder):
+    model = PretrainingModel(tiny_encoder)
+    tx = make_optimizer(OptimizerConfig(), steps=20_000)
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    first, other, alone = (
+        jax.device_get(training.init_params(model, seed, training.abstract_state(model, tx, m)))
+        for seed, m in ((0, mesh), (1, mesh), (0, one_device()))
+    )
+    assert_trees_close(first, alone, rtol=0)
+    assert (first["nsp_head"]["dense"]["kernel"] != other["nsp_head"]["dense"]["kernel"]).all()
+
+
+# --- packing
+
+
+def unpack(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gives each example, with its targets, a row of its own (N=1)."""
+    rows = []
+    for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
+        own = batch["example_ids"][row] == example + 1
+        single = {name: np.zeros_like(batch[name][row]) for name in batch}
+        for name in ("token_ids", "segment_ids", "positions", "mlm_labels", "mlm_weights"):
+            single[name][: own.sum()] = batch[name][row][own]
+        single["example_ids"][: own.sum()] = 1
+        single["mlm_positions"] = batch["mlm_positions"][row]  # every position, in any row
+        single["pool_positions"] = np.zeros(1, np.int32)
+        for name in ("labels", "weights"):
+            single[name] = batch[name][row, example : example + 1]
+        rows.append(single)
+    return {name: np.stack([single[name] for single in rows]) for name in rows[0]}
+
+
+def test_packed_and_unpacked_rows_give_the_same_gradient(still):
+    model = PretrainingModel(still)
+    packed = with_targets(make_batch(still))
+    unpacked = unpack(packed)
+    assert len(unpacked["token_ids"]) > len(packed["token_ids"])
+    params = random_params(model, packed)
+    gradient_of = jax.jit(jax.value_and_grad(make_pretraining_loss(model), has_aux=True))
+    (loss, totals), grads = gradient_of(params, packed, None)
+    (expected_loss, expected_totals), expected = gradient_of(params, unpacked, None)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    assert_trees_close(totals, expected_totals, rtol=2e-6)
+    assert_trees_close(grads, expected, rtol=1e-4, atol=1e-6 * float(optax.tree.norm(expected)))
+    # Witness: without the walls between examples the loss is another.
+    joined = packed | {"example_ids": np.minimum(packed["example_ids"], 1)}
+    assert abs(gradient_of(params, joined, None)[0][0] - expected_loss) > 1e-3
+
+
+# --- randomness
+
+
+def test_the_run_key_decides_everything(tiny_encoder):
+    model, mesh = PretrainingModel(tiny_encoder), sharding.make_mesh(MeshConfig())
+    tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), steps=10)
+    abstract = training.abstract_state(model, tx, mesh)
+    prepare = prepare_fn(tiny_encoder)
+    step = training.make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
+    batches = [place(make_batch(tiny_encoder, seed=seed), mesh) for seed in range(3)]
+
+    def run(seed: int) -> tuple[Any, list[Any]]:
+        params = training.init_params(model, 7, abstract)
+        state, history = training.init_state(params, tx, abstract), []
+        for batch in batches:
+            state, totals = step(state, batch, training.run_key(seed))
+            history.append(jax.device_get(totals))
+        assert state.step == 3
+        return jax.device_get(state.params), history
+
+    first, first_history = run(0)
+    again, again_history = run(0)
+    assert_trees_close(again, first, rtol=0)
+    assert_trees_close(again_history, first_history, rtol=0)
+    other, _ = run(1)
+    for name in ("tokens", "positions"):
+        moved = np.abs(other["encoder"]["embeddings"][name] - first["encoder"]["embeddings"][name])
+        assert moved.max() > 1e-3
+
+
+@pytest.mark.parametrize(("drawn", "different"), [("dropout", 3), ("rows", 1)])
+def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(
+    tiny_encoder, drawn, different
+):
+    model = PretrainingModel(tiny_encoder)
+    tx, mesh = optax.sgd(0.0), one_device()
+    abstract = training.abstract_state(model, tx, mesh)
+
+    def loss_fn(params: Any, batch: Any, dropout_key: jax.Array | None) -> Any:
+        used = dropout_key if drawn == "dropout" else batch["key"]
+        return jnp.zeros(()), {"bits": jax.random.key_data(used)}
+
+    def prepare(batch: Any, key: jax.Array) -> Any:
+        return batch | {"key": key}
+
+    step = training.make_train_step(loss_fn, prepare, tx, abstract)
+    state = training.init_state(training.init_params(model, 0, abstract), tx, abstract)
+    batch, seen = place(make_batch(tiny_encoder), mesh), set()
+    for _ in range(3):
+        state, totals = step(state, batch, training.run_key(0))
+        seen.add(tuple(np.asarray(totals["bits"])))
+    assert len(seen) == different
+
+
+def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
+    batch, key = make_batch(tiny_encoder), training.run_key(0)
+    prepare = prepare_fn(tiny_encoder)
+    params = random_params(PretrainingModel(still), with_targets(batch))
+    evaluate, without_dropout = (
+        training.make_eval_step(make_pretraining_loss(PretrainingModel(config)), prepare)
+        for config in (tiny_encoder, still)
+    )
+    totals = evaluate(params, batch, key)
+    assert_trees_close(evaluate(params, batch, key), totals, rtol=0)
+    assert_trees_close(without_dropout(params, batch, key), totals, rtol=1e-6)
+    # Witness: another key is another mask.
+    assert totals["mlm_loss"].sum != evaluate(params, batch, training.run_key(1))["mlm_loss"].sum
+
+
+# --- fine-tuning and the border
+
+
+def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
+    model, mesh = ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2))
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
+    tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
+    abstract = training.abstract_state(model, tx, mesh)
+    params = training.init_params(model, 0, abstract)
+    before = jax.device_get(params)
+    loss_fn = make_classification_loss(model)
+    step = training.make_train_step(loss_fn, lambda batch, key: batch, tx, abstract)
+    state = training.init_state(params, tx, abstract)
+    state, _ = step(state, place(make_batch(tiny_encoder), mesh), training.run_key(0))
+    for group in ("encoder", "pooler"):
+        assert_trees_close(state.params[group], before[group], rtol=0)
+    moved = state.params["classifier"]["dense"]["kernel"] - before["classifier"]["dense"]["kernel"]
+    assert np.abs(moved).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config", [MeshConfig(data=3), MeshConfig(data=8, tensor=2), MeshConfig(fsdp=16)], ids=str
+)
+def test_a_mesh_that_does_not_fit_is_refused(config):
+    with pytest.raises(UserError, match=r"--config\.mesh: .* product is 8$"):
+        sharding.make_mesh(config)
+
+
+def test_batch_sizes_must_divide_among_the_data_axes():
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    sharding.check_batch_size(12, mesh)
+    with pytest.raises(UserError, match=r"--config\.batch_size=10 .* multiple of 4$"):
+        sharding.check_batch_size(10, mesh)
+
+
+def test_global_batch_keeps_every_row_in_its_place():
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    rows = sharding.host_rows(16, mesh)
+    np.testing.assert_array_equal(rows, np.arange(16))
+    field = np.random.default_rng(0).integers(0, 99, (16, 5))
+    placed = sharding.global_batch({"field": field.astype(np.int32)}, rows, 16, mesh)["field"]
+    np.testing.assert_array_equal(placed, field)
+    assert placed.addressable_shards[0].data.shape == (4, 5)
