@@ -50,9 +50,7 @@ def attention(
       [B, T, H, K], of the type of `value`. Probabilities are computed in float32.
     """
     scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum(
-        "bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
     same_example = example_ids[:, None, :, None] == example_ids[:, None, None, :]
     scores = jnp.where(same_example, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

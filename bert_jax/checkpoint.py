@@ -1,7 +1,7 @@
 """Checkpoints: self-contained, checked bit for bit, and restored by one of two verbs.
 
-`restore_state` resumes exactly or raises. `restore_groups` transfers named parameter groups exactly,
-and takes no optimizer and no step.
+`restore_state` resumes exactly or raises. `restore_groups` transfers named parameter groups
+exactly, and takes no optimizer and no step.
 
     CHECKPOINTS/STEP/params/     one array for each parameter
     CHECKPOINTS/STEP/opt_state/  the optimizer's
@@ -129,10 +129,9 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     manager = ocp.CheckpointManager(
         run / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True)
     )
-    scores = {step: manager.metrics(step) for step in steps}
+    scores = {step: each["score"] for step in steps if (each := manager.metrics(step))}
     manager.close()
-    scored = [step for step in steps if scores[step]]
-    best = max(scored, key=lambda step: scores[step]["score"]) if scored else steps[-1]
+    best = max(scores, key=lambda step: scores[step]) if scores else steps[-1]
     return run / FOLDER / str(best)
 
 
@@ -249,7 +248,9 @@ def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def leaf_name(path: tuple) -> str:
     """Joins a path of a tree: 'encoder/embeddings/tokens'."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
 
 
 def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]:

@@ -59,7 +59,7 @@ def _end(message: str, status: int) -> None:
 
 
 class StopRequest:
-    """Turns ctrl-C and SIGTERM into a flag that a loop asks for between steps; a second ctrl-C ends."""
+    """Turns ctrl-C and SIGTERM into a flag for a loop to ask; a second ctrl-C ends at once."""
 
     def __init__(self) -> None:
         """Nothing is asked for yet."""
@@ -88,7 +88,9 @@ def checked_config(config: Any, config_type: type[Config]) -> Config:
       UserError: if the file is missing or returns something else, or a value is impossible.
     """
     if config is None:
-        raise UserError("--config is not set: name a recipe, such as --config=configs/pretrain_mini.py")
+        raise UserError(
+            "--config is not set: name a recipe, such as --config=configs/pretrain_mini.py"
+        )
     if not isinstance(config, config_type):
         try:  # what a missing file gives raises its error when it is touched
             found = type(config.encoder).__name__ and type(config).__name__
@@ -117,7 +119,7 @@ def _parse_flags(argv: list[str], config_type: type | None) -> list[str]:
 
 
 def _check_overrides(arguments: list[str], config_type: type) -> None:
-    """Checks `--config.a.b=value` against the dataclasses; ml_collections' own errors name too little."""
+    """Checks `--config.a.b=value` by the dataclasses; ml_collections' errors name too little."""
     for position, argument in enumerate(arguments):
         match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
         if not match:

@@ -1,7 +1,7 @@
 """Every setting of a run and its default, and the rules that a setting must keep.
 
 A recipe in `configs/` builds one of the two roots, `PretrainConfig` or `FinetuneConfig`, and
-changes what differs. The command line changes single fields (`--config.optimizer.learning_rate=1e-3`).
+changes what differs. The command line changes single fields (`--config.optimizer.beta2=0.98`).
 `validate` is called once, by the driver, before anything expensive happens.
 
 There are no optional scalars: 0 or '' means off, and the field's comment says so.
@@ -48,7 +48,9 @@ class EncoderConfig:
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1  # on attention probabilities
     compute_type: ComputeType = ComputeType.FLOAT32
-    unroll: int = 1  # layers per iteration of the scan; changes speed and compile time, never values
+    unroll: int = (
+        1  # layers per iteration of the scan; changes speed and compile time, never values
+    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -58,9 +60,13 @@ class PretrainDataConfig:
     corpus: str = ""  # a directory that `bert_jax.prepare` made
     length: int = 128  # T, tokens in a row
     max_examples_per_row: int = 4  # N; 1: rows are not packed
-    random_b_rate: float = 0.5  # chance that B comes from another document, where A has a continuation
+    random_b_rate: float = (
+        0.5  # chance that B comes from another document, where A has a continuation
+    )
     short_rate: float = 0.1  # chance that an example aims at a random shorter length
-    block_examples: int = 1_000_000  # examples planned and shuffled together, about; sets host memory
+    block_examples: int = (
+        1_000_000  # examples planned and shuffled together, about; sets host memory
+    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -69,7 +75,9 @@ class MaskingConfig:
 
     rate: float = 0.15  # share of an example's ordinary tokens that are predicted
     mask_share: float = 0.8  # of those, replaced by [MASK]
-    random_share: float = 0.1  # of those, replaced by a random ordinary token; the rest stays as it is
+    random_share: float = (
+        0.1  # of those, replaced by a random ordinary token; the rest stays as it is
+    )
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -109,7 +117,9 @@ class PretrainConfig:
     seed: int = 0
     log_steps: int = 100  # steps between lines of metrics
     eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
-    eval_batches: int = 50  # batches of the held-out split in one evaluation, at most; always the same ones
+    eval_batches: int = (
+        50  # batches of the held-out split in one evaluation, at most; always the same ones
+    )
     checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted
 
@@ -120,7 +130,9 @@ class TaskDataConfig:
 
     train: str = ""
     dev: str = ""  # the held-out file
-    header: bool = True  # the first line of .tsv and .csv names the columns; False: they are 0, 1, ...
+    header: bool = (
+        True  # the first line of .tsv and .csv names the columns; False: they are 0, 1, ...
+    )
     text_column: str = "text"
     text_pair_column: str = ""  # '': the task has single inputs
     label_column: str = "label"
@@ -136,7 +148,10 @@ class FinetuneConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    freeze_encoder: bool = False  # True: only the head is trained
+    transfer: bool = (
+        True  # False: the checkpoint gives its shape and tokenizer, no values (a baseline)
+    )
+    freeze_encoder: bool = False  # True: only the pooler and the head are trained
     dropout_rate: float = 0.1  # in the encoder and before the head
     batch_size: int = 32
     epochs: int = 3
@@ -194,7 +209,7 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     data, masking = config.data, config.masking
     if not data.corpus:
         raise UserError(
-            "--config.data.corpus is not set: name a directory that `python -m bert_jax.prepare` made"
+            "--config.data.corpus is not set: name a directory that `bert_jax.prepare` made"
         )
     _at_least("data.length", data.length, 8)
     _fits_position_table(data.length, config.encoder.max_length)
@@ -212,16 +227,16 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("masking.random_share", masking.random_share)
     if masking.mask_share + masking.random_share > 1 + 1e-9:
         raise UserError(
-            f"--config.masking.mask_share={masking.mask_share} and random_share={masking.random_share}"
-            " add up to more than 1: lower one of them"
+            f"--config.masking.mask_share={masking.mask_share} and"
+            f" random_share={masking.random_share} add up to more than 1: lower one of them"
         )
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)
     _at_least("eval_steps", config.eval_steps, 0)
     if config.optimizer.warmup_steps >= config.steps:
         raise UserError(
-            f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step to train:"
-            f" it must be below steps={config.steps}"
+            f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"
+            f" to train: it must be below steps={config.steps}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause. It imports nothing, so that everything may raise it."""
+"""The one kind of error that a user can cause; everything may raise it."""
 
 
 class UserError(Exception):

@@ -16,6 +16,7 @@ from bert_jax.model import (
     Dropout,
     Encoder,
     Pooler,
+    bias_init,
     dense,
     gather_positions,
     layer_norm,
@@ -36,8 +37,7 @@ class MaskedLMHead(nn.Module):
         logits = jnp.einsum(
             "bmd,vd->bmv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
         )
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
-        bias = self.param("bias", bias_init, (config.vocab_size,))
+        bias: jax.Array = self.param("bias", bias_init("vocab"), (config.vocab_size,))
         return logits + bias[None, None, :]
 
 

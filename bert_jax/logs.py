@@ -6,7 +6,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ class RunLog:
     """
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, steps: int) -> None:
-        """Opens the log; lines of steps after `first_step`, which will be run again, are dropped."""
+        """Opens the log, and drops the lines of steps that will be run again."""
         self._path = workdir / LOG_FILE
         _drop_lines_after(self._path, first_step)
         self._file = self._path.open("a", buffering=1)
@@ -37,7 +37,7 @@ class RunLog:
         self._first_step, self._begin = first_step, time.monotonic()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Records values of a step; keys with '_note' in them are not numbers and stay in the JSON."""
+        """Records values of a step; what is not a number goes into the JSON lines alone."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
@@ -97,9 +97,9 @@ class StepReports:
     it never waits for the host.
     """
 
-    def __init__(self, log: RunLog, log_steps: int) -> None:
-        """Starts the clock."""
-        self._log, self._log_steps = log, log_steps
+    def __init__(self, log: RunLog, log_steps: int, learning_rate: Callable[[int], Any]) -> None:
+        """Starts the clock; the schedule is there to be logged."""
+        self._log, self._log_steps, self._learning_rate = log, log_steps, learning_rate
         self._totals: list[Any] = []  # of the steps since the last report, on the device
         self._step = 0
         self._begin = time.monotonic()
@@ -126,7 +126,10 @@ class StepReports:
         tokens = sum(float(totals["tokens"].sum) for totals in fetched)
         values = divide(fetched)
         del values["tokens"]
+        with jax.transfer_guard("allow"):
+            learning_rate = float(self._learning_rate(self._step - 1))
         values |= {
+            "learning_rate": learning_rate,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
             "data_wait_share": self._waited / seconds,
@@ -135,8 +138,8 @@ class StepReports:
         if not math.isfinite(values["loss"]):
             raise UserError(
                 f"the loss is {values['loss']} by step {self._step}: lower"
-                " --config.optimizer.learning_rate, or raise its warmup_steps; the checkpoints before"
-                " this are sound"
+                " --config.optimizer.learning_rate, or raise its warmup_steps; the checkpoints"
+                " before this are sound"
             )
         self._log.write(self._step, values)
         self._log.progress(

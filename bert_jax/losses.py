@@ -90,6 +90,16 @@ def make_classification_loss(model: nn.Module) -> LossFn:
     return loss_fn
 
 
+def without_gradients(loss_fn: LossFn, groups: frozenset[str]) -> LossFn:
+    """Treats top-level parameter groups as constants: nothing is differentiated for them."""
+
+    def wrapped(params: Params, batch: Batch, dropout_key: jax.Array | None):
+        held = {group: jax.lax.stop_gradient(params[group]) for group in groups}
+        return loss_fn(params | held, batch, dropout_key)
+
+    return wrapped
+
+
 def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:
     if dropout_key is None:
         return model.apply({"params": params}, batch, deterministic=True)

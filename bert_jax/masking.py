@@ -33,8 +33,8 @@ def mask_tokens(
     """Chooses targets, without replacement, and hides them.
 
     Each example has max(1, round(rate x its ordinary tokens)) targets, and none where it has no
-    ordinary token. A target is replaced by [MASK], by a random ordinary token, or left as it is; its
-    label is the original token in all three cases.
+    ordinary token. A target is replaced by [MASK], by a random ordinary token, or left as it is;
+    its label is the original token in all three cases.
 
     Args:
       batch: with `token_ids`, `example_ids` [B, T], `pool_positions` [B, N], `row_ids` [B, 2].
@@ -45,8 +45,8 @@ def mask_tokens(
       vocab_size: size of the tokenizer's vocabulary; random tokens are below it.
 
     Returns:
-      The batch with corrupted `token_ids`, and `mlm_positions` [B, M] int32 (ascending; unused slots
-      0), `mlm_labels` [B, M] int32 (unused slots 0) and `mlm_weights` [B, M] float32.
+      The batch with corrupted `token_ids`, and `mlm_positions` [B, M] int32 (ascending; unused
+      slots 0), `mlm_labels` [B, M] int32 (unused slots 0) and `mlm_weights` [B, M] float32.
     """
     examples = batch["pool_positions"].shape[1]
     mask_row = functools.partial(

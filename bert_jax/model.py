@@ -21,7 +21,8 @@ def _kernel_init(config: EncoderConfig, *axes: str) -> nn.initializers.Initializ
     return nn.with_logical_partitioning(init, axes)
 
 
-def _bias_init(*axes: str) -> nn.initializers.Initializer:
+def bias_init(*axes: str) -> nn.initializers.Initializer:
+    """Starts at 0; `axes` are the logical axes."""
     return nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
 
 
@@ -47,7 +48,7 @@ def dense(
         axis=tuple(range(-input_axes, 0)),
         dtype=jnp.dtype(config.compute_type.value),
         kernel_init=_kernel_init(config, *axes),
-        bias_init=_bias_init(*axes[input_axes:]),
+        bias_init=bias_init(*axes[input_axes:]),
         name=name,
     )
 
@@ -59,7 +60,7 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits
         dtype=jnp.dtype(config.compute_type.value),
         scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
-        bias_init=_bias_init("embed"),
+        bias_init=bias_init("embed"),
         name=name,
     )
 

@@ -1,6 +1,6 @@
 """Turns text into a tokenised corpus on disk, once; pretraining reads nothing else.
 
-    python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:sentencepiece:8000 \
+python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:sentencepiece:8000 \
         --output=data/wiki
 """
 
@@ -107,7 +107,9 @@ def write_corpus(
         splits = {name: SplitWriter(staging / name, dtype) for name in SPLITS}
         empty = 0
         for piece in _pieces(source):
-            ids = iter(tokenizer.encode_batch([s for document in piece for s in document.sentences]))
+            ids = iter(
+                tokenizer.encode_batch([s for document in piece for s in document.sentences])
+            )
             for document in piece:
                 sentences = [next(ids) for _ in document.sentences]
                 sentences = [sentence for sentence in sentences if len(sentence)]

@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -31,7 +30,7 @@ from bert_jax.checkpoint import (
 )
 from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
 from bert_jax.data.batches import split_rows
-from bert_jax.data.corpus import Corpus, open_corpus, read_manifest
+from bert_jax.data.corpus import open_corpus, read_manifest
 from bert_jax.data.loader import load_batches
 from bert_jax.data.pretraining import check_corpus
 from bert_jax.data.rows import Cursor, RowStream, held_out_rows
@@ -131,11 +130,13 @@ def start(
         facts = read_facts(checkpoint)
         _same_tokenizer(facts, tokenizer, checkpoint)
         if facts["kind"] != "pretraining":
-            raise UserError(f"--init={init} is a {facts['kind']} checkpoint: name a pretraining one")
+            raise UserError(
+                f"--init={init} is a {facts['kind']} checkpoint: name a pretraining one"
+            )
         params = restore_groups(checkpoint, abstract.params, abstract.params)
         said = f"continuing from the parameters of {checkpoint}, with a fresh optimizer at step 0"
     else:
-        params = init_params(model, config.seed, abstract)
+        params = init_params(model, config.seed, abstract.params)
         said = f"starting from random parameters (seed {config.seed})"
     return init_state(params, tx, abstract), Cursor(0, 0, 0), said
 
@@ -227,9 +228,11 @@ def main() -> None:
 
     rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key(config.seed), run_key(0)
-    reports = StepReports(log, config.log_steps)
+    reports = StepReports(log, config.log_steps, rate)
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
-        for step in range(first_step + 1, config.steps + 1):
+        step, last = first_step, False
+        while not last:
+            step += 1
             asked = time.monotonic()
             batch = to_device(next(batches))
             reports.waited(time.monotonic() - asked)
@@ -242,12 +245,10 @@ def main() -> None:
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused():
                     save(step, state)
-            if stop.requested:
-                break
     reports.flush()
     checkpoints.close()
     log.close()
-    if stop.requested and step < config.steps:
+    if step < config.steps:
         print(f"stopped at step {step:,} and saved: the same command goes on from there")
     else:
         print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")

@@ -1,10 +1,13 @@
 """The mesh, the table of logical axes, and host rows made into global arrays."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen.spmd import logical_to_mesh_sharding
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import MeshConfig
@@ -22,22 +25,23 @@ LOGICAL_AXIS_RULES = (
 BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Arranges all devices as (data, fsdp, tensor).
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arranges devices, all of them by default, as (data, fsdp, tensor).
 
     Raises:
       UserError: if the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
-    data = config.data or devices // inner
-    if data * inner != devices:
+    data = config.data or len(devices) // inner
+    if data * inner != len(devices):
         raise UserError(
             f"--config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor}"
-            f" does not make {devices} devices: choose sizes whose product is {devices}"
+            f" does not make {len(devices)} devices: choose sizes whose product is {len(devices)}"
         )
     shape = (data, config.fsdp, config.tensor)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
+    axis_types = (AxisType.Auto,) * len(shape)  # make_mesh's own default has no use here: Explicit
+    return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -58,7 +62,7 @@ def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:
       mesh: from `make_mesh`.
     """
     specs = nn.get_partition_spec(abstract_variables)
-    return nn.logical_to_mesh_sharding(specs, mesh, LOGICAL_AXIS_RULES)
+    return logical_to_mesh_sharding(specs, mesh, LOGICAL_AXIS_RULES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -76,8 +80,8 @@ def host_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
       [rows] int64, ascending.
     """
     index_map = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
-    rows = {row for (index,) in index_map.values() for row in range(*index.indices(batch_size))}
-    return np.array(sorted(rows))
+    parts = [np.arange(batch_size)[index] for index in index_map.values()]
+    return np.unique(np.concatenate(parts))
 
 
 def global_batch(
@@ -97,7 +101,7 @@ def global_batch(
     sharding = NamedSharding(mesh, BATCH_SPEC)
 
     def make(field: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             begin, end, _ = index[0].indices(batch_size)
             at = np.searchsorted(rows, begin)
             return field[at : at + end - begin]

@@ -1,6 +1,6 @@
 """The state of a run and its compiled steps, shared by pretraining and fine-tuning.
 
-They differ only in what is passed in: how a batch is prepared on the device, the loss, the optimizer.
+They differ in what is passed in: how a batch is prepared on the device, the loss, the optimizer.
 """
 
 import functools
@@ -27,8 +27,8 @@ _INIT, _ROWS, _DROPOUT = range(3)
 class TrainState(NamedTuple):
     """All that a step changes; arrays only."""
 
-    step: jax.Array  # int32, finished steps
-    params: Params
+    step: Any  # int32 scalar, finished steps
+    params: Any
     opt_state: Any
 
 
@@ -44,6 +44,13 @@ def _init_variables(model: nn.Module, key: jax.Array) -> Any:
     return model.init(key, batch, deterministic=True)
 
 
+def abstract_params(model: nn.Module, mesh: Mesh) -> Params:
+    """Returns the shapes, dtypes and shardings of a model's parameters, without making them."""
+    variables = jax.eval_shape(functools.partial(_init_variables, model), run_key(0))
+    shardings = parameter_shardings(variables, mesh)["params"]
+    return jax.tree.map(_placed, nn.unbox(variables)["params"], shardings)
+
+
 def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the state's shapes, dtypes and shardings, without making it.
 
@@ -52,10 +59,8 @@ def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mes
       tx: the optimizer.
       mesh: from `sharding.make_mesh`.
     """
-    variables = jax.eval_shape(functools.partial(_init_variables, model), run_key(0))
-    shardings = parameter_shardings(variables, mesh)["params"]
-    params = jax.tree.map(_placed, nn.unbox(variables)["params"], shardings)
-    by_path = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    params = abstract_params(model, mesh)
+    by_path = {path: leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
         # A moment's path ends in its parameter's, and it is placed alike. What has no parameter,
@@ -72,17 +77,19 @@ def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def init_params(model: nn.Module, seed: int, abstract: TrainState) -> Params:
+def init_params(model: nn.Module, seed: int, abstract: Params) -> Params:
     """Draws fresh parameters, each made where it belongs."""
 
     def init(key: jax.Array) -> Params:
         return nn.unbox(_init_variables(model, jax.random.fold_in(key, _INIT)))["params"]
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(init, out_shardings=shardings)(run_key(seed))
 
 
-def init_state(params: Params, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+def init_state(
+    params: Params, tx: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
     """Returns the state of step 0: these parameters, and an optimizer that has seen nothing."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state))
     make = jax.jit(lambda p: (jnp.zeros((), jnp.int32), tx.init(p)), out_shardings=shardings)

@@ -1,4 +1,4 @@
-"""BERT mini (4 layers of width 256), for a corpus of some millions of tokens on a CPU or one GPU."""
+"""BERT mini (4 layers of width 256), for a corpus of some millions of tokens."""
 
 from bert_jax.config import PretrainConfig
 

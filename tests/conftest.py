@@ -1,21 +1,25 @@
 """Eight fake CPU devices, and the small models and batches that the tests share."""
 
 import os
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-
-import jax
-
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
+# The programs are many and tiny: compiling them takes longer than running them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from bert_jax.config import EncoderConfig
 from bert_jax.losses import Params
 from bert_jax.training import run_key
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+Batch = dict[str, Any]  # of NumPy arrays
 
 # Ids of the tokenizer that the batches pretend to have.
 PAD, UNK, CLS, SEP, MASK = SPECIAL_IDS = tuple(range(5))
@@ -32,7 +36,7 @@ def tiny_encoder() -> EncoderConfig:
 
 def make_batch(
     config: EncoderConfig, *, rows: int = 16, length: int = 14, examples: int = 2, seed: int = 0
-) -> dict[str, np.ndarray]:
+) -> Batch:
     """Makes rows of sentence pairs, [CLS] A [SEP] B [SEP], one to `examples` in a row.
 
     Args:
@@ -47,7 +51,7 @@ def make_batch(
     """
     rng = np.random.default_rng(seed)
     names = ("token_ids", "example_ids", "segment_ids", "positions")
-    batch = {name: np.zeros((rows, length), np.int32) for name in names}
+    batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
     batch["pool_positions"] = np.zeros((rows, examples), np.int32)
     batch["labels"] = np.zeros((rows, examples), np.int32)
     batch["weights"] = np.zeros((rows, examples), np.float32)
@@ -57,8 +61,8 @@ def make_batch(
         for example in range(examples):
             if example and rng.random() < 0.25:
                 break
-            size = rng.integers(5, (length - begin) // (examples - example) + 1)
-            first = rng.integers(2, size - 2)  # place of the first [SEP]
+            size = int(rng.integers(5, (length - begin) // (examples - example) + 1))
+            first = int(rng.integers(2, size - 2))  # place of the first [SEP]
             at = (row, slice(begin, begin + size))
             tokens = rng.integers(len(SPECIAL_IDS), config.vocab_size, size)
             tokens[[0, first, -1]] = CLS, SEP, SEP
@@ -73,13 +77,13 @@ def make_batch(
     return batch
 
 
-def with_targets(batch: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+def with_targets(batch: Batch, seed: int = 0) -> Batch:
     """Adds masked-LM targets by hand: every position is a slot, two in every example have weight.
 
     They stay with their example however the rows are packed, which `mask_tokens` does not promise.
     """
     rng = np.random.default_rng(seed)
-    token_ids, weights = batch["token_ids"].copy(), np.zeros(batch["token_ids"].shape, np.float32)
+    token_ids, weights = (batch["token_ids"].copy(), np.zeros(batch["token_ids"].shape, np.float32))
     ordinary = token_ids >= len(SPECIAL_IDS)
     for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
         places = np.nonzero(ordinary[row] & (batch["example_ids"][row] == example + 1))[0]
@@ -94,9 +98,7 @@ def with_targets(batch: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     }
 
 
-def random_params(
-    model: nn.Module, batch: dict[str, np.ndarray], *, stddev: float = 0.2, seed: int = 0
-) -> Params:
+def random_params(model: nn.Module, batch: Batch, *, stddev: float = 0.2, seed: int = 0) -> Params:
     """Draws every parameter, biases and scales too, so wide that each matters to the output."""
     rng = np.random.default_rng(seed)
 

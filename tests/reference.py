@@ -1,7 +1,7 @@
 """BERT in NumPy, float64, one example at a time: the oracle for `bert_jax.model` and `heads`.
 
-It follows Devlin et al. (2019) and Vaswani et al. (2017) and has no padding, no packing and no batch,
-so that it cannot share a mistake about them. Only the names of the parameters are those of bert_jax.
+It follows Devlin et al. (2019) and Vaswani et al. (2017). It has no padding, no packing and no
+batch, so that it cannot share a mistake about them. Only the parameters' names are bert_jax's.
 """
 
 import math

@@ -269,6 +269,23 @@ def test_an_array_of_something_else_is_told(damaged, name, array):
     one_line(error, "train/0000")
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, ">u4"])
+@pytest.mark.parametrize("name", TRAIN_FILES)
+def test_the_right_numbers_of_another_type_are_told(damaged, name, dtype):
+    np.save(damaged / name, np.load(damaged / name).astype(dtype))
+    with pytest.raises(UserError) as error:
+        corpora.open_corpus(damaged, "train")
+    one_line(error, name, "uint16 or uint32")
+
+
+def test_a_reason_of_several_lines_is_told_in_one(damaged):
+    # NumPy explains at length why it does not read so long a header.
+    (damaged / TRAIN_FILES[0]).write_bytes(b"\x93NUMPY\x01\x00\x20\x4e" + b" " * 20_000)
+    with pytest.raises(UserError) as error:
+        corpora.open_corpus(damaged, "train")
+    one_line(error, TRAIN_FILES[0], "20000")
+
+
 def test_pickles_are_not_run(damaged):
     class Trap:
         def __reduce__(self):

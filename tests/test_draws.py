@@ -57,7 +57,7 @@ def test_below_reaches_both_ends_and_no_further(bound):
     assert ends.tolist() == [0, bound - 1]
 
 
-@pytest.mark.parametrize("bound", [1, 2, 7, 10**6 + 3, 2**31 + 11, 2**53])
+@pytest.mark.parametrize("bound", [1, 2, 3, 7, 10**6 + 3, 2**31 + 11, 2**52 + 1, 2**53 - 1, 2**53])
 def test_below_many_reaches_both_ends_and_no_further(bound):
     ends = draws.below_many(np.array([0, 2**64 - 1], np.uint64), bound)
     assert ends.tolist() == [0, bound - 1]
@@ -197,6 +197,17 @@ def test_heads_have_the_mean_and_variance_of_fair_coins(trials):
         assert abs(found.var() - variance) <= 4 * spread + 2 * variance / count
     if trials > 3:
         assert abs(np.corrcoef(heads[:, 1], heads[:, 2])[0, 1]) < 4 / count**0.5
+
+
+def test_heads_are_pinned():
+    assert draws.binomial_halves(np.array([1, 5, 64, 65, 0, 200]), **NAME).tolist() == [
+        0,
+        2,
+        26,
+        36,
+        0,
+        101,
+    ]
 
 
 def test_heads_of_five_coins_have_the_binomial_distribution():

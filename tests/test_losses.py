@@ -1,5 +1,7 @@
 """Losses: against NumPy, and as sums that add."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,14 +88,14 @@ def test_pretraining_loss_is_the_sum_of_two_means(tiny_encoder):
     params = random_params(model, batch)
     loss_fn = jax.jit(losses.make_pretraining_loss(model))
     loss, totals = loss_fn(params, batch, None)
-    logits = model.apply({"params": params}, batch, deterministic=True)
+    logits = jax.jit(functools.partial(model.apply, deterministic=True))({"params": params}, batch)
 
     expected = {}
     for name, scores, labels, weights in (
         ("mlm", logits.mlm, batch["mlm_labels"], batch["mlm_weights"]),  # type: ignore[union-attr]
         ("nsp", logits.nsp, batch["labels"], batch["weights"]),  # type: ignore[union-attr]
     ):
-        chosen, scores = labels[weights > 0], np.asarray(scores, np.float64)[weights > 0]
+        chosen, scores = (labels[weights > 0], np.asarray(scores, np.float64)[weights > 0])
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         expected[f"{name}_loss"] = -logs[np.arange(len(chosen)), chosen].mean()
         expected[f"{name}_accuracy"] = (scores.argmax(axis=1) == chosen).mean()
@@ -109,11 +111,11 @@ def test_pretraining_loss_is_the_sum_of_two_means(tiny_encoder):
 
 
 def test_classification_loss_is_a_mean_over_weighted_examples(tiny_encoder):
-    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
+    model, batch = (ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder))
     params = random_params(model, batch)
     batch["labels"] = np.random.default_rng(0).integers(0, 3, (16, 2), dtype=np.int32)
     loss, totals = jax.jit(losses.make_classification_loss(model))(params, batch, None)
-    logits = model.apply({"params": params}, batch, deterministic=True)
+    logits = jax.jit(functools.partial(model.apply, deterministic=True))({"params": params}, batch)
 
     used = batch["weights"] > 0
     assert 0.5 < used.mean() < 1

@@ -17,10 +17,10 @@ SPECIAL_IDS = (0, 100, 101, 102, 103)  # scattered, as WordPiece has them
 CLS_ID, SEP_ID, MASK_ID = 101, 102, 103
 V = 1000
 
+Batch = dict[str, Any]  # of NumPy arrays
 
-def make_rows(
-    rows: int, length: int = 96, examples: int = 3, seed: int = 0
-) -> dict[str, np.ndarray]:
+
+def make_rows(rows: int, length: int = 96, examples: int = 3, seed: int = 0) -> Batch:
     """Makes rows of [CLS] ordinary... [SEP], 1 to `examples` of them, some with nothing between."""
     rng = np.random.default_rng(seed)
     token_ids = rng.choice(np.setdiff1d(np.arange(V), SPECIAL_IDS), (rows, length)).astype(np.int32)
@@ -42,14 +42,14 @@ def make_rows(
     }
 
 
-def mask(batch: dict[str, np.ndarray], key: int = 0, **rates: float) -> dict[str, np.ndarray]:
+def mask(batch: Batch, key: int = 0, **rates: float) -> Batch:
     """Masks a batch, compiled; `rates` are fields of `MaskingConfig`."""
     masked = _masker(tuple(rates.items()))(batch, run_key(key))
     return {name: np.asarray(field) for name, field in masked.items()}
 
 
 @functools.cache
-def _masker(rates: tuple[tuple[str, float], ...]) -> Callable[..., dict[str, jax.Array]]:
+def _masker(rates: tuple[tuple[str, float], ...]) -> Callable[..., Batch]:
     prepare = functools.partial(
         mask_tokens,
         config=MaskingConfig(**dict(rates)),
@@ -60,12 +60,12 @@ def _masker(rates: tuple[tuple[str, float], ...]) -> Callable[..., dict[str, jax
     return jax.jit(prepare)
 
 
-def ordinary(batch: dict[str, np.ndarray]) -> np.ndarray:
+def ordinary(batch: Batch) -> np.ndarray:
     """Says which places may be chosen: [B, T] bool."""
     return (batch["example_ids"] > 0) & ~np.isin(batch["token_ids"], SPECIAL_IDS)
 
 
-def targets(masked: dict[str, np.ndarray]) -> np.ndarray:
+def targets(masked: Batch) -> np.ndarray:
     """Says which places are targets: [B, T] bool."""
     chosen = np.zeros(masked["token_ids"].shape, bool)
     rows, slots = np.nonzero(masked["mlm_weights"])
@@ -74,12 +74,12 @@ def targets(masked: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def batch() -> dict[str, np.ndarray]:
+def batch() -> Batch:
     return make_rows(24_000)
 
 
 @pytest.fixture(scope="module")
-def masked(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def masked(batch: Batch) -> Batch:
     return mask(batch)
 
 
@@ -174,7 +174,13 @@ def test_shares_may_be_0_or_1(shares, after):
 
 @pytest.mark.parametrize(
     ("length", "examples", "rate", "slots"),
-    [(128, 4, 0.15, 24), (512, 1, 0.15, 80), (64, 3, 0.15, 16), (12, 12, 0.15, 12), (10, 1, 0.9, 10)],
+    [
+        (128, 4, 0.15, 24),
+        (512, 1, 0.15, 80),
+        (64, 3, 0.15, 16),
+        (12, 12, 0.15, 12),
+        (10, 1, 0.9, 10),
+    ],
 )
 def test_slots_hold_the_worst_case(length, examples, rate, slots):
     assert masked_slots(length, examples, rate) == slots
@@ -191,7 +197,7 @@ def test_slots_hold_the_worst_case(length, examples, rate, slots):
     np.testing.assert_array_equal(mask(batch, rate=rate)["mlm_weights"].sum(axis=1), expected)
 
 
-def made(masked: dict[str, Any]) -> list[np.ndarray]:
+def made(masked: Batch) -> list[np.ndarray]:
     """Picks the fields that masking decides."""
     return [masked[name] for name in ("token_ids", "mlm_positions", "mlm_labels", "mlm_weights")]
 

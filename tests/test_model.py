@@ -75,7 +75,7 @@ def test_pretraining_model_agrees_with_numpy(tiny_encoder, norm):
 
 
 def test_classification_model_agrees_with_numpy(tiny_encoder):
-    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
+    model, batch = (ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder))
     params = random_params(model, batch)
     logits = forward(model)(params, batch)
     assert logits.shape == (16, 2, 3)
@@ -151,7 +151,10 @@ def test_examples_of_one_row_do_not_see_each_other(tiny_encoder):
 def test_dropout_zeroes_its_share_and_keeps_the_mean():
     rate, shape = 0.1, (1000, 301)  # odd, so that half of the last word is not used
     kept = np.asarray(dropout(jnp.ones(shape), rate, run_key(0)))
-    assert set(np.unique(kept)) == {np.float32(0), np.float32(1 / (1 - round(rate * 2**16) / 2**16))}
+    assert set(np.unique(kept)) == {
+        np.float32(0),
+        np.float32(1 / (1 - round(rate * 2**16) / 2**16)),
+    }
     dropped, draws = kept == 0, kept.size
     spread = np.sqrt(rate * (1 - rate) / draws)
     assert abs(dropped.mean() - rate) < 5 * spread
@@ -241,7 +244,7 @@ def test_output_is_normalised(tiny_encoder, norm):
     model, batch = Encoder(replace(tiny_encoder, norm=norm)), make_batch(tiny_encoder)
     params = random_params(model, batch)
     last = params["final_norm"] if norm is Norm.PRE else params["layers"]["mlp_norm"]
-    last["scale"], last["bias"] = np.ones_like(last["scale"]), np.zeros_like(last["bias"])
+    last["scale"], last["bias"] = (np.ones_like(last["scale"]), np.zeros_like(last["bias"]))
     x = np.asarray(forward(model)(params, batch))
     np.testing.assert_allclose(x.mean(axis=-1), 0, atol=1e-5)
     np.testing.assert_allclose(x.var(axis=-1), 1, atol=1e-5)
@@ -333,10 +336,7 @@ def test_parameter_paths_and_shapes(tiny_encoder):
         "nsp_head/dense/bias": (2,),
         "nsp_head/dense/kernel": (24, 2),
     }
-    classification = encoder | {
-        "classifier/dense/bias": (3,),
-        "classifier/dense/kernel": (24, 3),
-    }
+    classification = encoder | {"classifier/dense/bias": (3,), "classifier/dense/kernel": (24, 3)}
     assert paths(random_params(PretrainingModel(tiny_encoder), batch)) == pretraining
     assert paths(random_params(ClassificationModel(tiny_encoder, 3), batch)) == classification
     pre_norm = PretrainingModel(replace(tiny_encoder, norm=Norm.PRE))

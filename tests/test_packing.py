@@ -19,7 +19,7 @@ def check(lengths: np.ndarray, rows: np.ndarray, capacity: int, max_examples: in
 
 
 def slow_best_fit(lengths: np.ndarray, capacity: int, max_examples: int) -> list[list[int]]:
-    """Puts each example, the longest first, where it leaves the least room; the emptier of equals."""
+    """Puts each, the longest first, where it leaves the least room; of equals, with the fewest."""
     rows: list[list[int]] = []
     for length in sorted(lengths.tolist(), reverse=True):
         fitting = [row for row in rows if sum(row) + length <= capacity and len(row) < max_examples]

@@ -42,8 +42,8 @@ def rows_per_epoch(corpus) -> list[int]:
     ]
 
 
-def stream(corpus: Corpus, start: Cursor = rows_module.START, **changes: int) -> RowStream:
-    return RowStream(corpus, CONFIG, SPECIAL, **({"seed": SEED, "start": start} | changes))
+def stream(corpus: Corpus, start: Cursor = rows_module.START, seed: int = SEED) -> RowStream:
+    return RowStream(corpus, CONFIG, SPECIAL, seed=seed, start=start)
 
 
 def take(source: RowStream, begin: int, end: int) -> Batch:
@@ -144,18 +144,6 @@ def test_rows_may_be_any_of_a_plan(corpus):
     whole = rows(np.arange(plan.rows))
     chosen = np.array([5, 0, plan.rows - 1, 5])
     assert_equal_batches(rows(chosen), {name: field[chosen] for name, field in whole.items()})
-
-
-@pytest.mark.parametrize("chosen", [[-1], [-1, -1], [2, -1, 0], [-1, 3, -1]])
-def test_a_row_of_minus_one_is_empty(corpus, chosen):
-    plan = plan_block(corpus, CONFIG, seed=SEED, epoch=0, block=0)
-    batch = make_rows(corpus, plan, np.array(chosen), CONFIG, SPECIAL, epoch=0, block=0)
-    empty = np.array(chosen) == -1
-    for name in ("example_ids", "weights", "labels", "pool_positions"):
-        assert not batch[name][empty].any()
-    assert (batch["token_ids"][empty] == SPECIAL.pad).all()
-    assert (batch["weights"].sum(axis=1) > 0).tolist() == (~empty).tolist()
-    decode(batch)
 
 
 # --- names of rows
@@ -285,9 +273,13 @@ def test_few_plans_are_held_and_none_is_made_twice(corpus, rows_per_epoch, monke
 
     monkeypatch.setattr(rows_module, "plan_block", counting_plan)
     source = stream(corpus)
+    take(source, 0, 8)
+    assert list(source._plans) == [0, 1]  # the next one is on its way
     for begin in range(0, sum(rows_per_epoch), 8):
-        take(source, begin, begin + 8)
-        assert len(source._plans) <= 3
+        # One thread may be a batch ahead of another.
+        for first in (begin + 8, begin):
+            take(source, first, first + 8)
+            assert len(source._plans) <= 3
     assert len(made) == len(set(made))
     assert made == sorted(made)
 

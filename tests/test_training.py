@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import MASK, SPECIAL_IDS, make_batch, random_params, with_targets
+from conftest import MASK, SPECIAL_IDS, Batch, make_batch, random_params, with_targets
 from jax.sharding import AxisType, Mesh
 
 from bert_jax import sharding, training
@@ -44,7 +44,7 @@ def one_device() -> Mesh:
     return Mesh(devices, sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     """Puts a batch on the mesh, as the loader does."""
     size = len(batch["token_ids"])
     rows = sharding.host_rows(size, mesh)
@@ -52,12 +52,12 @@ def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return sharding.global_batch(local, rows, size, mesh)
 
 
-def assert_trees_close(tree: Any, expected: Any, **tolerance: float) -> None:
+def assert_trees_close(tree: Any, expected: Any, *, rtol: float, atol: float = 0) -> None:
     """Compares leaf by leaf, and names the leaf that differs."""
 
     def compare(path: tuple, leaf: Any, other: Any) -> None:
         name = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(leaf, other, err_msg=name, **tolerance)
+        np.testing.assert_allclose(leaf, other, rtol=rtol, atol=atol, err_msg=name)
 
     jax.tree_util.tree_map_with_path(compare, tree, expected)
 
@@ -72,7 +72,7 @@ def step_on(mesh: Mesh, config: EncoderConfig) -> tuple[training.TrainState, Any
     abstract = training.abstract_state(model, tx, mesh)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     start = random_params(model, with_targets(batch))
-    params = jax.tree.map(jax.device_put, start, placed)
+    params = jax.device_put(start, placed)
     state = training.init_state(params, tx, abstract)
     step = training.make_train_step(make_pretraining_loss(model), prepare_fn(config), tx, abstract)
     return step(state, place(batch, mesh), training.run_key(0))
@@ -114,10 +114,9 @@ def test_every_mesh_gives_the_step_of_one_device(still, on_one_device, shape):
 
 def test_fresh_parameters_do_not_depend_on_the_mesh(tiny_encoder):
     model = PretrainingModel(tiny_encoder)
-    tx = make_optimizer(OptimizerConfig(), steps=20_000)
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     first, other, alone = (
-        jax.device_get(training.init_params(model, seed, training.abstract_state(model, tx, m)))
+        jax.device_get(training.init_params(model, seed, training.abstract_params(model, m)))
         for seed, m in ((0, mesh), (1, mesh), (0, one_device()))
     )
     assert_trees_close(first, alone, rtol=0)
@@ -127,7 +126,7 @@ def test_fresh_parameters_do_not_depend_on_the_mesh(tiny_encoder):
 # --- packing
 
 
-def unpack(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def unpack(batch: Batch) -> Batch:
     """Gives each example, with its targets, a row of its own (N=1)."""
     rows = []
     for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
@@ -172,8 +171,11 @@ def test_the_run_key_decides_everything(tiny_encoder):
     step = training.make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     batches = [place(make_batch(tiny_encoder, seed=seed), mesh) for seed in range(3)]
 
+    start = jax.device_get(training.init_params(model, 7, abstract.params))
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+
     def run(seed: int) -> tuple[Any, list[Any]]:
-        params = training.init_params(model, 7, abstract)
+        params = jax.device_put(start, placed)
         state, history = training.init_state(params, tx, abstract), []
         for batch in batches:
             state, totals = step(state, batch, training.run_key(seed))
@@ -199,7 +201,7 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(
     tx, mesh = optax.sgd(0.0), one_device()
     abstract = training.abstract_state(model, tx, mesh)
 
-    def loss_fn(params: Any, batch: Any, dropout_key: jax.Array | None) -> Any:
+    def loss_fn(params: Any, batch: Any, dropout_key: Any) -> Any:
         used = dropout_key if drawn == "dropout" else batch["key"]
         return jnp.zeros(()), {"bits": jax.random.key_data(used)}
 
@@ -207,7 +209,7 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(
         return batch | {"key": key}
 
     step = training.make_train_step(loss_fn, prepare, tx, abstract)
-    state = training.init_state(training.init_params(model, 0, abstract), tx, abstract)
+    state = training.init_state(training.init_params(model, 0, abstract.params), tx, abstract)
     batch, seen = place(make_batch(tiny_encoder), mesh), set()
     for _ in range(3):
         state, totals = step(state, batch, training.run_key(0))
@@ -234,11 +236,11 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
 
 
 def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
-    model, mesh = ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2))
+    model, mesh = (ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2)))
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
     abstract = training.abstract_state(model, tx, mesh)
-    params = training.init_params(model, 0, abstract)
+    params = training.init_params(model, 0, abstract.params)
     before = jax.device_get(params)
     loss_fn = make_classification_loss(model)
     step = training.make_train_step(loss_fn, lambda batch, key: batch, tx, abstract)

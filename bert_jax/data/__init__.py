@@ -1,1 +1,1 @@
-"""Documents in, batches out. NumPy only: nothing here imports jax (`loader` imports Grain, which does)."""
+"""Documents in, batches out. NumPy only: nothing here imports jax, but `loader`, through Grain."""

@@ -47,8 +47,8 @@ def chance(half: np.ndarray, rate: float) -> np.ndarray:
 def below_many(values: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
     """Maps [n] uint64 to integers in [0, bound), for a bound that may be large (to 2^53); int64."""
     unit = (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    bound = np.asarray(bound)
-    return np.minimum((unit * bound).astype(np.int64), bound - 1)
+    # At most (1 - 2^-53) * bound, which never rounds up to bound.
+    return (unit * bound).astype(np.int64)
 
 
 def permuted(index: np.ndarray, size: int, *, seed: int, purpose: int, epoch: int) -> np.ndarray:

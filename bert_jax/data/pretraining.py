@@ -13,11 +13,10 @@ import numpy as np
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data import draws
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.layout import PAIR_SPECIALS, truncated_lengths
 from bert_jax.data.packing import pack
 from bert_jax.data.ragged import exclusive_cumsum, ranges
 from bert_jax.errors import UserError
-
-PAIR_SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 
 
 class _Purpose(enum.IntEnum):
@@ -216,12 +215,8 @@ def _truncate(
     most: int,
     **name: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts pairs to `most` tokens: always from the longer one, at its front or back by a coin.
-
-    The closed form of cutting token by token, as the published BERT code does.
-    """
-    a_kept = np.minimum(a_length, np.maximum(most - b_length, -(-most // 2)))
-    b_kept = np.minimum(b_length, most - a_kept)
+    """Cuts pairs to `most` tokens; each cut token is from the front or the back by a coin."""
+    a_kept, b_kept = truncated_lengths(a_length, b_length, most)
     a_front = draws.binomial_halves(a_length - a_kept, purpose=_Purpose.FRONT_CUT_A, **name)
     b_front = draws.binomial_halves(b_length - b_kept, purpose=_Purpose.FRONT_CUT_B, **name)
     return a_begin + a_front, a_kept, b_begin + b_front, b_kept

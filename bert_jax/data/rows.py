@@ -9,8 +9,9 @@ import numpy as np
 
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.pretraining import PAIR_SPECIALS, BlockPlan, blocks_per_epoch, plan_block
-from bert_jax.data.ragged import exclusive_cumsum, ranges
+from bert_jax.data.layout import lay_out
+from bert_jax.data.pretraining import BlockPlan, blocks_per_epoch, plan_block
+from bert_jax.data.ragged import ranges
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import SpecialIds
 
@@ -55,7 +56,7 @@ def make_rows(
     Args:
       corpus: that the plan is of.
       plan: of this block.
-      rows: [R] int64, which rows of the plan; -1 gives an empty row.
+      rows: [R] int64, which rows of the plan.
       config: that the plan is of.
       special: ids of [PAD], [CLS] and [SEP].
       epoch: of the plan.
@@ -66,43 +67,23 @@ def make_rows(
       `labels` [R, N] int32 (label 0: B follows A; 1: B is random); `weights` [R, N] float32;
       `row_ids` [R, 2] uint32.
     """
-    length, slots = config.length, config.max_examples_per_row
-    held = np.where(rows >= 0, plan.row_begins[rows + 1] - plan.row_begins[rows], 0)
+    slots = config.max_examples_per_row
+    held = plan.row_begins[rows + 1] - plan.row_begins[rows]
     examples = ranges(plan.row_begins[rows], held)
-    slot = ranges(np.zeros_like(held), held)
-    a, b = plan.a_length[examples], plan.b_length[examples]
-    sizes = a + b + PAIR_SPECIALS
-    row = np.repeat(np.arange(len(rows)), held)
-    offset = exclusive_cumsum(sizes)
-    offset -= np.repeat(offset[exclusive_cumsum(held)[held > 0]], held[held > 0])
-    at = row * length + offset  # of each example's [CLS], in the flattened rows
-
-    batch: dict[str, np.ndarray] = {
-        name: np.full((len(rows), length), fill, np.int32)
-        for name, fill in (
-            ("token_ids", special.pad),
-            ("example_ids", 0),
-            ("segment_ids", 0),
-            ("positions", 0),
-        )
-    }
-    flat = {name: field.reshape(-1) for name, field in batch.items()}
-    flat["token_ids"][at] = special.cls
-    flat["token_ids"][ranges(at + 1, a)] = corpus.token_ids(ranges(plan.a_begin[examples], a))
-    flat["token_ids"][at + a + 1] = special.sep
-    flat["token_ids"][ranges(at + a + 2, b)] = corpus.token_ids(ranges(plan.b_begin[examples], b))
-    flat["token_ids"][at + sizes - 1] = special.sep
-    flat["segment_ids"][ranges(at + a + 2, b + 1)] = 1
-    flat["example_ids"][ranges(at, sizes)] = np.repeat(slot + 1, sizes)
-    flat["positions"][ranges(at, sizes)] = ranges(np.zeros_like(sizes), sizes)
-
-    batch["pool_positions"] = np.zeros((len(rows), slots), np.int32)
+    a_lengths, b_lengths = plan.a_length[examples], plan.b_length[examples]
+    batch, (row, slot) = lay_out(
+        held,
+        (corpus.token_ids(ranges(plan.a_begin[examples], a_lengths)), a_lengths),
+        (corpus.token_ids(ranges(plan.b_begin[examples], b_lengths)), b_lengths),
+        length=config.length,
+        slots=slots,
+        special=special,
+    )
     batch["labels"] = np.zeros((len(rows), slots), np.int32)
     batch["weights"] = np.zeros((len(rows), slots), np.float32)
-    batch["pool_positions"][row, slot] = offset
     batch["labels"][row, slot] = plan.is_random[examples]
     batch["weights"][row, slot] = 1
-    batch["row_ids"] = row_names(epoch, block, np.maximum(rows, 0))
+    batch["row_ids"] = row_names(epoch, block, rows)
     return batch
 
 
