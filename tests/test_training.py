@@ -65,17 +65,22 @@ def assert_trees_close(tree: Any, expected: Any, *, rtol: float, atol: float = 0
 # --- meshes
 
 
+def start(
+    model: PretrainingModel | ClassificationModel, tx: Any, abstract: training.TrainState
+) -> Any:
+    """Returns the state of step 0, with parameters so wide that each matters."""
+    params = random_params(model, with_targets(make_batch(model.config)))
+    placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
+    return training.init_state(placed, tx, abstract)
+
+
 def step_on(mesh: Mesh, config: EncoderConfig) -> tuple[training.TrainState, Any]:
     """Takes one step of plain descent with momentum, whose trace is then the gradient itself."""
-    model, batch = PretrainingModel(config), make_batch(config)
-    tx = optax.sgd(0.1, momentum=0.9)
+    model, tx = PretrainingModel(config), optax.sgd(0.1, momentum=0.9)
     abstract = training.abstract_state(model, tx, mesh)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    start = random_params(model, with_targets(batch))
-    params = jax.device_put(start, placed)
-    state = training.init_state(params, tx, abstract)
     step = training.make_train_step(make_pretraining_loss(model), prepare_fn(config), tx, abstract)
-    return step(state, place(batch, mesh), training.run_key(0))
+    batch = place(make_batch(config), mesh)
+    return step(start(model, tx, abstract), batch, training.run_key(0))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def on_one_device(still: EncoderConfig) -> tuple[training.TrainState, Any]:
     return jax.device_get(step_on(one_device(), still))
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (4, 2, 1), (2, 1, 4), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 1, 4), (2, 2, 2)], ids=str)
 def test_every_mesh_gives_the_step_of_one_device(still, on_one_device, shape):
     data, fsdp, tensor = shape
     mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
@@ -171,12 +176,8 @@ def test_the_run_key_decides_everything(tiny_encoder):
     step = training.make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     batches = [place(make_batch(tiny_encoder, seed=seed), mesh) for seed in range(3)]
 
-    start = jax.device_get(training.init_params(model, 7, abstract.params))
-    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-
     def run(seed: int) -> tuple[Any, list[Any]]:
-        params = jax.device_put(start, placed)
-        state, history = training.init_state(params, tx, abstract), []
+        state, history = start(model, tx, abstract), []
         for batch in batches:
             state, totals = step(state, batch, training.run_key(seed))
             history.append(jax.device_get(totals))
@@ -193,28 +194,26 @@ def test_the_run_key_decides_everything(tiny_encoder):
         assert moved.max() > 1e-3
 
 
-@pytest.mark.parametrize(("drawn", "different"), [("dropout", 3), ("rows", 1)])
-def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(
-    tiny_encoder, drawn, different
-):
-    model = PretrainingModel(tiny_encoder)
-    tx, mesh = optax.sgd(0.0), one_device()
+def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_encoder):
+    model, tx, mesh = PretrainingModel(tiny_encoder), optax.sgd(0.0), one_device()
     abstract = training.abstract_state(model, tx, mesh)
 
     def loss_fn(params: Any, batch: Any, dropout_key: Any) -> Any:
-        used = dropout_key if drawn == "dropout" else batch["key"]
-        return jnp.zeros(()), {"bits": jax.random.key_data(used)}
+        bits = [jax.random.key_data(key) for key in (dropout_key, batch["key"])]
+        return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1]}
 
     def prepare(batch: Any, key: jax.Array) -> Any:
         return batch | {"key": key}
 
     step = training.make_train_step(loss_fn, prepare, tx, abstract)
-    state = training.init_state(training.init_params(model, 0, abstract.params), tx, abstract)
-    batch, seen = place(make_batch(tiny_encoder), mesh), set()
+    state, batch = start(model, tx, abstract), place(make_batch(tiny_encoder), mesh)
+    seen = []
     for _ in range(3):
         state, totals = step(state, batch, training.run_key(0))
-        seen.add(tuple(np.asarray(totals["bits"])))
-    assert len(seen) == different
+        seen.append({name: tuple(np.asarray(totals[name])) for name in ("dropout", "rows")})
+    assert len({bits["dropout"] for bits in seen}) == 3
+    assert len({bits["rows"] for bits in seen}) == 1
+    assert seen[0]["dropout"] != seen[0]["rows"]
 
 
 def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
@@ -236,15 +235,15 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
 
 
 def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
-    model, mesh = (ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2)))
+    model, mesh = ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2))
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
     abstract = training.abstract_state(model, tx, mesh)
-    params = training.init_params(model, 0, abstract.params)
-    before = jax.device_get(params)
-    loss_fn = make_classification_loss(model)
-    step = training.make_train_step(loss_fn, lambda batch, key: batch, tx, abstract)
-    state = training.init_state(params, tx, abstract)
+    step = training.make_train_step(
+        make_classification_loss(model), lambda batch, key: batch, tx, abstract
+    )
+    state = start(model, tx, abstract)
+    before = jax.device_get(state.params)
     state, _ = step(state, place(make_batch(tiny_encoder), mesh), training.run_key(0))
     for group in ("encoder", "pooler"):
         assert_trees_close(state.params[group], before[group], rtol=0)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import sentencex
 
@@ -273,16 +273,27 @@ _JSON_TYPES = {
 
 
 class _PythonDocs(Source):
-    """A document a module, and a document a topic of the language reference."""
+    """A document a module, and a document a topic of the language reference.
+
+    Parsing the modules is slow and their text is small, so it is kept for a second reading.
+    """
 
     def __init__(self) -> None:
         self._source_files = python_docs.source_files()
+        self._kept: list[Document] = []
         self.total_bytes = sum(file.size for file in self._source_files)
 
     def __iter__(self) -> Iterator[Document]:
+        if not self._kept:
+            self._kept = yield from self._read()
+            return
+        self.position = self.total_bytes
+        yield from self._kept
+
+    def _read(self) -> Generator[Document, None, list[Document]]:
         self.position = 0
         seen: set[bytes] = set()
-        has_text = False
+        read: list[Document] = []
         for file in self._source_files:
             self.position += file.size
             docstrings = python_docs.read_docstrings(file, seen)
@@ -290,7 +301,8 @@ class _PythonDocs(Source):
             documents = [(file.module, sentences), *python_docs.topics(file)]
             for name, sentences in documents:
                 if sentences:
-                    has_text = True
-                    yield Document(name, sentences)
-        if not has_text:
+                    read.append(Document(name, sentences))
+                    yield read[-1]
+        if not read:
             raise UserError("source 'python_docs' has no text: this Python lacks its source files")
+        return read
