@@ -9,6 +9,8 @@ exactly, and takes no optimizer and no step.
 """
 
 import functools
+import hashlib
+import json
 import os
 import pathlib
 import platform
@@ -47,11 +49,12 @@ class Checkpoints:
         """
         policies: list[Any] = [LatestN(keep)]
         if keep_best:
-            policies.append(BestN(get_metric_fn=lambda metrics: metrics["score"], n=1))
+            policies.append(BestN(get_metric_fn=_score, n=1))
         self._manager = ocp.CheckpointManager(
             (pathlib.Path(workdir) / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies), step_prefix=None
+                preservation_policy=AnyPreservationPolicy(policies),
+                best_fn=_score if keep_best else None,  # without it, scores are not written
             ),
         )
 
@@ -72,6 +75,7 @@ class Checkpoints:
             },
             "versions": _versions(),
         }
+        facts["digest"] = _digest(facts)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -89,6 +93,10 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes saving and lets go of the directory."""
         self._manager.close()
+
+
+def _score(metrics: Any) -> float:
+    return metrics["score"]
 
 
 def _versions() -> dict[str, str]:
@@ -127,9 +135,9 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
             " or one of its checkpoints/STEP"
         )
     manager = ocp.CheckpointManager(
-        run / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True)
+        run / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_score)
     )
-    scores = {step: each["score"] for step in steps if (each := manager.metrics(step))}
+    scores = {step: _score(each) for step in steps if (each := manager.metrics(step))}
     manager.close()
     best = max(scores, key=lambda step: scores[step]) if scores else steps[-1]
     return run / FOLDER / str(best)
@@ -139,13 +147,30 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
     """Reads what `Checkpoints.save` was told, and what it added.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if it cannot be read, or is not what was saved.
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            return reader.restore(checkpoint / "facts")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} is damaged or no checkpoint: {error}") from None
+            facts = reader.restore(checkpoint / "facts")
+        digest = facts.pop("digest")
+    except Exception as error:  # a damaged file makes the readers below raise anything
+        raise _damaged(checkpoint / "facts", _reason(error)) from error
+    if digest != _digest(facts):
+        raise _damaged(checkpoint / "facts", "its content is not what was saved")
+    return facts
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _damaged(path: pathlib.Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): remove this checkpoint to use an earlier one")
+
+
+def _reason(error: Exception) -> str:
+    """Says what a library found, in a few words: its messages can be pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
 
 
 def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
@@ -211,15 +236,11 @@ def _restore(
                     partial_restore=partial,
                 ),
             )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{checkpoint}/{item} is damaged: {reason}") from None
+    except Exception as error:  # as above
+        raise _damaged(checkpoint / item, _reason(error)) from error
     for name, found in fingerprints(restored).items():
         if found != facts["fingerprints"][item].get(name):
-            raise UserError(
-                f"{checkpoint}/{item} is damaged: the bits of {name} are not those that were saved;"
-                " remove this checkpoint to use an earlier one"
-            )
+            raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
     return restored
 
 
@@ -231,8 +252,8 @@ def _stored_leaves(
         with ocp.StandardCheckpointer() as reader:
             metadata = reader.metadata(checkpoint / item)
         tree = metadata.item_metadata.tree
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{checkpoint}/{item} is damaged or missing: {error}") from None
+    except Exception as error:  # as above
+        raise _damaged(checkpoint / item, _reason(error)) from error
     groups = list(tree) if isinstance(tree, dict) else []
     if within is not None:
         tree = {group: tree[group] for group in within if group in tree}

@@ -6,14 +6,17 @@ import enum
 import errno
 import os
 import re
+import runpy
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
+from bert_jax import config as configs
 from bert_jax.config import RootConfig, flatten, validate
 from bert_jax.errors import UserError
 
@@ -25,13 +28,16 @@ Config = TypeVar("Config", bound=RootConfig)
 def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
     """Runs a driver: parses flags, calls `main`, and turns what the user caused into one line.
 
-    The exit status is 0, 1 after an error, or 130 after ctrl-C.
+    The exit status is 0, 1 after an error, or 128 and the number of the signal that stopped the
+    driver: 130 after ctrl-C, 143 after SIGTERM.
 
     Args:
       main: the driver.
       config_type: the root that `--config` must return, to explain a wrong override.
     """
     logging.set_verbosity(logging.ERROR)  # what the libraries log at other levels is not for users
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see bert_jax/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def parse(argv: Sequence[str]) -> list[str]:
         rest = _parse_flags(list(argv), config_type)
@@ -42,20 +48,39 @@ def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
     try:
         app.run(lambda _: main(), flags_parser=parse)
     except UserError as error:
-        _end(str(error), 1)
+        _end(f"error: {error}", 1)
+    except Stopped as stopped:
+        _end(str(stopped), 128 + stopped.signal)
     except KeyboardInterrupt:
-        _end("stopped", 130)
+        _end("stopped", 128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "the output"
+            _end(f"error: no space left for {where}: free some or write elsewhere", 1)
+        if error.filename is None:
             raise
-        _end(f"no space left for {error.filename or 'the output'}: free some or write elsewhere", 1)
+        _end(f"error: cannot use {error.filename}: {error.strerror}", 1)
 
 
 def _end(message: str, status: int) -> None:
     if "--debug" in sys.argv[1:]:
         raise  # noqa: PLE0704  (called while the error is handled)
-    print(f"error: {message}" if status == 1 else message, file=sys.stderr)
+    # What the libraries leave behind when they are torn down would be a traceback of no use.
+    sys.unraisablehook = lambda _: None
+    print(" ".join(message.split()), file=sys.stderr)
     sys.exit(status)
+
+
+class Stopped(Exception):
+    """A run was asked to end and has saved everything; the message says how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        """Takes the signal that asked."""
+        super().__init__(message)
+        self.signal = signal_number
 
 
 class StopRequest:
@@ -63,7 +88,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         """Nothing is asked for yet."""
-        self.requested = False
+        self.signal = 0  # that asked first
+
+    @property
+    def requested(self) -> bool:
+        """Whether the loop should end."""
+        return self.signal != 0
 
     def __enter__(self) -> "StopRequest":
         """Installs the handlers."""
@@ -78,58 +108,89 @@ class StopRequest:
     def _ask(self, number: int, _: object) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.signal = self.signal or number
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:
     """Returns the value of the `--config` flag, validated.
 
     Raises:
-      UserError: if the file is missing or returns something else, or a value is impossible.
+      UserError: if the flag was not given, or a value is impossible.
     """
-    if config is None:
+    if not isinstance(config, config_type):  # what a recipe returns was checked before
         raise UserError(
             "--config is not set: name a recipe, such as --config=configs/pretrain_mini.py"
-        )
-    if not isinstance(config, config_type):
-        try:  # what a missing file gives raises its error when it is touched
-            found = type(config.encoder).__name__ and type(config).__name__
-        except (OSError, AttributeError) as error:
-            raise UserError(f"--config cannot be read: {error}") from None
-        raise UserError(
-            f"--config returns a {found}, and this driver needs a {config_type.__name__}:"
-            " choose another recipe in configs/"
         )
     validate(config)
     return config
 
 
 def _parse_flags(argv: list[str], config_type: type | None) -> list[str]:
+    if config_type is not None:
+        _check_config_flags(argv[1:], config_type)
     try:
-        if config_type is not None:
-            _check_overrides(argv[1:], config_type)
         return flags.FLAGS(argv)
     except flags.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{message.removeprefix('FATAL Flags parsing error: ')}") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise UserError(f"--config: {error}") from None
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"--config cannot be read: {error}") from None
 
 
-def _check_overrides(arguments: list[str], config_type: type) -> None:
-    """Checks `--config.a.b=value` by the dataclasses; ml_collections' errors name too little."""
+def _check_config_flags(arguments: list[str], config_type: type) -> None:
+    """Checks `--config=FILE` and `--config.a.b=value`; ml_collections' errors name too little."""
+    recipe = False
     for position, argument in enumerate(arguments):
-        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        match = re.fullmatch(r"--?config(?:\.([^=]+))?(?:=(.*))?", argument, re.DOTALL)
         if not match:
             continue
         path, value = match.groups()
-        leaf = _field_type(config_type, path)
+        leaf = _field_type(config_type, path) if path else str
         if value is None and leaf is not bool:
             value = arguments[position + 1] if position + 1 < len(arguments) else ""
-        if value is not None:
+        if path is None:
+            _check_recipe(value or "", config_type)
+            recipe = True
+        elif not recipe:
+            raise UserError(f"--config.{path} has no --config=FILE before it: name the recipe first")
+        elif value is not None:
             _check_value(path, leaf, value)
+
+
+def _check_recipe(path: str, config_type: type) -> None:
+    """Runs a recipe once, before ml_collections does, to say which line of it is wrong."""
+    if not os.path.isfile(path):
+        raise UserError(
+            f"--config={path} is no file: name a recipe, such as configs/pretrain_mini.py"
+        )
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except SyntaxError as error:
+        raise UserError(f"--config={path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # the file is the user's: anything may be in it
+        if isinstance(error, KeyError) and error.args == ("get_config",):
+            raise UserError(f"--config={path} defines no get_config(): add one") from None
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        at = f", line {lines[-1]}" if lines else ""
+        said = f"{type(error).__name__}: {error}{_nearest_attribute(str(error))}"
+        raise UserError(f"--config={path}{at}: {said}") from error
+    if not isinstance(config, config_type):
+        raise UserError(
+            f"--config={path} returns a {type(config).__name__}, and this driver needs a"
+            f" {config_type.__name__}: choose another recipe"
+        )
+
+
+def _nearest_attribute(message: str) -> str:
+    """Completes "'EncoderConfig' object has no attribute 'widht'" with the field that was meant."""
+    match = re.fullmatch(r"'(\w+)' object has no attribute '(\w+)'.*", message)
+    group = getattr(configs, match[1], None) if match else None
+    if not match or not dataclasses.is_dataclass(group):
+        return ""
+    names = [field.name for field in dataclasses.fields(group)]
+    nearest = difflib.get_close_matches(match[2], names, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _field_type(config_type: type, path: str) -> type:

@@ -175,6 +175,7 @@ def validate(config: RootConfig) -> None:
     Raises:
       UserError: naming the first field that breaks a rule, its value and the remedy.
     """
+    _validate_types(config, "")
     if isinstance(config, PretrainConfig):
         _validate_pretraining(config)
     else:
@@ -185,7 +186,8 @@ def validate(config: RootConfig) -> None:
     _at_least("mesh.data", config.mesh.data, 0)
     _at_least("batch_size", config.batch_size, 1)
     _at_least("log_steps", config.log_steps, 1)
-    _at_least("seed", config.seed, 0)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--config.seed={config.seed} must be from 0 to {2**32 - 1}")
 
 
 def validate_encoder(config: EncoderConfig) -> None:
@@ -202,6 +204,19 @@ def validate_encoder(config: EncoderConfig) -> None:
         _rate(f"encoder.{name}", getattr(config, name), below_one=True)
     _positive("encoder.norm_epsilon", config.norm_epsilon)
     _positive("encoder.init_stddev", config.init_stddev)
+
+
+def _validate_types(config: Any, prefix: str) -> None:
+    for name, wanted in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        suits = isinstance(value, (int, float) if wanted is float else wanted)
+        if not suits or (isinstance(value, bool) and wanted is not bool):
+            raise UserError(
+                f"--config.{prefix}{name}={value!r} must be of type {wanted.__name__},"
+                f" not {type(value).__name__}"
+            )
+        if dataclasses.is_dataclass(value):
+            _validate_types(value, f"{prefix}{name}.")
 
 
 def _validate_pretraining(config: PretrainConfig) -> None:
@@ -322,8 +337,9 @@ def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig
       UserError: for an unknown or missing field; a stored config is complete.
     """
     types = typing.get_type_hints(config_type)
-    if values.keys() != types.keys():
-        wrong = ", ".join(sorted(values.keys() ^ types.keys()))
+    found = values if isinstance(values, dict) else {}
+    if found.keys() != types.keys():
+        wrong = ", ".join(sorted(found.keys() ^ types.keys()))
         raise UserError(
             f"stored {config_type.__name__} was written by another version of bert_jax:"
             f" its fields differ in {wrong}"

@@ -8,6 +8,8 @@ A run that is started again in its directory goes on where it was.
 
 import dataclasses
 import functools
+import hashlib
+import json
 import pathlib
 import time
 from typing import Any
@@ -46,6 +48,7 @@ from bert_jax.data.tasks import (
     make_task_rows,
     read_examples,
 )
+from bert_jax.errors import UserError
 from bert_jax.heads import ClassificationModel
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.losses import Params, make_classification_loss, without_gradients
@@ -76,6 +79,14 @@ class Task:
     labels: list[str]
     train: EncodedTask
     dev: EncodedTask
+
+    def fingerprint(self) -> str:
+        """Returns a digest of every token and label."""
+        digest = hashlib.blake2b(json.dumps(self.labels).encode(), digest_size=16)
+        for part in (self.train, self.dev):
+            for values in (*part.a, *part.b, part.labels):
+                digest.update(len(values).to_bytes(8) + values.tobytes())
+        return digest.hexdigest()
 
 
 def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
@@ -152,6 +163,11 @@ def main() -> None:
     # Parameters: resumed, or the transferred groups over fresh ones.
     if done := steps_in(workdir):
         resumed = workdir / FOLDER / str(done[-1])
+        if read_facts(resumed)["task"] != task.fingerprint():
+            raise UserError(
+                f"{workdir} began with other examples or another tokenizer: give the same"
+                " --checkpoint, data.train and data.dev, or name another --workdir"
+            )
         state = restore_state(resumed, abstract)
         said = f"resuming at step {done[-1]:,} from {resumed}"
     else:
@@ -192,6 +208,7 @@ def main() -> None:
         "encoder": to_dict(encoder),
         "tokenizer": source["tokenizer"],
         "labels": task.labels,
+        "task": task.fingerprint(),
         "pairs": bool(config.data.text_pair_column),
         "checkpoint": str(checkpoint),
     }
@@ -226,12 +243,13 @@ def main() -> None:
             if step % stream.batches_per_epoch == 0 or last:
                 with reports.paused():
                     checkpoints.save(state, facts, score=evaluate_dev(step, state.params))
-    reports.flush()
-    checkpoints.close()
+        reports.flush()
+        checkpoints.close()
     log.close()
     if step < steps:
-        print(f"stopped at step {step:,} and saved: the same command goes on from there")
-        return
+        raise cli.Stopped(
+            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+        )
     print(f"finished {steps:,} steps; the best epoch is {find_checkpoint(workdir)}")
 
 

@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
 
 LOG_FILE = "log.jsonl"
 
@@ -87,7 +88,7 @@ def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
 def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     if path.exists():
         kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
-        path.write_text("".join(kept))
+        write_atomically(path, "".join(kept).encode())
 
 
 class StepReports:

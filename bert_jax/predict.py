@@ -30,7 +30,7 @@ from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
 from bert_jax.training import abstract_params
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
-_TEXT = flags.DEFINE_string("text", "", "one input; without it, lines of standard input are read")
+_TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
 _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
@@ -189,13 +189,25 @@ def _check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
         )
 
 
-def read_inputs(text: str, text_pair: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields the input of the flags, or those of the lines; a tab parts a pair."""
-    if text or text_pair:
+def read_inputs(
+    text: str | None, text_pair: str, lines: Iterable[bytes]
+) -> Iterator[tuple[str, str]]:
+    """Yields the input of the flags, or those of the lines; a tab parts a pair.
+
+    Raises:
+      UserError: if a line is not UTF-8.
+    """
+    if text is not None:
         yield text, text_pair
         return
-    for line in lines:
-        first, _, second = line.rstrip("\r\n").partition("\t")
+    for number, line in enumerate(lines, start=1):
+        try:
+            first, _, second = line.decode().rstrip("\r\n").partition("\t")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"standard input, line {number} is not UTF-8 (byte {error.start} of the line):"
+                " convert it first"
+            ) from None
         yield first, second
 
 
@@ -220,7 +232,7 @@ def main() -> None:
         if facts["kind"] == "pretraining"
         else Classify(checkpoint, facts)
     )
-    inputs = read_inputs(_TEXT.value, _TEXT_PAIR.value, sys.stdin)
+    inputs = read_inputs(_TEXT.value, _TEXT_PAIR.value, sys.stdin.buffer)
     show_one = functools.partial(json.dumps, ensure_ascii=False) if _JSON.value else show
     while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
         for prediction in predict(batch):

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,7 @@ _HELDOUT_RATE = flags.DEFINE_float("heldout_rate", 0.02, "share of documents tha
 
 _PIECE_CHARACTERS = 1 << 24  # text of a shard: 4 M tokens or so, held in memory
 _TRAINING_BYTES = 1 << 25  # of text that a tokenizer is trained on, about
+_PROGRESS_SECONDS = 10
 _MODEL_TYPES = {"sentencepiece": ModelType.UNIGRAM, "sentencepiece-bpe": ModelType.BPE}
 
 
@@ -100,6 +102,7 @@ def write_corpus(
       The manifest.
     """
     staging = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had the same number
     staging.mkdir(parents=True)
     try:
         tokenizer.save(staging / "tokenizer")
@@ -149,11 +152,17 @@ def _pieces(source: Source) -> Iterator[list[Document]]:
 
 
 def _with_progress(source: Source, what: str) -> Iterator[Document]:
+    """Shows a bar on a terminal, and a line now and then elsewhere."""
+    shown = time.monotonic()
     with tqdm(
-        total=source.total_bytes, desc=what, unit="B", unit_scale=True, mininterval=1, leave=False
+        total=source.total_bytes, desc=what, unit="B", unit_scale=True, disable=None, leave=False
     ) as bar:
         for document in source:
             bar.update(source.position - bar.n)
+            if bar.disable and time.monotonic() - shown > _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                done = source.position / source.total_bytes
+                print(f"{what}: {done:.0%}", file=sys.stderr)
             yield document
 
 

@@ -30,7 +30,7 @@ from bert_jax.checkpoint import (
 )
 from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
 from bert_jax.data.batches import split_rows
-from bert_jax.data.corpus import open_corpus, read_manifest
+from bert_jax.data.corpus import corpus_fingerprint, open_corpus, read_manifest
 from bert_jax.data.loader import load_batches
 from bert_jax.data.pretraining import check_corpus
 from bert_jax.data.rows import Cursor, RowStream, held_out_rows
@@ -123,6 +123,11 @@ def start(
         checkpoint = workdir / FOLDER / str(steps[-1])
         facts = read_facts(checkpoint)
         _same_tokenizer(facts, tokenizer, checkpoint)
+        if facts["corpus"] != corpus_fingerprint(config.data.corpus):
+            raise UserError(
+                f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
+                " one again, or name another --workdir"
+            )
         state = restore_state(checkpoint, abstract)
         return state, Cursor(*facts["cursor"]), f"resuming at step {steps[-1]:,} from {checkpoint}"
     if init:
@@ -189,6 +194,7 @@ def main() -> None:
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
     eval_step = make_eval_step(loss_fn, masking(MaskingConfig(), tokenizer))
     stream = RowStream(corpus, config.data, tokenizer.special, seed=config.seed, start=cursor)
+    log.say(f"first block: {stream.first_plan().describe(config.data.length)}")
     rows = sharding.host_rows(config.batch_size, mesh)
     to_device = functools.partial(
         sharding.global_batch, rows=rows, batch_size=config.batch_size, mesh=mesh
@@ -205,6 +211,7 @@ def main() -> None:
         "config": to_dict(config),
         "encoder": to_dict(config.encoder),
         "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
+        "corpus": corpus_fingerprint(config.data.corpus),
     }
 
     def save(step: int, state: TrainState) -> None:
@@ -245,13 +252,14 @@ def main() -> None:
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused():
                     save(step, state)
-    reports.flush()
-    checkpoints.close()
+        reports.flush()
+        checkpoints.close()
     log.close()
     if step < config.steps:
-        print(f"stopped at step {step:,} and saved: the same command goes on from there")
-    else:
-        print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
+        raise cli.Stopped(
+            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+        )
+    print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from bert_jax.config import FinetuneConfig
 
 def get_config() -> FinetuneConfig:
     """Short inputs, and a rate for a tiny model."""
-    config = FinetuneConfig(epochs=3)
+    config = FinetuneConfig(epochs=5)
     config.data.length = 64
-    config.optimizer.learning_rate = 5e-4
+    config.optimizer.learning_rate = 1e-3
     config.dropout_rate = 0.1
     return config

@@ -10,6 +10,7 @@ def get_config() -> PretrainConfig:
     config.encoder.layers = 2
     config.encoder.heads = 2
     config.encoder.mlp_width = 512
+    config.encoder.init_stddev = 0.06  # 0.02 suits the width of base, not a sixth of it
     config.encoder.dropout_rate = 0.0
     config.encoder.attention_dropout_rate = 0.0
     config.data.length = 64

@@ -1,0 +1,1 @@
+"""Where runs go: on this machine first."""

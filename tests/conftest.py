@@ -19,6 +19,8 @@ from bert_jax.training import run_key
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["driver_fixtures"]
+
 Batch = dict[str, Any]  # of NumPy arrays
 
 # Ids of the tokenizer that the batches pretend to have.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -16,14 +16,14 @@ from conftest import make_batch, random_params, with_targets
 from bert_jax.attention import dropout
 from bert_jax.config import ComputeType, EncoderConfig, Norm
 from bert_jax.heads import ClassificationModel, PretrainingModel
-from bert_jax.model import Encoder, EncoderBlock
+from bert_jax.model import Dropout, Encoder, EncoderBlock
 from bert_jax.training import run_key
 
 replace = dataclasses.replace
 without_dropout = functools.partial(replace, dropout_rate=0.0, attention_dropout_rate=0.0)
 
 
-def forward(model: nn.Module) -> Callable[..., Any]:
+def forward(model: nn.Module) -> Any:
     """Returns the compiled model, (params, batch, dropout key) -> output; no key, no dropout."""
 
     @jax.jit
@@ -192,10 +192,15 @@ def test_each_dropout_acts_only_when_asked(tiny_encoder, field):
     assert np.abs(first - other).max() > 0.1
 
 
-def test_without_rates_the_key_does_not_matter(tiny_encoder):
-    model, batch = Encoder(without_dropout(tiny_encoder)), make_batch(tiny_encoder)
-    params, encode = random_params(model, batch), forward(model)
-    np.testing.assert_array_equal(encode(params, batch, run_key(1)), encode(params, batch))
+def test_a_key_alone_does_not_turn_dropout_on():
+    x, rngs = jnp.ones((7, 9)), {"dropout": run_key(0)}
+    for rate, deterministic, unchanged in (
+        (0.5, True, True),
+        (0.0, False, True),
+        (0.5, False, False),
+    ):
+        y: Any = Dropout(rate).apply({}, x, deterministic=deterministic, rngs=rngs)
+        assert bool((y == x).all()) == unchanged
 
 
 def test_classifier_has_dropout_of_its_own(tiny_encoder):
@@ -253,13 +258,15 @@ def test_output_is_normalised(tiny_encoder, norm):
 @pytest.mark.parametrize("unroll", [2, 3])
 def test_unroll_changes_neither_tree_nor_values(tiny_encoder, unroll):
     batch = make_batch(tiny_encoder)
-    model = Encoder(replace(tiny_encoder, layers=3))
-    unrolled = Encoder(replace(tiny_encoder, layers=3, unroll=unroll))
-    params = random_params(model, batch)
-    assert paths(random_params(unrolled, batch)) == paths(params)
-    np.testing.assert_allclose(
-        forward(unrolled)(params, batch), forward(model)(params, batch), atol=1e-5
+    rolled, unrolled = (
+        Encoder(replace(tiny_encoder, layers=3, unroll=times)) for times in (1, unroll)
     )
+    params = random_params(rolled, batch)
+    assert paths(random_params(unrolled, batch)) == paths(params)
+    expected, x = forward(rolled)(params, batch), forward(unrolled)(params, batch)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+    # Witness: the program does have that many layers in a row.
+    assert f"unroll={unroll}" in str(jax.make_jaxpr(forward(unrolled))(params, batch))
 
 
 def test_bfloat16_keeps_float32_parameters_and_is_close(tiny_encoder):
@@ -270,8 +277,12 @@ def test_bfloat16_keeps_float32_parameters_and_is_close(tiny_encoder):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     exact, near = forward(model)(params, batch), forward(low)(params, batch)
     assert near.mlm.dtype == near.nsp.dtype == jnp.float32
-    encoder = Encoder(low.config)
-    assert forward(encoder)(params["encoder"], batch).dtype == jnp.bfloat16
+    assert forward(Encoder(low.config))(params["encoder"], batch).dtype == jnp.bfloat16
+    # Every product multiplies bfloat16.
+    program = forward(low).lower(params, batch).as_text()
+    operands = re.findall(r"stablehlo.dot_general.*\((tensor<.*>), (tensor<.*>)\) ->", program)
+    assert len(operands) > 8
+    assert all(kind.endswith("xbf16>") for pair in operands for kind in pair)
     real = batch["example_ids"] > 0
     error = np.abs(near.mlm - exact.mlm)[real]
     spread = np.std(exact.mlm[real])

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import MASK, SPECIAL_IDS, Batch, make_batch, random_params, with_targets
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from bert_jax import sharding, training
 from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerConfig
@@ -40,8 +40,7 @@ def prepare_fn(config: EncoderConfig) -> training.PrepareFn:
 
 def one_device() -> Mesh:
     """Returns the mesh of a machine with one device."""
-    devices = np.array(jax.devices()[:1]).reshape(1, 1, 1)
-    return Mesh(devices, sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:

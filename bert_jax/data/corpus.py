@@ -141,6 +141,12 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
+def corpus_fingerprint(directory: str | os.PathLike) -> str:
+    """Returns a digest of what both splits hold, by the checksums in the manifest."""
+    splits = read_manifest(directory)["splits"]
+    return hashlib.blake2b(json.dumps(splits, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """One split, mapped into memory. Documents, sentences and tokens count across its shards.

@@ -64,6 +64,16 @@ class BlockPlan:
         """[E] int64, tokens of each example, special ones included."""
         return self.a_length + self.b_length + PAIR_SPECIALS
 
+    def describe(self, length: int) -> str:
+        """Says in a line what the plan holds, for rows of `length` tokens."""
+        tokens = int(self.sizes.sum())
+        return (
+            f"{len(self.is_random):,} pairs in {self.rows:,} rows"
+            f" ({tokens / (self.rows * length):.1%} full);"
+            f" {self.forced:,} are negative for want of a continuation;"
+            f" {self.truncated_tokens:,} tokens cut to fit"
+        )
+
 
 def check_corpus(corpus: Corpus, name: str) -> None:
     """Raises UserError where negatives cannot be drawn: a negative comes from another document."""

@@ -140,6 +140,10 @@ class RowStream:
             rows = rows[~inside]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def first_plan(self) -> BlockPlan:
+        """Returns the plan of the block that the cursor is in, for its counts."""
+        return self._plan(self._first_block)
+
     def cursor(self, row: int) -> Cursor:
         """Returns the place of a row of the stream, to start another stream from."""
         turn = self._turn_of(row)

@@ -1,0 +1,1 @@
+"""Measurements: ratios of two programs in one run. Tests measure no time."""

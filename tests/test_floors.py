@@ -1,0 +1,100 @@
+"""What the modules may import, and that no config field is dead."""
+
+import ast
+import dataclasses
+import pathlib
+import typing
+
+import pytest
+
+from bert_jax import config as configs
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
+
+# A module imports from the floors below its own only (docs/architecture.md).
+FLOORS = [
+    {"errors", "data.ragged", "data.batches"},
+    {"config", "files", "token_offsets", "plots"},
+    {"tokenizer", "sharding", "optimizer", "logs", "cli"}
+    | {"data.draws", "data.corpus", "data.packing", "data.python_docs"},
+    {"data.sources", "data.layout", "workdir", "tokenizer_training"},
+    {"attention", "masking", "data.pretraining", "data.tasks"},
+    {"model", "data.rows"},
+    {"heads", "data.loader"},
+    {"losses"},
+    {"training"},
+    {"checkpoint"},
+    {"prepare", "pretrain", "finetune", "predict"},
+]
+DRIVERS = FLOORS[-1]
+
+
+def modules() -> dict[str, ast.Module]:
+    """Parses every module of the package, by its name inside the package."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if path.name != "__init__.py":
+            names[name] = ast.parse(path.read_text())
+    return names
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Returns the dotted names of all imported modules, those inside functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            assert node.module
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    return {name.removeprefix("bert_jax.") for name in names if name.startswith("bert_jax.")}
+
+
+def test_every_module_has_its_floor() -> None:
+    placed = [name for floor in FLOORS for name in floor]
+    assert sorted(placed) == sorted(modules())
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_come_from_lower_floors(name: str) -> None:
+    floor = next(number for number, names in enumerate(FLOORS) if name in names)
+    lower = {below for names in FLOORS[:floor] for below in names}
+    known = set(modules())
+    assert own(imports(modules()[name])) & known <= lower
+
+
+@pytest.mark.parametrize("name", modules())
+def test_who_may_import_what(name: str) -> None:
+    roots = {imported.partition(".")[0] for imported in imports(modules()[name])}
+    assert "experiments" not in roots and "launch" not in roots and "configs" not in roots
+    if name.startswith("data.") or name in ("tokenizer", "tokenizer_training", "token_offsets"):
+        assert not roots & {"jax", "flax", "optax", "orbax"}
+    if name not in DRIVERS | {"cli"}:
+        assert not roots & {"absl", "ml_collections"}
+    if name != "data.loader":
+        assert "grain" not in roots
+
+
+def fields(config_type: type) -> set[str]:
+    """Returns the names of the fields that hold values, in all groups."""
+    found = set()
+    for name, kind in typing.get_type_hints(config_type).items():
+        found |= fields(kind) if dataclasses.is_dataclass(kind) else {name}
+    return found
+
+
+def test_every_config_field_is_read() -> None:
+    read = {
+        node.attr
+        for name, tree in modules().items()
+        if name != "config"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    assert fields(configs.PretrainConfig) | fields(configs.FinetuneConfig) <= read
