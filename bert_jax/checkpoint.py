@@ -8,13 +8,14 @@ exactly, and takes no optimizer and no step.
     CHECKPOINTS/STEP/facts/      JSON: config, tokenizer, place in the data, fingerprints, versions
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -65,6 +66,9 @@ class Checkpoints:
           state: its `step` names the checkpoint.
           facts: JSON-ready; what a user of the checkpoint needs besides its arrays.
           score: for `keep_best`, higher is better.
+
+        Raises:
+          UserError: if this one, or the one before, cannot be written.
         """
         step = int(jax.device_get(state.step))
         facts = facts | {
@@ -76,23 +80,39 @@ class Checkpoints:
             "versions": _versions(),
         }
         facts["digest"] = _digest(facts)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                facts=ocp.args.JsonSave(facts),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
+        with self._told():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    opt_state=ocp.args.StandardSave(state.opt_state),
+                    facts=ocp.args.JsonSave(facts),
+                ),
+                metrics=None if score is None else {"score": score},
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._told():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finishes saving and lets go of the directory."""
-        self._manager.close()
+        with self._told():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns a failure to save, this time or the time before, into UserError."""
+        try:
+            yield
+        except Exception as error:  # the writers have no type of their own for a full disk
+            full = "No space left" in str(error)
+            raise UserError(
+                f"cannot save a checkpoint in {self._manager.directory}"
+                f" ({'no space left' if full else _reason(error)}): free some space or mend the"
+                " disk, and give the same command again"
+            ) from error
 
 
 def _score(metrics: Any) -> float:
@@ -204,6 +224,8 @@ def restore_groups(
       UserError: if a name, shape or dtype in these groups differs, or a bit of any array.
     """
     wanted = {group: abstract_params[group] for group in groups}
+    if not wanted:
+        return {}  # Orbax would take an empty tree for a mistake
     return _restore(checkpoint, "params", wanted, read_facts(checkpoint), partial=True)
 
 

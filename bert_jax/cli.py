@@ -9,6 +9,7 @@ import re
 import runpy
 import signal
 import sys
+import threading
 import traceback
 import typing
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
       main: the driver.
       config_type: the root that `--config` must return, to explain a wrong override.
     """
-    logging.set_verbosity(logging.ERROR)  # what the libraries log at other levels is not for users
+    if "--debug" not in sys.argv[1:]:
+        _quiet_libraries()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see bert_jax/__init__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,11 +67,24 @@ def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
         _end(f"error: cannot use {error.filename}: {error.strerror}", 1)
 
 
+def _quiet_libraries() -> None:
+    """Keeps what libraries log, and what their threads print when they fail, off the terminal.
+
+    Such a failure reaches the main thread too, where its result is asked for, and is told there.
+    """
+    logging.set_verbosity(logging.FATAL)
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
+    # Native threads that call back into Python print by this hook.
+    in_main_thread = sys.excepthook
+    sys.excepthook = lambda *error: (
+        in_main_thread(*error) if threading.current_thread() is threading.main_thread() else None
+    )
+
+
 def _end(message: str, status: int) -> None:
     if "--debug" in sys.argv[1:]:
         raise  # noqa: PLE0704  (called while the error is handled)
-    # What the libraries leave behind when they are torn down would be a traceback of no use.
-    sys.unraisablehook = lambda _: None
     print(" ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 
@@ -152,7 +167,9 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
             _check_recipe(value or "", config_type)
             recipe = True
         elif not recipe:
-            raise UserError(f"--config.{path} has no --config=FILE before it: name the recipe first")
+            raise UserError(
+                f"--config.{path} has no --config=FILE before it: name the recipe first"
+            )
         elif value is not None:
             _check_value(path, leaf, value)
 

@@ -145,6 +145,7 @@ def main() -> None:
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh)
+    sharding.check_encoder(encoder, mesh)
     check_workdir(workdir, config)
     stream = TaskStream(
         task.train,

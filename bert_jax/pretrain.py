@@ -171,6 +171,7 @@ def main() -> None:
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh)
+    sharding.check_encoder(config.encoder, mesh)
     check_workdir(workdir, config)
     model = PretrainingModel(config.encoder)
     tx = make_optimizer(config.optimizer, config.steps)
@@ -246,7 +247,7 @@ def main() -> None:
             state, totals = train_step(state, batch, key)
             reports.add(step, totals)
             last = step == config.steps or stop.requested
-            if config.eval_steps and (step % config.eval_steps == 0 or last):
+            if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused():
                     evaluate_heldout(step, state)
             if step % config.checkpoint_steps == 0 or last:

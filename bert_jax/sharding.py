@@ -10,7 +10,7 @@ import numpy as np
 from flax.linen.spmd import logical_to_mesh_sharding
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.config import MeshConfig
+from bert_jax.config import EncoderConfig, MeshConfig
 from bert_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -22,7 +22,7 @@ LOGICAL_AXIS_RULES = (
     ("heads", "tensor"),
     ("mlp", "tensor"),
 )
-BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+BATCH_SPEC = PartitionSpec(dict(LOGICAL_AXIS_RULES)["batch"])
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -52,6 +52,17 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
             f"--config.batch_size={batch_size} cannot be split over {parts} groups of devices:"
             f" choose a multiple of {parts}"
         )
+
+
+def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
+    """Raises UserError unless what the mesh splits of the encoder divides."""
+    for field, axis in (("width", "fsdp"), ("heads", "tensor"), ("mlp_width", "tensor")):
+        size, parts = getattr(config, field), mesh.shape[axis]
+        if size % parts:
+            raise UserError(
+                f"--config.mesh.{axis}={parts} does not divide encoder.{field}={size}:"
+                " choose a divisor of it"
+            )
 
 
 def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:

@@ -46,9 +46,9 @@ FINETUNE_RECIPE = """
 from bert_jax.config import FinetuneConfig
 
 def get_config():
-    config = FinetuneConfig(batch_size=4, epochs=2, log_steps=2, dropout_rate=0.0)
+    config = FinetuneConfig(batch_size=4, epochs=3, log_steps=2, dropout_rate=0.0)
     config.data.length = 24
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate = 3e-2
     return config
 """
 
@@ -66,6 +66,9 @@ class Result(NamedTuple):
         assert self.status == 1 and len(lines) == 1 and not self.out, self
         assert lines[0].startswith("error: "), self
         return lines[0].removeprefix("error: ")
+
+
+Run = tuple[pathlib.Path, Result]  # a workdir, and what the driver said
 
 
 class Running:
@@ -90,8 +93,13 @@ class Running:
             assert self._process.is_alive() and time.monotonic() < end, self._read("err")
             time.sleep(0.002)
 
+    @property
+    def err(self) -> str:
+        return self._read("err")
+
     def _read(self, name: str) -> str:
-        return self._prefix.with_suffix(f".{name}").read_text()
+        path = self._prefix.with_suffix(f".{name}")
+        return path.read_text() if path.exists() else ""
 
 
 class Drivers:
@@ -105,12 +113,13 @@ class Drivers:
         self,
         driver: str,
         *flags: str,
-        stdin: str = "",
+        stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
     ) -> Running:
         self._count += 1
         prefix = self._directory / f"{self._count}"
-        prefix.with_suffix(".in").write_text(stdin)
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        prefix.with_suffix(".in").write_bytes(content)
         arguments = (f"bert_jax.{driver}", flags, prefix, environment or {})
         process = self._context.Process(target=_become, args=arguments, daemon=True)
         process.start()
@@ -120,7 +129,7 @@ class Drivers:
         self,
         driver: str,
         *flags: str,
-        stdin: str = "",
+        stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
     ) -> Result:
         return self.start(driver, *flags, stdin=stdin, environment=environment).wait()
@@ -130,7 +139,7 @@ def _become(
     module: str, flags: tuple[str, ...], prefix: pathlib.Path, environment: Mapping[str, str]
 ) -> None:
     for number, suffix, mode in ((0, ".in", os.O_RDONLY), (1, ".out", None), (2, ".err", None)):
-        mode = os.O_WRONLY | os.O_CREAT if mode is None else mode
+        mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if mode is None else mode
         os.dup2(os.open(prefix.with_suffix(suffix), mode, 0o644), number)
     sys.stdin = open(0, closefd=False)  # multiprocessing gave its children none
     os.environ |= environment
@@ -225,14 +234,53 @@ def pretrain_flags(corpus: pathlib.Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def pretrained(
-    drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path
-) -> tuple[pathlib.Path, Result]:
+def pretrained(drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path) -> Run:
     """A pretraining run that nothing disturbed."""
     workdir = corpus.parent / "pretrained"
     result = drivers.run("pretrain", *pretrain_flags, f"--workdir={workdir}")
     assert result.status == 0, result
     return workdir, result
+
+
+WARM, COLD = ("red", "light", "sun"), ("blue", "wind", "stone")
+
+
+def write_task(path: pathlib.Path, examples: int, *, seed: int) -> None:
+    """Writes a task that the words alone decide."""
+    rng = random.Random(seed)
+    lines = ["id\tfeel\twords"]
+    for number in range(examples):
+        words, label = rng.choice([(WARM, "warm"), (COLD, "cold")])
+        lines.append(f"{number}\t{label}\t{' '.join(rng.choices(words, k=rng.randint(2, 4)))}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("task")
+    (directory / "recipe.py").write_text(FINETUNE_RECIPE)
+    write_task(directory / "train.tsv", 42, seed=0)
+    write_task(directory / "dev.tsv", 17, seed=1)
+    return directory
+
+
+def finetune_flags(task: pathlib.Path, pretrained: Run, workdir: pathlib.Path) -> list[str]:
+    return [
+        f"--config={task / 'recipe.py'}",
+        f"--config.data.train={task / 'train.tsv'}",
+        f"--config.data.dev={task / 'dev.tsv'}",
+        "--config.data.text_column=words",
+        "--config.data.label_column=feel",
+        f"--checkpoint={pretrained[0]}",
+        f"--workdir={workdir}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finetuned(drivers: Drivers, task: pathlib.Path, pretrained: Run) -> Run:
+    result = drivers.run("finetune", *finetune_flags(task, pretrained, task / "run"))
+    assert result.status == 0, result
+    return task / "run", result
 
 
 def newest(workdir: pathlib.Path) -> pathlib.Path:

@@ -1,8 +1,6 @@
 import pathlib
-import signal
 
 import pytest
-
 from driver_fixtures import PRETRAIN_RECIPE, Drivers, python_m
 
 
@@ -16,7 +14,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.learnin_rate=1", "no such field; did you mean --config.optimizer.learning_rate?"),
+        (
+            "optimizer.learnin_rate=1",
+            "no such field; did you mean --config.optimizer.learning_rate?",
+        ),
         ("learning_rate=1", "no such field; did you mean --config.optimizer.learning_rate?"),
         ("encoder.layers.width=1", "no such field; did you mean --config.encoder.width?"),
         ("encoder.layers[0]=1", "no such field; did you mean --config.encoder.layers?"),
@@ -26,15 +27,24 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("optimizer.beta1=much", "--config.optimizer.beta1=much: must be a number"),
         ("optimizer.bias_correction=2", "must be true or false"),
         ("encoder.norm=middle", "--config.encoder.norm=middle: choose one of post, pre"),
-        ("encoder.heads=5", "heads=5 does not divide encoder.width=12: choose heads among [1, 2, 3"),
-        ("data.length=41", "data.length=41 is longer than the position table (encoder.max_length=40)"),
+        (
+            "encoder.heads=5",
+            "heads=5 does not divide encoder.width=12: choose heads among [1, 2, 3",
+        ),
+        (
+            "data.length=41",
+            "data.length=41 is longer than the position table (encoder.max_length=40)",
+        ),
         ("data.length=2", "--config.data.length=2 must be at least 8"),
         ("optimizer.warmup_steps=12", "warmup_steps=12 leaves no step to train"),
         ("optimizer.learning_rate=nan", "--config.optimizer.learning_rate=nan must be above 0"),
         ("optimizer.learning_rate=-1", "--config.optimizer.learning_rate=-1.0 must be above 0"),
         ("masking.rate=0", "--config.masking.rate=0.0 must be above 0"),
         ("masking.random_share=0.3", "add up to more than 1"),
-        ("encoder.dropout_rate=1", "--config.encoder.dropout_rate=1.0 must be a rate from 0 to below 1"),
+        (
+            "encoder.dropout_rate=1",
+            "--config.encoder.dropout_rate=1.0 must be a rate from 0 to below 1",
+        ),
         ("steps=0", "--config.steps=0 must be at least 1"),
         ("mesh.data=3", "data=3 x fsdp=1 x tensor=1 does not make 1 devices"),
         ("encoder.vocab_size=7", "--config.encoder.vocab_size=7 is less than the tokenizer's 40"),
@@ -54,12 +64,30 @@ def test_wrong_override_is_one_line(
     [
         ("def get_config(:", ", line 1: invalid syntax"),
         ("x = 1", "recipe.py defines no get_config(): add one"),
-        ("def get_config():\n    pass", "recipe.py returns a NoneType, and this driver needs a Pre"),
-        (PRETRAIN_RECIPE.replace("Pretrain", "Finetune"), "line 5: TypeError: FinetuneConfig.__init__() got an unexp"),
-        (PRETRAIN_RECIPE.replace("layers", "layer"), "line 7: AttributeError: 'EncoderConfig' object"),
-        (PRETRAIN_RECIPE.replace("layers", "layer"), "has no attribute 'layer'; did you mean layers?"),
-        (PRETRAIN_RECIPE.replace("12, 2, 2", "'12', 2, 2"), "encoder.width='12' must be of type int"),
-        (PRETRAIN_RECIPE.replace("1e-3", "True"), "learning_rate=True must be of type float, not bool"),
+        (
+            "def get_config():\n    pass",
+            "recipe.py returns a NoneType, and this driver needs a Pre",
+        ),
+        (
+            PRETRAIN_RECIPE.replace("Pretrain", "Finetune"),
+            "line 5: TypeError: FinetuneConfig.__init__() got an unexp",
+        ),
+        (
+            PRETRAIN_RECIPE.replace("layers", "layer"),
+            "line 7: AttributeError: 'EncoderConfig' object",
+        ),
+        (
+            PRETRAIN_RECIPE.replace("layers", "layer"),
+            "has no attribute 'layer'; did you mean layers?",
+        ),
+        (
+            PRETRAIN_RECIPE.replace("12, 2, 2", "'12', 2, 2"),
+            "encoder.width='12' must be of type int",
+        ),
+        (
+            PRETRAIN_RECIPE.replace("1e-3", "True"),
+            "learning_rate=True must be of type float, not bool",
+        ),
         ("def get_config():\n    return open('/nowhere/x')", "line 2: FileNotFoundError: "),
     ],
 )
@@ -79,8 +107,14 @@ def test_wrong_recipe_is_one_line(
         (["--config="], "--config= is no file: name a recipe"),
         (["--config=configs"], "--config=configs is no file"),
         (["--config=configs/nope.py"], "--config=configs/nope.py is no file"),
-        (["--config=configs/finetune_text.py"], "returns a FinetuneConfig, and this driver needs a"),
-        (["--config=configs/pretrain_base.py"], "--config.data.corpus is not set: name a directory"),
+        (
+            ["--config=configs/finetune_text.py"],
+            "returns a FinetuneConfig, and this driver needs a",
+        ),
+        (
+            ["--config=configs/pretrain_base.py"],
+            "--config.data.corpus is not set: name a directory",
+        ),
         (["--config=configs/pretrain_base.py", "--config.data.corpus=x"], "--workdir is not set"),
         (["--config.batch_size=1"], "--config.batch_size has no --config=FILE before it: name the"),
         (["--confg=x"], "Unknown command line flag 'confg'"),
@@ -109,7 +143,9 @@ def test_batches_must_divide_among_devices(
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     flags = [*pretrain_flags, f"--workdir={tmp_path / 'run'}"]
     message = drivers.run("pretrain", *flags, environment=devices).error()
-    assert "batch_size=4 cannot be split over 3 groups of devices: choose a multiple of 3" in message
+    assert (
+        "batch_size=4 cannot be split over 3 groups of devices: choose a multiple of 3" in message
+    )
     assert not (tmp_path / "run").exists()
 
 

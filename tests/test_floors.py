@@ -14,10 +14,10 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "data.ragged", "data.batches"},
-    {"config", "files", "token_offsets", "plots"},
+    {"config", "files", "token_offsets"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli"}
     | {"data.draws", "data.corpus", "data.packing", "data.python_docs"},
-    {"data.sources", "data.layout", "workdir", "tokenizer_training"},
+    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"},
     {"attention", "masking", "data.pretraining", "data.tasks"},
     {"model", "data.rows"},
     {"heads", "data.loader"},

@@ -111,11 +111,12 @@ def test_pretraining_loss_is_the_sum_of_two_means(tiny_encoder):
 
 
 def test_classification_loss_is_a_mean_over_weighted_examples(tiny_encoder):
-    model, batch = (ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder))
+    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
     params = random_params(model, batch)
-    batch["labels"] = np.random.default_rng(0).integers(0, 3, (16, 2), dtype=np.int32)
-    loss, totals = jax.jit(losses.make_classification_loss(model))(params, batch, None)
     logits = jax.jit(functools.partial(model.apply, deterministic=True))({"params": params}, batch)
+    batch["labels"] = np.asarray(logits).argmax(axis=-1).astype(np.int32)
+    batch["labels"][:5] = (batch["labels"][:5] + 1) % 3  # wrong in five rows
+    loss, totals = jax.jit(losses.make_classification_loss(model))(params, batch, None)
 
     used = batch["weights"] > 0
     assert 0.5 < used.mean() < 1
@@ -123,6 +124,7 @@ def test_classification_loss_is_a_mean_over_weighted_examples(tiny_encoder):
     logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(loss, -logs[np.arange(len(labels)), labels].mean(), rtol=1e-5)
     hits = (scores.argmax(axis=1) == labels).mean()
+    assert 0.6 < hits < 1
     np.testing.assert_allclose(losses.mean(totals["accuracy"]), hits, rtol=1e-6)
     assert totals["loss"].weight == totals["accuracy"].weight == used.sum()
 

@@ -75,7 +75,7 @@ def test_pretraining_model_agrees_with_numpy(tiny_encoder, norm):
 
 
 def test_classification_model_agrees_with_numpy(tiny_encoder):
-    model, batch = (ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder))
+    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
     params = random_params(model, batch)
     logits = forward(model)(params, batch)
     assert logits.shape == (16, 2, 3)

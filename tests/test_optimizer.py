@@ -116,7 +116,7 @@ def test_biases_and_layer_norms_are_not_decayed(tiny_encoder):
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_frozen_groups_keep_their_values_and_have_no_moments(tiny_encoder, bias_correction):
-    model, batch = (ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder))
+    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
     start = random_params(model, batch)
     config = OptimizerConfig(warmup_steps=0, bias_correction=bias_correction)
     tx = make_optimizer(config, steps=10, frozen=frozenset({"encoder", "pooler"}))

@@ -26,7 +26,7 @@ CONFIG = EncoderConfig(
     layers=4,
     heads=4,
     mlp_width=160,
-    max_length=40,
+    max_length=28,
     dropout_rate=0.0,
     attention_dropout_rate=0.0,
 )
@@ -58,7 +58,7 @@ def peer() -> Any:
 
 def make_pairs(seed: int) -> Batch:
     """Makes one pair of sentences in each row, with padding behind it and targets in it."""
-    return with_targets(make_batch(CONFIG, rows=12, length=36, examples=1, seed=seed), seed)
+    return with_targets(make_batch(CONFIG, rows=8, length=24, examples=1, seed=seed), seed)
 
 
 def run_peer(model: Any, batch: Batch) -> Any:

@@ -273,3 +273,19 @@ def test_global_batch_keeps_every_row_in_its_place():
     placed = sharding.global_batch({"field": field.astype(np.int32)}, rows, 16, mesh)["field"]
     np.testing.assert_array_equal(placed, field)
     assert placed.addressable_shards[0].data.shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("mesh_sizes", "message"),
+    [
+        ({"tensor": 8}, "--config.mesh.tensor=8 does not divide encoder.heads=4"),
+        ({"fsdp": 8, "width": 28}, "--config.mesh.fsdp=8 does not divide encoder.width=28"),
+        ({"tensor": 4, "mlp_width": 42}, "mesh.tensor=4 does not divide encoder.mlp_width=42"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_encoder_is_refused(tiny_encoder, mesh_sizes, message):
+    axes = {name: mesh_sizes[name] for name in ("fsdp", "tensor") if name in mesh_sizes}
+    sizes = {name: mesh_sizes[name] for name in ("width", "mlp_width") if name in mesh_sizes}
+    mesh = sharding.make_mesh(MeshConfig(**axes))
+    with pytest.raises(UserError, match=message):
+        sharding.check_encoder(dataclasses.replace(tiny_encoder, **sizes), mesh)

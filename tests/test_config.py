@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import pytest
+
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    Norm,
+    PretrainConfig,
+    TaskDataConfig,
+    differences,
+    flatten,
+    from_dict,
+    to_dict,
+    validate,
+)
+from bert_jax.errors import UserError
+
+
+def pretrain_config() -> PretrainConfig:
+    config = PretrainConfig()
+    config.data.corpus = "corpus"
+    return config
+
+
+def finetune_config() -> FinetuneConfig:
+    return FinetuneConfig(data=TaskDataConfig(train="train.tsv", dev="dev.tsv"))
+
+
+@pytest.mark.parametrize("config", [pretrain_config(), finetune_config()])
+def test_the_defaults_are_valid(config: PretrainConfig | FinetuneConfig) -> None:
+    validate(config)
+
+
+def assign(config: object, path: str, value: object) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        config = getattr(config, group)
+    setattr(config, name, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("encoder.heads", 7, "heads=7 does not divide encoder.width=768: choose heads among"),
+        ("encoder.width", 0, "encoder.width=0 must be at least 1"),
+        ("encoder.norm_epsilon", 0.0, "encoder.norm_epsilon=0.0 must be above 0"),
+        ("encoder.segments", 1, "segments=1: sentence pairs need 2 segments"),
+        ("encoder.norm", "post", "encoder.norm='post' must be of type Norm, not str"),
+        ("encoder", None, "encoder=None must be of type EncoderConfig"),
+        ("data.corpus", "", "data.corpus is not set"),
+        ("data.length", 513, "data.length=513 is longer than the position table"),
+        ("data.length", 128.0, "data.length=128.0 must be of type int, not float"),
+        ("data.random_b_rate", 1.5, "data.random_b_rate=1.5 must be a rate from 0 to 1"),
+        ("masking.rate", 1.0, "masking.rate=1.0 must be a rate from 0 to below 1"),
+        ("masking.mask_share", 0.95, "add up to more than 1"),
+        ("optimizer.warmup_steps", 1_000_000, "leaves no step to train"),
+        ("optimizer.beta2", 1.0, "optimizer.beta2=1.0 must be a rate from 0 to below 1"),
+        ("optimizer.weight_decay", -0.1, "optimizer.weight_decay=-0.1 must be at least 0"),
+        ("optimizer.clip_norm", float("nan"), "optimizer.clip_norm=nan must be at least 0"),
+        ("mesh.fsdp", 0, "mesh.fsdp=0 must be at least 1"),
+        ("batch_size", 0, "batch_size=0 must be at least 1"),
+        ("batch_size", True, "batch_size=True must be of type int, not bool"),
+        ("seed", -1, "seed=-1 must be from 0 to"),
+        ("keep_checkpoints", 0, "keep_checkpoints=0 must be at least 1"),
+    ],
+)
+def test_impossible_values_are_named(path: str, value: object, message: str) -> None:
+    config = pretrain_config()
+    assign(config, path, value)
+    with pytest.raises(UserError) as raised:
+        validate(config)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.train", "", "data.train is not set"),
+        ("data.dev", "", "data.dev is not set"),
+        ("epochs", 0, "epochs=0 must be at least 1"),
+        ("warmup_share", 1.0, "warmup_share=1.0 must be a rate from 0 to below 1"),
+        ("dropout_rate", -0.1, "dropout_rate=-0.1 must be a rate"),
+    ],
+)
+def test_impossible_values_of_finetuning(path: str, value: object, message: str) -> None:
+    config = finetune_config()
+    assign(config, path, value)
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_json_and_back() -> None:
+    config = pretrain_config()
+    config.encoder.norm, config.steps = Norm.PRE, 17
+    assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("stored", [[], None, {}, {"width": 3}])
+def test_another_versions_config_is_refused(stored: object) -> None:
+    with pytest.raises(UserError, match="was written by another version of bert_jax"):
+        from_dict(EncoderConfig, stored)  # pyright: ignore[reportArgumentType]
+
+
+def test_differences_name_what_decides_the_result() -> None:
+    stored, given = pretrain_config(), pretrain_config()
+    given.log_steps, given.eval_steps, given.checkpoint_steps = 3, 4, 5
+    given.keep_checkpoints, given.eval_batches = 6, 7
+    assert differences(stored, given) == []
+    given.encoder.norm, given.seed = Norm.PRE, 1
+    assert differences(stored, given) == ['encoder.norm: "post" -> "pre"', "seed: 0 -> 1"]
+
+
+def test_no_field_can_be_added() -> None:
+    with pytest.raises(AttributeError):
+        PretrainConfig().batchsize = 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(dataclasses.is_dataclass(type(each)) for each in (EncoderConfig(), PretrainConfig()))
+    assert ("encoder.norm", "post") in list(flatten(PretrainConfig()))

@@ -1,0 +1,80 @@
+import json
+import math
+import pathlib
+
+import jax.numpy as jnp
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.logs import LOG_FILE, RunLog, StepReports, divide, duration, read_log
+from bert_jax.losses import Total
+
+
+def totals(loss: float, weight: float = 1.0, tokens: float = 10.0) -> dict[str, Total]:
+    one = jnp.float32(1)
+    return {
+        "loss": Total(jnp.float32(loss), jnp.float32(weight)),
+        "tokens": Total(jnp.float32(tokens), one),
+    }
+
+
+def open_log(workdir: pathlib.Path, first_step: int = 0) -> RunLog:
+    return RunLog(workdir, first_step=first_step, steps=10)
+
+
+def test_sums_are_added_before_the_division() -> None:
+    assert divide([totals(6.0, 3.0), totals(1.0, 1.0)])["loss"] == 7 / 4
+    assert math.isnan(divide([totals(0.0, 0.0)])["loss"])
+
+
+def test_reports_cover_every_step_once(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    reports = StepReports(log, 2, lambda step: jnp.float32(step))
+    for step in range(1, 6):
+        reports.add(step, totals(loss=step))
+        if step == 3:
+            with reports.paused():
+                pass
+    reports.flush()
+    reports.flush()
+    log.close()
+    entries = read_log(tmp_path / LOG_FILE)
+    assert [entry["step"] for entry in entries] == [2, 3, 4, 5]
+    assert [entry["loss"] for entry in entries] == [1.5, 3, 4, 5]
+    assert [entry["tokens"] for entry in entries] == [20, 10, 10, 10]
+    assert all(entry["tokens_per_second"] > 0 for entry in entries)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    reports = StepReports(log, 2, lambda step: jnp.float32(step))
+    reports.add(1, totals(loss=1.0))
+    reports.add(2, totals(loss=math.nan))
+    with pytest.raises(
+        UserError, match="the loss is nan by step 2: lower --config.optimizer.learn"
+    ):
+        reports.add(3, totals(loss=1.0))
+    log.close()
+    assert read_log(tmp_path / LOG_FILE) == []
+
+
+def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    for step in (1, 2, 3, 4):
+        log.write(step, {"loss": step / 2, "name_note": "x"})
+    log.close()
+    path = tmp_path / LOG_FILE
+    path.write_text(path.read_text() + '{"step": 5, "lo')  # torn by a crash
+    log = open_log(tmp_path, first_step=2)
+    log.write(3, {"loss": 9.0})
+    log.close()
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(entry["step"], entry["loss"]) for entry in entries] == [(1, 0.5), (2, 1.0), (3, 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (59.2, "1 min"), (3599, "59 min"), (3660, "1 h 01 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
