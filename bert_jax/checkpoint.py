@@ -172,9 +172,11 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             facts = reader.restore(checkpoint / "facts")
-        digest = facts.pop("digest")
+        digest = facts.pop("digest", None)
     except Exception as error:  # a damaged file makes the readers below raise anything
         raise _damaged(checkpoint / "facts", _reason(error)) from error
+    if digest is None:
+        raise UserError(f"{checkpoint} was written by another version of bert_jax: use that one")
     if digest != _digest(facts):
         raise _damaged(checkpoint / "facts", "its content is not what was saved")
     return facts
@@ -272,8 +274,10 @@ def _stored_leaves(
     """Returns (shape, dtype) by name, for the groups of `within` only if given, and all groups."""
     try:
         with ocp.StandardCheckpointer() as reader:
-            metadata = reader.metadata(checkpoint / item)
-        tree = metadata.item_metadata.tree
+            metadata = reader.metadata(checkpoint / item).item_metadata
+        if metadata is None:
+            raise ValueError("its list of arrays cannot be read")
+        tree = metadata.tree
     except Exception as error:  # as above
         raise _damaged(checkpoint / item, _reason(error)) from error
     groups = list(tree) if isinstance(tree, dict) else []

@@ -103,8 +103,8 @@ def write_corpus(
     """
     staging = output.with_name(f".{output.name}.{os.getpid()}.partial")
     shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had the same number
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         tokenizer.save(staging / "tokenizer")
         dtype = token_dtype(tokenizer.vocab_size)
         splits = {name: SplitWriter(staging / name, dtype) for name in SPLITS}

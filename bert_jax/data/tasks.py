@@ -126,7 +126,12 @@ def _value(row: dict[str, object], column: str, place: str) -> str:
             f"{place} has no column {column!r}: it has {', '.join(map(repr, row))};"
             " set --config.data.text_column, text_pair_column and label_column"
         )
-    value = str(row[column]).strip()
+    value = row[column]
+    if isinstance(value, list | dict):
+        raise UserError(f"{place} has no text in {column!r} but {json.dumps(value)[:40]}")
+    if value is not None and not isinstance(value, str):
+        value = json.dumps(value)  # a number, true or false, as the file has it
+    value = value.strip() if value else ""
     if not value:
         raise UserError(f"{place} has an empty {column!r}: remove the line or fill it in")
     return value
@@ -221,7 +226,8 @@ def make_input_rows(
 
 
 def _joined(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate(parts), np.array([len(part) for part in parts], np.int64)
+    empty = np.array([], np.int32)  # there may be no parts: a host's rows can all be filling
+    return np.concatenate([empty, *parts]), np.array([len(part) for part in parts], np.int64)
 
 
 def make_task_rows(
