@@ -9,13 +9,12 @@ exactly, and takes no optimizer and no step.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import flax
@@ -31,6 +30,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 import bert_jax
 from bert_jax.errors import UserError
+from bert_jax.fingerprint import fingerprints, leaf_name
 from bert_jax.losses import Params
 from bert_jax.training import TrainState
 
@@ -233,7 +233,7 @@ def restore_groups(
 
 def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:
     """Names the top-level parameter groups of a checkpoint."""
-    return tuple(_stored_leaves(checkpoint, "params", {})[1])
+    return tuple(_stored(checkpoint, "params"))
 
 
 def _restore(
@@ -244,12 +244,13 @@ def _restore(
     *,
     partial: bool = False,
 ) -> Any:
-    stored, tree = _stored_leaves(checkpoint, item, abstract if partial else None)
-    problems = differences(stored, _leaves(abstract))
+    stored = _stored(checkpoint, item)
+    if partial:
+        stored = {group: stored[group] for group in abstract if group in stored}
+    problems = differences(_leaves(stored), _leaves(abstract))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(f"{checkpoint}/{item} does not fit: {'; '.join(problems[:3])}{more}")
-    del tree
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
@@ -268,22 +269,16 @@ def _restore(
     return restored
 
 
-def _stored_leaves(
-    checkpoint: pathlib.Path, item: str, within: Any | None
-) -> tuple[dict[str, tuple], Sequence[str]]:
-    """Returns (shape, dtype) by name, for the groups of `within` only if given, and all groups."""
+def _stored(checkpoint: pathlib.Path, item: str) -> Any:
+    """Returns the tree of an item with the metadata of its arrays for leaves."""
     try:
         with ocp.StandardCheckpointer() as reader:
             metadata = reader.metadata(checkpoint / item).item_metadata
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
-        tree = metadata.tree
+        return metadata.tree
     except Exception as error:  # as above
         raise _damaged(checkpoint / item, _reason(error)) from error
-    groups = list(tree) if isinstance(tree, dict) else []
-    if within is not None:
-        tree = {group: tree[group] for group in within if group in tree}
-    return _leaves(tree), groups
 
 
 def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -291,13 +286,6 @@ def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
         leaf_name(path): (tuple(leaf.shape), str(jnp.dtype(leaf.dtype)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def leaf_name(path: tuple) -> str:
-    """Joins a path of a tree: 'encoder/embeddings/tokens'."""
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
 
 
 def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]:
@@ -314,31 +302,3 @@ def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]
 
 def _words(leaf: tuple[tuple[int, ...], str]) -> str:
     return f"{leaf[1]}[{','.join(map(str, leaf[0]))}]"
-
-
-def fingerprints(tree: Any) -> dict[str, int]:
-    """Returns one number for the bits of each array, the same on every mesh.
-
-    The sum, modulo 2^32, of each element's bits times an odd number that depends on its place: any
-    one flipped bit changes it, and so does a swap.
-    """
-    sums = jax.device_get(_fingerprint_leaves(jax.tree.leaves(tree)))
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {leaf_name(path): int(value) for (path, _), value in zip(paths, sums, strict=True)}
-
-
-@functools.partial(jax.jit)
-def _fingerprint_leaves(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_fingerprint(leaf) for leaf in leaves]
-
-
-def _fingerprint(leaf: jax.Array) -> jax.Array:
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    place = jnp.zeros(leaf.shape, jnp.uint32)
-    for axis, size in enumerate(leaf.shape):
-        place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(
-            jnp.uint32, leaf.shape, axis
-        )
-    scattered = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
-    return jnp.sum(bits * (scattered | jnp.uint32(1)), dtype=jnp.uint32)

@@ -12,7 +12,6 @@ from driver_fixtures import Run, abstract_of, assert_same_bits, newest, state_of
 from bert_jax.checkpoint import (
     Checkpoints,
     find_checkpoint,
-    fingerprints,
     groups_in,
     read_facts,
     restore_groups,
@@ -20,6 +19,7 @@ from bert_jax.checkpoint import (
     steps_in,
 )
 from bert_jax.errors import UserError
+from bert_jax.fingerprint import fingerprints
 from bert_jax.training import TrainState
 
 

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "data.ragged", "data.batches"},
-    {"config", "files", "token_offsets"},
+    {"config", "files", "fingerprint", "token_offsets"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli"}
     | {"data.draws", "data.corpus", "data.packing", "data.python_docs"},
     {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"},

@@ -2,10 +2,16 @@ import json
 import math
 import pathlib
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from driver_fixtures import Drivers, Run, log_of
+from driver_fixtures import Drivers, Run, log_of, newest, state_of
 
-from bert_jax.checkpoint import find_checkpoint
+from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.config import EncoderConfig, from_dict
+from bert_jax.heads import PretrainingModel
+from bert_jax.tokenizer import tokenizer_from_dict
 
 
 def predict(drivers: Drivers, run: Run, lines: list[str], *flags: str) -> list[dict]:
@@ -102,3 +108,27 @@ def test_a_wrong_input_is_one_line(
 def test_lines_must_be_utf8(drivers: Drivers, finetuned: Run) -> None:
     result = drivers.run("predict", f"--checkpoint={finetuned[0]}", stdin=b"red\nr\xe9d\n")
     assert "standard input, line 2 is not UTF-8 (byte 1 of the line)" in result.error()
+
+
+def test_what_is_filled_in_is_what_the_model_says(drivers: Drivers, pretrained: Run) -> None:
+    facts = read_facts(newest(pretrained[0]))
+    tokenizer = tokenizer_from_dict(facts["tokenizer"])
+    special = tokenizer.special
+    before, after = tokenizer.encode("red"), tokenizer.encode("stone house")
+    ids = np.array([[special.cls, *before, special.mask, *after, special.sep]], np.int32)
+    zeros = np.zeros_like(ids)
+    batch = {
+        "token_ids": ids,
+        "example_ids": zeros + 1,
+        "segment_ids": zeros,
+        "positions": np.arange(ids.size, dtype=np.int32)[None],
+        "pool_positions": zeros[:, :1],
+        "mlm_positions": np.array([[1 + len(before)]], np.int32),
+    }
+    model = PretrainingModel(from_dict(EncoderConfig, facts["encoder"]))
+    variables = {"params": state_of(newest(pretrained[0])).params}
+    logits = jnp.asarray(model.apply(variables, batch, deterministic=True).mlm)
+    expected = np.sort(np.asarray(jax.nn.softmax(logits[0, 0])))[::-1][:5]
+    tokens = predict(drivers, pretrained, ["red [MASK] stone house"])[0]["masks"][0]
+    assert [each["probability"] for each in tokens] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert tokens[0]["token"] == tokenizer.id_to_piece(int(logits[0, 0].argmax()))
