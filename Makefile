@@ -18,7 +18,7 @@ quickstart: setup  ## text to predictions on this machine, in minutes
 	$(BIN)/python -m launch.quickstart
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -32,7 +32,7 @@ _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "train:sentencepiece:8000",
     "train:sentencepiece:SIZE, train:sentencepiece-bpe:SIZE, a .model file, a vocab.txt, or the"
-    " directory of a tokenizer, a corpus or a checkpoint's run",
+    " tokenizer/ of a corpus or a pretraining run",
 )
 _LOWER_CASE = flags.DEFINE_bool(
     "lower_case", True, "for a vocab.txt: lower-case and strip accents (BERT uncased)"

@@ -150,7 +150,7 @@ def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pat
     if facts["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
             f"{checkpoint} and the corpus have different tokenizers: prepare the corpus with"
-            f" --tokenizer={checkpoint.parent.parent}, or start from random parameters"
+            f" --tokenizer={checkpoint.parent.parent}/tokenizer, or start from random parameters"
         )
 
 
@@ -184,6 +184,7 @@ def main() -> None:
         print(f"{workdir} is finished: {first_step:,} steps")
         return
     claim_workdir(workdir, config)
+    tokenizer.save(workdir / "tokenizer")  # for `prepare` of other corpora; checkpoints have theirs
     log = RunLog(workdir, first_step=first_step, steps=config.steps)
     log.say(said)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -21,7 +21,7 @@ from driver_fixtures import (
 )
 
 from bert_jax.checkpoint import read_facts, steps_in
-from bert_jax.tokenizer import SETTINGS_FILE
+from bert_jax.tokenizer import SETTINGS_FILE, load_tokenizer
 
 
 def test_every_step_is_logged_once(pretrained: Run) -> None:
@@ -37,6 +37,11 @@ def test_the_start_says_what_the_data_are(pretrained: Run, corpus: pathlib.Path)
     assert f"{counts['tokens']:,} tokens in {counts['documents']:,} documents" in said
     assert "are negative for want of a continuation" in said and "tokens cut to fit" in said
     assert "starting from random parameters (seed 0)" in said
+
+
+def test_the_run_has_its_tokenizer(pretrained: Run, corpus: pathlib.Path) -> None:
+    ours, theirs = (load_tokenizer(place / "tokenizer") for place in (pretrained[0], corpus))
+    assert ours.fingerprint == theirs.fingerprint
 
 
 @pytest.mark.parametrize("moment", ["after a checkpoint", "while saving"])
