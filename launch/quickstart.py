@@ -6,6 +6,7 @@ again, so it can be stopped and started. Everything it makes is under runs/quick
 
 import hashlib
 import pathlib
+import shlex
 import subprocess
 import sys
 import threading
@@ -59,7 +60,7 @@ def write_labels(directory: pathlib.Path) -> None:
 
 def run(*arguments: str) -> None:
     """Shows a command, runs it, and stops here if it fails."""
-    print(f"\n$ python -m {' '.join(arguments)}", flush=True)
+    print(f"\n$ python -m {shlex.join(arguments)}", flush=True)
     begin = time.monotonic()
     finished = subprocess.run([sys.executable, "-m", *arguments], check=False)
     if finished.returncode:
