@@ -34,6 +34,7 @@ _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
 _VOCAB = flags.DEFINE_integer("vocab", 30_522, "size of the vocabulary")
+_UNROLL = flags.DEFINE_integer("unroll", 1, "layers per iteration of the scan")
 _STEPS = flags.DEFINE_integer("steps", 5, "timed steps of a round; their median counts")
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "with a peer: how often each of the two is run")
 _PEER = flags.DEFINE_string("peer", "", "a command to run in turn")
@@ -69,6 +70,7 @@ def measure() -> dict[str, float]:
         heads=heads,
         mlp_width=4 * width,
         max_length=max(512, _LENGTH.value),
+        unroll=_UNROLL.value,
     )
     mesh = sharding.make_mesh(MeshConfig())
     model, tx = PretrainingModel(encoder), make_optimizer(OptimizerConfig(), 1_000_000)
