@@ -91,11 +91,6 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
             )
 
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        with self._told():
-            self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Finishes saving and lets go of the directory."""
         with self._told():

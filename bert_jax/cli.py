@@ -84,7 +84,7 @@ def _quiet_libraries() -> None:
 
 def _end(message: str, status: int) -> None:
     if "--debug" in sys.argv[1:]:
-        raise  # noqa: PLE0704  (called while the error is handled)
+        raise  # this is called while the error is handled
     print(" ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 

@@ -214,10 +214,11 @@ def main() -> None:
         "checkpoint": str(checkpoint),
     }
 
+    # Every example is in exactly one row; the rows that fill the last batch weigh nothing.
+    every = np.arange(len(task.dev))
+    dev_rows = make_task_rows(task.dev, every, config.data.length, tokenizer.special)
+
     def evaluate_dev(step: int, params: Params) -> float:
-        # Every example is in exactly one row; the rows that fill the last batch weigh nothing.
-        every = range(len(task.dev))
-        dev_rows = make_task_rows(task.dev, np.array(every), config.data.length, tokenizer.special)
         parts = (
             to_device({name: field[rows] for name, field in batch.items()})
             for batch in split_rows(dev_rows, config.batch_size)

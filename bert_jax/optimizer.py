@@ -41,10 +41,9 @@ def make_optimizer(
         return adamw
 
     def labels(params: dict[str, Any]) -> dict[str, Any]:
-        return {
-            group: jax.tree.map(lambda _: "frozen" if group in frozen else "trained", tree)  # noqa: B023
-            for group, tree in params.items()
-        }
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if path[0].key in frozen else "trained", params
+        )
 
     return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
 
@@ -64,10 +63,8 @@ def scale_by_uncorrected_adam(
     """Adam as the published BERT code has it: moments start at 0 and are not corrected for it."""
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(
-            jnp.zeros([], jnp.int32), zeros, jax.tree.map(jnp.copy, zeros)
-        )
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

@@ -220,9 +220,12 @@ def main() -> None:
         place = stream.cursor((step - first_step) * config.batch_size)
         checkpoints.save(state, facts | {"cursor": list(place)})
 
-    def evaluate_heldout(step: int, state: TrainState) -> None:
+    held = {}
+    if config.eval_steps:
         wanted = config.eval_batches * config.batch_size
         held = held_out_rows(heldout, config.data, tokenizer.special, wanted)
+
+    def evaluate_heldout(step: int, state: TrainState) -> None:
         parts = (
             to_device({name: field[rows] for name, field in batch.items()})
             for batch in split_rows(held, config.batch_size)
