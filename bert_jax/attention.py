@@ -28,7 +28,8 @@ def attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    example_ids: jax.Array,
+    query_examples: jax.Array,
+    key_examples: jax.Array,
     *,
     dropout_rate: float,
     dropout_key: jax.Array | None,
@@ -39,19 +40,20 @@ def attention(
     what comes of it.
 
     Args:
-      query: [B, T, H, K] float.
+      query: [B, P, H, K] float.
       key: [B, T, H, K] float.
       value: [B, T, H, K] float.
-      example_ids: [B, T] int32.
+      query_examples: [B, P] int32, the example of each query.
+      key_examples: [B, T] int32, the example of each key.
       dropout_rate: on the probabilities, in [0, 1).
       dropout_key: a jax key; None: no dropout.
 
     Returns:
-      [B, T, H, K], of the type of `value`. Probabilities are computed in float32.
+      [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    same_example = example_ids[:, None, :, None] == example_ids[:, None, None, :]
+    same_example = query_examples[:, None, :, None] == key_examples[:, None, None, :]
     scores = jnp.where(same_example, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropout_key is not None:

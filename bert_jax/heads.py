@@ -18,7 +18,7 @@ from bert_jax.model import (
     Pooler,
     bias_init,
     dense,
-    gather_positions,
+    gelu,
     layer_norm,
 )
 
@@ -33,7 +33,7 @@ class MaskedLMHead(nn.Module):
         """Maps [B, M, D] and the table [V, D] to float32 logits [B, M, V]."""
         config = self.config
         x = dense(config, config.width, ("embed", "transformed"), "transform")(x)
-        x = layer_norm(config, "norm")(nn.gelu(x, approximate=False))
+        x = layer_norm(config, "norm")(gelu(x))
         logits = jnp.einsum(
             "bmd,vd->bmv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
         )
@@ -86,11 +86,12 @@ class PretrainingModel(nn.Module):
 
     def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
         """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
-        x = self.encoder(batch, deterministic=deterministic)
-        masked = gather_positions(x, batch["mlm_positions"])
+        positions = [batch["mlm_positions"], batch["pool_positions"]]
+        x = self.encoder(batch, jnp.concatenate(positions, axis=1), deterministic=deterministic)
+        masked, pooled = jnp.split(x, [positions[0].shape[1]], axis=1)
         return PretrainingLogits(
             mlm=self.mlm_head(masked, self.encoder.embeddings.tokens),
-            nsp=self.nsp_head(self.pooler(x, batch["pool_positions"])),
+            nsp=self.nsp_head(self.pooler(pooled)),
         )
 
 
@@ -107,6 +108,5 @@ class ClassificationModel(nn.Module):
 
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns float32 logits [B, N, C]."""
-        x = self.encoder(batch, deterministic=deterministic)
-        pooled = self.pooler(x, batch["pool_positions"])
-        return self.classifier(pooled, deterministic=deterministic)
+        x = self.encoder(batch, batch["pool_positions"], deterministic=deterministic)
+        return self.classifier(self.pooler(x), deterministic=deterministic)

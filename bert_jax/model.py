@@ -5,6 +5,7 @@ parameters that have them; `sharding.py` says what they mean on a mesh.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -65,6 +66,12 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     )
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU; written with erf, which costs less than the erfc of `jax.nn.gelu`."""
+    wide = x.astype(jnp.float32)  # in bfloat16 1 + erf would lose the tail
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 class Dropout(nn.Module):
     """`attention.dropout` with a key of the 'dropout' stream."""
 
@@ -114,19 +121,25 @@ class SelfAttention(nn.Module):
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, example_ids: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D]."""
+    def __call__(
+        self,
+        x: jax.Array,
+        example_ids: jax.Array,
+        positions: jax.Array | None = None,
+        *,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Maps [B, T, D] to [B, P, D]: what the tokens at `positions` read from all."""
         config = self.config
-        heads = (config.heads, config.width // config.heads)
-        query, key, value = (
-            dense(config, heads, ("embed", "heads", "kv"), name)(x)
-            for name in ("query", "key", "value")
+        split = functools.partial(
+            dense, config, (config.heads, config.width // config.heads), ("embed", "heads", "kv")
         )
         drops = not deterministic and config.attention_dropout_rate > 0
         x = attention(
-            query,
-            key,
-            value,
+            split("query")(gather_positions(x, positions)),
+            split("key")(x),
+            split("value")(x),
+            gather_positions(example_ids, positions),
             example_ids,
             dropout_rate=config.attention_dropout_rate,
             dropout_key=self.make_rng("dropout") if drops else None,
@@ -142,8 +155,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
-        x = dense(self.config, self.config.mlp_width, ("embed", "mlp"), "up")(x)
-        x = nn.gelu(x, approximate=False)
+        x = gelu(dense(self.config, self.config.mlp_width, ("embed", "mlp"), "up")(x))
         return dense(self.config, self.config.width, ("mlp", "embed"), "down")(x)
 
 
@@ -157,75 +169,126 @@ class EncoderBlock(nn.Module):
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, example_ids: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Maps [B, T, D] to [B, T, D]."""
+    def __call__(
+        self,
+        x: jax.Array,
+        example_ids: jax.Array,
+        positions: jax.Array | None = None,
+        *,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Maps [B, T, D] to [B, P, D].
+
+        Args:
+          x: the vectors of all tokens.
+          example_ids: [B, T] int32.
+          positions: [B, P] int32, the tokens to compute; None: all, P = T.
+          deterministic: False draws dropout from the 'dropout' stream.
+        """
         config = self.config
-
-        def sublayer(x, name, f):
-            norm = layer_norm(config, f"{name}_norm")
-            drop = functools.partial(Dropout(config.dropout_rate), deterministic=deterministic)
-            if config.norm is Norm.PRE:
-                return x + drop(f(norm(x)))
-            return norm(x + drop(f(x)))
-
         attend = functools.partial(
             SelfAttention(config, name="attention"),
             example_ids=example_ids,
+            positions=positions,
             deterministic=deterministic,
         )
-        x = sublayer(x, "attention", attend)
-        return sublayer(x, "mlp", FeedForward(config, name="mlp"))
+        feed_forward = FeedForward(config, name="mlp")
+        attention_norm, mlp_norm = (layer_norm(config, f"{f}_norm") for f in ("attention", "mlp"))
+        drop = functools.partial(Dropout(config.dropout_rate), deterministic=deterministic)
+
+        if config.norm is Norm.PRE:
+            x = gather_positions(x, positions) + drop(attend(attention_norm(x)))
+            return x + drop(feed_forward(mlp_norm(x)))
+        x = attention_norm(gather_positions(x, positions) + drop(attend(x)))
+        return mlp_norm(x + drop(feed_forward(x)))
 
 
 class Encoder(nn.Module):
-    """Token ids in, one vector per token out."""
+    """Token ids in, one vector per token out.
+
+    The parameters of all layers are stacked on a leading axis, and the layers run in a scan. The
+    last one stands apart from it: where only some tokens are read, it computes no others.
+    """
 
     config: EncoderConfig
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
-        self.layers = EncoderBlock(self.config)
+        self.layers = self.param("layers", self._init_layers)
         if self.config.norm is Norm.PRE:
             self.final_norm = layer_norm(self.config, "final_norm")
 
-    def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
+    def _init_layers(self, key: jax.Array) -> Any:
+        block = EncoderBlock(self.config, parent=None)
+        x, example_ids = jnp.zeros((1, 1, self.config.width)), jnp.zeros((1, 1), jnp.int32)
+
+        def init(key: jax.Array) -> Any:
+            return block.init(key, x, example_ids, deterministic=True)["params"]
+
+        layers = jax.vmap(init)(jax.random.split(key, self.config.layers))
+        return nn.meta.add_axis(layers, 0, {nn.PARTITION_NAME: "layers"})
+
+    def __call__(
+        self, batch: Batch, positions: jax.Array | None = None, *, deterministic: bool
+    ) -> jax.Array:
         """Encodes the rows; examples in one row do not see each other.
 
         Args:
           batch: `token_ids`, `example_ids`, `segment_ids`, `positions`, each [B, T] int32.
+          positions: [B, P] int32 in [0, T), the tokens whose vectors are wanted; None: all, P = T.
           deterministic: False draws dropout from the 'dropout' stream.
 
         Returns:
-          [B, T, D] of the compute type.
+          [B, P, D] of the compute type.
         """
+        block = EncoderBlock(self.config, parent=None)
 
-        def body(block: EncoderBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return block(x, batch["example_ids"], deterministic=deterministic), None
+        def run(x: jax.Array, layer: tuple[Any, Any], positions: jax.Array | None = None) -> Any:
+            params, dropout_key = layer
+            return block.apply(
+                {"params": params},
+                x,
+                batch["example_ids"],
+                positions,
+                deterministic=deterministic,
+                rngs=None if deterministic else {"dropout": dropout_key},
+            )
 
-        stack = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.config.layers,
-            unroll=self.config.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+        keys = None
+        if not deterministic:
+            keys = jax.random.split(self.make_rng("dropout"), self.config.layers)
+        below, last = _split_last((self.layers, keys))
+        x = self.embeddings(batch, deterministic=deterministic)
+        x, _ = jax.lax.scan(
+            lambda x, layer: (run(x, layer), None), x, below, unroll=self.config.unroll
         )
-        x, _ = stack(self.layers, self.embeddings(batch, deterministic=deterministic), None)
+        x = run(x, last, positions)
         return self.final_norm(x) if self.config.norm is Norm.PRE else x
 
 
+def _split_last(stack: Any) -> tuple[Any, Any]:
+    """Splits stacked arrays into all layers but the last, and the last without its axis."""
+    leaves, tree = jax.tree.flatten(stack)
+    # `split`, not two slices: its gradient is one concatenation rather than a sum of two arrays
+    # of the whole stack's size.
+    parts = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
+    below, last = (tree.unflatten([part[i] for part in parts]) for i in range(2))
+    return below, jax.tree.map(lambda leaf: leaf.squeeze(0), last)
+
+
 class Pooler(nn.Module):
-    """The vector of a whole example: an affine map and tanh over its pooled position."""
+    """The vector of a whole example: an affine map and tanh of what stands for it."""
 
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, pool_positions: jax.Array) -> jax.Array:
-        """Maps [B, T, D] and [B, N] int32 to [B, N, D]."""
-        pooled = gather_positions(x, pool_positions)
-        return jnp.tanh(dense(self.config, self.config.width, ("embed", "pooled"), "dense")(pooled))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, N, D] to [B, N, D]."""
+        return jnp.tanh(dense(self.config, self.config.width, ("embed", "pooled"), "dense")(x))
 
 
-def gather_positions(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Picks tokens: [B, T, D] and [B, M] int32 in [0, T) to [B, M, D]."""
-    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+def gather_positions(x: jax.Array, positions: jax.Array | None) -> jax.Array:
+    """Picks tokens: [B, T, ...] and [B, P] int32 in [0, T) to [B, P, ...]; None picks all."""
+    if positions is None:
+        return x
+    return jnp.take_along_axis(x, jnp.expand_dims(positions, range(2, x.ndim)), axis=1)

@@ -32,7 +32,7 @@ def make_optimizer(
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
     adamw = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         adam(config.beta1, config.beta2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
@@ -55,6 +55,21 @@ def is_decayed(params: Any) -> Any:
         return path[-1].key not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scales gradients whose global norm is above `limit` down to it.
+
+    As optax's, but by one product with a scalar: a division and a choice per element cost 5 % of a
+    step on a CPU.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        scale = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda g: g * scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_uncorrected_adam(

@@ -37,6 +37,16 @@ def run_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def make_dropout_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the key of one step's dropout.
+
+    Of the hardware's own generator, which costs less than threefry; its bits may differ between
+    kinds of devices and meshes, as masks and fresh parameters must not.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), step)
+    return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+
+
 def _init_variables(model: nn.Module, key: jax.Array) -> Any:
     # The parameters do not depend on the batch, so the smallest one will do.
     fields = ("token_ids", "example_ids", "segment_ids", "positions", "pool_positions")
@@ -107,7 +117,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
         batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS))
-        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
+        dropout_key = make_dropout_key(key, state.step)
         (loss, totals), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, batch, dropout_key
         )
