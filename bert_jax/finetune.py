@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -38,7 +37,6 @@ from bert_jax.config import (
     from_dict,
     to_dict,
 )
-from bert_jax.data.batches import split_rows
 from bert_jax.data.loader import load_batches
 from bert_jax.data.tasks import (
     EncodedTask,
@@ -51,6 +49,7 @@ from bert_jax.data.tasks import (
 from bert_jax.errors import UserError
 from bert_jax.heads import ClassificationModel
 from bert_jax.logs import RunLog, StepReports
+from bert_jax.loop import run_steps
 from bert_jax.losses import Params, make_classification_loss, without_gradients
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
@@ -193,14 +192,14 @@ def main() -> None:
     train_step = make_train_step(without_gradients(loss_fn, frozen), _as_it_is, tx, abstract)
     eval_step = make_eval_step(loss_fn, _as_it_is)
     rows = sharding.host_rows(config.batch_size, mesh)
-    to_device = functools.partial(
-        sharding.global_batch, rows=rows, batch_size=config.batch_size, mesh=mesh
-    )
-    batches = load_batches(
+    local_batches = load_batches(
         lambda numbers: stream.rows(numbers + first_step * config.batch_size),
         batches=steps - first_step,
         batch_size=config.batch_size,
         host_rows=rows,
+    )
+    batches = (
+        sharding.global_batch(batch, rows, config.batch_size, mesh) for batch in local_batches
     )
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
     facts = {
@@ -219,10 +218,7 @@ def main() -> None:
     dev_rows = make_task_rows(task.dev, every, config.data.length, tokenizer.special)
 
     def evaluate_dev(step: int, params: Params) -> float:
-        parts = (
-            to_device({name: field[rows] for name, field in batch.items()})
-            for batch in split_rows(dev_rows, config.batch_size)
-        )
+        parts = sharding.global_batches(dev_rows, config.batch_size, mesh)
         means = evaluate(eval_step, params, parts, key)
         log.write(step, {f"dev_{name}": value for name, value in means.items()})
         epoch = step / stream.batches_per_epoch
@@ -232,20 +228,15 @@ def main() -> None:
     key = run_key(config.seed)
     rate = learning_rate_schedule(optimizer, steps)
     reports = StepReports(log, config.log_steps, rate)
+    step = first_step
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
-        step, last = first_step, False
-        while not last:
-            step += 1
-            asked = time.monotonic()
-            batch = to_device(next(batches))
-            reports.waited(time.monotonic() - asked)
-            state, totals = train_step(state, batch, key)
-            reports.add(step, totals)
-            last = step == steps or stop.requested
+        trained = run_steps(
+            train_step, state, batches, key, steps=steps, reports=reports, stop=stop
+        )
+        for step, state, last in trained:
             if step % stream.batches_per_epoch == 0 or last:
                 with reports.paused():
                     checkpoints.save(state, facts, score=evaluate_dev(step, state.params))
-        reports.flush()
         checkpoints.close()
     log.close()
     if step < steps:

@@ -11,7 +11,6 @@ Where the parameters come from, in this order:
 
 import functools
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -29,7 +28,6 @@ from bert_jax.checkpoint import (
     steps_in,
 )
 from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
-from bert_jax.data.batches import split_rows
 from bert_jax.data.corpus import corpus_fingerprint, open_corpus, read_manifest
 from bert_jax.data.loader import load_batches
 from bert_jax.data.pretraining import check_corpus
@@ -37,6 +35,7 @@ from bert_jax.data.rows import Cursor, RowStream, held_out_rows
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel
 from bert_jax.logs import RunLog, StepReports
+from bert_jax.loop import run_steps
 from bert_jax.losses import make_pretraining_loss
 from bert_jax.masking import mask_tokens
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
@@ -198,14 +197,14 @@ def main() -> None:
     stream = RowStream(corpus, config.data, tokenizer.special, seed=config.seed, start=cursor)
     log.say(f"first block: {stream.first_plan().describe(config.data.length)}")
     rows = sharding.host_rows(config.batch_size, mesh)
-    to_device = functools.partial(
-        sharding.global_batch, rows=rows, batch_size=config.batch_size, mesh=mesh
-    )
-    batches = load_batches(
+    local_batches = load_batches(
         stream.rows,
         batches=config.steps - first_step,
         batch_size=config.batch_size,
         host_rows=rows,
+    )
+    batches = (
+        sharding.global_batch(batch, rows, config.batch_size, mesh) for batch in local_batches
     )
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     facts = {
@@ -226,10 +225,7 @@ def main() -> None:
         held = held_out_rows(heldout, config.data, tokenizer.special, wanted)
 
     def evaluate_heldout(step: int, state: TrainState) -> None:
-        parts = (
-            to_device({name: field[rows] for name, field in batch.items()})
-            for batch in split_rows(held, config.batch_size)
-        )
+        parts = sharding.global_batches(held, config.batch_size, mesh)
         means = evaluate(eval_step, state.params, parts, eval_key)
         log.write(step, {f"heldout_{name}": value for name, value in means.items()})
         log.say(
@@ -241,23 +237,18 @@ def main() -> None:
     rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key(config.seed), run_key(0)
     reports = StepReports(log, config.log_steps, rate)
+    step = first_step
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
-        step, last = first_step, False
-        while not last:
-            step += 1
-            asked = time.monotonic()
-            batch = to_device(next(batches))
-            reports.waited(time.monotonic() - asked)
-            state, totals = train_step(state, batch, key)
-            reports.add(step, totals)
-            last = step == config.steps or stop.requested
+        trained = run_steps(
+            train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
+        )
+        for step, state, last in trained:
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused():
                     evaluate_heldout(step, state)
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused():
                     save(step, state)
-        reports.flush()
         checkpoints.close()
     log.close()
     if step < config.steps:

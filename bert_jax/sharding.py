@@ -1,7 +1,7 @@
 """The mesh, the table of logical axes, and host rows made into global arrays."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import EncoderConfig, MeshConfig
+from bert_jax.data.batches import split_rows
 from bert_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -121,6 +122,22 @@ def global_batch(
 
     with jax.transfer_guard_host_to_device("allow"):  # the one place where a run's data crosses
         return {name: make(field) for name, field in local.items()}
+
+
+def global_batches(
+    rows: dict[str, np.ndarray], batch_size: int, mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    """Splits rows that every host holds into global batches; the last is filled with empty rows.
+
+    Args:
+      rows: field -> [R, ...], at least one row.
+      batch_size: B.
+      mesh: from `make_mesh`.
+    """
+    local = host_rows(batch_size, mesh)
+    for batch in split_rows(rows, batch_size):
+        mine = {name: field[local] for name, field in batch.items()}
+        yield global_batch(mine, local, batch_size, mesh)
 
 
 def describe(mesh: Mesh) -> str:

@@ -23,7 +23,7 @@ FLOORS = [
     {"heads", "data.loader"},
     {"losses"},
     {"training"},
-    {"checkpoint"},
+    {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},
 ]
 DRIVERS = FLOORS[-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from typing import Any
 
@@ -16,7 +17,7 @@ from conftest import make_batch, random_params, with_targets
 from bert_jax.attention import dropout
 from bert_jax.config import ComputeType, EncoderConfig, Norm
 from bert_jax.heads import ClassificationModel, PretrainingModel
-from bert_jax.model import Dropout, Encoder, EncoderBlock
+from bert_jax.model import Dropout, Encoder, EncoderBlock, gelu
 from bert_jax.training import run_key
 
 replace = dataclasses.replace
@@ -143,6 +144,62 @@ def test_examples_of_one_row_do_not_see_each_other(tiny_encoder):
     # Witness: with one id for both, the first does see the second.
     joined = {"example_ids": np.minimum(batch["example_ids"], 1)}
     assert move(batch | joined, changed | joined)[ids == 1].min() > 1e-3
+
+
+# --- the last layer
+
+
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_chosen_positions_get_the_vectors_that_all_would_get(tiny_encoder, norm, layers):
+    model = Encoder(replace(tiny_encoder, norm=norm, layers=layers))
+    batch = make_batch(tiny_encoder)
+    params = random_params(model, batch)
+    positions = np.random.default_rng(0).integers(0, 14, (16, 5), dtype=np.int32)
+    rows = np.arange(16)[:, None]
+    weights = np.random.default_rng(1).standard_normal((16, 5, 24), dtype=np.float32)
+
+    def encode(params: Any, *positions: Any) -> Any:
+        return model.apply({"params": params}, batch, *positions, deterministic=True)
+
+    def loss(params: Any, positions: Any) -> jax.Array:
+        return jnp.sum(weights * encode(params, positions))
+
+    def loss_of_all(params: Any, positions: Any) -> jax.Array:
+        return jnp.sum(weights * encode(params)[rows, positions])
+
+    x = jax.jit(encode)(params, positions)
+    np.testing.assert_allclose(x, jax.jit(encode)(params)[rows, positions], atol=1e-5)
+    expected, gradient = (jax.jit(jax.grad(f))(params, positions) for f in (loss_of_all, loss))
+    for leaf, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def test_heads_make_the_last_layer_compute_only_what_they_read(tiny_encoder):
+    """The products of the last feed-forward have a row for each masked or pooled slot alone."""
+    batch = with_targets(make_batch(tiny_encoder))
+    slots = batch["mlm_positions"].shape[1] + batch["pool_positions"].shape[1]
+    assert slots != 14
+    for model, wanted in (
+        (PretrainingModel(tiny_encoder), slots),
+        (ClassificationModel(tiny_encoder, 3), batch["pool_positions"].shape[1]),
+    ):
+        program = forward(model).lower(random_params(model, batch), batch).as_text()
+        widths = re.findall(r"stablehlo.dot_general.*-> tensor<16x(\d+)x40xf32>", program)
+        assert sorted(map(int, widths)) == sorted([14, wanted])
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_gelu_is_the_exact_one(kind):
+    x = jnp.linspace(-12, 12, 4001).astype(kind)
+    wide = np.asarray(x, np.float64)
+    exact = wide * np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in wide])
+    y = gelu(x)
+    assert y.dtype == x.dtype
+    # Within a rounding of the result, and of 1 + erf in float32.
+    error = np.abs(np.asarray(y, np.float64) - exact)
+    step = float(jnp.finfo(kind).eps)
+    assert (error <= step * np.abs(exact) + 3e-7 * np.abs(wide)).all()
 
 
 # --- dropout

@@ -198,6 +198,9 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
     abstract = training.abstract_state(model, tx, mesh)
 
     def loss_fn(params: Any, batch: Any, dropout_key: Any) -> Any:
+        # Masks are the same on every device: threefry. Dropout takes what is cheap there.
+        assert str(jax.random.key_impl(batch["key"])) == "threefry2x32"
+        assert str(jax.random.key_impl(dropout_key)) == "rbg"
         bits = [jax.random.key_data(key) for key in (dropout_key, batch["key"])]
         return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1]}
 

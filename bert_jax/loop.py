@@ -1,0 +1,48 @@
+"""The training loop of every driver."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bert_jax import cli
+from bert_jax.logs import StepReports
+from bert_jax.training import TrainState
+
+
+def run_steps(
+    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]],
+    state: TrainState,
+    batches: Iterator[Any],
+    key: Any,
+    *,
+    steps: int,
+    reports: StepReports,
+    stop: cli.StopRequest,
+) -> Iterator[tuple[int, TrainState, bool]]:
+    """Trains, and hands over after each step, for evaluation and saving.
+
+    A state is donated to the step that follows it: use it before asking for the next.
+
+    Args:
+      train_step: from `training.make_train_step`.
+      state: where to begin, before step `steps`.
+      batches: global arrays, one batch a step.
+      key: of the run.
+      steps: of the whole run.
+      reports: are told of each step, and of the time spent waiting for data.
+      stop: ends the loop after the step in which it is asked for.
+
+    Yields:
+      (step, state after it, whether it is the last one).
+    """
+    step, last = int(state.step), False
+    while not last:
+        step += 1
+        asked = time.monotonic()
+        batch = next(batches)
+        reports.waited(time.monotonic() - asked)
+        state, totals = train_step(state, batch, key)
+        reports.add(step, totals)
+        last = step == steps or stop.requested
+        yield step, state, last
+    reports.flush()
