@@ -15,12 +15,13 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 FLOORS = [
     {"errors", "data.ragged", "data.batches"},
     {"config", "files", "fingerprint", "token_offsets"},
-    {"tokenizer", "sharding", "optimizer", "logs", "cli"}
+    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"data.draws", "data.corpus", "data.packing", "data.python_docs"},
     {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"},
-    {"attention", "masking", "data.pretraining", "data.tasks"},
-    {"model", "data.rows"},
-    {"heads", "data.loader"},
+    {"attention", "masking", "data.examples", "data.tasks"},
+    {"model", "data.pretraining", "data.mixture", "data.local_copy"},
+    {"heads", "data.rows", "data.loader"},
+    {"data.corpora", "data.feed"},
     {"losses"},
     {"training"},
     {"checkpoint", "loop"},
@@ -85,6 +86,7 @@ def fields(config_type: type) -> set[str]:
     """Returns the names of the fields that hold values, in all groups."""
     found = set()
     for name, kind in typing.get_type_hints(config_type).items():
+        kind = configs.item_type(kind) or kind
         found |= fields(kind) if dataclasses.is_dataclass(kind) else {name}
     return found
 
