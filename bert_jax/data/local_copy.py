@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 from tqdm import tqdm
 
+from bert_jax.data.corpus import corpus_fingerprint
 from bert_jax.data.shards import listed_files
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
@@ -63,8 +64,8 @@ def _copy(source: epath.Path, target: pathlib.Path, local_dir: str) -> int:
     if wanted > free:
         raise UserError(
             f"--config.data.local_dir={local_dir} has {free / 1e9:.1f} GB free, and the rest of"
-            f" {source} takes {wanted / 1e9:.1f} GB: name a larger disk, or leave local_dir empty to"
-            " read the corpus in place"
+            f" {source} takes {wanted / 1e9:.1f} GB: name a larger disk, or leave local_dir empty"
+            " to read the corpus in place"
         )
     with tqdm(
         total=wanted, desc=f"copying {source.name}", unit="B", unit_scale=True, disable=None
