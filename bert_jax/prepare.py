@@ -5,12 +5,13 @@ python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:senten
 """
 
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -18,16 +19,18 @@ from tqdm import tqdm
 
 from bert_jax import cli
 from bert_jax.data.corpus import SPLITS, SplitWriter, token_dtype, write_manifest
-from bert_jax.data.sources import Document, Layout, Source, open_source
+from bert_jax.data.documents import Layout, Source
+from bert_jax.data.sentences import SentenceSplitter
+from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.tokenizer_training import ModelType, train_sentencepiece
 
 _SOURCE = flags.DEFINE_string("source", None, "text:GLOB, jsonl:GLOB#FIELD or python_docs")
 _LAYOUT = flags.DEFINE_enum_class(
-    "layout", Layout.LINES, Layout, "what a line is: a sentence, or a paragraph to be split"
+    "layout", Layout.LINES, Layout, "what a line is: a sentence, or text to be split"
 )
-_LANGUAGE = flags.DEFINE_string("language", "en", "whose rules split paragraphs into sentences")
+_LANGUAGE = flags.DEFINE_string("language", "en", "whose rules split text into sentences")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "train:sentencepiece:8000",
@@ -40,20 +43,24 @@ _LOWER_CASE = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to make")
 _HELDOUT_RATE = flags.DEFINE_float("heldout_rate", 0.02, "share of documents that are held out")
 
-_PIECE_CHARACTERS = 1 << 24  # text of a shard: 4 M tokens or so, held in memory
 _TRAINING_BYTES = 1 << 25  # of text that a tokenizer is trained on, about
 _PROGRESS_SECONDS = 10
 _MODEL_TYPES = {"sentencepiece": ModelType.UNIGRAM, "sentencepiece-bpe": ModelType.BPE}
 
 
-def split_of(document: Document, heldout_rate: float) -> str:
+def split_of(sentences: Sequence[str], heldout_rate: float) -> str:
     """Says which split a document is in, from its text alone: copies of it stay together."""
-    digest = hashlib.blake2b("\n".join(document.sentences).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\n".join(sentences).encode(), digest_size=8).digest()
     return "heldout" if int.from_bytes(digest) < heldout_rate * 2**64 else "train"
 
 
 def make_tokenizer(
-    spec: str, source: Source, *, lower_case: bool, heldout_rate: float
+    spec: str,
+    source: Source,
+    splitter: SentenceSplitter,
+    *,
+    lower_case: bool,
+    heldout_rate: float,
 ) -> Tokenizer:
     """Loads a tokenizer, or trains one on the training documents of the source.
 
@@ -69,18 +76,20 @@ def make_tokenizer(
         )
 
     # Every n-th document, so that training sees all of a source that is too large to be seen whole.
-    every = -(-source.total_bytes // _TRAINING_BYTES)
+    every = -(-sum(piece.size for piece in source.pieces) // _TRAINING_BYTES)
 
-    def sentences() -> Iterator[str]:
-        for number, document in enumerate(_with_progress(source, "reading for the tokenizer")):
-            if number % every == 0 and split_of(document, heldout_rate) == "train":
-                yield from document.sentences
+    def training_text() -> Iterator[str]:
+        pieces = _documents(source, splitter, "reading for the tokenizer")
+        for number, sentences in enumerate(itertools.chain.from_iterable(pieces)):
+            if number % every == 0 and split_of(sentences, heldout_rate) == "train":
+                yield from sentences
 
-    return train_sentencepiece(sentences(), vocab_size=int(size), model_type=_MODEL_TYPES[kind])
+    return train_sentencepiece(training_text(), vocab_size=int(size), model_type=_MODEL_TYPES[kind])
 
 
 def write_corpus(
     source: Source,
+    splitter: SentenceSplitter,
     tokenizer: Tokenizer,
     output: pathlib.Path,
     *,
@@ -92,7 +101,8 @@ def write_corpus(
     Memory holds one shard at a time.
 
     Args:
-      source: read once, in a stream.
+      source: read once, a piece a shard.
+      splitter: makes sentences of its documents.
       tokenizer: is stored with the corpus.
       output: must not exist.
       heldout_rate: share of documents in the held-out split.
@@ -109,15 +119,12 @@ def write_corpus(
         dtype = token_dtype(tokenizer.vocab_size)
         splits = {name: SplitWriter(staging / name, dtype) for name in SPLITS}
         empty = 0
-        for piece in _pieces(source):
-            ids = iter(
-                tokenizer.encode_batch([s for document in piece for s in document.sentences])
-            )
-            for document in piece:
-                sentences = [next(ids) for _ in document.sentences]
-                sentences = [sentence for sentence in sentences if len(sentence)]
-                if sentences:
-                    splits[split_of(document, heldout_rate)].add(sentences)
+        for documents in _documents(source, splitter, "tokenising"):
+            ids = iter(tokenizer.encode_batch([s for sentences in documents for s in sentences]))
+            for sentences in documents:
+                tokens = [row for _ in sentences if len(row := next(ids))]
+                if tokens:
+                    splits[split_of(sentences, heldout_rate)].add(tokens)
                 else:
                     empty += 1
             for split in splits.values():
@@ -138,32 +145,21 @@ def write_corpus(
     return manifest
 
 
-def _pieces(source: Source) -> Iterator[list[Document]]:
-    """Cuts the documents into pieces of a fixed size of text, whatever the machine."""
-    piece, size = [], 0
-    for document in _with_progress(source, "tokenising"):
-        piece.append(document)
-        size += sum(map(len, document.sentences))
-        if size >= _PIECE_CHARACTERS:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+def _documents(source: Source, splitter: SentenceSplitter, what: str) -> Iterator[list[list[str]]]:
+    """Yields the documents of each piece, as sentences; it reports how far the reading is.
 
-
-def _with_progress(source: Source, what: str) -> Iterator[Document]:
-    """Shows a bar on a terminal, and a line now and then elsewhere."""
-    shown = time.monotonic()
-    with tqdm(
-        total=source.total_bytes, desc=what, unit="B", unit_scale=True, disable=None, leave=False
-    ) as bar:
-        for document in source:
-            bar.update(source.position - bar.n)
+    It shows a bar on a terminal, and a line now and then elsewhere.
+    """
+    shown, done = time.monotonic(), 0
+    total = sum(piece.size for piece in source.pieces)
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for piece in source.pieces:
+            yield [splitter.split(document) for document in source.read(piece)]
+            done += piece.size
+            bar.update(piece.size)
             if bar.disable and time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
-                done = source.position / source.total_bytes
-                print(f"{what}: {done:.0%}", file=sys.stderr)
-            yield document
+                print(f"{what}: {done / total:.0%}", file=sys.stderr)
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -184,12 +180,18 @@ def main() -> None:
         raise UserError(f"--output={output} exists: remove it or choose another name")
     if not 0 <= _HELDOUT_RATE.value < 1:
         raise UserError(f"--heldout_rate={_HELDOUT_RATE.value} must be a rate from 0 to below 1")
-    source = open_source(spec, layout=_LAYOUT.value, language=_LANGUAGE.value)
+    source = open_source(spec, _LAYOUT.value)
+    splitter = SentenceSplitter(source.layout, _LANGUAGE.value)
     tokenizer = make_tokenizer(
-        _TOKENIZER.value, source, lower_case=_LOWER_CASE.value, heldout_rate=_HELDOUT_RATE.value
+        _TOKENIZER.value,
+        source,
+        splitter,
+        lower_case=_LOWER_CASE.value,
+        heldout_rate=_HELDOUT_RATE.value,
     )
     manifest = write_corpus(
         source,
+        splitter,
         tokenizer,
         output,
         heldout_rate=_HELDOUT_RATE.value,

@@ -4,12 +4,15 @@ import itertools
 import json
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bert_jax.data import python_docs, sources
-from bert_jax.data.sources import Document, Layout, open_source
+from bert_jax.data import documents, python_docs
+from bert_jax.data.documents import Document, Layout, Source
+from bert_jax.data.sentences import SentenceSplitter
+from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
 
 
@@ -19,13 +22,19 @@ def _write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def _read(source: Source) -> Iterator[Document]:
+    return itertools.chain.from_iterable(map(source.read, source.pieces))
+
+
 def _sentences(spec: str, layout: Layout = Layout.LINES, language: str = "en") -> list[list[str]]:
-    return [document.sentences for document in open_source(spec, layout=layout, language=language)]
+    source = open_source(spec, layout)
+    splitter = SentenceSplitter(source.layout, language)
+    return [splitter.split(document) for document in _read(source)]
 
 
-def _refusal(spec: str) -> str:
+def _refusal(spec: str, layout: Layout = Layout.LINES) -> str:
     with pytest.raises(UserError) as caught:
-        list(open_source(spec))
+        list(_read(open_source(spec, layout)))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -37,10 +46,10 @@ def _refusal(spec: str) -> str:
 def test_blank_lines_and_file_ends_divide_documents(tmp_path: Path) -> None:
     _write(tmp_path / "b.txt", "Five.\n")
     first = _write(tmp_path / "a.txt", "\n\nOne.\n  Two. \n \t\n\nThree.\nFour.")
-    assert list(open_source(f"text:{tmp_path}/*.txt")) == [
-        Document(f"{first}:3", ["One.", "Two."]),
-        Document(f"{first}:7", ["Three.", "Four."]),
-        Document(f"{tmp_path}/b.txt:1", ["Five."]),
+    assert list(_read(open_source(f"text:{tmp_path}/*.txt"))) == [
+        Document(f"{first} byte 2", ["One.", "Two."]),
+        Document(f"{first} byte 19", ["Three.", "Four."]),
+        Document(f"{tmp_path}/b.txt byte 0", ["Five."]),
     ]
 
 
@@ -77,7 +86,7 @@ def test_language_reaches_the_splitter(tmp_path: Path) -> None:
     ]
     assert len(_sentences(spec, Layout.PARAGRAPHS, "en")[0]) == 3
     with pytest.raises(UserError, match="language 'English'"):
-        open_source(spec, language="English")
+        SentenceSplitter(Layout.PARAGRAPHS, "English")
 
 
 def test_line_ends_and_white_space(tmp_path: Path) -> None:
@@ -99,22 +108,13 @@ def test_byte_order_mark_is_dropped_at_the_start_only(tmp_path: Path) -> None:
     assert _sentences(f"text:{path}") == [["One.", "\ufeffTwo."]]
 
 
-def test_position_follows_the_reading_and_starts_again(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.txt", "Öne.\n\nTwo.\n\nThree.")
-    source = open_source(f"text:{path}")
-    assert (source.position, source.total_bytes) == (0, path.stat().st_size)
-    for _ in range(2):
-        assert [source.position for _ in source] == [7, 13, 19]
-    assert source.position == source.total_bytes
-
-
 def test_documents_come_before_the_file_has_been_read(tmp_path: Path) -> None:
     good = "One.\n\n" * 10_000
     path = _write(tmp_path / "a.txt", good.encode() + b"\xff")
-    documents = iter(open_source(f"text:{path}"))
-    assert len(list(itertools.islice(documents, 9_999))) == 9_999
+    read = _read(open_source(f"text:{path}"))
+    assert len(list(itertools.islice(read, 9_999))) == 9_999
     with pytest.raises(UserError, match="byte 60000"):
-        list(documents)
+        list(read)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_document_too_long_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, spec: str
 ) -> None:
     path = _write(tmp_path / "a.txt", content)
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 16)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 16)
     assert f"{path}:3 begins a document of more than" in _refusal(spec.format(path))
 
 
@@ -145,12 +145,13 @@ def test_json_lines(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in rows]
     path = _write(tmp_path / "a#b.jsonl", "\ufeff" + "\r\n\n".join(lines))
     spec = f"jsonl:{path}#text"
-    assert list(open_source(spec)) == [
-        Document(f"{path}:1", ["One.", "Two. Three.", "Four five."]),
-        Document(f"{path}:5", ["Six \U0001f600."]),
+    second, third = len(lines[0]) + 6, len("".join(lines[:2])) + 9
+    assert list(_read(open_source(spec))) == [
+        Document(f"{path} byte 0", ["One.", "Two. Three.", "Four five."]),
+        Document(f"{path} byte {second}", []),
+        Document(f"{path} byte {third}", ["Six \U0001f600."]),
     ]
-    paragraphs = open_source(spec, layout=Layout.PARAGRAPHS)
-    assert next(iter(paragraphs)).sentences == ["One.", "Two.", "Three.", "Four five."]
+    assert _sentences(spec, Layout.PARAGRAPHS)[0] == ["One.", "Two.", "Three.", "Four five."]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     source = open_source(f"text:{path}")
     path.unlink()
     with pytest.raises(UserError, match=f"cannot read {path}: No such file"):
-        list(source)
+        list(_read(source))
     os.mkfifo(path)
     assert f"{path} is not a regular file" in _refusal(f"text:{path}")
 
@@ -395,7 +396,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_python_docs_are_a_document_a_module(installation: Path) -> None:
     source = open_source("python_docs")
-    assert list(source) == [
+    assert list(_read(source)) == [
         Document("abc", ["The module of the letters."]),
         Document("old", ["An old module that warns."]),
         Document("pydoc_data.topics.with", ["The statement wraps a block."]),
@@ -410,8 +411,10 @@ def test_python_docs_are_a_document_a_module(installation: Path) -> None:
             ],
         ),
     ]
-    assert source.position == source.total_bytes > 0
-    assert list(source) == list(source)
+    (piece,) = source.pieces
+    assert piece.size == sum(file.size for file in python_docs.source_files()) > 0
+    assert source.layout is Layout.LINES
+    assert list(source.read(piece)) == list(source.read(piece))
 
 
 def test_python_docstrings_name_their_package(installation: Path) -> None:
@@ -433,8 +436,7 @@ def test_python_docs_without_sources_are_refused(installation: Path) -> None:
 
 def test_the_python_that_runs_has_prose() -> None:
     source = open_source("python_docs")
-    documents = list(itertools.islice(source, 40))
-    text = "".join(sentence for document in documents for sentence in document.sentences)
+    documents = itertools.islice(_read(source), 40)
+    text = "".join(line for document in documents for line in document.lines)
     assert len(text) > 20_000
     assert sum(character.isalpha() or character == " " for character in text) > 0.93 * len(text)
-    assert 0 < source.position < source.total_bytes
