@@ -14,15 +14,16 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "data.ragged", "data.batches"},
-    {"config", "files", "fingerprint", "token_offsets", "data.documents"},
+    {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
+    | {"data.documents", "data.duplicates"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.sentences"},
-    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"},
-    {"attention", "masking", "data.pretraining", "data.tasks"},
-    {"model", "data.rows"},
-    {"heads", "data.loader"},
-    {"losses"},
+    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots", "data.shards"},
+    {"attention", "masking", "data.pretraining", "data.tasks", "data.pieces"},
+    {"model", "data.rows", "data.sampling"},
+    {"heads", "data.loader", "data.report"},
+    {"losses", "corpus_plot"},
     {"training"},
     {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},
