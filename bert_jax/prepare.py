@@ -243,21 +243,29 @@ def summary(manifest: dict[str, Any]) -> str:
 
 
 def verify(directory: pathlib.Path) -> None:
-    """Compares every file of a corpus with its checksum; ends with status 1 if one is damaged.
+    """Compares every file of a corpus with its checksum, and tells which are damaged.
 
     Raises:
-      UserError: for a directory that is no corpus, or a damaged tokenizer.
+      UserError: for a directory that is no corpus, and, at the end, for one that is damaged.
     """
-    checked, damaged = 0, 0
-    for path, fault in damaged_files(directory):
-        checked += 1
-        if fault:
-            damaged += 1
-            print(f"{path}: {fault}")
-    load_tokenizer(directory / "tokenizer")
-    print(f"{directory}: {checked:,} arrays and the tokenizer checked, {damaged:,} damaged")
+    found = [*damaged_files(directory), (directory / "tokenizer", _tokenizer_fault(directory))]
+    damaged = [(path, fault) for path, fault in found if fault]
+    for path, fault in damaged:
+        print(f"{path}: {fault}")
+    print(
+        f"{directory}: {len(found) - 1:,} arrays and the tokenizer checked, {len(damaged):,} damaged"
+    )
     if damaged:
         raise UserError(f"{directory} is damaged: prepare it again, or copy these files again")
+
+
+def _tokenizer_fault(directory: pathlib.Path) -> str:
+    try:
+        tokenizer = load_tokenizer(directory / "tokenizer")
+    except UserError as error:
+        return str(error)
+    wanted = read_manifest(directory).get("tokenizer", {}).get("fingerprint")
+    return "" if wanted == tokenizer.fingerprint else "it is not the one in the manifest"
 
 
 def describe(directory: pathlib.Path) -> None:
