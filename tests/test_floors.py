@@ -17,7 +17,7 @@ FLOORS = [
     {"config", "files", "fingerprint", "token_offsets", "data.documents"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli"}
     | {"data.draws", "data.corpus", "data.packing"}
-    | {"data.python_docs", "data.text_files", "data.sentences"},
+    | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
     {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"},
     {"attention", "masking", "data.pretraining", "data.tasks"},
     {"model", "data.rows"},
