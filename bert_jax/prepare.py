@@ -252,9 +252,8 @@ def verify(directory: pathlib.Path) -> None:
     damaged = [(path, fault) for path, fault in found if fault]
     for path, fault in damaged:
         print(f"{path}: {fault}")
-    print(
-        f"{directory}: {len(found) - 1:,} arrays and the tokenizer checked, {len(damaged):,} damaged"
-    )
+    arrays = f"{len(found) - 1:,} arrays"
+    print(f"{directory}: {arrays} and the tokenizer checked, {len(damaged):,} damaged")
     if damaged:
         raise UserError(f"{directory} is damaged: prepare it again, or copy these files again")
 

@@ -18,12 +18,12 @@ FLOORS = [
     | {"data.documents", "data.duplicates"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli"}
     | {"data.draws", "data.corpus", "data.packing"}
-    | {"data.python_docs", "data.text_files", "data.sentences"},
-    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots", "data.shards"},
-    {"attention", "masking", "data.pretraining", "data.tasks", "data.pieces"},
-    {"model", "data.rows", "data.sampling"},
-    {"heads", "data.loader", "data.report"},
-    {"losses", "corpus_plot"},
+    | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
+    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"} | {"data.shards"},
+    {"attention", "masking", "data.pretraining", "data.tasks"} | {"data.pieces"},
+    {"model", "data.rows"} | {"data.sampling"},
+    {"heads", "data.loader"} | {"data.report"},
+    {"losses"} | {"corpus_plot"},
     {"training"},
     {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},

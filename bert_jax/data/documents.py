@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import enum
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ from bert_jax.errors import UserError
 MAX_DOCUMENT_BYTES = 64 * 2**20
 
 PIECE_BYTES = 1 << 24  # of input, about: what one worker holds in memory is a small multiple
+
+FILE_END = 1 << 62  # as the end of a span: that of the file, whatever its size
 
 
 class Layout(enum.Enum):
@@ -82,6 +85,33 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def _documents(self, piece: Piece) -> Iterator[Document]:
         """Yields what `read` yields."""
+
+
+class FileSource(Source):
+    """Documents of files that each hold some text."""
+
+    def _documents(self, piece: Piece) -> Iterator[Document]:
+        for span in piece.spans:
+            has_text = span.begin > 0
+            for document in self._read(span):
+                has_text = has_text or bool(document.lines)
+                yield document
+            # Whoever reads the begin of a file finds out whether there is text further on.
+            rest = Span(span.path, span.end, FILE_END)
+            if not has_text and not any(document.lines for document in self._read(rest)):
+                raise UserError(f"{span.path} holds no text: leave it out of the source")
+
+    @abc.abstractmethod
+    def _read(self, span: Span) -> Iterator[Document]:
+        """Yields the documents that begin in a span, which may begin where the file ends."""
+
+
+def cut(span: Span, size: int) -> Iterator[tuple[Span, int]]:
+    """Cuts a span of `size` bytes into equal parts of at most `PIECE_BYTES`, given with theirs."""
+    count = max(1, min(-(-size // PIECE_BYTES), span.end - span.begin))
+    bounds = [span.begin + (span.end - span.begin) * part // count for part in range(count + 1)]
+    for part, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        yield Span(span.path, begin, end), size * (part + 1) // count - size * part // count
 
 
 def make_pieces(parts: Iterable[tuple[Span, int]]) -> tuple[Piece, ...]:

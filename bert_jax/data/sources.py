@@ -2,16 +2,22 @@
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from bert_jax.data import documents, python_docs
 from bert_jax.data.documents import Document, Layout, Piece, Source, Span
+from bert_jax.data.records import ParquetFiles, TfdsRecords
 from bert_jax.data.text_files import JsonLines, TextFiles
 from bert_jax.errors import UserError
 
-_KINDS = "text:GLOB, jsonl:GLOB#FIELD or python_docs"
+_KINDS = (
+    "text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#FIELD,"
+    " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD or python_docs"
+)
+_TFDS = re.compile(r"(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):([^#]+)#(.+)")
 
 
 def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
@@ -19,7 +25,10 @@ def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
 
     `text:GLOB`: UTF-8 files; an empty line or the end of a file ends a document, or, by the layout,
     the end of a line does. `jsonl:GLOB#FIELD`: a JSON object a line, whose string FIELD is a
-    document. Both may be compressed: `.gz`, `.zst`.
+    document. Both may be compressed: `.gz`, `.zst`. `parquet:GLOB#FIELD`: Parquet files, in which
+    each value of the column FIELD is a document.
+    `tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD`: a dataset that TFDS has prepared as array_record, in
+    which each value of the feature FIELD is a document.
     `python_docs`: the docstrings of this Python and of its packages, a document a module.
 
     Files are read in the order of their names; `**` in a GLOB stands for any folders, and a folder
@@ -31,21 +40,34 @@ def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
       layout: What a line is; python_docs knows its own.
 
     Returns:
-      The source. Of files only the sizes have been asked for.
+      The source. Of files only the sizes, and what records say of themselves, have been read.
 
     Raises:
-      UserError: for a specification that is none, a glob that matches no file, an empty file.
+      UserError: for a specification that is none, a glob that matches no file, an empty file,
+        a dataset that is not there, records without that field of text.
     """
     kind, _, rest = spec.partition(":")
     if spec == "python_docs":
         return _PythonDocs()
     if kind == "text":
         return TextFiles(_files(spec, rest), layout)
-    if kind == "jsonl":
+    if kind in ("jsonl", "parquet"):
         pattern, _, field = rest.rpartition("#")
         if not pattern or not field:
             raise UserError(f"source '{spec}' names no field: write {kind}:GLOB#FIELD")
-        return JsonLines(_files(spec, pattern), layout, field)
+        files = _files(spec, pattern)
+        if kind == "jsonl":
+            return JsonLines(files, field, layout)
+        return ParquetFiles(files, field, layout)
+    if kind == "tfds":
+        if not (named := _TFDS.fullmatch(rest)):
+            raise UserError(
+                f"source '{spec}' does not name a dataset, a split and a field: write"
+                " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD, as in"
+                " tfds:wikipedia/20230601.en:train#text"
+            )
+        name, split, field = named.groups()
+        return TfdsRecords(name, split, field, layout)
     raise UserError(f"source '{spec}' is of an unknown kind: write {_KINDS}")
 
 

@@ -13,13 +13,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO, cast
 
 from bert_jax.data import documents
 from bert_jax.data.documents import (
+    FILE_END,
     Document,
+    FileSource,
     Layout,
-    Piece,
-    Source,
     Span,
     fold,
     folded_lines,
@@ -28,57 +29,41 @@ from bert_jax.data.documents import (
 from bert_jax.errors import UserError
 
 _COMPRESSED = (".gz", ".zst")
-_ALL = 1 << 62  # the end of a file whose size is not known
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES = 1 << 16  # what is read at a time where lines are only looked for
 
 
-class _LineFiles(Source):
+class _LineFiles(FileSource):
     """What text and JSON lines have in common: files, lines, and their faults."""
 
     def __init__(self, sizes: dict[str, int], layout: Layout) -> None:
         """Divides files, given with their sizes in bytes, into pieces."""
         self.layout = layout
-        self.pieces = documents.make_pieces(_parts(sizes.items()))
+        self.pieces = documents.make_pieces(
+            part for path, size in sizes.items() for part in _parts(path, size)
+        )
 
-    def _documents(self, piece: Piece) -> Iterator[Document]:
-        for span in piece.spans:
-            has_text = span.begin > 0
-            for document in self._read(span.path, span.begin, _end(span)):
-                has_text = has_text or bool(document.lines)
-                yield document
-            # Whoever reads the begin of a file finds out whether there is text further on.
-            if not has_text and not self._has_text_from(span.path, _end(span)):
-                raise UserError(f"{span.path} holds no text: leave it out of the source")
-
-    def _has_text_from(self, path: str, begin: int) -> bool:
-        rest = () if begin == _ALL else self._read(path, begin, _ALL)
-        return any(document.lines for document in rest)
+    def _read(self, span: Span) -> Iterator[Document]:
+        if not span.path.endswith(_COMPRESSED):
+            yield from self._read_bytes(span.path, span.begin, span.end)
+        elif span.begin == 0:
+            yield from self._read_bytes(span.path, 0, FILE_END)
 
     @abc.abstractmethod
-    def _read(self, path: str, begin: int, end: int) -> Iterator[Document]:
-        """Yields the documents of a file whose first byte is in [begin, end)."""
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
+        """Yields the documents of a file whose first byte of text is in [begin, end)."""
 
 
-def _parts(sizes: Iterable[tuple[str, int]]) -> Iterator[tuple[Span, int]]:
-    """Cuts large files, except compressed ones, into equal parts."""
-    for path, size in sizes:
-        count = 1 if path.endswith(_COMPRESSED) else -(-size // documents.PIECE_BYTES)
-        bounds = [size * part // count for part in range(count + 1)]
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-            yield Span(path, begin, end), end - begin
-
-
-def _end(span: Span) -> int:
-    """Returns the end of a span in bytes of text."""
-    return _ALL if span.path.endswith(_COMPRESSED) else span.end
+def _parts(path: str, size: int) -> Iterable[tuple[Span, int]]:
+    span = Span(path, 0, size)
+    return [(span, size)] if path.endswith(_COMPRESSED) else documents.cut(span, size)
 
 
 class TextFiles(_LineFiles):
     """Documents divided by blank lines or the ends of files; or, by the layout, one a line."""
 
-    def _read(self, path: str, begin: int, end: int) -> Iterator[Document]:
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
         if self.layout is Layout.DOCUMENTS:
             for first, _, line in _lines_from(path, begin, end):
                 if text := fold(line):
@@ -109,12 +94,12 @@ class TextFiles(_LineFiles):
 class JsonLines(_LineFiles):
     """Documents that are the string `field` of an object, one a line."""
 
-    def __init__(self, sizes: dict[str, int], layout: Layout, field: str) -> None:
+    def __init__(self, sizes: dict[str, int], field: str, layout: Layout) -> None:
         """Divides files, given with their sizes in bytes, into pieces."""
         super().__init__(sizes, layout)
         self._field = field
 
-    def _read(self, path: str, begin: int, end: int) -> Iterator[Document]:
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
         for first, _, line in _lines_from(path, begin, end):
             if line.strip():
                 text = self._text(line, _Place(path, first))
@@ -184,31 +169,32 @@ class _Place:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[io.BufferedIOBase]:
+def _opened(path: str) -> Iterator[BinaryIO]:
     """Opens a file, decompressed, and tells what goes wrong with it."""
     try:
-        with _open(path) as file:
+        with open(path, "rb") as stored, _decompressed(path, stored) as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(path, error) from error
     except OSError as error:
-        # What is wrong with the bytes has no number of the system.
+        # What is wrong with compressed bytes has no number of the system.
         raise (documents.unreadable if error.errno else _damaged)(path, error) from error
 
 
-def _open(path: str) -> io.BufferedIOBase:
+def _decompressed(path: str, stored: BinaryIO) -> BinaryIO:
     if path.endswith(".gz"):
-        return gzip.open(path)
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stored))
     if path.endswith(".zst"):
         import pyarrow  # here, because it is large and few need it
 
-        return io.BufferedReader(pyarrow.CompressedInputStream(open(path, "rb"), "zstd"))
-    return open(path, "rb")
+        return io.BufferedReader(pyarrow.CompressedInputStream(stored, "zstd"))
+    return stored
 
 
 def _damaged(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"{path} is damaged or cut short ({reason}): copy or compress it again")
+    return UserError(
+        f"{path} is damaged or cut short ({fold(str(error))}): copy or compress it again"
+    )
 
 
 def _lines_from(path: str, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
@@ -234,7 +220,7 @@ def _lines(path: str, begin: int) -> Iterator[tuple[int, int, str]]:
             place += len(line)
 
 
-def _seek_line(path: str, file: io.BufferedIOBase, byte: int) -> int:
+def _seek_line(path: str, file: BinaryIO, byte: int) -> int:
     """Goes to the first byte of the line that ends at or behind the byte before; returns it."""
     end = byte - 1
     while end > 0:
