@@ -19,6 +19,12 @@ class Phase:
     data: PretrainDataConfig  # with the phase's T and N
 
 
+def with_length(data: PretrainDataConfig, length: int) -> PretrainDataConfig:
+    """Returns the settings of rows of `length` tokens, with N filled in."""
+    examples = data.max_examples_per_row or max(1, length // _TOKENS_PER_EXAMPLE)
+    return dataclasses.replace(data, length=length, max_examples_per_row=examples)
+
+
 def resolve_phases(config: PretrainConfig) -> list[Phase]:
     """Returns the phases in their order; together they take all steps.
 
@@ -37,9 +43,7 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
                 f"--config.phases[{number}].share={phase.share} of steps={config.steps} is less"
                 " than one step: raise one of them"
             )
-        length = phase.length or config.data.length
-        examples = config.data.max_examples_per_row or max(1, length // _TOKENS_PER_EXAMPLE)
-        data = dataclasses.replace(config.data, length=length, max_examples_per_row=examples)
+        data = with_length(config.data, phase.length or config.data.length)
         phases.append(Phase(number, begin, end, phase.batch_size or config.batch_size, data))
         begin = end
     return phases

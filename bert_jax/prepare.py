@@ -2,181 +2,78 @@
 
 python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:sentencepiece:8000 \
         --output=data/wiki
+python -m bert_jax.prepare --verify=data/wiki
+python -m bert_jax.prepare --describe=data/wiki
+
+Interrupted, the same command goes on at the last finished shard.
 """
 
-import hashlib
-import os
+import contextlib
+import functools
+import json
 import pathlib
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from tqdm import tqdm
 
-from bert_jax import cli
-from bert_jax.data.corpus import SPLITS, SplitWriter, token_dtype, write_manifest
-from bert_jax.data.sources import Document, Layout, Source, open_source
+from bert_jax import cli, workers
+from bert_jax.data import pieces, report, sampling
+from bert_jax.data.corpus import FORMAT, read_manifest
+from bert_jax.data.documents import Layout
+from bert_jax.data.pieces import Job, PieceWriter, Progress
+from bert_jax.data.sentences import SentenceSplitter
+from bert_jax.data.shards import damaged_files
+from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.tokenizer_training import ModelType, train_sentencepiece
+from bert_jax.files import write_atomically
+from bert_jax.staging import locked_staging
+from bert_jax.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
+from bert_jax.tokenizer_training import ModelType, train_sentencepiece, train_wordpiece
 
 _SOURCE = flags.DEFINE_string("source", None, "text:GLOB, jsonl:GLOB#FIELD or python_docs")
 _LAYOUT = flags.DEFINE_enum_class(
-    "layout", Layout.LINES, Layout, "what a line is: a sentence, or a paragraph to be split"
+    "layout", Layout.LINES, Layout, "what a line is: a sentence, or text to be split"
 )
-_LANGUAGE = flags.DEFINE_string("language", "en", "whose rules split paragraphs into sentences")
+_LANGUAGE = flags.DEFINE_string("language", "en", "whose rules split text into sentences")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "train:sentencepiece:8000",
-    "train:sentencepiece:SIZE, train:sentencepiece-bpe:SIZE, a .model file, a vocab.txt, or the"
-    " tokenizer/ of a corpus or a pretraining run",
+    "train:KIND:SIZE with the kind sentencepiece, sentencepiece-bpe or wordpiece; a .model file, a"
+    " vocab.txt, or the tokenizer/ of a corpus or a pretraining run",
 )
 _LOWER_CASE = flags.DEFINE_bool(
-    "lower_case", True, "for a vocab.txt: lower-case and strip accents (BERT uncased)"
+    "lower_case", True, "for WordPiece: lower-case and strip accents (BERT uncased)"
 )
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to make")
 _HELDOUT_RATE = flags.DEFINE_float("heldout_rate", 0.02, "share of documents that are held out")
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "processes that tokenise; 0: one for each CPU. The corpus is the same", 0
+)
+_VERIFY = flags.DEFINE_string("verify", None, "instead: a corpus to compare with its checksums")
+_DESCRIBE = flags.DEFINE_string("describe", None, "instead: a corpus to tell and draw facts of")
 
-_PIECE_CHARACTERS = 1 << 24  # text of a shard: 4 M tokens or so, held in memory
-_TRAINING_BYTES = 1 << 25  # of text that a tokenizer is trained on, about
 _PROGRESS_SECONDS = 10
-_MODEL_TYPES = {"sentencepiece": ModelType.UNIGRAM, "sentencepiece-bpe": ModelType.BPE}
+_SETTINGS = "settings.json"
+
+# Does these pieces of a job, and yields what it finishes.
+RunPieces = Callable[[Job, Sequence[int]], Iterator[Progress]]
 
 
-def split_of(document: Document, heldout_rate: float) -> str:
-    """Says which split a document is in, from its text alone: copies of it stay together."""
-    digest = hashlib.blake2b("\n".join(document.sentences).encode(), digest_size=8).digest()
-    return "heldout" if int.from_bytes(digest) < heldout_rate * 2**64 else "train"
+def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
+    """Does pieces in `--workers` processes of this machine."""
+    yield from workers.share(
+        functools.partial(PieceWriter, job), numbers, _WORKERS.value or workers.cpus()
+    )
 
 
-def make_tokenizer(
-    spec: str, source: Source, *, lower_case: bool, heldout_rate: float
-) -> Tokenizer:
-    """Loads a tokenizer, or trains one on the training documents of the source.
-
-    Raises:
-      UserError: for a spec that names nothing.
-    """
-    if not spec.startswith("train:"):
-        return load_tokenizer(spec, lower_case=lower_case)
-    kind, _, size = spec.removeprefix("train:").partition(":")
-    if kind not in _MODEL_TYPES or not size.isdecimal():
-        raise UserError(
-            f"--tokenizer={spec}: write train:sentencepiece:SIZE or train:sentencepiece-bpe:SIZE"
-        )
-
-    # Every n-th document, so that training sees all of a source that is too large to be seen whole.
-    every = -(-source.total_bytes // _TRAINING_BYTES)
-
-    def sentences() -> Iterator[str]:
-        for number, document in enumerate(_with_progress(source, "reading for the tokenizer")):
-            if number % every == 0 and split_of(document, heldout_rate) == "train":
-                yield from document.sentences
-
-    return train_sentencepiece(sentences(), vocab_size=int(size), model_type=_MODEL_TYPES[kind])
-
-
-def write_corpus(
-    source: Source,
-    tokenizer: Tokenizer,
-    output: pathlib.Path,
-    *,
-    heldout_rate: float,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Tokenises a source into a corpus directory, which appears when it is complete.
-
-    Memory holds one shard at a time.
-
-    Args:
-      source: read once, in a stream.
-      tokenizer: is stored with the corpus.
-      output: must not exist.
-      heldout_rate: share of documents in the held-out split.
-      facts: what else the manifest should say.
-
-    Returns:
-      The manifest.
-    """
-    staging = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had the same number
-    try:
-        staging.mkdir(parents=True)
-        tokenizer.save(staging / "tokenizer")
-        dtype = token_dtype(tokenizer.vocab_size)
-        splits = {name: SplitWriter(staging / name, dtype) for name in SPLITS}
-        empty = 0
-        for piece in _pieces(source):
-            ids = iter(
-                tokenizer.encode_batch([s for document in piece for s in document.sentences])
-            )
-            for document in piece:
-                sentences = [next(ids) for _ in document.sentences]
-                sentences = [sentence for sentence in sentences if len(sentence)]
-                if sentences:
-                    splits[split_of(document, heldout_rate)].add(sentences)
-                else:
-                    empty += 1
-            for split in splits.values():
-                split.finish_shard()
-        facts = facts | {
-            "heldout_rate": heldout_rate,
-            "documents_without_tokens": empty,
-            "tokenizer": {
-                "kind": tokenizer.kind,
-                "vocab_size": tokenizer.vocab_size,
-                "fingerprint": tokenizer.fingerprint,
-            },
-        }
-        manifest = write_manifest(staging, splits, facts)
-        staging.rename(output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return manifest
-
-
-def _pieces(source: Source) -> Iterator[list[Document]]:
-    """Cuts the documents into pieces of a fixed size of text, whatever the machine."""
-    piece, size = [], 0
-    for document in _with_progress(source, "tokenising"):
-        piece.append(document)
-        size += sum(map(len, document.sentences))
-        if size >= _PIECE_CHARACTERS:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
-
-
-def _with_progress(source: Source, what: str) -> Iterator[Document]:
-    """Shows a bar on a terminal, and a line now and then elsewhere."""
-    shown = time.monotonic()
-    with tqdm(
-        total=source.total_bytes, desc=what, unit="B", unit_scale=True, disable=None, leave=False
-    ) as bar:
-        for document in source:
-            bar.update(source.position - bar.n)
-            if bar.disable and time.monotonic() - shown > _PROGRESS_SECONDS:
-                shown = time.monotonic()
-                done = source.position / source.total_bytes
-                print(f"{what}: {done:.0%}", file=sys.stderr)
-            yield document
-
-
-def summary(manifest: dict[str, Any]) -> str:
-    """Describes a corpus in a few lines."""
-    lines = [f"{'':9}{'documents':>12}{'sentences':>14}{'tokens':>16}"]
-    for name, split in manifest["splits"].items():
-        counts = (split["documents"], split["sentences"], split["tokens"])
-        lines.append(f"{name:9}{counts[0]:>12,}{counts[1]:>14,}{counts[2]:>16,}")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Checks the flags, then makes the tokenizer and the corpus."""
+def make_corpus(run_pieces: RunPieces) -> None:
+    """Makes the tokenizer and the corpus that the flags ask for; the driver of every engine."""
     begin = time.monotonic()
     spec = cli.require("source", _SOURCE.value, "'text:corpus/*.txt'")
     output = pathlib.Path(cli.require("output", _OUTPUT.value, "data/wiki"))
@@ -184,20 +81,215 @@ def main() -> None:
         raise UserError(f"--output={output} exists: remove it or choose another name")
     if not 0 <= _HELDOUT_RATE.value < 1:
         raise UserError(f"--heldout_rate={_HELDOUT_RATE.value} must be a rate from 0 to below 1")
-    source = open_source(spec, layout=_LAYOUT.value, language=_LANGUAGE.value)
-    tokenizer = make_tokenizer(
-        _TOKENIZER.value, source, lower_case=_LOWER_CASE.value, heldout_rate=_HELDOUT_RATE.value
-    )
-    manifest = write_corpus(
-        source,
-        tokenizer,
-        output,
-        heldout_rate=_HELDOUT_RATE.value,
-        facts={"source": spec, "layout": _LAYOUT.value.value, "language": _LANGUAGE.value},
-    )
+    source = open_source(spec, _LAYOUT.value)
+    splitter = SentenceSplitter(source.layout, _LANGUAGE.value)
+    tokenizer = _given_tokenizer()
+    facts = {
+        "source": spec,
+        "layout": source.layout.value,
+        "language": _LANGUAGE.value,
+        "heldout_rate": _HELDOUT_RATE.value,
+    }
+    settings = facts | {
+        "format": FORMAT,
+        "tokenizer": tokenizer.fingerprint if tokenizer else _TOKENIZER.value,
+        "lower_case": _LOWER_CASE.value,
+    }
+    with locked_staging(output, pieces.has_finished_shards) as staging, _told_how_to_go_on(staging):
+        _begin_or_go_on(staging, settings)
+        job = Job(source, splitter, _HELDOUT_RATE.value, staging)
+        tokenizer = _stored_tokenizer(job, tokenizer)
+        _write_shards(job, run_pieces)
+        facts["tokenizer"] = {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+        }
+        manifest = pieces.complete_corpus(job, facts)
+        (staging / pieces.CORPUS).rename(output)
     print(summary(manifest))
     print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
     print(f"wrote {output} in {time.monotonic() - begin:.0f} s")
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(staging: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not pieces.has_finished_shards(staging):
+            raise
+        message = "stopped: the same command goes on at the last finished shard"
+        raise cli.Stopped(message, signal.SIGINT) from None
+
+
+def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Clears a staging directory, unless it was begun with the same settings."""
+    path = staging / _SETTINGS
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before != settings or not (staging / pieces.CORPUS).exists():
+        if pieces.has_finished_shards(staging):
+            changed = sorted(name for name in settings if before.get(name) != settings[name])
+            print(f"begins anew: an interrupted attempt had another {', '.join(changed)}")
+        for child in staging.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    pieces.make_folders(staging)
+    write_atomically(path, json.dumps(settings).encode())
+
+
+def _given_tokenizer() -> Tokenizer | None:
+    """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
+    if not _TOKENIZER.value.startswith("train:"):
+        return load_tokenizer(_TOKENIZER.value, lower_case=_LOWER_CASE.value)
+    _training()
+    return None
+
+
+def _training() -> tuple[str, int]:
+    """Returns the kind and the size of the tokenizer to train."""
+    kind, _, size = _TOKENIZER.value.removeprefix("train:").partition(":")
+    kinds = ("sentencepiece", "sentencepiece-bpe", "wordpiece")
+    if kind not in kinds or not size.isdecimal():
+        raise UserError(
+            f"--tokenizer={_TOKENIZER.value}: write train:KIND:SIZE, the kind one of"
+            f" {', '.join(kinds)}"
+        )
+    return kind, int(size)
+
+
+def _stored_tokenizer(job: Job, tokenizer: Tokenizer | None) -> Tokenizer:
+    """Brings the tokenizer into the staging directory, trained there already or now."""
+    directory = job.staging / pieces.TOKENIZER
+    if (directory / SETTINGS_FILE).exists():
+        return load_tokenizer(directory)
+    tokenizer = tokenizer or _train_tokenizer(job)
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def _train_tokenizer(job: Job) -> Tokenizer:
+    """Trains a tokenizer on a sample of the training split."""
+    kind, size = _training()
+
+    def sentences() -> Iterator[str]:
+        total = len(sampling.sampled_pieces(job.source))
+        with _Shown("reading for the tokenizer", total, " pieces") as shown:
+            for found in sampling.training_sentences(job.source, job.splitter, job.heldout_rate):
+                yield from found
+                shown.update(1)
+
+    if kind == "wordpiece":
+        return train_wordpiece(sentences(), vocab_size=size, lower_case=_LOWER_CASE.value)
+    model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
+    return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
+
+
+def _write_shards(job: Job, run_pieces: RunPieces) -> None:
+    """Does the pieces that an earlier attempt has not finished."""
+    all_pieces = job.source.pieces
+    waiting = [n for n in range(len(all_pieces)) if pieces.finished_shards(job, n) is None]
+    if pieces.has_finished_shards(job.staging):
+        done = len(all_pieces) - len(waiting)
+        print(f"goes on: {done:,} of {len(all_pieces):,} pieces were finished", flush=True)
+    total = sum(all_pieces[number].size for number in waiting)
+    with _Shown("tokenising", total, "B") as shown:
+        for progress in run_pieces(job, waiting):
+            shown.update(progress.bytes)
+
+
+class _Shown:
+    """Shows how far work is: a bar on a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what, self._total, self._done, self._steps = what, total, 0, 0
+        self._told = time.monotonic()
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False
+        )
+
+    def __enter__(self) -> "_Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, amount: int) -> None:
+        """Counts a step, and this much of the total; a step of a long piece may count nothing."""
+        self._done += amount
+        self._steps += 1
+        self._bar.set_postfix_str(f"{self._steps:,} steps", refresh=False)
+        self._bar.update(amount)
+        if self._bar.disable and time.monotonic() - self._told > _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            share = self._done / self._total
+            print(f"{self._what}: {share:.0%}, step {self._steps:,}", file=sys.stderr)
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """Describes a corpus in a few lines."""
+    lines = [f"{'':9}{'documents':>12}{'duplicates':>12}{'sentences':>14}{'tokens':>16}"]
+    for name, split in manifest["splits"].items():
+        lines.append(
+            f"{name:9}{split['documents']:>12,}{split['duplicates']:>12,}"
+            f"{split['sentences']:>14,}{split['tokens']:>16,}"
+        )
+    skipped = [
+        f"{count:,} with {reason.replace('_', ' ')}"
+        for reason, count in manifest["skipped"].items()
+        if count
+    ]
+    read = f"{manifest['documents_read']:,} documents read"
+    return "\n".join([*lines, ", ".join([read, *skipped])])
+
+
+def verify(directory: pathlib.Path) -> None:
+    """Compares every file of a corpus with its checksum, and tells which are damaged.
+
+    Raises:
+      UserError: for a directory that is no corpus, and, at the end, for one that is damaged.
+    """
+    found = [*damaged_files(directory), (directory / "tokenizer", _tokenizer_fault(directory))]
+    damaged = [(path, fault) for path, fault in found if fault]
+    for path, fault in damaged:
+        print(f"{path}: {fault}")
+    arrays = f"{len(found) - 1:,} arrays"
+    print(f"{directory}: {arrays} and the tokenizer checked, {len(damaged):,} damaged")
+    if damaged:
+        raise UserError(f"{directory} is damaged: prepare it again, or copy these files again")
+
+
+def _tokenizer_fault(directory: pathlib.Path) -> str:
+    try:
+        tokenizer = load_tokenizer(directory / "tokenizer")
+    except UserError as error:
+        return str(error)
+    wanted = read_manifest(directory).get("tokenizer", {}).get("fingerprint")
+    return "" if wanted == tokenizer.fingerprint else "it is not the one in the manifest"
+
+
+def describe(directory: pathlib.Path) -> None:
+    """Tells what a corpus is like, and draws its lengths beside it.
+
+    Raises:
+      UserError: for a directory that is no corpus.
+    """
+    from bert_jax.corpus_plot import plot_lengths  # here, or every worker would load matplotlib
+
+    lines, lengths = report.describe(directory)
+    print("\n".join([summary(read_manifest(directory)), *lines]))
+    if lengths:
+        picture = directory.absolute().with_name(f"{directory.absolute().name}.lengths.png")
+        print(f"\nwrote {plot_lengths(lengths, picture)}")
+
+
+def main() -> None:
+    """Makes a corpus, or looks at one."""
+    if _VERIFY.value:
+        verify(pathlib.Path(_VERIFY.value).expanduser())
+    elif _DESCRIBE.value:
+        describe(pathlib.Path(_DESCRIBE.value).expanduser())
+    else:
+        make_corpus(run_locally)
 
 
 if __name__ == "__main__":

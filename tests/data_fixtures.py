@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
 from bert_jax.data import corpus as corpora
+from bert_jax.data import shards as writing
 from bert_jax.data.pretraining import BlockPlan
 from bert_jax.tokenizer import SpecialIds
 
@@ -46,18 +48,27 @@ def write_corpus(
     shards: int = 1,
     heldout: Documents | None = None,
     dtype: type = np.uint32,
+    copies: Collection[int] = (),
 ) -> corpora.Corpus:
-    """Writes a corpus, the documents dealt to shards as evenly as can be; opens the train split."""
-    directory.mkdir()
-    writers = {
-        split: corpora.SplitWriter(directory / split, np.dtype(dtype)) for split in corpora.SPLITS
-    }
+    """Writes a corpus, the documents dealt to shards as evenly as can be; opens the train split.
+
+    The index leaves out the `copies`, which are numbers of documents.
+    """
+    splits = {}
     for split, part, pieces in (("train", documents, shards), ("heldout", heldout or [], 1)):
-        for piece in np.array_split(np.arange(len(part)), pieces):
+        (directory / split).mkdir(parents=True)
+        written = []
+        for number, piece in enumerate(np.array_split(np.arange(len(part)), pieces)):
+            writer = writing.ShardWriter(np.dtype(dtype))
             for document in piece:
-                writers[split].add([np.array(ids) for ids in part[document]])
-            writers[split].finish_shard()
-    corpora.write_manifest(directory, writers, {})
+                writer.add([np.array(ids) for ids in part[document]], b"")
+            written.append(writer.write(directory / split, f"{number:05d}"))
+        is_listed = np.ones(len(part), bool)
+        if split == "train":
+            is_listed[list(copies)] = False
+        facts = [shard for shard in written if shard]
+        splits[split] = writing.split_facts(directory / split, facts, is_listed)
+    writing.write_manifest(directory, splits, {"tokenizer": {"vocab_size": 2**31}})
     return corpora.open_corpus(directory, "train")
 
 

@@ -1,6 +1,7 @@
 """The drivers as processes, and a small corpus and run that their tests share."""
 
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -108,6 +109,7 @@ class Drivers:
     def __init__(self, directory: pathlib.Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._directory, self._count = directory, 0
+        self._processes: list[multiprocessing.process.BaseProcess] = []
 
     def start(
         self,
@@ -115,14 +117,18 @@ class Drivers:
         *flags: str,
         stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
+        constants: Mapping[str, int] | None = None,
     ) -> Running:
+        """Starts a driver; `constants` of modules, such as "bert_jax.x.SIZE", may be set for it."""
         self._count += 1
         prefix = self._directory / f"{self._count}"
         content = stdin.encode() if isinstance(stdin, str) else stdin
         prefix.with_suffix(".in").write_bytes(content)
-        arguments = (f"bert_jax.{driver}", flags, prefix, environment or {})
-        process = self._context.Process(target=_become, args=arguments, daemon=True)
+        arguments = (f"bert_jax.{driver}", flags, prefix, environment or {}, constants or {})
+        # A daemon could have no processes of its own.
+        process = self._context.Process(target=_become, args=arguments)
         process.start()
+        self._processes.append(process)
         return Running(process, prefix)
 
     def run(
@@ -131,25 +137,40 @@ class Drivers:
         *flags: str,
         stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
+        constants: Mapping[str, int] | None = None,
     ) -> Result:
-        return self.start(driver, *flags, stdin=stdin, environment=environment).wait()
+        return self.start(
+            driver, *flags, stdin=stdin, environment=environment, constants=constants
+        ).wait()
+
+    def end(self) -> None:
+        """Ends what is still running."""
+        for process in self._processes:
+            process.kill()
 
 
 def _become(
-    module: str, flags: tuple[str, ...], prefix: pathlib.Path, environment: Mapping[str, str]
+    module: str,
+    flags: tuple[str, ...],
+    prefix: pathlib.Path,
+    environment: Mapping[str, str],
+    constants: Mapping[str, int],
 ) -> None:
     for number, suffix, mode in ((0, ".in", os.O_RDONLY), (1, ".out", None), (2, ".err", None)):
         mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if mode is None else mode
         os.dup2(os.open(prefix.with_suffix(suffix), mode, 0o644), number)
     sys.stdin = open(0, closefd=False)  # multiprocessing gave its children none
     os.environ |= environment
+    for name, value in constants.items():
+        where, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(where), constant, value)
     os.chdir(ROOT)
     sys.argv = [module, *flags]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @pytest.fixture(scope="session")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Drivers:
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
     directory = tmp_path_factory.mktemp("drivers")
     # Runs of one config share their compiled programs, which take longer than all else.
     variables = {
@@ -161,7 +182,10 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Drivers:
         [
             "bert_jax.checkpoint",
             "bert_jax.data.loader",
+            "bert_jax.data.report",
             "bert_jax.data.rows",
+            "bert_jax.data.sampling",
+            "bert_jax.data.sources",
             "bert_jax.data.tasks",
             "bert_jax.heads",
             "bert_jax.masking",
@@ -173,7 +197,8 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Drivers:
         for name, value in variables.items():
             patch.setenv(name, value)
         forkserver.ensure_running()
-    return result
+    yield result
+    result.end()
 
 
 def python_m(driver: str, *flags: str) -> Result:

@@ -9,6 +9,7 @@ from data_fixtures import SPECIAL, Documents, make_documents, write_corpus
 
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data import corpus as corpora
+from bert_jax.data import shards as writing
 from bert_jax.data.pretraining import check_corpus
 from bert_jax.data.rows import held_out_rows
 from bert_jax.errors import UserError
@@ -76,8 +77,8 @@ def test_ids_above_16_bits_are_read_back(tmp_path):
     [(5, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)],
 )
 def test_the_token_type_holds_every_id(vocab_size, dtype):
-    assert corpora.token_dtype(vocab_size) == dtype
-    assert np.iinfo(corpora.token_dtype(vocab_size)).max >= vocab_size - 1
+    assert writing.token_dtype(vocab_size) == dtype
+    assert np.iinfo(writing.token_dtype(vocab_size)).max >= vocab_size - 1
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 23])
@@ -111,20 +112,48 @@ def test_look_ups_agree_with_lists(tmp_path, shards):
 
 
 def test_the_manifest_counts_and_carries_facts(tmp_path):
-    writers = {"train": corpora.SplitWriter(tmp_path / "train", np.dtype(np.uint16))}
-    for documents in ([[[5, 6], [7]], [[8]]], [[[9, 9, 9]]]):
+    facts = []
+    for number, documents in enumerate([[[[5, 6], [7]], [[8]]], [], [[[9, 9, 9]]]]):
+        writer = writing.ShardWriter(np.dtype(np.uint16))
         for document in documents:
-            writers["train"].add([np.array(ids) for ids in document])
-        writers["train"].finish_shard()
-    written = corpora.write_manifest(tmp_path, writers, {"source": "here"})
+            writer.add([np.array(ids) for ids in document], b"red blue\nnew")
+        facts.append(writer.write(tmp_path, f"{number}"))
+    assert facts.pop(1) is None  # nothing was added
+    train = writing.split_facts(tmp_path, facts, np.array([True, True, False]))
+    written = writing.write_manifest(tmp_path, {"train": train}, {"source": "here"})
     manifest = corpora.read_manifest(tmp_path)
     assert manifest == written
     assert manifest["source"] == "here"
     train = manifest["splits"]["train"]
-    assert (train["documents"], train["sentences"], train["tokens"]) == (3, 4, 7)
+    assert (train["documents"], train["duplicates"]) == (2, 1)
+    assert (train["sentences"], train["tokens"]) == (4, 7)
+    assert (train["words"], train["text_bytes"]) == (9, 36)
     assert [shard["tokens"] for shard in train["shards"]] == [4, 3]
+    assert [shard["documents"] for shard in train["shards"]] == [2, 1]
+    assert [shard["max_token_id"] for shard in train["shards"]] == [8, 9]
+    kinds = ("tokens", "sentence_ends", "document_ends")
+    arrays = {f"{number}.{kind}.npy" for number in (0, 2) for kind in kinds}
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"train", "manifest.json"}  # nothing half-made stays
+    assert names == {*arrays, "index.npy", "manifest.json"}  # nothing half-made stays
+
+
+@pytest.mark.parametrize("shards", [1, 5, 23])
+def test_copies_have_no_number(tmp_path, shards):
+    copies = [3, 4, 9, 22]
+    corpus = write_corpus(tmp_path / "c", DOCUMENTS, shards=shards, copies=copies)
+    assert corpus.documents == len(DOCUMENTS) - len(copies)
+    assert read_back(corpus) == [d for n, d in enumerate(DOCUMENTS) if n not in copies]
+    # The arrays hold them still.
+    assert corpus.tokens == sum(len(ids) for document in DOCUMENTS for ids in document)
+
+
+def test_the_index_has_room_for_every_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "_INDEX_CHUNK", 4)
+    is_listed = np.array([True, False, True, True, False, False, True, True, False, True])
+    facts = writing.split_facts(tmp_path, [], is_listed)
+    index = np.load(tmp_path / "index.npy")
+    assert index.tolist() == [0, 2, 3, 6, 7, 9] and index.dtype == np.uint32
+    assert facts["documents"] == 6
 
 
 def test_checksums_are_of_the_files_and_differ(tmp_path):
@@ -142,16 +171,16 @@ def test_checksums_are_of_the_files_and_differ(tmp_path):
 
 
 @pytest.mark.parametrize("document", [[], [[5], []]])
-def test_empty_documents_and_sentences_are_refused(tmp_path, document):
-    writer = corpora.SplitWriter(tmp_path / "train", np.dtype(np.uint16))
+def test_empty_documents_and_sentences_are_refused(document):
+    writer = writing.ShardWriter(np.dtype(np.uint16))
     with pytest.raises(ValueError, match="without"):
-        writer.add([np.array(ids) for ids in document])
+        writer.add([np.array(ids) for ids in document], b"")
 
 
 def test_a_shard_beyond_32_bits_is_refused():
-    assert corpora._ends([2**31, 2**31 - 1]).tolist() == [2**31, 2**32 - 1]
+    assert writing._ends([2**31, 2**31 - 1]).tolist() == [2**31, 2**32 - 1]
     with pytest.raises(ValueError, match="4294967296 tokens"):
-        corpora._ends([2**31, 2**31])
+        writing._ends([2**31, 2**31])
 
 
 # --- damage
@@ -191,7 +220,7 @@ def test_a_manifest_that_is_a_directory_is_told(damaged):
     one_line(error, "manifest.json", "cannot be read")
 
 
-@pytest.mark.parametrize("version", [corpora.FORMAT + 1, None, "1"])
+@pytest.mark.parametrize("version", [corpora.FORMAT + 1, corpora.FORMAT - 1, None, "2"])
 def test_another_format_is_told(damaged, version):
     edit_manifest(damaged, lambda manifest: manifest.update(format=version))
     with pytest.raises(UserError) as error:
@@ -213,7 +242,9 @@ def test_a_manifest_of_something_else_is_told(damaged, text):
         lambda manifest: manifest.pop("splits"),
         lambda manifest: manifest["splits"].pop("train"),
         lambda manifest: manifest["splits"].update(train=None),
+        lambda manifest: manifest.pop("tokenizer"),
         lambda manifest: first_shard(manifest).pop("tokens"),
+        lambda manifest: first_shard(manifest).pop("max_token_id"),
         lambda manifest: manifest["splits"]["train"].update(shards=[1]),
     ],
 )
@@ -230,6 +261,24 @@ def test_edited_counts_are_told(damaged, count):
     with pytest.raises(UserError) as error:
         corpora.open_corpus(damaged, "train")
     one_line(error, "train/00000", "manifest says")
+
+
+def test_an_id_outside_the_vocabulary_is_told(damaged):
+    last = DOCUMENTS[-1][-1][-1]
+    edit_manifest(damaged, lambda manifest: manifest["tokenizer"].update(vocab_size=last))
+    with pytest.raises(UserError) as error:
+        corpora.open_corpus(damaged, "train")
+    one_line(error, "train/00001.tokens.npy", f"the id {last}", f"has {last} pieces")
+    edit_manifest(damaged, lambda manifest: manifest["tokenizer"].update(vocab_size=last + 1))
+    assert corpora.open_corpus(damaged, "train").documents == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize("index", [[0, 1], [*range(22), 23]])
+def test_an_index_of_something_else_is_told(damaged, index):
+    np.save(damaged / "train/index.npy", np.array(index, np.uint32))
+    with pytest.raises(UserError) as error:
+        corpora.open_corpus(damaged, "train")
+    one_line(error, "train/index.npy", "manifest says 23")
 
 
 @pytest.mark.parametrize("name", TRAIN_FILES)

@@ -49,7 +49,8 @@ def test_the_corpus_is_the_text(text: pathlib.Path, corpus: pathlib.Path) -> Non
         assert counts["documents"] == len(split)
         assert counts["sentences"] == sum(map(len, split))
         assert counts["tokens"] == sum(len(s) for document in split for s in document)
-    assert manifest["source"] == f"text:{text}" and manifest["documents_without_tokens"] == 0
+    assert manifest["source"] == f"text:{text}"
+    assert manifest["skipped"] == {"no_text": 0, "no_tokens": 0}
     assert manifest["tokenizer"]["vocab_size"] == 40
 
 
@@ -123,7 +124,8 @@ def test_documents_without_tokens_are_counted(
     ]
     assert drivers.run("prepare", *flags).status == 0
     manifest = read_manifest(tmp_path / "corpus")
-    assert manifest["documents_without_tokens"] == 1
+    assert manifest["skipped"] == {"no_text": 0, "no_tokens": 1}
+    assert manifest["documents_read"] == 3
     assert manifest["splits"]["train"]["documents"] == 2
 
 
@@ -172,7 +174,8 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
             "a vocabulary of 5 pieces has no room",
         ),
         (["--tokenizer=train:sentencepiece:90000"], "90000 pieces is more than the training text"),
-        (["--tokenizer=train:wordpiece:50"], "write train:sentencepiece:SIZE"),
+        (["--tokenizer=train:words:50"], "write train:KIND:SIZE, the kind one of sentencepiece"),
+        (["--tokenizer=train:wordpiece:20"], "20 pieces cannot hold the characters"),
         (["--tokenizer=nowhere"], "'nowhere' is no tokenizer: give"),
         (["--heldout_rate=1"], "--heldout_rate=1.0 must be a rate from 0 to below 1"),
         (["--heldout_rate=much"], "--heldout_rate=much"),

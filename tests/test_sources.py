@@ -1,15 +1,24 @@
 """Sources of documents: what is read, in which order, and what is refused."""
 
+import gzip
 import itertools
 import json
 import os
+import pickle
+import random
 import sysconfig
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
 
-from bert_jax.data import python_docs, sources
-from bert_jax.data.sources import Document, Layout, open_source
+from bert_jax.data import documents, python_docs, text_files
+from bert_jax.data.documents import Document, Layout, Source
+from bert_jax.data.sentences import SentenceSplitter
+from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
 
 
@@ -19,13 +28,19 @@ def _write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def _read(source: Source) -> Iterator[Document]:
+    return itertools.chain.from_iterable(map(source.read, source.pieces))
+
+
 def _sentences(spec: str, layout: Layout = Layout.LINES, language: str = "en") -> list[list[str]]:
-    return [document.sentences for document in open_source(spec, layout=layout, language=language)]
+    source = open_source(spec, layout)
+    splitter = SentenceSplitter(source.layout, language)
+    return [splitter.split(document) for document in _read(source)]
 
 
-def _refusal(spec: str) -> str:
+def _refusal(spec: str, layout: Layout = Layout.LINES) -> str:
     with pytest.raises(UserError) as caught:
-        list(open_source(spec))
+        list(_read(open_source(spec, layout)))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -37,10 +52,10 @@ def _refusal(spec: str) -> str:
 def test_blank_lines_and_file_ends_divide_documents(tmp_path: Path) -> None:
     _write(tmp_path / "b.txt", "Five.\n")
     first = _write(tmp_path / "a.txt", "\n\nOne.\n  Two. \n \t\n\nThree.\nFour.")
-    assert list(open_source(f"text:{tmp_path}/*.txt")) == [
-        Document(f"{first}:3", ["One.", "Two."]),
-        Document(f"{first}:7", ["Three.", "Four."]),
-        Document(f"{tmp_path}/b.txt:1", ["Five."]),
+    assert list(_read(open_source(f"text:{tmp_path}/*.txt"))) == [
+        Document(f"{first} byte 2", ["One.", "Two."]),
+        Document(f"{first} byte 19", ["Three.", "Four."]),
+        Document(f"{tmp_path}/b.txt byte 0", ["Five."]),
     ]
 
 
@@ -77,7 +92,7 @@ def test_language_reaches_the_splitter(tmp_path: Path) -> None:
     ]
     assert len(_sentences(spec, Layout.PARAGRAPHS, "en")[0]) == 3
     with pytest.raises(UserError, match="language 'English'"):
-        open_source(spec, language="English")
+        SentenceSplitter(Layout.PARAGRAPHS, "English")
 
 
 def test_line_ends_and_white_space(tmp_path: Path) -> None:
@@ -99,22 +114,13 @@ def test_byte_order_mark_is_dropped_at_the_start_only(tmp_path: Path) -> None:
     assert _sentences(f"text:{path}") == [["One.", "\ufeffTwo."]]
 
 
-def test_position_follows_the_reading_and_starts_again(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.txt", "Öne.\n\nTwo.\n\nThree.")
-    source = open_source(f"text:{path}")
-    assert (source.position, source.total_bytes) == (0, path.stat().st_size)
-    for _ in range(2):
-        assert [source.position for _ in source] == [7, 13, 19]
-    assert source.position == source.total_bytes
-
-
 def test_documents_come_before_the_file_has_been_read(tmp_path: Path) -> None:
     good = "One.\n\n" * 10_000
     path = _write(tmp_path / "a.txt", good.encode() + b"\xff")
-    documents = iter(open_source(f"text:{path}"))
-    assert len(list(itertools.islice(documents, 9_999))) == 9_999
+    read = _read(open_source(f"text:{path}"))
+    assert len(list(itertools.islice(read, 9_999))) == 9_999
     with pytest.raises(UserError, match="byte 60000"):
-        list(documents)
+        list(read)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_a_document_too_long_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, spec: str
 ) -> None:
     path = _write(tmp_path / "a.txt", content)
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 16)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 16)
     assert f"{path}:3 begins a document of more than" in _refusal(spec.format(path))
 
 
@@ -145,12 +151,13 @@ def test_json_lines(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in rows]
     path = _write(tmp_path / "a#b.jsonl", "\ufeff" + "\r\n\n".join(lines))
     spec = f"jsonl:{path}#text"
-    assert list(open_source(spec)) == [
-        Document(f"{path}:1", ["One.", "Two. Three.", "Four five."]),
-        Document(f"{path}:5", ["Six \U0001f600."]),
+    second, third = len(lines[0]) + 6, len("".join(lines[:2])) + 9
+    assert list(_read(open_source(spec))) == [
+        Document(f"{path} byte 0", ["One.", "Two. Three.", "Four five."]),
+        Document(f"{path} byte {second}", []),
+        Document(f"{path} byte {third}", ["Six \U0001f600."]),
     ]
-    paragraphs = open_source(spec, layout=Layout.PARAGRAPHS)
-    assert next(iter(paragraphs)).sentences == ["One.", "Two.", "Three.", "Four five."]
+    assert _sentences(spec, Layout.PARAGRAPHS)[0] == ["One.", "Two.", "Three.", "Four five."]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +182,262 @@ def test_faulty_json_lines_are_refused_by_place(tmp_path: Path, line: str, messa
     refusal = _refusal(f"jsonl:{path}#text")
     assert refusal.startswith(f"{path}:2")
     assert message in refusal
+
+
+# Pieces
+
+
+def _slow_text(path: Path, layout: Layout) -> list[Document]:
+    """Reads a whole file at once, line by line: what the pieces together must give."""
+    found, lines, first, place = [], [], 0, 0
+    for raw in path.read_bytes().split(b"\n"):
+        text = raw.decode()
+        if place == 0:
+            text = text.removeprefix("\ufeff")
+        words = text.split()
+        if words and not lines:
+            first = place
+        if words:
+            lines.append(" ".join(words))
+        if lines and (not words or layout is Layout.DOCUMENTS):
+            found.append(Document(f"{path} byte {first}", lines))
+            lines = []
+        place += len(raw) + 1
+    return [*found, Document(f"{path} byte {first}", lines)] if lines else found
+
+
+def _slow_json(path: Path) -> list[Document]:
+    found, place = [], 0
+    for raw in path.read_bytes().split(b"\n"):
+        text = raw.decode("utf-8-sig" if place == 0 else "utf-8")
+        if text.strip():
+            parts = json.loads(text)["text"].split("\n")
+            lines = [" ".join(part.split()) for part in parts if part.strip()]
+            found.append(Document(f"{path} byte {place}", lines))
+        place += len(raw) + 1
+    return found
+
+
+def _random_text(rng: random.Random) -> bytes:
+    words = ["Word", "é", "\u2028", " \t", "\U0001f600 x", "\x0b", "\ufeff", "a" * 30]
+    lines = [
+        "".join(rng.choices(words, k=rng.randrange(4))) + rng.choice(["", "\r", " "])
+        for _ in range(rng.randrange(1, 60))
+    ]
+    if rng.random() < 0.3:  # a document over many pieces
+        lines[rng.randrange(len(lines)) :] = ["The same line again."] * rng.randrange(40)
+    start = "\ufeff" * (rng.random() < 0.3)
+    return (start + "\n".join(lines) + "\nEnd." + "\n" * rng.randrange(3)).encode()
+
+
+def _random_json(rng: random.Random) -> bytes:
+    texts = ["", "One.", "É\nTwo. \r\n\n Three.", "Long. " * 40]
+    lines = [
+        json.dumps({"text": rng.choice(texts)}, ensure_ascii=rng.random() < 0.5)
+        if rng.random() < 0.8
+        else rng.choice(["", "\r", "  "])
+        for _ in range(rng.randrange(30))
+    ]
+    start = "\ufeff" * (rng.random() < 0.3)
+    return (start + "\n".join([*lines, '{"text": "End."}']) + "\n" * rng.randrange(2)).encode()
+
+
+@pytest.mark.parametrize("kind", ["lines", "documents", "jsonl"])
+def test_pieces_together_are_the_files(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(5)
+    seen = Counter()
+    for number in range(100):
+        folder = tmp_path / str(number)
+        paths = [folder / name for name in ("a", "b", "c")]
+        expected = []
+        for path in paths:
+            if kind == "jsonl":
+                expected += _slow_json(_write(path, _random_json(rng)))
+            else:
+                expected += _slow_text(_write(path, _random_text(rng)), Layout(kind))
+        monkeypatch.setattr(documents, "PIECE_BYTES", rng.choice([1, 2, 3, 7, 20, 90, 400, 1500]))
+        monkeypatch.setattr(text_files, "_CHUNK_BYTES", rng.choice([1, 2, 5, 1000]))
+        spec = f"jsonl:{folder}#text" if kind == "jsonl" else f"text:{folder}"
+        source = open_source(spec, Layout.LINES if kind == "jsonl" else Layout(kind))
+        found = [list(source.read(piece)) for piece in source.pieces]
+        assert list(itertools.chain(*found)) == expected
+        seen["without a document"] += sum(not piece for piece in found)
+        seen["with several"] += sum(len(piece) > 1 for piece in found)
+        seen["of several files"] += sum(len(piece.spans) > 1 for piece in source.pieces)
+    assert len(seen) == 3 and min(seen.values()) > 10
+
+
+def test_pieces_are_parts_of_large_files_and_groups_of_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 100)
+    for name, size in {"a": 30, "b": 60, "c": 20, "d": 250, "e": 90, "f.gz": 240}.items():
+        _write(tmp_path / name, "x" * size)
+    pieces = open_source(f"text:{tmp_path}").pieces
+    assert [
+        [(Path(span.path).name, span.begin, span.end) for span in piece.spans] for piece in pieces
+    ] == [
+        [("a", 0, 30), ("b", 0, 60)],
+        [("c", 0, 20)],
+        [("d", 0, 83)],
+        [("d", 83, 166)],
+        [("d", 166, 250)],
+        [("e", 0, 90)],
+        [("f.gz", 0, 240)],
+    ]
+    assert [piece.size for piece in pieces] == [90, 20, 83, 83, 84, 90, 240]
+
+
+def test_the_identity_of_a_piece_changes_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 10)
+    first = _write(tmp_path / "a", "One two three.\n")
+    _write(tmp_path / "b", "Four.\n")
+
+    def identities() -> list[str]:
+        return [piece.identity for piece in open_source(f"text:{tmp_path}").pieces]
+
+    before = identities()
+    assert len(set(before)) == 3 and identities() == before
+    os.utime(first, ns=(0, first.stat().st_mtime_ns + 1))
+    after = identities()
+    assert after[2] == before[2] and not set(after[:2]) & set(before)
+    times = first.stat()
+    first.write_text("One two three\n")
+    os.utime(first, ns=(0, times.st_mtime_ns))
+    assert not set(identities()[:2]) & {*before, *after}
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt", "One.\n\nTwo.\n")
+    source = open_source(f"text:{path}")
+    reading = source.read(source.pieces[0])
+    assert next(reading).lines == ["One."]
+    path.write_text("One.\n\nTwo.\n\nThree.\n")
+    with pytest.raises(UserError, match=f"{path} changed while being read"):
+        list(reading)
+
+
+def test_only_what_a_piece_holds_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 1 << 10)
+    path = _write(tmp_path / "a.txt", b"\xff\n\n" * 4096 + b"Good.\n\n" * 512)
+    source = open_source(f"text:{path}")
+    assert len(list(source.read(source.pieces[-1]))) > 100
+    with pytest.raises(UserError, match="is not UTF-8"):
+        list(source.read(source.pieces[0]))
+
+
+def test_sources_can_be_pickled(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", '{"a": "One."}\n')
+    for spec in (f"text:{path}", f"jsonl:{path}#a"):
+        source = open_source(spec)
+        assert list(_read(pickle.loads(pickle.dumps(source)))) == list(_read(source))
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_text_may_begin_in_a_later_piece(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 10)
+    path = _write(tmp_path / "a.txt", " \n" * 20 + "End.")
+    assert _sentences(f"text:{path}", layout) == [["End."]]
+    path = _write(tmp_path / "a.txt", " \n" * 20)
+    assert f"{path} holds no text" in _refusal(f"text:{path}", layout)
+
+
+def test_places_in_later_pieces_are_those_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 4)
+    path = _write(tmp_path / "a.txt", b"One.\n\nTwo.\n\nThr\xe9e.\n")
+    assert f"{path} is not UTF-8 at byte 15 (0xe9, in line 5)" in _refusal(f"text:{path}")
+    path = _write(tmp_path / "b.txt", b"One.\n\nTwo.\n\nThr\0e.\n")
+    assert f"{path}:5 holds a NUL" in _refusal(f"text:{path}")
+    path = _write(tmp_path / "c.jsonl", b'{"a": "One."}\n\n{"b": "Two."}\n')
+    assert f"{path}:3 has no field 'a'" in _refusal(f"jsonl:{path}#a")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst"])
+def test_an_endless_line_is_refused_without_being_held(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr(documents, "PIECE_BYTES", 1 << 21)
+    path = _write(tmp_path / name, _stored(name, b"One.\n\n" + b"a" * (16 << 20) + b"\n"))
+    source = open_source(f"text:{path}")
+    tracemalloc.start()
+    try:
+        for piece in source.pieces:
+            with pytest.raises(UserError, match=f"{path}:3 begins a document of more than 1 MiB"):
+                list(source.read(piece))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# Folders and compressed files
+
+
+def _stored(name: str, content: bytes) -> bytes:
+    if name.endswith(".gz"):
+        return gzip.compress(content, mtime=0)
+    if name.endswith(".zst"):
+        return pyarrow.compress(content, codec="zstd", asbytes=True)
+    return content
+
+
+def test_a_folder_is_the_files_below_it(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/c.md", "a/.hidden", ".git/x.txt", "a/b/d"):
+        _write(tmp_path / "corpus" / name, name)
+    _write(tmp_path / "elsewhere" / "e.txt", "linked")
+    (tmp_path / "corpus" / "z").symlink_to(tmp_path / "elsewhere")
+    expected = [["a/b/d"], ["a/c.md"], ["b.txt"], ["linked"]]
+    assert _sentences(f"text:{tmp_path}/corpus") == expected
+    assert _sentences(f"text:{tmp_path}/corpus/") == expected
+    (tmp_path / "corpus" / "a" / "up").symlink_to(tmp_path / "corpus")
+    assert "Too many levels of symbolic links" in _refusal(f"text:{tmp_path}/corpus")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_are_read_as_their_text(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIECE_BYTES", 8)  # less than each file has
+    text = b"\xef\xbb\xbfOne.\n\nTwo.\nThree.\n\n"
+    # Two runs of the program, one after the other, in one file.
+    path = _write(tmp_path / f"a{ending}", _stored(ending, text) + _stored(ending, b"Four."))
+    source = open_source(f"text:{path}")
+    assert list(_read(source)) == [
+        Document(f"{path} byte 0", ["One."]),
+        Document(f"{path} byte 9", ["Two.", "Three."]),
+        Document(f"{path} byte 22", ["Four."]),
+    ]
+    assert [(piece.size, len(piece.spans)) for piece in source.pieces] == [(path.stat().st_size, 1)]
+    lines = b'{"a": "One."}\n\n{"a": 2}\n'
+    path = _write(tmp_path / f"b{ending}", _stored(ending, lines))
+    assert f"{path}:3: field 'a' is a number" in _refusal(f"jsonl:{path}#a")
+    path = _write(tmp_path / f"c{ending}", _stored(ending, b" \n\n"))
+    assert f"{path} holds no text" in _refusal(f"text:{path}")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_cut_short_are_refused(ending: str, tmp_path: Path) -> None:
+    content = _stored(ending, "\n\n".join(map(str, range(1000))).encode())
+    path = tmp_path / f"a{ending}"
+    for size in (1, 3, 9, len(content) // 2, len(content) - 1):
+        _write(path, content[:size])
+        assert f"{path} is damaged or cut short (" in _refusal(f"text:{path}")
+    for damaged in (content + b"more", b"Plain text."):
+        _write(path, damaged)
+        assert f"{path} is damaged or cut short (" in _refusal(f"text:{path}")
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert f"cannot read {path}: No such file" in _refusal(f"text:{path}")
 
 
 # What is refused whatever the kind
@@ -219,7 +482,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     source = open_source(f"text:{path}")
     path.unlink()
     with pytest.raises(UserError, match=f"cannot read {path}: No such file"):
-        list(source)
+        list(_read(source))
     os.mkfifo(path)
     assert f"{path} is not a regular file" in _refusal(f"text:{path}")
 
@@ -233,7 +496,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ("jsonl:{0}/a.jsonl", "write jsonl:GLOB#FIELD"),
         ("jsonl:{0}/a.jsonl#", "write jsonl:GLOB#FIELD"),
         ("jsonl:#text", "write jsonl:GLOB#FIELD"),
-        ("csv:{0}/a.csv", "unknown kind: write text:GLOB, jsonl:GLOB#FIELD or python_docs"),
+        ("csv:{0}/a.csv", "unknown kind: write text:GLOB, jsonl:GLOB#FIELD, parquet:"),
         ("python_docs:numpy", "unknown kind"),
         ("", "unknown kind"),
     ],
@@ -395,7 +658,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_python_docs_are_a_document_a_module(installation: Path) -> None:
     source = open_source("python_docs")
-    assert list(source) == [
+    assert list(_read(source)) == [
         Document("abc", ["The module of the letters."]),
         Document("old", ["An old module that warns."]),
         Document("pydoc_data.topics.with", ["The statement wraps a block."]),
@@ -410,8 +673,10 @@ def test_python_docs_are_a_document_a_module(installation: Path) -> None:
             ],
         ),
     ]
-    assert source.position == source.total_bytes > 0
-    assert list(source) == list(source)
+    (piece,) = source.pieces
+    assert piece.size == sum(file.size for file in python_docs.source_files()) > 0
+    assert source.layout is Layout.LINES
+    assert list(source.read(piece)) == list(source.read(piece))
 
 
 def test_python_docstrings_name_their_package(installation: Path) -> None:
@@ -433,8 +698,7 @@ def test_python_docs_without_sources_are_refused(installation: Path) -> None:
 
 def test_the_python_that_runs_has_prose() -> None:
     source = open_source("python_docs")
-    documents = list(itertools.islice(source, 40))
-    text = "".join(sentence for document in documents for sentence in document.sentences)
+    documents = itertools.islice(_read(source), 40)
+    text = "".join(line for document in documents for line in document.lines)
     assert len(text) > 20_000
     assert sum(character.isalpha() or character == " " for character in text) > 0.93 * len(text)
-    assert 0 < source.position < source.total_bytes

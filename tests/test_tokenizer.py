@@ -20,7 +20,7 @@ from bert_jax.tokenizer import (
     load_tokenizer,
     tokenizer_from_dict,
 )
-from bert_jax.tokenizer_training import ModelType, train_sentencepiece
+from bert_jax.tokenizer_training import ModelType, train_sentencepiece, train_wordpiece
 
 WORDS = (
     "the a river town house green old new king city under over was is were has had in of and to"
@@ -351,6 +351,44 @@ def test_training_passes_on_what_its_source_raises(error: BaseException) -> None
     with pytest.raises(type(error)) as raised:
         train_sentencepiece(broken(), vocab_size=100, model_type=ModelType.UNIGRAM)
     assert raised.value is error
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_wordpiece_training_is_exact(lower_case: bool, capfd) -> None:
+    # The library alone gives other pieces each time: it numbers characters by a hash of the run.
+    text = [*sentences(), *(sentence.title() for sentence in sentences()), "caf\u00e9s " * 40]
+    first, *others = (
+        train_wordpiece(iter(text), vocab_size=120, lower_case=lower_case) for _ in range(4)
+    )
+    assert first.vocab_size == 120
+    assert [first.id_to_piece(id) for id in range(5)] == SPECIAL
+    assert all(other.to_dict() == first.to_dict() for other in others)
+    pieces = {first.id_to_piece(id) for id in range(120)}
+    assert ("T" in pieces) is not lower_case
+    assert first.decode(first.encode("the old town")) == "the old town"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wordpiece_training_names_the_sizes_that_work() -> None:
+    def train(vocab_size: int) -> Tokenizer:
+        return train_wordpiece(sentences(), vocab_size=vocab_size, lower_case=True)
+
+    for vocab_size, bound in ((50_000, "at most "), (10, "at least ")):
+        with pytest.raises(UserError, match=bound) as raised:
+            train(vocab_size)
+        named = int(str(raised.value).split(bound)[1].split()[0].rstrip(","))
+        assert train(named).vocab_size == named
+    with pytest.raises(UserError, match="no room"):
+        train(5)
+    with pytest.raises(UserError, match="empty"):
+        train_wordpiece([" "], vocab_size=100, lower_case=True)
+
+
+def test_rare_characters_are_unknown_to_a_trained_vocabulary() -> None:
+    tokenizer = train_wordpiece(
+        ["the old town"] * 2000 + ["\u4e2d"], vocab_size=25, lower_case=True
+    )
+    assert tokenizer.encode("\u4e2d").tolist() == [tokenizer.special.unk]
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:

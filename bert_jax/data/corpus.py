@@ -1,14 +1,16 @@
-"""The tokenised corpus on disk: written in bounded memory, mapped back in O(1).
+"""The tokenised corpus on disk, mapped back in O(1); `shards.py` writes it.
 
     DIR/manifest.json            counts, checksums, where the text came from, the tokenizer
     DIR/tokenizer/               the tokenizer itself
+    DIR/train/index.npy          [listed] uint32 (uint64 where needed), the documents that count
     DIR/train/00000.tokens.npy         [tokens] uint16 (uint32 where V > 65,536)
     DIR/train/00000.sentence_ends.npy  [sentences] uint32, in tokens of this shard
     DIR/train/00000.document_ends.npy  [documents] uint32, in sentences of this shard
     DIR/heldout/...              the same, of other documents
 
 Any of the arrays opens in a notebook with `np.load`. A shard is the tokenised form of one fixed
-piece of the sources.
+piece of the sources, or of a part of it. Exact copies of a document stay in the arrays, so that a
+shard depends on its piece alone; the index leaves them out.
 """
 
 import dataclasses
@@ -16,113 +18,27 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "heldout")
-_ARRAYS = ("tokens", "sentence_ends", "document_ends")
-
-
-class SplitWriter:
-    """Collects the documents of one split and writes them a shard at a time."""
-
-    def __init__(self, directory: pathlib.Path, token_dtype: np.dtype) -> None:
-        """Makes the directory; tokens are stored as `token_dtype`."""
-        self._directory = directory
-        self._dtype = token_dtype
-        self._sentences: list[np.ndarray] = []
-        self._document_ends: list[int] = []
-        self.shards: list[dict[str, Any]] = []
-        directory.mkdir()
-
-    def add(self, sentences: Sequence[np.ndarray]) -> None:
-        """Appends one document: its sentences' token ids; at least one, and none of them empty."""
-        if not sentences or not all(len(ids) for ids in sentences):
-            raise ValueError("a document without sentences, or a sentence without tokens")
-        self._sentences.extend(ids.astype(self._dtype) for ids in sentences)
-        self._document_ends.append(len(self._sentences))
-
-    def finish_shard(self) -> None:
-        """Writes what was added since the last shard; nothing, where that is nothing."""
-        if not self._document_ends:
-            return
-        arrays = {
-            "tokens": np.concatenate(self._sentences),
-            "sentence_ends": _ends([len(ids) for ids in self._sentences]),
-            "document_ends": np.array(self._document_ends, np.uint32),
-        }
-        name = f"{len(self.shards):05d}"
-        checksums = {}
-        for kind, array in arrays.items():
-            path = self._directory / f"{name}.{kind}.npy"
-            with path.open("wb+") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-                file.seek(0)
-                checksums[kind] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-        self.shards.append(
-            {
-                "name": name,
-                "documents": len(arrays["document_ends"]),
-                "sentences": len(arrays["sentence_ends"]),
-                "tokens": len(arrays["tokens"]),
-                "checksums": checksums,
-            }
-        )
-        self._sentences, self._document_ends = [], []
-
-
-def _ends(lengths: Sequence[int]) -> np.ndarray:
-    """Where each run ends: [n] uint32. A shard must be small enough for that."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    if ends[-1] > np.iinfo(np.uint32).max:
-        raise ValueError(f"{ends[-1]} tokens in a shard are more than 32 bits can count")
-    return ends.astype(np.uint32)
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """Returns the smallest stored type that holds every id."""
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-
-
-def write_manifest(
-    directory: pathlib.Path, splits: dict[str, SplitWriter], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Completes a corpus: a directory without a manifest is none.
-
-    Args:
-      directory: of the corpus.
-      splits: the writers, by name of the split.
-      facts: what else the manifest says (source, tokenizer, ...).
-
-    Returns:
-      The manifest.
-    """
-    counts = ("documents", "sentences", "tokens")
-    manifest = {"format": FORMAT} | facts
-    manifest["splits"] = {
-        name: {count: sum(shard[count] for shard in writer.shards) for count in counts}
-        | {"shards": writer.shards}
-        for name, writer in splits.items()
-    }
-    write_atomically(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
-    return manifest
+ARRAYS = ("tokens", "sentence_ends", "document_ends")
+INDEX_FILE = "index.npy"
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     """Reads DIR/manifest.json.
 
     Raises:
-      UserError: if there is none, or a newer version of bert_jax wrote it.
+      UserError: if there is none, or a version of bert_jax with another format wrote it.
     """
-    path = pathlib.Path(directory) / "manifest.json"
+    path = epath.Path(directory) / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -149,15 +65,20 @@ def corpus_fingerprint(directory: str | os.PathLike) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """One split, mapped into memory. Documents, sentences and tokens count across its shards.
+    """One split, mapped into memory. Sentences and tokens count across its shards.
+
+    Documents are numbered as the index lists them: without copies of an earlier one. Sentences and
+    tokens of the copies have numbers too, which no document leads to.
 
     Attributes:
+      index: [documents] uint32 or uint64, ascending: the place of each among all that are stored.
       shards: the three arrays of each shard.
-      document_base: [shards + 1] int64, documents before each shard.
+      document_base: [shards + 1] int64, stored documents before each shard.
       sentence_base: [shards + 1] int64, the same for sentences.
       token_base: [shards + 1] int64, the same for tokens.
     """
 
+    index: np.ndarray
     shards: list[dict[str, np.ndarray]]
     document_base: np.ndarray
     sentence_base: np.ndarray
@@ -165,26 +86,26 @@ class Corpus:
 
     @property
     def documents(self) -> int:
-        """How many documents."""
-        return int(self.document_base[-1])
+        """How many documents; each differs from all others."""
+        return len(self.index)
 
     @property
     def sentences(self) -> int:
-        """How many sentences."""
+        """How many sentences, those of copies included."""
         return int(self.sentence_base[-1])
 
     @property
     def tokens(self) -> int:
-        """How many tokens."""
+        """How many tokens, those of copies included."""
         return int(self.token_base[-1])
 
     def document_ends(self, documents: np.ndarray) -> np.ndarray:
         """Returns the sentence after the last of each document: [n] int64 to [n] int64."""
-        return self._look_up("document_ends", documents, self.document_base, self.sentence_base)
+        return self._stored_document_ends(self.index[documents].astype(np.int64))
 
     def document_begins(self, documents: np.ndarray) -> np.ndarray:
         """Returns the first sentence of each document: [n] int64 to [n] int64."""
-        return _begins(self.document_ends, documents)
+        return _begins(self._stored_document_ends, self.index[documents].astype(np.int64))
 
     def sentence_ends(self, sentences: np.ndarray) -> np.ndarray:
         """Returns the token after the last of each sentence: [n] int64 to [n] int64."""
@@ -210,6 +131,9 @@ class Corpus:
         for shard, chosen in _by_shard(tokens, self.token_base):
             ids[chosen] = self.shards[shard]["tokens"][tokens[chosen] - self.token_base[shard]]
         return ids
+
+    def _stored_document_ends(self, places: np.ndarray) -> np.ndarray:
+        return self._look_up("document_ends", places, self.document_base, self.sentence_base)
 
     def _look_up(
         self, kind: str, index: np.ndarray, base: np.ndarray, value_base: np.ndarray
@@ -248,13 +172,22 @@ def open_corpus(directory: str | os.PathLike, split: str) -> Corpus:
       split: 'train' or 'heldout'.
 
     Raises:
-      UserError: for a directory that is no corpus, or a shard that does not have its counts.
+      UserError: for a directory that is no corpus, a shard or an index that does not have its
+        counts, or ids that are not below the vocabulary's size.
     """
     folder = pathlib.Path(directory) / split
+    vocab_size, listed, facts = _split_facts(directory, split)
     shards, counts = [], [[0, 0, 0]]
-    for name, *expected in _listed_shards(directory, split):
-        arrays = {kind: _map_array(folder / f"{name}.{kind}.npy") for kind in _ARRAYS}
-        sizes = [len(arrays[kind]) for kind in reversed(_ARRAYS)]
+    for name, max_token_id, *expected in facts:
+        if max_token_id >= vocab_size:
+            raise UserError(
+                f"{folder / name}.tokens.npy holds the id {max_token_id}, and the vocabulary of the"
+                f" corpus has {vocab_size} pieces: prepare the corpus again"
+            )
+        arrays = {
+            kind: map_array(folder / f"{name}.{kind}.npy", np.uint16, np.uint32) for kind in ARRAYS
+        }
+        sizes = [len(arrays[kind]) for kind in reversed(ARRAYS)]
         # What the ends count must be there too.
         reach = [
             int(arrays[kind][-1:].max(initial=0)) for kind in ("document_ends", "sentence_ends")
@@ -267,17 +200,35 @@ def open_corpus(directory: str | os.PathLike, split: str) -> Corpus:
         shards.append(arrays)
         counts.append(sizes)
     bases = np.cumsum(np.array(counts, np.int64), axis=0)
-    return Corpus(shards, *(np.ascontiguousarray(bases[:, i]) for i in range(3)))
+    index = map_array(folder / INDEX_FILE, np.uint32, np.uint64)
+    stored = int(bases[-1, 0])
+    if len(index) != listed or int(index[-1:].max(initial=0)) >= max(stored, 1):
+        raise UserError(
+            f"{folder / INDEX_FILE} lists {len(index)} of {stored} documents, up to number"
+            f" {int(index[-1:].max(initial=0))}, and the manifest says {listed}:"
+            " prepare the corpus again"
+        )
+    return Corpus(index, shards, *(np.ascontiguousarray(bases[:, i]) for i in range(3)))
 
 
-def _listed_shards(directory: str | os.PathLike, split: str) -> list[tuple[str, int, int, int]]:
-    """Reads (name, documents, sentences, tokens) of each shard from the manifest."""
+def _split_facts(
+    directory: str | os.PathLike, split: str
+) -> tuple[int, int, list[tuple[str, int, int, int, int]]]:
+    """Reads the manifest.
+
+    Returns:
+      The size of the vocabulary, the number of listed documents, and of each shard its name, its
+      largest id and its documents, sentences and tokens.
+    """
     manifest = read_manifest(directory)
-    fields = ("name", "documents", "sentences", "tokens")
+    fields = ("name", "max_token_id", "documents", "sentences", "tokens")
     try:
-        return [
-            tuple(entry[field] for field in fields) for entry in manifest["splits"][split]["shards"]
-        ]
+        facts = manifest["splits"][split]
+        return (
+            manifest["tokenizer"]["vocab_size"],
+            facts["documents"],
+            [tuple(entry[field] for field in fields) for entry in facts["shards"]],
+        )
     except (KeyError, TypeError):
         raise UserError(
             f"{directory}/manifest.json does not list the shards of {split!r} with their"
@@ -285,15 +236,21 @@ def _listed_shards(directory: str | os.PathLike, split: str) -> list[tuple[str, 
         ) from None
 
 
-def _map_array(path: pathlib.Path) -> np.ndarray:
+def map_array(path: pathlib.Path, *dtypes: type) -> np.ndarray:
+    """Maps a list of numbers of one of these types.
+
+    Raises:
+      UserError: if the file is anything else.
+    """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read ({reason}): prepare the corpus again") from None
-    if array.ndim != 1 or array.dtype not in (np.uint16, np.uint32):
+    if array.ndim != 1 or array.dtype not in dtypes:
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         raise UserError(
-            f"{path} holds {array.dtype} {list(array.shape)}, not a list of uint16 or uint32:"
+            f"{path} holds {array.dtype} {list(array.shape)}, not a list of {names}:"
             " prepare the corpus again"
         )
     return np.asarray(array)  # a plain view: np.memmap's own look-ups are slow

@@ -1,0 +1,248 @@
+r"""Documents in text files and in JSON lines, plain or compressed.
+
+Lines end in "\n" or "\r\n" only. A plain file may be read from any byte on; a compressed one is
+read whole, and a place in it is a place in its text.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, cast
+
+from bert_jax.data import documents
+from bert_jax.data.documents import (
+    FILE_END,
+    Document,
+    FileSource,
+    Layout,
+    Span,
+    fold,
+    folded_lines,
+    refuse_nul,
+)
+from bert_jax.errors import UserError
+
+_COMPRESSED = (".gz", ".zst")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CHUNK_BYTES = 1 << 16  # what is read at a time where lines are only looked for
+
+
+class _LineFiles(FileSource):
+    """What text and JSON lines have in common: files, lines, and their faults."""
+
+    def __init__(self, sizes: dict[str, int], layout: Layout) -> None:
+        """Divides files, given with their sizes in bytes, into pieces."""
+        self.layout = layout
+        self.pieces = documents.make_pieces(
+            part for path, size in sizes.items() for part in _parts(path, size)
+        )
+
+    def _read(self, span: Span) -> Iterator[Document]:
+        if not span.path.endswith(_COMPRESSED):
+            yield from self._read_bytes(span.path, span.begin, span.end)
+        elif span.begin == 0:
+            yield from self._read_bytes(span.path, 0, FILE_END)
+
+    @abc.abstractmethod
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
+        """Yields the documents of a file whose first byte of text is in [begin, end)."""
+
+
+def _parts(path: str, size: int) -> Iterable[tuple[Span, int]]:
+    span = Span(path, 0, size)
+    return [(span, size)] if path.endswith(_COMPRESSED) else documents.cut(span, size)
+
+
+class TextFiles(_LineFiles):
+    """Documents divided by blank lines or the ends of files; or, by the layout, one a line."""
+
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
+        if self.layout is Layout.DOCUMENTS:
+            for first, _, line in _lines_from(path, begin, end):
+                if text := fold(line):
+                    yield Document(_name(path, first), [text])
+            return
+        lines: list[str] = []
+        first = 0  # of the document: its first byte
+        divided = begin == 0  # whether a document may begin with the next line
+        for line_begin, line_end, line in _lines(path, begin):
+            if text := fold(line):
+                if not lines and divided and begin <= line_begin < end:
+                    first = line_begin
+                    lines.append(text)
+                elif lines:
+                    lines.append(text)
+                if lines and line_end - first >= documents.MAX_DOCUMENT_BYTES:
+                    raise documents.too_long(_Place(path, first))
+            elif lines:
+                yield Document(_name(path, first), lines)
+                lines = []
+            divided = not text
+            if not lines and line_end >= end:
+                return
+        if lines:
+            yield Document(_name(path, first), lines)
+
+
+class JsonLines(_LineFiles):
+    """Documents that are the string `field` of an object, one a line."""
+
+    def __init__(self, sizes: dict[str, int], field: str, layout: Layout) -> None:
+        """Divides files, given with their sizes in bytes, into pieces."""
+        super().__init__(sizes, layout)
+        self._field = field
+
+    def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
+        for first, _, line in _lines_from(path, begin, end):
+            if line.strip():
+                text = self._text(line, _Place(path, first))
+                yield Document(_name(path, first), folded_lines(text))
+
+    def _text(self, line: str, place: "_Place") -> str:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(
+                f"{place} is not JSON ({reason}): each line must be one JSON object"
+            ) from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{place} is not a JSON object: write {{{json.dumps(self._field)}: ...}}"
+            )
+        if self._field not in record:
+            names = ", ".join(sorted(record)) or "none"
+            raise UserError(f"{place} has no field '{self._field}': its fields are {names}")
+        text = record[self._field]
+        if not isinstance(text, str):
+            raise UserError(
+                f"{place}: field '{self._field}' is {_JSON_TYPES[type(text)]}: it must be a string"
+            )
+        refuse_nul(text, place)
+        if surrogate := _SURROGATE.search(text):
+            raise UserError(
+                f"{place} holds half a character (\\u{ord(surrogate[0]):04x}):"
+                " write both halves of the surrogate pair"
+            )
+        return text
+
+
+_JSON_TYPES = {
+    dict: "an object",
+    list: "a list",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def _name(path: str, begin: int) -> str:
+    return f"{path} byte {begin}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """A byte of a file's text, for messages. Only where one is written are the lines counted."""
+
+    path: str
+    byte: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line()}"
+
+    def line(self) -> int:
+        """Returns the number, from 1, of the line that the byte is in."""
+        number, left = 1, self.byte
+        with _opened(self.path) as file:
+            while chunk := file.read(min(_CHUNK_BYTES, left)):
+                number += chunk.count(b"\n")
+                left -= len(chunk)
+        return number
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """Opens a file, decompressed, and tells what goes wrong with it."""
+    try:
+        with open(path, "rb") as stored, _decompressed(path, stored) as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        # What is wrong with compressed bytes has no number of the system.
+        raise (documents.unreadable if error.errno else _damaged)(path, error) from error
+
+
+def _decompressed(path: str, stored: BinaryIO) -> BinaryIO:
+    if path.endswith(".gz"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stored))
+    if path.endswith(".zst"):
+        import pyarrow  # here, because it is large and few need it
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(stored, "zstd"))
+    return stored
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged or cut short ({fold(str(error))}): copy or compress it again"
+    )
+
+
+def _lines_from(path: str, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """Yields the lines, as `_lines` does, whose first byte is in [begin, end)."""
+    for line in _lines(path, begin):
+        if line[0] >= end:
+            return
+        if line[0] >= begin:
+            yield line
+
+
+def _lines(path: str, begin: int) -> Iterator[tuple[int, int, str]]:
+    """Yields (first byte, end, text) of every line from the one before the byte `begin` on.
+
+    The text may end in its line break.
+    """
+    with _opened(path) as file:
+        place = _seek_line(path, file, begin) if begin else 0
+        while line := file.readline(documents.MAX_DOCUMENT_BYTES):
+            if len(line) == documents.MAX_DOCUMENT_BYTES:
+                raise documents.too_long(_Place(path, place))
+            yield place, place + len(line), _decode(line, path, place)
+            place += len(line)
+
+
+def _seek_line(path: str, file: BinaryIO, byte: int) -> int:
+    """Goes to the first byte of the line that ends at or behind the byte before; returns it."""
+    end = byte - 1
+    while end > 0:
+        begin = max(0, end - _CHUNK_BYTES)
+        file.seek(begin)
+        if (found := file.read(end - begin).rfind(b"\n")) >= 0:
+            return file.seek(begin + found + 1)
+        end = begin
+        if byte - end > documents.MAX_DOCUMENT_BYTES:
+            raise documents.too_long(_Place(path, byte - 1))
+    return file.seek(0)
+
+
+def _decode(line: bytes, path: str, begin: int) -> str:
+    if begin == 0 and line.startswith(_BYTE_ORDER_MARK):
+        line, begin = line[len(_BYTE_ORDER_MARK) :], len(_BYTE_ORDER_MARK)
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 at byte {begin + error.start} (0x{line[error.start]:02x}, in line"
+            f" {_Place(path, begin).line()}): convert the file to UTF-8"
+        ) from error
+    refuse_nul(text, _Place(path, begin))
+    return text
