@@ -41,11 +41,12 @@ class BlockPlan:
     def describe(self, length: int) -> str:
         """Says in a line what the plan holds, for rows of `length` tokens."""
         examples = self.examples
-        return (
-            f"{len(examples):,} examples in {self.rows:,} rows ({self.fill(length):.1%} full);"
-            f" {examples.forced:,} are negative for want of a continuation;"
-            f" {examples.truncated_tokens:,} tokens cut to fit"
-        )
+        said = f"{len(examples):,} examples in {self.rows:,} rows, {self.fill(length):.1%} full"
+        if examples.forced:
+            said += f"; {examples.forced:,} are negative for want of a continuation"
+        if examples.truncated_tokens:
+            said += f"; {examples.truncated_tokens:,} tokens cut to fit"
+        return said
 
 
 def check_corpus(corpus: Corpus, config: PretrainDataConfig, name: str) -> None:
