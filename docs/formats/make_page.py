@@ -96,9 +96,7 @@ def make_page() -> str:
     with tempfile.TemporaryDirectory() as directory:
         corpus, tokenizer = prepare(pathlib.Path(directory))
         for config in combinations():
-            plan = plan_block(
-                corpus, with_length(config.data, LENGTH), seed=SEED, epoch=0, block=0
-            )
+            plan = plan_block(corpus, with_length(config.data, LENGTH), seed=SEED, epoch=0, block=0)
             rows = "\n".join(shown_rows(corpus, plan, tokenizer, config)).strip()
             parts.append(f"## {title(config)}\n\n```\n{rows}\n```\n")
             parts.append(f"{plan.describe(LENGTH)}.\n")
