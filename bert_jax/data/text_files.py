@@ -71,7 +71,7 @@ class TextFiles(_LineFiles):
             return
         lines: list[str] = []
         first = 0  # of the document: its first byte
-        divided = begin == 0  # whether a document may begin with the next line
+        divided = True  # whether a document may begin with the next line
         for line_begin, line_end, line in _lines(path, begin):
             if text := fold(line):
                 if not lines and divided and begin <= line_begin < end:
