@@ -245,13 +245,13 @@ def test_pieces_are_parts_of_large_files_and_groups_of_small_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "PIECE_BYTES", 100)
-    for name, size in {"a": 30, "b": 60, "c": 20, "d": 250, "e": 90, "f.gz": 240}.items():
+    for name, size in {"a": 30, "b": 70, "c": 20, "d": 250, "e": 90, "f.gz": 240}.items():
         _write(tmp_path / name, "x" * size)
     pieces = open_source(f"text:{tmp_path}").pieces
     assert [
         [(Path(span.path).name, span.begin, span.end) for span in piece.spans] for piece in pieces
     ] == [
-        [("a", 0, 30), ("b", 0, 60)],
+        [("a", 0, 30), ("b", 0, 70)],
         [("c", 0, 20)],
         [("d", 0, 83)],
         [("d", 83, 166)],
@@ -259,7 +259,7 @@ def test_pieces_are_parts_of_large_files_and_groups_of_small_ones(
         [("e", 0, 90)],
         [("f.gz", 0, 240)],
     ]
-    assert [piece.size for piece in pieces] == [90, 20, 83, 83, 84, 90, 240]
+    assert [piece.size for piece in pieces] == [100, 20, 83, 83, 84, 90, 240]
 
 
 def test_the_identity_of_a_piece_changes_with_its_files(
@@ -373,6 +373,22 @@ def test_a_folder_is_the_files_below_it(tmp_path: Path) -> None:
     assert _sentences(f"text:{tmp_path}/corpus/") == expected
     (tmp_path / "corpus" / "a" / "up").symlink_to(tmp_path / "corpus")
     assert "Too many levels of symbolic links" in _refusal(f"text:{tmp_path}/corpus")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "a.txt", "One.")
+    _write(tmp_path / "shut" / "b.txt", "Two.")
+    scandir = os.scandir
+
+    def refuse(path: str):  # as the system does to all but its administrator
+        if path == f"{tmp_path}/shut":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"cannot read {tmp_path}/shut: Permission denied" in _refusal(f"text:{tmp_path}")
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
