@@ -73,7 +73,7 @@ def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
 
 
 def make_corpus(run_pieces: RunPieces) -> None:
-    """Makes the tokenizer and the corpus that the flags ask for; the driver of every engine."""
+    """Makes the tokenizer and the corpus that the flags ask for."""
     begin = time.monotonic()
     spec = cli.require("source", _SOURCE.value, "'text:corpus/*.txt'")
     output = pathlib.Path(cli.require("output", _OUTPUT.value, "data/wiki"))
@@ -282,14 +282,19 @@ def describe(directory: pathlib.Path) -> None:
         print(f"\nwrote {plot_lengths(lengths, picture)}")
 
 
-def main() -> None:
-    """Makes a corpus, or looks at one."""
+def run(run_pieces: RunPieces) -> None:
+    """Does what the flags ask for: makes a corpus, the pieces in this way, or looks at one."""
     if _VERIFY.value:
         verify(pathlib.Path(_VERIFY.value).expanduser())
     elif _DESCRIBE.value:
         describe(pathlib.Path(_DESCRIBE.value).expanduser())
     else:
-        make_corpus(run_locally)
+        make_corpus(run_pieces)
+
+
+def main() -> None:
+    """Makes a corpus with processes of this machine, or looks at one."""
+    run(run_locally)
 
 
 if __name__ == "__main__":

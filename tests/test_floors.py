@@ -23,12 +23,13 @@ FLOORS = [
     {"attention", "masking", "data.pretraining", "data.tasks"} | {"data.pieces"},
     {"model", "data.rows"} | {"data.sampling"},
     {"heads", "data.loader"} | {"data.report"},
-    {"losses"} | {"corpus_plot"},
+    {"losses"} | {"corpus_plot", "beam_pieces"},
     {"training"},
     {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},
+    {"prepare_beam"},
 ]
-DRIVERS = FLOORS[-1]
+DRIVERS = FLOORS[-2] | FLOORS[-1]
 
 
 def modules() -> dict[str, ast.Module]:
