@@ -4,8 +4,9 @@ python -m bert_jax.prepare_beam --source='text:/shared/corpus/*.txt' --output=/s
         --tokenizer=train:sentencepiece:32000 --runner=FlinkRunner --flink_master=HOST:8081
 
 Flags that are not those of `prepare` are Beam's, written `--name=value`. The machines need the
-sources and the output on a file system that they share, named from its root. Install Beam with `pip install
-'bert_jax[beam]'`, in an environment of its own: it needs other versions of some libraries.
+sources and the output on a file system that they share, named from its root. Install Beam with
+`pip install 'bert_jax[beam]'`, in an environment of its own: it needs other versions of some
+libraries.
 """
 
 from collections.abc import Iterator, Sequence
