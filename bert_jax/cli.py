@@ -26,7 +26,12 @@ DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 Config = TypeVar("Config", bound=RootConfig)
 
 
-def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
+def run(
+    main: Callable[[], None],
+    *,
+    config_type: type | None = None,
+    unknown_flags: list[str] | None = None,
+) -> None:
     """Runs a driver: parses flags, calls `main`, and turns what the user caused into one line.
 
     The exit status is 0, 1 after an error, or 128 and the number of the signal that stopped the
@@ -35,6 +40,7 @@ def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
     Args:
       main: the driver.
       config_type: the root that `--config` must return, to explain a wrong override.
+      unknown_flags: takes flags that are another program's; without it they are refused.
     """
     if "--debug" not in sys.argv[1:]:
         _quiet_libraries()
@@ -42,10 +48,12 @@ def run(main: Callable[[], None], *, config_type: type | None = None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def parse(argv: Sequence[str]) -> list[str]:
-        rest = _parse_flags(list(argv), config_type)
-        if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: flags begin with --")
-        return rest
+        name, *rest = _parse_flags(list(argv), config_type, unknown_flags is not None)
+        for argument in rest:
+            if unknown_flags is None or not argument.startswith("--"):
+                raise UserError(f"unexpected argument {argument!r}: flags begin with --")
+            unknown_flags.append(argument)
+        return [name]
 
     try:
         app.run(lambda _: main(), flags_parser=parse)
@@ -140,11 +148,11 @@ def checked_config(config: Any, config_type: type[Config]) -> Config:
     return config
 
 
-def _parse_flags(argv: list[str], config_type: type | None) -> list[str]:
+def _parse_flags(argv: list[str], config_type: type | None, known_only: bool) -> list[str]:
     if config_type is not None:
         _check_config_flags(argv[1:], config_type)
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(argv, known_only=known_only)
     except flags.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{message.removeprefix('FATAL Flags parsing error: ')}") from None

@@ -73,7 +73,7 @@ def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
 
 
 def make_corpus(run_pieces: RunPieces) -> None:
-    """Makes the tokenizer and the corpus that the flags ask for; the driver of every engine."""
+    """Makes the tokenizer and the corpus that the flags ask for."""
     begin = time.monotonic()
     spec = cli.require("source", _SOURCE.value, "'text:corpus/*.txt'")
     output = pathlib.Path(cli.require("output", _OUTPUT.value, "data/wiki"))
@@ -173,7 +173,7 @@ def _train_tokenizer(job: Job) -> Tokenizer:
 
     def sentences() -> Iterator[str]:
         total = len(sampling.sampled_pieces(job.source))
-        with _Shown("reading for the tokenizer", total, " pieces") as shown:
+        with _Shown("reading for the tokenizer", total, " pieces", "pieces") as shown:
             for found in sampling.training_sentences(job.source, job.splitter, job.heldout_rate):
                 yield from found
                 shown.update(1)
@@ -192,7 +192,7 @@ def _write_shards(job: Job, run_pieces: RunPieces) -> None:
         done = len(all_pieces) - len(waiting)
         print(f"goes on: {done:,} of {len(all_pieces):,} pieces were finished", flush=True)
     total = sum(all_pieces[number].size for number in waiting)
-    with _Shown("tokenising", total, "B") as shown:
+    with _Shown("tokenising", total, "B", "shards") as shown:
         for progress in run_pieces(job, waiting):
             shown.update(progress.bytes)
 
@@ -200,8 +200,9 @@ def _write_shards(job: Job, run_pieces: RunPieces) -> None:
 class _Shown:
     """Shows how far work is: a bar on a terminal, and a line now and then elsewhere."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self._what, self._total, self._done, self._steps = what, total, 0, 0
+    def __init__(self, what: str, total: int, unit: str, steps: str) -> None:
+        self._what, self._total, self._steps = what, total, steps
+        self._done = self._count = 0
         self._told = time.monotonic()
         self._bar = tqdm(
             total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False
@@ -216,13 +217,13 @@ class _Shown:
     def update(self, amount: int) -> None:
         """Counts a step, and this much of the total; a step of a long piece may count nothing."""
         self._done += amount
-        self._steps += 1
-        self._bar.set_postfix_str(f"{self._steps:,} steps", refresh=False)
+        self._count += 1
+        counted = f"{self._count:,} {self._steps}"
+        self._bar.set_postfix_str(counted, refresh=False)
         self._bar.update(amount)
         if self._bar.disable and time.monotonic() - self._told > _PROGRESS_SECONDS:
             self._told = time.monotonic()
-            share = self._done / self._total
-            print(f"{self._what}: {share:.0%}, step {self._steps:,}", file=sys.stderr)
+            print(f"{self._what}: {self._done / self._total:.0%}, {counted}", file=sys.stderr)
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -282,14 +283,19 @@ def describe(directory: pathlib.Path) -> None:
         print(f"\nwrote {plot_lengths(lengths, picture)}")
 
 
-def main() -> None:
-    """Makes a corpus, or looks at one."""
+def run(run_pieces: RunPieces) -> None:
+    """Does what the flags ask for: makes a corpus, the pieces in this way, or looks at one."""
     if _VERIFY.value:
         verify(pathlib.Path(_VERIFY.value).expanduser())
     elif _DESCRIBE.value:
         describe(pathlib.Path(_DESCRIBE.value).expanduser())
     else:
-        make_corpus(run_locally)
+        make_corpus(run_pieces)
+
+
+def main() -> None:
+    """Makes a corpus with processes of this machine, or looks at one."""
+    run(run_locally)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -95,7 +96,7 @@ def _deal(waiting: list[Task], processes: dict[Connection, Any]) -> Iterator[Any
 def _send(pipe: Connection, process: Any, task: object) -> None:
     try:
         pipe.send(task)
-    except (BrokenPipeError, ConnectionError):
+    except ConnectionError:
         raise _killed(process) from None
 
 
@@ -113,6 +114,7 @@ def _killed(process: Any) -> UserError:
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Holds ctrl-C back for a moment."""
+    resource_tracker.ensure_running()  # or it would begin now, and let ctrl-C through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -130,6 +132,8 @@ def _serve(setup: Callable[[], Handle[Any, Any]], pipe: Connection) -> None:
             for result in handle(pipe.recv()):
                 pipe.send(("result", result))
             pipe.send(("done", None))
+    except (EOFError, ConnectionError):
+        pass  # nobody is there any more
     except MemoryError:
         error = UserError("a worker process has no memory left: start again with fewer --workers")
         pipe.send(("error", error))

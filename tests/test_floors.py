@@ -24,11 +24,12 @@ FLOORS = [
     {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"},
     {"heads", "data.rows", "data.loader"},
     {"losses", "data.corpora", "data.feed", "data.report"},
-    {"training", "corpus_plot"},
+    {"training", "corpus_plot", "beam_pieces"},
     {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},
+    {"prepare_beam"},
 ]
-DRIVERS = FLOORS[-1]
+DRIVERS = FLOORS[-2] | FLOORS[-1]
 
 
 def modules() -> dict[str, ast.Module]:

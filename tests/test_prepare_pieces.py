@@ -8,10 +8,19 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from driver_fixtures import Drivers, prepare_flags, small_disk, write_text
+from driver_fixtures import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Drivers,
+    prepare_flags,
+    small_disk,
+    write_text,
+)
 from test_prepare import content, documents_of
 
 from bert_jax.data import documents, pieces, sampling
@@ -106,6 +115,33 @@ def test_an_interrupted_prepare_goes_on(
     after = marks(output)
     assert kept and all(after[name] == before[name] for name in kept)
     assert os.listdir(tmp_path / "a") == ["corpus"]
+
+
+def test_ctrl_c_on_a_terminal_is_one_line(
+    many: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    # There the workers get the signal too.
+    flags = flags_for(many, tmp_path / "corpus", f"--tokenizer={whole / 'tokenizer'}")
+    program = f"""
+import runpy, sys
+from bert_jax.data import documents
+documents.PIECE_BYTES = 6000
+sys.argv = ["prepare", "--workers=2", *{flags}]
+runpy.run_module("bert_jax.prepare", run_name="__main__", alter_sys=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not finished(tmp_path / ".corpus.partial"):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert err == "stopped: the same command goes on at the last finished shard\n"
 
 
 @pytest.fixture

@@ -33,13 +33,14 @@ class ShardWriter:
 
         Args:
           sentences: their token ids; at least one, and none of them empty.
-          text: in UTF-8, to count its words and bytes.
+          text: in UTF-8, to count its bytes, and its words by the white space between them, which
+            must be single.
         """
         if not sentences or not all(len(ids) for ids in sentences):
             raise ValueError("a document without sentences, or a sentence without tokens")
-        self._sentences.extend(ids.astype(self._dtype) for ids in sentences)
+        self._sentences += sentences
         self._document_ends.append(len(self._sentences))
-        self._words += len(text.split())
+        self._words += text.count(b" ") + text.count(b"\n") + bool(text)
         self._text_bytes += len(text)
 
     def write(self, folder: pathlib.Path, name: str) -> dict[str, Any] | None:
@@ -55,7 +56,7 @@ class ShardWriter:
         if not self._document_ends:
             return None
         arrays = {
-            "tokens": np.concatenate(self._sentences),
+            "tokens": np.concatenate(self._sentences, dtype=self._dtype, casting="unsafe"),
             "sentence_ends": _ends([len(ids) for ids in self._sentences]),
             "document_ends": np.array(self._document_ends, np.uint32),
         }

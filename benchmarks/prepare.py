@@ -1,0 +1,156 @@
+"""Measures `prepare` beside the tokenizer's library alone, with as many processes, on one text.
+
+    python -m benchmarks.prepare --source='text:/tmp/large/*.txt' --layout=paragraphs \
+        --tokenizer=vocab.txt --workers=2
+
+Prints a line of JSON. The library is given the sentences that `prepare` makes, already in memory;
+only its calls are timed. Both are told in seconds of the wall and of the CPUs: where a machine is
+shared, only the ratio by CPU time says something.
+"""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import psutil
+import sentencepiece
+import tokenizers
+from absl import app, flags
+
+from bert_jax.data.corpus import read_manifest
+from bert_jax.data.documents import Layout, Source
+from bert_jax.data.sentences import SentenceSplitter
+from bert_jax.data.sources import open_source
+
+_SOURCE = flags.DEFINE_string("source", None, "as prepare has it", required=True)
+_LAYOUT = flags.DEFINE_enum_class("layout", Layout.PARAGRAPHS, Layout, "as prepare has it")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "vocab.txt", "or a .model; uncased")
+_WORKERS = flags.DEFINE_integer("workers", 2, "processes of each")
+
+_SAMPLE_SECONDS = 0.2
+
+
+def peak_of(process: psutil.Process) -> tuple[threading.Thread, list[int]]:
+    """Watches the resident bytes of a process and of those below it, added up."""
+    peak = [0]
+
+    def watch() -> None:
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            total = 0
+            for each in [process, *process.children(recursive=True)]:
+                try:
+                    total += each.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            peak[0] = max(peak[0], total)
+            time.sleep(_SAMPLE_SECONDS)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread, peak
+
+
+def measure_prepare(output: pathlib.Path) -> dict[str, Any]:
+    """Runs prepare as a user does."""
+    command = [sys.executable, "-m", "bert_jax.prepare", f"--source={_SOURCE.value}"]
+    command += [f"--layout={_LAYOUT.value.value}", f"--tokenizer={_TOKENIZER.value}"]
+    command += [f"--workers={_WORKERS.value}", f"--output={output}"]
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, peak = peak_of(psutil.Process(process.pid))
+        status = process.wait()
+    if status:
+        raise SystemExit(status)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    splits = read_manifest(output)["splits"].values()
+    return {
+        "seconds": time.perf_counter() - begin,
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "peak_bytes": peak[0],
+        "tokens": sum(split["tokens"] for split in splits),
+    }
+
+
+def library_alone(source: Source, numbers: list[int]) -> tuple[float, float]:
+    """Times a library on some pieces: wall and CPU seconds."""
+    splitter = SentenceSplitter(source.layout)
+    path = _TOKENIZER.value
+    if path.endswith(".model"):
+        processor = sentencepiece.SentencePieceProcessor(model_file=path)
+
+        def encode(texts: list[str]) -> None:
+            processor.encode(texts, return_type="numpy", num_threads=1)
+    else:
+        tokenizer = tokenizers.BertWordPieceTokenizer(path, lowercase=True)
+
+        def encode(texts: list[str]) -> None:
+            for text in texts:  # on one thread this is faster than the library's batches
+                _ = tokenizer.encode(text, add_special_tokens=False).ids
+
+    wall = cpu = 0.0
+    for number in numbers:
+        documents = source.read(source.pieces[number])
+        texts = [sentence for document in documents for sentence in splitter.split(document)]
+        begin = time.perf_counter(), time.process_time()
+        encode(texts)
+        wall += time.perf_counter() - begin[0]
+        cpu += time.process_time() - begin[1]
+    return wall, cpu
+
+
+def _library_process(argv: list[str], numbers: list[int], queue: Any) -> None:
+    flags.FLAGS(argv)
+    queue.put(library_alone(open_source(_SOURCE.value, _LAYOUT.value), numbers))
+
+
+def measure_library() -> dict[str, float]:
+    """Runs the library in `--workers` processes at once, each on its share of the pieces."""
+    numbers = list(range(len(open_source(_SOURCE.value, _LAYOUT.value).pieces)))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    shares = [numbers[first :: _WORKERS.value] for first in range(_WORKERS.value)]
+    processes = [
+        context.Process(target=_library_process, args=(sys.argv, share, queue)) for share in shares
+    ]
+    for process in processes:
+        process.start()
+    times = [queue.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return {"seconds": max(wall for wall, _ in times), "cpu_seconds": sum(cpu for _, cpu in times)}
+
+
+def main(_: list[str]) -> None:
+    """Measures both, one after the other."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="prepare."))
+    try:
+        ours = measure_prepare(folder / "corpus")
+    finally:
+        shutil.rmtree(folder)
+    library = measure_library()
+    print(
+        json.dumps(
+            {
+                "workers": _WORKERS.value,
+                "cpus": os.cpu_count(),
+                "prepare": ours,
+                "tokens_per_second": ours["tokens"] / ours["seconds"],
+                "library": library,
+                "ratio": library["seconds"] / ours["seconds"],
+                "cpu_ratio": library["cpu_seconds"] / ours["cpu_seconds"],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
