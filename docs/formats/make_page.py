@@ -106,8 +106,8 @@ def make_page() -> str:
 _INTRODUCTION = f"""# What the model sees
 
 The first rows of each valid combination of format, rate and objective, from the small text beside
-this page, at T={LENGTH} and N={EXAMPLES_PER_ROW}, before masking. `python -m docs.formats.make_page`
-writes this page.
+this page, at T={LENGTH} and N={EXAMPLES_PER_ROW}, before masking; written by
+`python -m docs.formats.make_page`.
 
 A blank line parts two rows; the examples of a row are below each other. Every word is a token here.
 "Drop NSP" is one of three experiments: `objective=none` at rate 0.5 (the loss is dropped, the
