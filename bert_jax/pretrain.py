@@ -9,6 +9,7 @@ Where the parameters come from, in this order:
 3. Random values, from --config.seed.
 """
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -28,7 +29,13 @@ from bert_jax.checkpoint import (
     restore_state,
     steps_in,
 )
-from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
+from bert_jax.config import (
+    EncoderConfig,
+    MaskingConfig,
+    MaskStrategy,
+    PretrainConfig,
+    to_dict,
+)
 from bert_jax.data.corpora import Corpora, open_corpora
 from bert_jax.data.feed import Cursor, Feed, PhaseRows
 from bert_jax.errors import UserError
@@ -36,7 +43,8 @@ from bert_jax.heads import PretrainingModel
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.loop import run_steps
 from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import mask_tokens
+from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.model import Batch
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.phases import Phase, resolve_phases
 from bert_jax.tokenizer import Tokenizer
@@ -69,16 +77,32 @@ def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def masking(config: MaskingConfig, tokenizer: Tokenizer) -> PrepareFn:
-    """Binds the corruption to a tokenizer."""
-    special = tokenizer.special
-    return functools.partial(
-        mask_tokens,
-        config=config,
-        special_ids=(special.pad, special.unk, special.cls, special.sep, special.mask),
-        mask_id=special.mask,
-        vocab_size=tokenizer.vocab_size,
+def masking(config: MaskingConfig, steps: int, tokenizer: Tokenizer) -> PrepareFn:
+    """Binds the corruption to a tokenizer, and its rate to a run of so many steps.
+
+    Raises:
+      UserError: if words are to be chosen and the tokenizer does not tell them.
+    """
+    by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
+    size = tokenizer.vocab_size
+    vocabulary = MaskVocabulary(
+        special_ids=dataclasses.astuple(tokenizer.special),
+        mask_id=tokenizer.special.mask,
+        vocab_size=size,
+        word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
     )
+
+    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
+        rate = mask_rate(config, step, steps)
+        return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
+
+    return prepare
+
+
+def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
+    """Returns the masking that makes held-out losses of all runs comparable: the published one."""
+    strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
+    return masking(MaskingConfig(strategy=strategy), 1, tokenizer)
 
 
 def start(
@@ -147,6 +171,7 @@ def main() -> None:
     corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
     tokenizer = corpora.tokenizer
     resolve_vocabulary(config, tokenizer)
+    mask_fn = masking(config.masking, config.steps, tokenizer)
 
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
@@ -178,9 +203,9 @@ def main() -> None:
         mlm_weight=config.mlm_loss_weight,
         sentence_weight=config.sentence_loss_weight,
     )
-    train_step = make_train_step(loss_fn, masking(config.masking, tokenizer), tx, abstract)
+    train_step = make_train_step(loss_fn, mask_fn, tx, abstract)
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
-    eval_step = make_eval_step(loss_fn, masking(MaskingConfig(), tokenizer))
+    eval_step = make_eval_step(loss_fn, held_out_masking(config.encoder, tokenizer))
 
     def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
         rows = PhaseRows(

@@ -93,7 +93,7 @@ def test_pretraining_loss_is_the_sum_of_two_means(tiny_encoder):
     expected = {}
     for name, scores, labels, weights in (
         ("mlm", logits.mlm, batch["mlm_labels"], batch["mlm_weights"]),  # type: ignore[union-attr]
-        ("nsp", logits.nsp, batch["labels"], batch["weights"]),  # type: ignore[union-attr]
+        ("nsp", logits.sentence, batch["labels"], batch["weights"]),  # type: ignore[union-attr]
     ):
         chosen, scores = (labels[weights > 0], np.asarray(scores, np.float64)[weights > 0])
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
