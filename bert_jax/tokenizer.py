@@ -37,6 +37,7 @@ _PIECE_NAMES = {
     "sep": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
+_SPACE = "▁"  # what SentencePiece writes for a space, so before a word
 _WORDPIECE_NAMES = {
     "pad": "[PAD]",
     "unk": "[UNK]",
@@ -104,6 +105,19 @@ class Tokenizer(abc.ABC):
         """Returns the piece as the vocabulary has it, e.g. "##ing" or "▁the"."""
 
     @abc.abstractmethod
+    def word_starts(self) -> np.ndarray:
+        """Says which pieces begin a word, and which go on with one; special pieces begin one.
+
+        In text without spaces, SentencePiece's words reach from one space to the next.
+
+        Returns:
+          [V] bool.
+
+        Raises:
+          UserError: if the pieces mark where words end, not where they begin.
+        """
+
+    @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Returns the whole tokenizer, ready for JSON; `tokenizer_from_dict` is the inverse."""
 
@@ -156,6 +170,11 @@ class Tokenizer(abc.ABC):
             raise UserError(
                 f"cannot save the tokenizer in {str(directory)!r}: {error.strerror}"
             ) from None
+
+    def _starts(self, by_piece: list[bool]) -> np.ndarray:
+        starts = np.array(by_piece)
+        starts[list(dataclasses.astuple(self.special))] = True
+        return starts
 
     def _check_id(self, id: int) -> None:
         if not 0 <= id < self.vocab_size:
@@ -244,6 +263,19 @@ class SentencePieceTokenizer(Tokenizer):
         """See `Tokenizer.id_to_piece`."""
         self._check_id(id)
         return self._processor.id_to_piece(int(id))
+
+    def word_starts(self) -> np.ndarray:
+        """See `Tokenizer.word_starts`."""
+        pieces = self._processor.id_to_piece(list(range(self.vocab_size)))
+        longer = [piece for piece in pieces if piece != _SPACE]
+        if not any(piece.startswith(_SPACE) for piece in longer) and any(
+            piece.endswith(_SPACE) for piece in longer
+        ):
+            raise UserError(
+                "the SentencePiece model marks where words end, not where they begin: choose"
+                " masking.strategy=tokens, or train one without treat_whitespace_as_suffix"
+            )
+        return self._starts([piece.startswith(_SPACE) for piece in pieces])
 
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`; the model is in base64."""
@@ -335,6 +367,10 @@ class WordPieceTokenizer(Tokenizer):
         """See `Tokenizer.id_to_piece`."""
         self._check_id(id)
         return self._vocab[id]
+
+    def word_starts(self) -> np.ndarray:
+        """See `Tokenizer.word_starts`."""
+        return self._starts([not piece.startswith("##") for piece in self._vocab])
 
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`; the model is the list of pieces."""

@@ -169,6 +169,39 @@ def test_spans_are_the_pieces_of_ascii_text(tokenizer: Tokenizer) -> None:
     assert covered == {i for i, c in enumerate(text) if not c.isspace()}
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes", "verbatim", "uncased", "cased"])
+def test_word_starts_are_where_words_start(all_tokenizers: dict[str, Tokenizer], kind: str) -> None:
+    tokenizer = all_tokenizers[kind]
+    starts = tokenizer.word_starts()
+    assert starts.dtype == bool and starts.shape == (tokenizer.vocab_size,)
+    assert starts[[0, 1, 2, 3, 4]].all()  # special pieces
+    inner = 0
+    for sentence in sentences()[:300]:
+        text = " ".join(sentence.rstrip(".").split())  # some words are empty
+        encoded = tokenizer.encode_with_offsets(text)
+        word = np.array([text[:begin].count(" ") for begin in encoded.begins])
+        expected = np.diff(word, prepend=-1) > 0
+        np.testing.assert_array_equal(starts[encoded.ids], expected, text)
+        inner += (~expected).sum()
+    assert inner > 300  # witness: words of several pieces
+
+
+def test_word_starts_at_signs_and_parts_of_characters(all_tokenizers: dict[str, Tokenizer]) -> None:
+    def starts_in(kind: str, text: str) -> list[bool]:
+        tokenizer = all_tokenizers[kind]
+        return tokenizer.word_starts()[tokenizer.encode(text)].tolist()
+
+    assert starts_in("uncased", "the town.") == [True, True, True]  # BERT's signs are words
+    assert starts_in("unigram", "the town.")[-1] is False  # a sign stays with its word
+    # A character that the model lacks: three bytes go on with the word before them.
+    assert starts_in("bytes", "the\u4e2d")[-3:] == [False] * 3
+
+
+def test_words_that_only_their_ends_mark_are_refused(all_tokenizers: dict[str, Tokenizer]) -> None:
+    with pytest.raises(UserError, match="marks where words end, .* choose masking.strategy=tokens"):
+        all_tokenizers["suffix"].word_starts()
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u200b"])
 def test_empty_text(all_tokenizers: dict[str, Tokenizer], text: str) -> None:
     for name in ("unigram", "bpe", "uncased", "cased"):
