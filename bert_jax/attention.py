@@ -30,11 +30,12 @@ def attention(
     value: jax.Array,
     query_examples: jax.Array,
     key_examples: jax.Array,
+    query_places: jax.Array | None = None,
     *,
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Lets each token attend to the tokens of its own example.
+    """Lets each token attend to the tokens of its own example: all, or none after itself.
 
     Padding (example 0) attends to padding, so that no row of probabilities is empty; nothing reads
     what comes of it.
@@ -45,6 +46,8 @@ def attention(
       value: [B, T, H, K] float.
       query_examples: [B, P] int32, the example of each query.
       key_examples: [B, T] int32, the example of each key.
+      query_places: [B, P] or [1, P] int32 in [0, T), the place in the row of each query, beyond
+        which it does not look; None: it looks everywhere.
       dropout_rate: on the probabilities, in [0, 1).
       dropout_key: a jax key; None: no dropout.
 
@@ -53,8 +56,11 @@ def attention(
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    same_example = query_examples[:, None, :, None] == key_examples[:, None, None, :]
-    scores = jnp.where(same_example, scores, jnp.finfo(jnp.float32).min)
+    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
+    if query_places is not None:
+        key_places = jnp.arange(key.shape[1], dtype=jnp.int32)
+        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropout_key is not None:
         probabilities = dropout(probabilities, dropout_rate, dropout_key)

@@ -43,6 +43,7 @@ class EncoderConfig:
     max_length: int = 512  # rows of the position table, so the longest example, in tokens
     segments: int = 2  # rows of the segment table
     norm: Norm = Norm.POST
+    causal: bool = False  # True: a token attends only to itself and those before it
     norm_epsilon: float = 1e-12
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
     dropout_rate: float = 0.1

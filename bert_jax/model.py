@@ -129,11 +129,15 @@ class SelfAttention(nn.Module):
         *,
         deterministic: bool,
     ) -> jax.Array:
-        """Maps [B, T, D] to [B, P, D]: what the tokens at `positions` read from all."""
+        """Maps [B, T, D] to [B, P, D]: what the tokens at `positions` read from all they see."""
         config = self.config
         split = functools.partial(
             dense, config, (config.heads, config.width // config.heads), ("embed", "heads", "kv")
         )
+        places = None
+        if config.causal:
+            every = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+            places = every if positions is None else positions
         drops = not deterministic and config.attention_dropout_rate > 0
         x = attention(
             split("query")(gather_positions(x, positions)),
@@ -141,6 +145,7 @@ class SelfAttention(nn.Module):
             split("value")(x),
             gather_positions(example_ids, positions),
             example_ids,
+            places,
             dropout_rate=config.attention_dropout_rate,
             dropout_key=self.make_rng("dropout") if drops else None,
         )
@@ -232,6 +237,8 @@ class Encoder(nn.Module):
         self, batch: Batch, positions: jax.Array | None = None, *, deterministic: bool
     ) -> jax.Array:
         """Encodes the rows; examples in one row do not see each other.
+
+        With `config.causal` a token sees those of its example that are not after it in the row.
 
         Args:
           batch: `token_ids`, `example_ids`, `segment_ids`, `positions`, each [B, T] int32.

@@ -17,6 +17,7 @@ class Shape(NamedTuple):
     """What the parameters do not tell."""
 
     pre_norm: bool = False
+    causal: bool = False
     epsilon: float = 1e-12
 
 
@@ -37,16 +38,16 @@ def encode(params: Tree, token_ids: Array, segment_ids: Array, shape: Shape) -> 
     for i in range(len(stacked["attention_norm"]["scale"])):
         layer = _select(stacked, i)
         if shape.pre_norm:
-            x = x + attend(layer["attention"], normalise(layer["attention_norm"], x, shape))
+            x = x + attend(layer["attention"], normalise(layer["attention_norm"], x, shape), shape)
             x = x + feed_forward(layer["mlp"], normalise(layer["mlp_norm"], x, shape))
         else:
-            x = normalise(layer["attention_norm"], x + attend(layer["attention"], x), shape)
+            x = normalise(layer["attention_norm"], x + attend(layer["attention"], x, shape), shape)
             x = normalise(layer["mlp_norm"], x + feed_forward(layer["mlp"], x), shape)
     return normalise(params["final_norm"], x, shape) if shape.pre_norm else x
 
 
-def attend(params: Tree, x: Array) -> Array:
-    """Self-attention over all of [n, D]."""
+def attend(params: Tree, x: Array, shape: Shape) -> Array:
+    """Self-attention over all of [n, D], or over what is not later."""
     out = params["out"]["bias"].copy()
     width = params["query"]["kernel"].shape[-1]
     for head in range(params["query"]["kernel"].shape[1]):
@@ -55,6 +56,8 @@ def attend(params: Tree, x: Array) -> Array:
             for name in ("query", "key", "value")
         )
         weights = np.exp(query @ key.T / math.sqrt(width))
+        if shape.causal:
+            weights = np.tril(weights)
         weights /= weights.sum(axis=1, keepdims=True)
         out = out + weights @ value @ params["out"]["kernel"][head]
     return out

@@ -44,16 +44,17 @@ def paths(params: Any) -> dict[str, tuple[int, ...]]:
 # --- against the oracle
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm", Norm)
-def test_pretraining_model_agrees_with_numpy(tiny_encoder, norm):
-    config = replace(tiny_encoder, norm=norm)
+def test_pretraining_model_agrees_with_numpy(tiny_encoder, norm, causal):
+    config = replace(tiny_encoder, norm=norm, causal=causal)
     model, batch = PretrainingModel(config), make_batch(config)
     positions = np.random.default_rng(1).integers(0, 14, (16, 5), dtype=np.int32)
     batch["mlm_positions"] = positions
     params = random_params(model, batch)
     logits = forward(model)(params, batch)
 
-    shape = reference.Shape(pre_norm=norm is Norm.PRE)
+    shape = reference.Shape(pre_norm=norm is Norm.PRE, causal=causal)
     oracle = reference.to_float64(params)
     tokens = oracle["encoder"]["embeddings"]["tokens"]
     compared = 0
@@ -146,13 +147,44 @@ def test_examples_of_one_row_do_not_see_each_other(tiny_encoder):
     assert move(batch | joined, changed | joined)[ids == 1].min() > 1e-3
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_causal_encoder_does_not_look_ahead(tiny_encoder, chosen):
+    """One token of each example is changed, in rows of one or two examples."""
+    causal, both_ways = (Encoder(replace(tiny_encoder, causal=c, layers=3)) for c in (True, False))
+    batch = make_batch(tiny_encoder)
+    params, ids = random_params(causal, batch), batch["example_ids"]
+    place = np.tile(np.arange(14), (16, 1))
+    at = np.where(ids == 1, 3, batch["pool_positions"][:, 1:] + 2)  # where its example changes
+    changed = batch | {"token_ids": np.where(place == at, 9, batch["token_ids"])}
+    changed["token_ids"] = changed["token_ids"].astype(np.int32)
+    positions = None
+    if chosen:
+        positions = np.random.default_rng(0).permuted(place, axis=1)[:, :11].astype(np.int32)
+        place, at, ids = (np.take_along_axis(field, positions, 1) for field in (place, at, ids))
+
+    def moves(model: Encoder) -> np.ndarray:
+        encode = jax.jit(
+            lambda batch: model.apply({"params": params}, batch, positions, deterministic=True)
+        )
+        return np.abs(encode(changed) - encode(batch)).max(axis=-1)
+
+    earlier, later = (ids > 0) & (place < at), (ids > 0) & (place > at)
+    assert earlier.sum() > 40 and ids[earlier].max() == 2
+    moved = moves(causal)
+    np.testing.assert_allclose(moved[earlier], 0, atol=1e-6)
+    # Witnesses: later tokens do look back, and in an ordinary encoder all look both ways.
+    assert np.median(moved[later]) > 1e-3
+    assert np.median(moves(both_ways)[earlier]) > 1e-3
+
+
 # --- the last layer
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_chosen_positions_get_the_vectors_that_all_would_get(tiny_encoder, norm, layers):
-    model = Encoder(replace(tiny_encoder, norm=norm, layers=layers))
+def test_chosen_positions_get_the_vectors_that_all_would_get(tiny_encoder, norm, layers, causal):
+    model = Encoder(replace(tiny_encoder, norm=norm, layers=layers, causal=causal))
     batch = make_batch(tiny_encoder)
     params = random_params(model, batch)
     positions = np.random.default_rng(0).integers(0, 14, (16, 5), dtype=np.int32)
