@@ -8,7 +8,6 @@ Rows are full, dropout is as published, and the optimizer is part of the step. A
 line with `tokens_per_second`. Absolute figures drift on shared machines: quote the ratio.
 """
 
-import functools
 import json
 import shlex
 import statistics
@@ -24,7 +23,8 @@ from bert_jax import sharding
 from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerConfig
 from bert_jax.heads import PretrainingModel
 from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import mask_tokens
+from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.model import Batch
 from bert_jax.optimizer import make_optimizer
 from bert_jax.training import abstract_state, init_params, init_state, make_train_step, run_key
 
@@ -75,13 +75,18 @@ def measure() -> dict[str, float]:
     mesh = sharding.make_mesh(MeshConfig())
     model, tx = PretrainingModel(encoder), make_optimizer(OptimizerConfig(), 1_000_000)
     abstract = abstract_state(model, tx, mesh)
-    prepare = functools.partial(
-        mask_tokens,
-        config=MaskingConfig(),
+    masking = MaskingConfig()
+    vocabulary = MaskVocabulary(
         special_ids=(0, 1, 2, 3, 4),
         mask_id=4,
         vocab_size=_VOCAB.value,
+        word_starts=np.ones(_VOCAB.value, bool),
     )
+
+    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
+        rate = mask_rate(masking, step, 1)
+        return mask_tokens(batch, key, rate, masking, vocabulary=vocabulary)
+
     step = make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     state = init_state(init_params(model, 0, abstract.params), tx, abstract)
     batch = sharding.global_batch(

@@ -31,6 +31,15 @@ class ComputeType(enum.Enum):
     BFLOAT16 = "bfloat16"
 
 
+class MaskStrategy(enum.Enum):
+    """What is predicted, and so what is hidden."""
+
+    TOKENS = "tokens"  # single tokens (BERT, section 3.1)
+    WHOLE_WORDS = "whole_words"  # all tokens of a word together, as the later published models
+    SPANS = "spans"  # runs of whole words (SpanBERT, section 3.1)
+    NEXT_TOKEN = "next_token"  # nothing is hidden: each token from those before it
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EncoderConfig:
     """The shape of the encoder (BERT, section 3); BERT base by default."""
@@ -72,13 +81,17 @@ class PretrainDataConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class MaskingConfig:
-    """The corruption of the masked language model (BERT, section 3.1)."""
+    """The targets of the language model, and how they are hidden; NEXT_TOKEN hides nothing."""
 
+    strategy: MaskStrategy = MaskStrategy.TOKENS
     rate: float = 0.15  # share of an example's ordinary tokens that are predicted
+    final_rate: float = 0.0  # rate of the last step, reached linearly; 0: the rate is constant
     mask_share: float = 0.8  # of those, replaced by [MASK]
     random_share: float = (
         0.1  # of those, replaced by a random ordinary token; the rest stays as it is
     )
+    span_stop_rate: float = 0.2  # chance that a span ends after each of its words
+    span_longest: int = 10  # words in a span, at most
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -222,7 +235,7 @@ def _validate_types(config: Any, prefix: str) -> None:
 
 def _validate_pretraining(config: PretrainConfig) -> None:
     validate_encoder(config.encoder)
-    data, masking = config.data, config.masking
+    data = config.data
     if not data.corpus:
         raise UserError(
             "--config.data.corpus is not set: name a directory that `bert_jax.prepare` made"
@@ -237,15 +250,7 @@ def _validate_pretraining(config: PretrainConfig) -> None:
         raise UserError(
             f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
         )
-    _rate("masking.rate", masking.rate, below_one=True)
-    _positive("masking.rate", masking.rate)
-    _rate("masking.mask_share", masking.mask_share)
-    _rate("masking.random_share", masking.random_share)
-    if masking.mask_share + masking.random_share > 1 + 1e-9:
-        raise UserError(
-            f"--config.masking.mask_share={masking.mask_share} and"
-            f" random_share={masking.random_share} add up to more than 1: lower one of them"
-        )
+    _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)
     _at_least("eval_steps", config.eval_steps, 0)
@@ -253,6 +258,31 @@ def _validate_pretraining(config: PretrainConfig) -> None:
         raise UserError(
             f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"
             f" to train: it must be below steps={config.steps}"
+        )
+
+
+def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
+    for name in ("rate", "final_rate"):
+        _rate(f"masking.{name}", getattr(config, name), below_one=True)
+    _positive("masking.rate", config.rate)
+    for name in ("mask_share", "random_share", "span_stop_rate"):
+        _rate(f"masking.{name}", getattr(config, name))
+    if config.mask_share + config.random_share > 1 + 1e-9:
+        raise UserError(
+            f"--config.masking.mask_share={config.mask_share} and"
+            f" random_share={config.random_share} add up to more than 1: lower one of them"
+        )
+    _at_least("masking.span_longest", config.span_longest, 1)
+    strategy = config.strategy
+    if encoder.causal and strategy is not MaskStrategy.NEXT_TOKEN:
+        raise UserError(
+            f"--config.masking.strategy={strategy.value} hides what a causal encoder cannot look"
+            " ahead for: set masking.strategy=next_token, or encoder.causal=False"
+        )
+    if strategy is MaskStrategy.NEXT_TOKEN and not encoder.causal:
+        raise UserError(
+            "--config.masking.strategy=next_token asks for tokens that the encoder can see: set"
+            " encoder.causal=True, or another masking.strategy"
         )
 
 

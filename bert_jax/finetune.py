@@ -246,8 +246,8 @@ def main() -> None:
     print(f"finished {steps:,} steps; the best epoch is {find_checkpoint(workdir)}")
 
 
-def _as_it_is(batch: Any, key: jax.Array) -> Any:
-    del key
+def _as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
+    del key, step
     return batch
 
 

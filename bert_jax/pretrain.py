@@ -9,11 +9,12 @@ Where the parameters come from, in this order:
 3. Random values, from --config.seed.
 """
 
-import functools
+import dataclasses
 import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -27,7 +28,13 @@ from bert_jax.checkpoint import (
     restore_state,
     steps_in,
 )
-from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
+from bert_jax.config import (
+    EncoderConfig,
+    MaskingConfig,
+    MaskStrategy,
+    PretrainConfig,
+    to_dict,
+)
 from bert_jax.data.corpus import corpus_fingerprint, open_corpus, read_manifest
 from bert_jax.data.loader import load_batches
 from bert_jax.data.pretraining import check_corpus
@@ -37,7 +44,8 @@ from bert_jax.heads import PretrainingModel
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.loop import run_steps
 from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import mask_tokens
+from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.model import Batch
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.training import (
@@ -86,16 +94,32 @@ def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def masking(config: MaskingConfig, tokenizer: Tokenizer) -> PrepareFn:
-    """Binds the corruption to a tokenizer."""
-    special = tokenizer.special
-    return functools.partial(
-        mask_tokens,
-        config=config,
-        special_ids=(special.pad, special.unk, special.cls, special.sep, special.mask),
-        mask_id=special.mask,
-        vocab_size=tokenizer.vocab_size,
+def masking(config: MaskingConfig, steps: int, tokenizer: Tokenizer) -> PrepareFn:
+    """Binds the corruption to a tokenizer, and its rate to a run of so many steps.
+
+    Raises:
+      UserError: if words are to be chosen and the tokenizer does not tell them.
+    """
+    by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
+    size = tokenizer.vocab_size
+    vocabulary = MaskVocabulary(
+        special_ids=dataclasses.astuple(tokenizer.special),
+        mask_id=tokenizer.special.mask,
+        vocab_size=size,
+        word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
     )
+
+    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
+        rate = mask_rate(config, step, steps)
+        return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
+
+    return prepare
+
+
+def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
+    """Returns the masking that makes held-out losses of all runs comparable: the published one."""
+    strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
+    return masking(MaskingConfig(strategy=strategy), 1, tokenizer)
 
 
 def start(
@@ -161,6 +185,7 @@ def main() -> None:
     # Data, and what it decides.
     tokenizer = corpus_tokenizer(config.data.corpus)
     resolve_vocabulary(config, tokenizer)
+    mask_fn = masking(config.masking, config.steps, tokenizer)
     corpus = open_corpus(config.data.corpus, "train")
     check_corpus(corpus, f"{config.data.corpus} (train)")
     heldout = open_corpus(config.data.corpus, "heldout")
@@ -191,9 +216,9 @@ def main() -> None:
     log.say(f"{corpus.tokens:,} tokens in {corpus.documents:,} documents")
 
     loss_fn = make_pretraining_loss(model)
-    train_step = make_train_step(loss_fn, masking(config.masking, tokenizer), tx, abstract)
+    train_step = make_train_step(loss_fn, mask_fn, tx, abstract)
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
-    eval_step = make_eval_step(loss_fn, masking(MaskingConfig(), tokenizer))
+    eval_step = make_eval_step(loss_fn, held_out_masking(config.encoder, tokenizer))
     stream = RowStream(corpus, config.data, tokenizer.special, seed=config.seed, start=cursor)
     log.say(f"first block: {stream.first_plan().describe(config.data.length)}")
     rows = sharding.host_rows(config.batch_size, mesh)

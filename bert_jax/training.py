@@ -18,7 +18,8 @@ from bert_jax.losses import LossFn, Params, Total, Totals
 from bert_jax.model import Batch
 from bert_jax.sharding import parameter_shardings, replicated
 
-PrepareFn = Callable[[Batch, jax.Array], Batch]  # batch, the run's row key -> batch
+# batch, the run's row key, finished steps (int32 scalar) -> batch
+PrepareFn = Callable[[Batch, jax.Array, jax.Array | int], Batch]
 
 # What the run's key is folded with, so that no two uses share their draws.
 _INIT, _ROWS, _DROPOUT = range(3)
@@ -116,7 +117,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
-        batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS))
+        batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS), state.step)
         dropout_key = make_dropout_key(key, state.step)
         (loss, totals), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, batch, dropout_key
@@ -143,7 +144,7 @@ def make_eval_step(
 
     @jax.jit
     def eval_step(params: Params, batch: Batch, key: jax.Array) -> Totals:
-        _, totals = loss_fn(params, prepare_fn(batch, jax.random.fold_in(key, _ROWS)), None)
+        _, totals = loss_fn(params, prepare_fn(batch, jax.random.fold_in(key, _ROWS), 0), None)
         return totals
 
     return eval_step

@@ -6,6 +6,7 @@ import pytest
 from bert_jax.config import (
     EncoderConfig,
     FinetuneConfig,
+    MaskStrategy,
     Norm,
     PretrainConfig,
     TaskDataConfig,
@@ -54,7 +55,12 @@ def assign(config: object, path: str, value: object) -> None:
         ("data.length", 128.0, "data.length=128.0 must be of type int, not float"),
         ("data.random_b_rate", 1.5, "data.random_b_rate=1.5 must be a rate from 0 to 1"),
         ("masking.rate", 1.0, "masking.rate=1.0 must be a rate from 0 to below 1"),
+        ("masking.final_rate", 1.0, "masking.final_rate=1.0 must be a rate from 0 to below 1"),
         ("masking.mask_share", 0.95, "add up to more than 1"),
+        ("masking.span_stop_rate", 1.5, "masking.span_stop_rate=1.5 must be a rate from 0 to 1"),
+        ("masking.span_longest", 0, "masking.span_longest=0 must be at least 1"),
+        ("masking.strategy", MaskStrategy.NEXT_TOKEN, "set encoder.causal=True, or another"),
+        ("encoder.causal", True, "set masking.strategy=next_token, or encoder.causal=False"),
         ("optimizer.warmup_steps", 1_000_000, "leaves no step to train"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0 must be a rate from 0 to below 1"),
         ("optimizer.weight_decay", -0.1, "optimizer.weight_decay=-0.1 must be at least 0"),
@@ -72,6 +78,12 @@ def test_impossible_values_are_named(path: str, value: object, message: str) -> 
     with pytest.raises(UserError) as raised:
         validate(config)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_causal_encoder_predicts_the_next_token() -> None:
+    config = pretrain_config()
+    config.encoder.causal, config.masking.strategy = True, MaskStrategy.NEXT_TOKEN
+    validate(config)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_loss_curves_of_50_steps_agree(peer):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = training.abstract_state(model, tx, mesh)
     step = training.make_train_step(
-        make_pretraining_loss(model), lambda batch, key: batch, tx, abstract
+        make_pretraining_loss(model), lambda batch, key, step: batch, tx, abstract
     )
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     params = jax.device_put(to_params(values(peer), CONFIG), placed)

@@ -1,7 +1,6 @@
 """The step: one loss and one gradient whatever the mesh and the packing, and repeatable draws."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerC
 from bert_jax.errors import UserError
 from bert_jax.heads import ClassificationModel, PretrainingModel
 from bert_jax.losses import make_classification_loss, make_pretraining_loss, mean
-from bert_jax.masking import mask_tokens
+from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.optimizer import make_optimizer
 
 
@@ -29,13 +28,15 @@ def still(tiny_encoder: EncoderConfig) -> EncoderConfig:
 
 def prepare_fn(config: EncoderConfig) -> training.PrepareFn:
     """Returns the masking that a pretraining run would bind."""
-    return functools.partial(
-        mask_tokens,
-        config=MaskingConfig(),
-        special_ids=SPECIAL_IDS,
-        mask_id=MASK,
-        vocab_size=config.vocab_size,
-    )
+    masking = MaskingConfig()
+    starts = np.ones(config.vocab_size, bool)
+    vocabulary = MaskVocabulary(SPECIAL_IDS, MASK, config.vocab_size, starts)
+
+    def prepare(batch: Any, key: jax.Array, step: jax.Array | int) -> Any:
+        rate = mask_rate(masking, step, 1)
+        return mask_tokens(batch, key, rate, masking, vocabulary=vocabulary)
+
+    return prepare
 
 
 def one_device() -> Mesh:
@@ -202,20 +203,27 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
         assert str(jax.random.key_impl(batch["key"])) == "threefry2x32"
         assert str(jax.random.key_impl(dropout_key)) == "rbg"
         bits = [jax.random.key_data(key) for key in (dropout_key, batch["key"])]
-        return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1]}
+        return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1], "step": batch["step"][None]}
 
-    def prepare(batch: Any, key: jax.Array) -> Any:
-        return batch | {"key": key}
+    def prepare(batch: Any, key: jax.Array, step: Any) -> Any:
+        return batch | {"key": key, "step": jnp.int32(step)}
 
     step = training.make_train_step(loss_fn, prepare, tx, abstract)
     state, batch = start(model, tx, abstract), place(make_batch(tiny_encoder), mesh)
-    seen = []
+    seen, names = [], {"dropout", "rows", "step"}
     for _ in range(3):
         state, totals = step(state, batch, training.run_key(0))
-        seen.append({name: tuple(np.asarray(totals[name])) for name in ("dropout", "rows")})
+        seen.append({name: tuple(np.asarray(totals[name])) for name in names})
     assert len({bits["dropout"] for bits in seen}) == 3
     assert len({bits["rows"] for bits in seen}) == 1
     assert seen[0]["dropout"] != seen[0]["rows"]
+    # What is prepared knows the finished steps; an evaluation is always of the first.
+    assert [bits["step"] for bits in seen] == [(0,), (1,), (2,)]
+    totals = training.make_eval_step(
+        lambda params, batch, key: (None, {"step": batch["step"]}),  # type: ignore[arg-type]
+        prepare,
+    )(state.params, batch, training.run_key(0))
+    assert totals["step"] == 0
 
 
 def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
@@ -242,7 +250,7 @@ def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
     tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
     abstract = training.abstract_state(model, tx, mesh)
     step = training.make_train_step(
-        make_classification_loss(model), lambda batch, key: batch, tx, abstract
+        make_classification_loss(model), lambda batch, key, step: batch, tx, abstract
     )
     state = start(model, tx, abstract)
     before = jax.device_get(state.params)
