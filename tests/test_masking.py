@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -438,7 +439,7 @@ def test_spans_end_where_their_law_says():
 
 
 def test_spans_stay_between_special_tokens():
-    owner = np.array([0, 1, 1, 1, 0, 1, 1, 2, 2, 0, 0, 2], np.int32)
+    owner = jnp.array([0, 1, 1, 1, 0, 1, 1, 2, 2, 0, 0, 2], jnp.int32)
     words = owner > 0
     config = MaskingConfig(span_stop_rate=0.0, span_longest=2)
     begins = span_begins(run_key(0), words, owner, config)
@@ -448,8 +449,8 @@ def test_spans_stay_between_special_tokens():
 def test_words_begin_after_what_cannot_be_chosen():
     start, inner = 1, 3  # ids
     assert WORD_STARTS[start] and not WORD_STARTS[inner]
-    ids = np.array([CLS_ID, inner, inner, start, inner, SEP_ID, inner, inner, start, 0], np.int32)
-    owner = np.array([0, 1, 1, 1, 1, 0, 1, 2, 2, 0], np.int32)
+    ids = jnp.array([CLS_ID, inner, inner, start, inner, SEP_ID, inner, inner, start, 0], jnp.int32)
+    owner = jnp.array([0, 1, 1, 1, 1, 0, 1, 2, 2, 0], jnp.int32)
     begins = word_begins(ids, owner, WORD_STARTS)
     assert np.nonzero(begins)[0].tolist() == [1, 3, 6, 7, 8]
 

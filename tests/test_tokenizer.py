@@ -176,7 +176,8 @@ def test_word_starts_are_where_words_start(all_tokenizers: dict[str, Tokenizer],
     assert starts.dtype == bool and starts.shape == (tokenizer.vocab_size,)
     assert starts[[0, 1, 2, 3, 4]].all()  # special pieces
     inner = 0
-    for text in (sentence.rstrip(".") for sentence in sentences()[:300]):
+    for sentence in sentences()[:300]:
+        text = " ".join(sentence.rstrip(".").split())  # some words are empty
         encoded = tokenizer.encode_with_offsets(text)
         word = np.array([text[:begin].count(" ") for begin in encoded.begins])
         expected = np.diff(word, prepend=-1) > 0
