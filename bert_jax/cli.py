@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 
 from bert_jax import config as configs
-from bert_jax.config import RootConfig, flatten, validate
+from bert_jax.config import RootConfig, flatten, item_type, validate
 from bert_jax.errors import UserError
 
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
@@ -162,19 +162,18 @@ def _parse_flags(argv: list[str], config_type: type | None, known_only: bool) ->
 
 def _check_config_flags(arguments: list[str], config_type: type) -> None:
     """Checks `--config=FILE` and `--config.a.b=value`; ml_collections' errors name too little."""
-    recipe = False
+    recipe = None
     for position, argument in enumerate(arguments):
         match = re.fullmatch(r"--?config(?:\.([^=]+))?(?:=(.*))?", argument, re.DOTALL)
         if not match:
             continue
         path, value = match.groups()
-        leaf = _field_type(config_type, path) if path else str
+        leaf = _field_type(config_type, path, recipe) if path else str
         if value is None and leaf is not bool:
             value = arguments[position + 1] if position + 1 < len(arguments) else ""
         if path is None:
-            _check_recipe(value or "", config_type)
-            recipe = True
-        elif not recipe:
+            recipe = _check_recipe(value or "", config_type)
+        elif recipe is None:
             raise UserError(
                 f"--config.{path} has no --config=FILE before it: name the recipe first"
             )
@@ -182,7 +181,7 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
             _check_value(path, leaf, value)
 
 
-def _check_recipe(path: str, config_type: type) -> None:
+def _check_recipe(path: str, config_type: type) -> RootConfig:
     """Runs a recipe once, before ml_collections does, to say which line of it is wrong."""
     if not os.path.isfile(path):
         raise UserError(
@@ -205,6 +204,7 @@ def _check_recipe(path: str, config_type: type) -> None:
             f"--config={path} returns a {type(config).__name__}, and this driver needs a"
             f" {config_type.__name__}: choose another recipe"
         )
+    return config
 
 
 def _nearest_attribute(message: str) -> str:
@@ -218,18 +218,34 @@ def _nearest_attribute(message: str) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def _field_type(config_type: type, path: str) -> type:
-    names = [name for name, _ in flatten(config_type())]
+def _field_type(config_type: type, path: str, recipe: RootConfig | None) -> type:
+    """Returns the type of the field that a dotted path names, such as `phases[0].length`."""
+    names = [name for name, _ in flatten(recipe or config_type())]
     here: Any = config_type
+    inside: Any = recipe
     for part in path.split("."):
+        match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", part)
         hints = typing.get_type_hints(here) if dataclasses.is_dataclass(here) else {}
-        if part not in hints:
+        here = hints.get(match[1]) if match else None
+        item = item_type(here)
+        if not match or here is None or (match[2] and not item):
             raise UserError(f"--config.{path}: there is no such field{_nearest(path, names)}")
-        here = hints[part]
+        inside = getattr(inside, match[1], None)
+        if item:
+            here, inside = item, _item_of(inside or [], match, path)
     if dataclasses.is_dataclass(here):
         inner = ", ".join(field.name for field in dataclasses.fields(here))
         raise UserError(f"--config.{path} is a group: set one of its fields ({inner})")
     return here
+
+
+def _item_of(items: list[Any], match: re.Match[str], path: str) -> Any:
+    """Returns the item that `phases[0]` means."""
+    if not match[2]:
+        raise UserError(f"--config.{path}: {match[1]} is a list: write {match[1]}[0] and so on")
+    if int(match[2]) >= len(items):
+        raise UserError(f"--config.{path}: the recipe has {len(items)} {match[1]}, counted from 0")
+    return items[int(match[2])]
 
 
 def _nearest(path: str, names: list[str]) -> str:

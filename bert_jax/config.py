@@ -31,6 +31,26 @@ class ComputeType(enum.Enum):
     BFLOAT16 = "bfloat16"
 
 
+class ExampleFormat(enum.Enum):
+    """What an example is made of (RoBERTa, section 4.2)."""
+
+    SEGMENT_PAIR = "segment_pair"  # two runs of sentences, as BERT has them
+    SENTENCE_PAIR = "sentence_pair"  # two single sentences
+    FULL_SENTENCES = "full_sentences"  # sentences until a row is full, across documents
+    DOC_SENTENCES = "doc_sentences"  # the same, inside a document
+
+
+PAIR_FORMATS = (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR)
+
+
+class SentenceObjective(enum.Enum):
+    """What is asked of a pair, beside its masked tokens."""
+
+    NSP = "nsp"  # does B follow A, or is it from another document? (BERT, section 3.1)
+    SOP = "sop"  # are A and B in their order, or swapped? (ALBERT, section 3.1)
+    NONE = "none"
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EncoderConfig:
     """The shape of the encoder (BERT, section 3); BERT base by default."""
@@ -55,18 +75,33 @@ class EncoderConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class PretrainDataConfig:
-    """Which corpus, and how its documents become rows."""
+    """Which corpora, and how their documents become rows."""
 
-    corpus: str = ""  # a directory that `bert_jax.prepare` made
-    length: int = 128  # T, tokens in a row
-    max_examples_per_row: int = 4  # N; 1: rows are not packed
+    corpus: str = ""  # what `bert_jax.prepare` made: DIR, or a mixture DIR=WEIGHT,DIR=WEIGHT,...
+    local_dir: str = ""  # where this host keeps a copy of the corpora; '': they are read in place
+    format: ExampleFormat = ExampleFormat.SEGMENT_PAIR
+    objective: SentenceObjective = SentenceObjective.NSP  # for pairs
+    length: int = 128  # T, tokens in a row; a phase may have its own
+    max_examples_per_row: int = 0  # N; 0: one for each 32 tokens of a row; 1: rows are not packed
     random_b_rate: float = (
-        0.5  # chance that B comes from another document, where A has a continuation
+        0.5  # of pairs: chance that B comes from another document, where A has a continuation
     )
-    short_rate: float = 0.1  # chance that an example aims at a random shorter length
+    short_rate: float = 0.1  # of segment pairs: chance to aim at a random shorter length
+    static_copies: int = (
+        0  # K epochs, rows and masks, seen again and again (RoBERTa); 0: all differ
+    )
     block_examples: int = (
         1_000_000  # examples planned and shuffled together, about; sets host memory
     )
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class PhaseConfig:
+    """A part of the run with rows of its own, such as BERT's last tenth at length 512."""
+
+    share: float = 1.0  # of the run's steps
+    length: int = 0  # T; 0: data.length
+    batch_size: int = 0  # B; 0: the run's
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -112,6 +147,11 @@ class PretrainConfig:
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    phases: list[PhaseConfig] = dataclasses.field(
+        default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
+    )
+    mlm_loss_weight: float = 1.0  # of the mean MLM loss in the joint loss
+    sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
     batch_size: int = 256  # B, rows in the global batch
     steps: int = 1_000_000
     seed: int = 0
@@ -163,7 +203,10 @@ class FinetuneConfig:
 # A resumed run may change these: they decide what is reported and kept, never what is computed.
 FREE_FIELDS = frozenset(
     {"log_steps", "eval_steps", "eval_batches", "checkpoint_steps", "keep_checkpoints"}
+    | {"data.local_dir"}
 )
+
+MAX_PHASES = 16  # what the name of a row has room for
 
 RootConfig = PretrainConfig | FinetuneConfig
 AnyConfig = TypeVar("AnyConfig")
@@ -209,6 +252,12 @@ def validate_encoder(config: EncoderConfig) -> None:
 def _validate_types(config: Any, prefix: str) -> None:
     for name, wanted in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
+        if item := item_type(wanted):
+            if not isinstance(value, list) or not all(isinstance(each, item) for each in value):
+                raise UserError(f"--config.{prefix}{name} must be a list of {item.__name__}")
+            for number, each in enumerate(value):
+                _validate_types(each, f"{prefix}{name}[{number}].")
+            continue
         suits = isinstance(value, (int, float) if wanted is float else wanted)
         if not suits or (isinstance(value, bool) and wanted is not bool):
             raise UserError(
@@ -227,15 +276,20 @@ def _validate_pretraining(config: PretrainConfig) -> None:
             "--config.data.corpus is not set: name a directory that `bert_jax.prepare` made"
         )
     _at_least("data.length", data.length, 8)
-    _fits_position_table(data.length, config.encoder.max_length)
-    _at_least("data.max_examples_per_row", data.max_examples_per_row, 1)
+    _fits_position_table("data.length", data.length, config.encoder.max_length)
+    _at_least("data.max_examples_per_row", data.max_examples_per_row, 0)
     _at_least("data.block_examples", data.block_examples, 1)
+    _at_least("data.static_copies", data.static_copies, 0)
     _rate("data.random_b_rate", data.random_b_rate)
     _rate("data.short_rate", data.short_rate)
-    if config.encoder.segments < 2:
+    _validate_objective(data)
+    if data.format in PAIR_FORMATS and config.encoder.segments < 2:
         raise UserError(
             f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
         )
+    _validate_phases(config)
+    _positive("mlm_loss_weight", config.mlm_loss_weight)
+    _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _rate("masking.rate", masking.rate, below_one=True)
     _positive("masking.rate", masking.rate)
     _rate("masking.mask_share", masking.mask_share)
@@ -253,6 +307,41 @@ def _validate_pretraining(config: PretrainConfig) -> None:
             f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"
             f" to train: it must be below steps={config.steps}"
         )
+
+
+def _validate_objective(data: PretrainDataConfig) -> None:
+    """Refuses an objective that its examples cannot carry."""
+    wants = f"--config.data.objective={data.objective.value} needs"
+    if data.objective is not SentenceObjective.NONE and data.format not in PAIR_FORMATS:
+        raise UserError(
+            f"{wants} pairs, and data.format={data.format.value} has none: choose segment_pair or"
+            " sentence_pair, or objective=none"
+        )
+    if data.objective is SentenceObjective.NSP and not 0 < data.random_b_rate < 1:
+        raise UserError(
+            f"{wants} both answers to occur: set data.random_b_rate={data.random_b_rate} above 0"
+            " and below 1, or objective=none"
+        )
+    if data.objective is SentenceObjective.SOP and data.random_b_rate != 0:
+        raise UserError(
+            f"{wants} pairs of one document: set data.random_b_rate={data.random_b_rate} to 0"
+        )
+
+
+def _validate_phases(config: PretrainConfig) -> None:
+    for number, phase in enumerate(config.phases):
+        name = f"phases[{number}]"
+        _rate(f"{name}.share", phase.share)
+        _positive(f"{name}.share", phase.share)
+        if phase.length:
+            _at_least(f"{name}.length", phase.length, 8)
+            _fits_position_table(f"{name}.length", phase.length, config.encoder.max_length)
+        _at_least(f"{name}.batch_size", phase.batch_size, 0)
+    if len(config.phases) > MAX_PHASES:
+        raise UserError(f"--config.phases has {len(config.phases)} phases: {MAX_PHASES} at most")
+    total = sum(phase.share for phase in config.phases)
+    if config.phases and abs(total - 1) > 1e-6:
+        raise UserError(f"--config.phases have shares that add up to {total:g}: make it 1")
 
 
 def _validate_finetuning(config: FinetuneConfig) -> None:
@@ -275,17 +364,17 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
         _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
 
 
-def _fits_position_table(length: int, max_length: int) -> None:
+def _fits_position_table(name: str, length: int, max_length: int) -> None:
     if length > max_length:
         raise UserError(
-            f"--config.data.length={length} is longer than the position table"
+            f"--config.{name}={length} is longer than the position table"
             f" (encoder.max_length={max_length}): lower the one or raise the other"
         )
 
 
 def check_task_length(length: int, encoder: EncoderConfig) -> None:
     """Checks a task's row length against the encoder that a checkpoint brings."""
-    _fits_position_table(length, encoder.max_length)
+    _fits_position_table("data.length", length, encoder.max_length)
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -308,26 +397,35 @@ def _divisors(number: int, most: int) -> list[int]:
     return [n for n in range(1, most + 1) if number % n == 0]
 
 
+def item_type(field_type: Any) -> type | None:
+    """Returns the type of a list's items; None for what is no list."""
+    return typing.get_args(field_type)[0] if typing.get_origin(field_type) is list else None
+
+
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted field name, plain value) of every leaf: ('encoder.norm', 'post')."""
+    """Yields (name, plain value) of each leaf: ('encoder.norm', 'post'), ('phases[0].share', 1)."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            yield from flatten(value, f"{prefix}{field.name}.")
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list):
+            for number, each in enumerate(value):
+                yield from flatten(each, f"{name}[{number}].")
         else:
-            yield f"{prefix}{field.name}", value.value if isinstance(value, enum.Enum) else value
+            yield name, _plain(value)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns nested plain dictionaries, ready for JSON; `from_dict` is the inverse."""
-    return {
-        field.name: to_dict(value)
-        if dataclasses.is_dataclass(value := getattr(config, field.name))
-        else value.value
-        if isinstance(value, enum.Enum)
-        else value
-        for field in dataclasses.fields(config)
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
@@ -344,22 +442,22 @@ def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig
             f"stored {config_type.__name__} was written by another version of bert_jax:"
             f" its fields differ in {wrong}"
         )
-    built = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(types[name]):
-            built[name] = from_dict(types[name], value)
-        elif issubclass(types[name], enum.Enum):
-            built[name] = types[name](value)
-        else:
-            built[name] = value
-    return config_type(**built)
+    return config_type(**{name: _typed(types[name], value) for name, value in values.items()})
+
+
+def _typed(wanted: Any, value: Any) -> Any:
+    if item := item_type(wanted):
+        return [_typed(item, each) for each in value]
+    if dataclasses.is_dataclass(wanted):
+        return from_dict(wanted, value)  # pyright: ignore[reportArgumentType]
+    return wanted(value) if issubclass(wanted, enum.Enum) else value
 
 
 def differences(stored: Any, given: Any) -> list[str]:
     """Names the fields that decide the result and differ, as 'field: stored -> given'."""
-    ours = dict(flatten(given))
+    theirs, ours = dict(flatten(stored)), dict(flatten(given))
     return [
-        f"{name}: {json.dumps(value)} -> {json.dumps(ours[name])}"
-        for name, value in flatten(stored)
-        if value != ours[name] and name not in FREE_FIELDS
+        f"{name}: {json.dumps(theirs.get(name))} -> {json.dumps(ours.get(name))}"
+        for name in theirs | ours
+        if theirs.get(name) != ours.get(name) and name not in FREE_FIELDS
     ]

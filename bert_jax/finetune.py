@@ -150,6 +150,7 @@ def main() -> None:
         task.train,
         config.data.length,
         tokenizer.special,
+        pool_last=encoder.causal,
         seed=config.seed,
         batch_size=config.batch_size,
     )
@@ -215,7 +216,9 @@ def main() -> None:
 
     # Every example is in exactly one row; the rows that fill the last batch weigh nothing.
     every = np.arange(len(task.dev))
-    dev_rows = make_task_rows(task.dev, every, config.data.length, tokenizer.special)
+    dev_rows = make_task_rows(
+        task.dev, every, config.data.length, tokenizer.special, pool_last=encoder.causal
+    )
 
     def evaluate_dev(step: int, params: Params) -> float:
         parts = sharding.global_batches(dev_rows, config.batch_size, mesh)

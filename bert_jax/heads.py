@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig
+from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.model import (
     Batch,
     Dropout,
@@ -41,8 +41,12 @@ class MaskedLMHead(nn.Module):
         return logits + bias[None, None, :]
 
 
-class NextSentenceHead(nn.Module):
-    """Does B follow A? Class 0: yes; class 1: B is from another document."""
+class SentenceHead(nn.Module):
+    """The binary question about a pair (`config.SentenceObjective`).
+
+    NSP: class 0, B follows A; class 1, it is from another document. SOP: class 0, they are in their
+    order; class 1, they are swapped.
+    """
 
     config: EncoderConfig
 
@@ -70,28 +74,35 @@ class PretrainingLogits(NamedTuple):
     """What `PretrainingModel` returns."""
 
     mlm: jax.Array  # [B, M, V] float32
-    nsp: jax.Array  # [B, N, 2] float32
+    sentence: jax.Array | None  # [B, N, 2] float32; None without a sentence objective
 
 
 class PretrainingModel(nn.Module):
-    """Encoder, pooler, masked-LM head and next-sentence head (BERT, section 3.1)."""
+    """Encoder and masked-LM head; with a sentence objective also pooler and sentence head.
+
+    The sentence head is `nsp_head` or `sop_head` (BERT, section 3.1; ALBERT, section 3.1). Without
+    one, nothing would train the pooler, so there is none.
+    """
 
     config: EncoderConfig
+    objective: SentenceObjective = SentenceObjective.NSP
 
-    def setup(self) -> None:
-        self.encoder = Encoder(self.config)
-        self.pooler = Pooler(self.config)
-        self.mlm_head = MaskedLMHead(self.config)
-        self.nsp_head = NextSentenceHead(self.config)
-
+    @nn.compact
     def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
         """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
-        positions = [batch["mlm_positions"], batch["pool_positions"]]
-        x = self.encoder(batch, jnp.concatenate(positions, axis=1), deterministic=deterministic)
-        masked, pooled = jnp.split(x, [positions[0].shape[1]], axis=1)
+        encoder = Encoder(self.config, name="encoder")
+        mlm_head = MaskedLMHead(self.config, name="mlm_head")
+        masked_positions, pool_positions = batch["mlm_positions"], batch["pool_positions"]
+        if self.objective is SentenceObjective.NONE:
+            masked = encoder(batch, masked_positions, deterministic=deterministic)
+            return PretrainingLogits(mlm_head(masked, encoder.embeddings.tokens), None)
+        positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
+        x = encoder(batch, positions, deterministic=deterministic)
+        masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
+        sentence_head = SentenceHead(self.config, name=f"{self.objective.value}_head")
         return PretrainingLogits(
-            mlm=self.mlm_head(masked, self.encoder.embeddings.tokens),
-            nsp=self.nsp_head(self.pooler(pooled)),
+            mlm=mlm_head(masked, encoder.embeddings.tokens),
+            sentence=sentence_head(Pooler(self.config, name="pooler")(pooled)),
         )
 
 

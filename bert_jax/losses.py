@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bert_jax.heads import PretrainingModel
 from bert_jax.model import Batch
 
 Params = dict[str, Any]
@@ -57,23 +58,34 @@ def mean(total: Total) -> jax.Array:
     return total.sum / jnp.maximum(total.weight, 1e-9)
 
 
-def make_pretraining_loss(model: nn.Module) -> LossFn:
-    """Returns the joint loss of a `PretrainingModel`: mean MLM loss plus mean NSP loss."""
+def make_pretraining_loss(
+    model: PretrainingModel, *, mlm_weight: float = 1.0, sentence_weight: float = 1.0
+) -> LossFn:
+    """Returns the joint loss of a pretraining model: weighted means of the MLM and sentence losses.
+
+    Args:
+      model: its objective names the sentence loss in the totals: `nsp_loss`, `sop_accuracy`, ...
+      mlm_weight: of the mean MLM loss.
+      sentence_weight: of the mean sentence loss.
+    """
+    name = model.objective.value
+    positive = {"nsp": "random", "sop": "swapped"}.get(name)  # whose share tells the balance
 
     def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
         logits = _apply(model, params, batch, dropout_key)
         mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
-        nsp = logits.nsp, batch["labels"], batch["weights"]
-        totals = {
-            "mlm_loss": cross_entropy(*mlm),
-            "mlm_accuracy": accuracy(*mlm),
-            "nsp_loss": cross_entropy(*nsp),
-            "nsp_accuracy": accuracy(*nsp),
-            "nsp_random_share": Total(
-                jnp.sum(batch["labels"] * batch["weights"]), jnp.sum(batch["weights"])
-            ),
+        totals = {"mlm_loss": cross_entropy(*mlm), "mlm_accuracy": accuracy(*mlm)}
+        loss = mlm_weight * mean(totals["mlm_loss"])
+        if logits.sentence is None:
+            return loss, totals
+        labels, weights = batch["labels"], batch["weights"]
+        sentence = logits.sentence, labels, weights
+        totals |= {
+            f"{name}_loss": cross_entropy(*sentence),
+            f"{name}_accuracy": accuracy(*sentence),
+            f"{name}_{positive}_share": Total(jnp.sum(labels * weights), jnp.sum(weights)),
         }
-        return mean(totals["mlm_loss"]) + mean(totals["nsp_loss"]), totals
+        return loss + sentence_weight * mean(totals[f"{name}_loss"]), totals
 
     return loss_fn
 

@@ -22,7 +22,7 @@ from absl import flags
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
-from bert_jax.config import EncoderConfig, MeshConfig, from_dict
+from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
 from bert_jax.data.tasks import encode_inputs, make_input_rows
 from bert_jax.errors import UserError
 from bert_jax.heads import ClassificationModel, PretrainingModel
@@ -48,7 +48,9 @@ class FillMask:
         self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._top_k = min(top_k, self._tokenizer.vocab_size)
-        model, self._params = _restore(checkpoint, PretrainingModel(self._encoder))
+        # Only the groups that fill: whatever sentence objective there was is left in the file.
+        model = PretrainingModel(self._encoder, SentenceObjective.NONE)
+        self._params = _restore(checkpoint, model)
 
         @jax.jit
         def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -77,7 +79,9 @@ class FillMask:
             if not any((side == self._tokenizer.special.mask).any() for side in ids):
                 raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
             _check_fits(text, sum(map(len, ids)) + (3 if pair else 2), self._encoder)
-        batch = _rows([side[0] for side in sides], [side[1] for side in sides], self._tokenizer)
+        batch = _rows(
+            [side[0] for side in sides], [side[1] for side in sides], self._tokenizer, self._encoder
+        )
         is_mask = batch["token_ids"] == self._tokenizer.special.mask
         slots = _round_up(int(is_mask.sum(axis=1).max()), 8)
         # The masked positions first, in order.
@@ -108,9 +112,8 @@ class Classify:
         self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._labels, self._pairs = facts["labels"], facts["pairs"]
-        model, self._params = _restore(
-            checkpoint, ClassificationModel(self._encoder, len(self._labels))
-        )
+        model = ClassificationModel(self._encoder, len(self._labels))
+        self._params = _restore(checkpoint, model)
 
         @jax.jit
         def forward(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -140,7 +143,8 @@ class Classify:
         a, b, _ = encode_inputs(texts, pairs, self._tokenizer, sys.maxsize)
         for text, a_ids, b_ids in zip(texts, a, b, strict=True):
             _check_fits(text, len(a_ids) + len(b_ids) + (3 if self._pairs else 2), self._encoder)
-        rows = jax.device_get(self._forward(self._params, _rows(a, b, self._tokenizer)))
+        batch = _rows(a, b, self._tokenizer, self._encoder)
+        rows = jax.device_get(self._forward(self._params, batch))
         return [
             {
                 "text": text,
@@ -154,11 +158,11 @@ class Classify:
         ]
 
 
-def _restore(checkpoint: pathlib.Path, model: Any) -> tuple[Any, Any]:
+def _restore(checkpoint: pathlib.Path, model: Any) -> Any:
     # Prediction is small: it stays on one device of whatever machine it runs on.
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     abstract = abstract_params(model, mesh)
-    return model, restore_groups(checkpoint, abstract, abstract)
+    return restore_groups(checkpoint, abstract, abstract)
 
 
 def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -170,11 +174,15 @@ def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def _rows(
-    a: Sequence[np.ndarray], b: Sequence[np.ndarray], tokenizer: Tokenizer
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    tokenizer: Tokenizer,
+    encoder: EncoderConfig,
 ) -> dict[str, np.ndarray]:
     """Writes inputs as rows of the shortest length that is a multiple of a few."""
     longest = max(len(x) + len(y) + 3 for x, y in zip(a, b, strict=True))
-    return make_input_rows(a, b, _round_up(longest, _LENGTH_STEP), tokenizer.special)
+    length = _round_up(longest, _LENGTH_STEP)
+    return make_input_rows(a, b, length, tokenizer.special, pool_last=encoder.causal)
 
 
 def _round_up(number: int, step: int) -> int:

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -28,10 +29,8 @@ from bert_jax.checkpoint import (
     steps_in,
 )
 from bert_jax.config import MaskingConfig, PretrainConfig, to_dict
-from bert_jax.data.corpus import corpus_fingerprint, open_corpus, read_manifest
-from bert_jax.data.loader import load_batches
-from bert_jax.data.pretraining import check_corpus
-from bert_jax.data.rows import Cursor, RowStream, held_out_rows
+from bert_jax.data.corpora import Corpora, open_corpora
+from bert_jax.data.feed import Cursor, Feed, PhaseRows
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel
 from bert_jax.logs import RunLog, StepReports
@@ -39,7 +38,8 @@ from bert_jax.loop import run_steps
 from bert_jax.losses import make_pretraining_loss
 from bert_jax.masking import mask_tokens
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.phases import Phase, resolve_phases
+from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import (
     PrepareFn,
     TrainState,
@@ -56,23 +56,6 @@ from bert_jax.workdir import check_workdir, claim_workdir
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run")
 _INIT = flags.DEFINE_string("init", "", "a pretraining checkpoint whose parameters to start from")
-
-
-def corpus_tokenizer(directory: str) -> Tokenizer:
-    """Loads the tokenizer of a corpus.
-
-    Raises:
-      UserError: if it is not the one that the corpus was tokenised with.
-    """
-    manifest = read_manifest(directory)
-    tokenizer = load_tokenizer(pathlib.Path(directory) / "tokenizer")
-    if tokenizer.fingerprint != manifest["tokenizer"]["fingerprint"]:
-        raise UserError(
-            f"{directory}/tokenizer is not the tokenizer that {directory} was prepared with"
-            f" ({tokenizer.fingerprint[:12]}, not {manifest['tokenizer']['fingerprint'][:12]}):"
-            " prepare the corpus again"
-        )
-    return tokenizer
 
 
 def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -102,7 +85,7 @@ def start(
     config: PretrainConfig,
     workdir: pathlib.Path,
     init: str,
-    tokenizer: Tokenizer,
+    corpora: Corpora,
     seed_state: tuple[Any, Any, TrainState],
 ) -> tuple[TrainState, Cursor, str]:
     """Resumes, transfers or begins, in this order.
@@ -111,7 +94,7 @@ def start(
       config: of the run.
       workdir: of the run.
       init: the checkpoint to transfer from, or ''.
-      tokenizer: of the corpus.
+      corpora: of the run.
       seed_state: model, optimizer and abstract state.
 
     Returns:
@@ -121,18 +104,19 @@ def start(
     if steps := steps_in(workdir):
         checkpoint = workdir / FOLDER / str(steps[-1])
         facts = read_facts(checkpoint)
-        _same_tokenizer(facts, tokenizer, checkpoint)
-        if facts["corpus"] != corpus_fingerprint(config.data.corpus):
+        _same_tokenizer(facts, corpora.tokenizer, checkpoint)
+        if facts["corpus"] != corpora.fingerprint:
             raise UserError(
                 f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
                 " one again, or name another --workdir"
             )
         state = restore_state(checkpoint, abstract)
-        return state, Cursor(*facts["cursor"]), f"resuming at step {steps[-1]:,} from {checkpoint}"
+        cursor = Cursor.from_json(facts["cursor"])
+        return state, cursor, f"resuming at step {steps[-1]:,} from {checkpoint}"
     if init:
         checkpoint = find_checkpoint(init)
         facts = read_facts(checkpoint)
-        _same_tokenizer(facts, tokenizer, checkpoint)
+        _same_tokenizer(facts, corpora.tokenizer, checkpoint)
         if facts["kind"] != "pretraining":
             raise UserError(
                 f"--init={init} is a {facts['kind']} checkpoint: name a pretraining one"
@@ -142,7 +126,7 @@ def start(
     else:
         params = init_params(model, config.seed, abstract.params)
         said = f"starting from random parameters (seed {config.seed})"
-    return init_state(params, tx, abstract), Cursor(0, 0, 0), said
+    return init_state(params, tx, abstract), Cursor.at_start(0, len(corpora.train)), said
 
 
 def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path) -> None:
@@ -159,25 +143,23 @@ def main() -> None:
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/base"))
 
     # Data, and what it decides.
-    tokenizer = corpus_tokenizer(config.data.corpus)
+    phases = resolve_phases(config)
+    corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
+    tokenizer = corpora.tokenizer
     resolve_vocabulary(config, tokenizer)
-    corpus = open_corpus(config.data.corpus, "train")
-    check_corpus(corpus, f"{config.data.corpus} (train)")
-    heldout = open_corpus(config.data.corpus, "heldout")
-    if config.eval_steps:
-        check_corpus(heldout, f"{config.data.corpus} (heldout)")
 
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, mesh)
+    for phase in phases:
+        sharding.check_batch_size(phase.batch_size, mesh)
     sharding.check_encoder(config.encoder, mesh)
     check_workdir(workdir, config)
-    model = PretrainingModel(config.encoder)
+    model = PretrainingModel(config.encoder, config.data.objective)
     tx = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(model, tx, mesh)
 
     # Parameters: resumed, transferred or fresh.
-    state, cursor, said = start(config, workdir, _INIT.value, tokenizer, (model, tx, abstract))
+    state, cursor, said = start(config, workdir, _INIT.value, corpora, (model, tx, abstract))
     first_step = int(state.step)
     if first_step >= config.steps:
         print(f"{workdir} is finished: {first_step:,} steps")
@@ -188,23 +170,38 @@ def main() -> None:
     log.say(said)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log.say(f"{parameters:,} parameters on {sharding.describe(mesh)}")
-    log.say(f"{corpus.tokens:,} tokens in {corpus.documents:,} documents")
+    for line in (*corpora.copied, corpora.describe()):
+        log.say(line)
 
-    loss_fn = make_pretraining_loss(model)
+    loss_fn = make_pretraining_loss(
+        model,
+        mlm_weight=config.mlm_loss_weight,
+        sentence_weight=config.sentence_loss_weight,
+    )
     train_step = make_train_step(loss_fn, masking(config.masking, tokenizer), tx, abstract)
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
     eval_step = make_eval_step(loss_fn, masking(MaskingConfig(), tokenizer))
-    stream = RowStream(corpus, config.data, tokenizer.special, seed=config.seed, start=cursor)
-    log.say(f"first block: {stream.first_plan().describe(config.data.length)}")
-    rows = sharding.host_rows(config.batch_size, mesh)
-    local_batches = load_batches(
-        stream.rows,
-        batches=config.steps - first_step,
-        batch_size=config.batch_size,
-        host_rows=rows,
-    )
+
+    def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
+        rows = PhaseRows(
+            corpora.train,
+            corpora.weights,
+            phase,
+            tokenizer.special,
+            seed=config.seed,
+            pool_last=config.encoder.causal,
+            start=cursor,
+        )
+        for name, stream in zip(corpora.weights, rows.streams, strict=True):
+            plan = stream.first_plan().describe(phase.data.length)
+            log.say(f"phase {phase.number + 1} of {len(phases)}, first block of {name}: {plan}")
+        return rows
+
+    host_rows = functools.partial(sharding.host_rows, mesh=mesh)
+    feed = Feed(phases, open_rows, host_rows, first_step=first_step, cursor=cursor)
     batches = (
-        sharding.global_batch(batch, rows, config.batch_size, mesh) for batch in local_batches
+        sharding.global_batch(batch, host_rows(phase.batch_size), phase.batch_size, mesh)
+        for phase, batch in feed
     )
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     facts = {
@@ -212,27 +209,21 @@ def main() -> None:
         "config": to_dict(config),
         "encoder": to_dict(config.encoder),
         "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
-        "corpus": corpus_fingerprint(config.data.corpus),
+        "corpus": corpora.fingerprint,
     }
 
-    def save(step: int, state: TrainState) -> None:
-        place = stream.cursor((step - first_step) * config.batch_size)
-        checkpoints.save(state, facts | {"cursor": list(place)})
-
-    held = {}
-    if config.eval_steps:
-        wanted = config.eval_batches * config.batch_size
-        held = held_out_rows(heldout, config.data, tokenizer.special, wanted)
+    @functools.cache
+    def held_out(phase: int) -> dict[str, np.ndarray]:
+        rows = config.eval_batches * phases[phase].batch_size
+        return corpora.held_out(phases[phase].data, rows, pool_last=config.encoder.causal)
 
     def evaluate_heldout(step: int, state: TrainState) -> None:
-        parts = sharding.global_batches(held, config.batch_size, mesh)
+        phase = next(phase for phase in phases if step <= phase.end_step)
+        parts = sharding.global_batches(held_out(phase.number), phase.batch_size, mesh)
         means = evaluate(eval_step, state.params, parts, eval_key)
         log.write(step, {f"heldout_{name}": value for name, value in means.items()})
-        log.say(
-            f"step {step:,} held out: mlm_loss {means['mlm_loss']:.4f}"
-            f" mlm_accuracy {means['mlm_accuracy']:.4f} nsp_loss {means['nsp_loss']:.4f}"
-            f" nsp_accuracy {means['nsp_accuracy']:.4f}"
-        )
+        shown = (f"{name} {value:.4f}" for name, value in means.items() if "share" not in name)
+        log.say(f"step {step:,} held out: {' '.join(shown)}")
 
     rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key(config.seed), run_key(0)
@@ -248,7 +239,7 @@ def main() -> None:
                     evaluate_heldout(step, state)
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused():
-                    save(step, state)
+                    checkpoints.save(state, facts | {"cursor": feed.cursor(step)})
         checkpoints.close()
     log.close()
     if step < config.steps:

@@ -1,11 +1,12 @@
 """BERT large: 24 layers of width 1024."""
 
 from bert_jax.config import PretrainConfig
+from configs import pretrain_base
 
 
 def get_config() -> PretrainConfig:
     """Differs from base in its size."""
-    config = PretrainConfig()
+    config = pretrain_base.get_config()
     config.encoder.width = 1024
     config.encoder.layers = 24
     config.encoder.heads = 16

@@ -1,5 +1,6 @@
 """Small corpora whose token ids tell where they stand, and statistics for the data tests."""
 
+import dataclasses
 import pathlib
 from collections.abc import Collection
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from bert_jax.data import corpus as corpora
 from bert_jax.data import shards as writing
+from bert_jax.data.pretraining import BlockPlan
 from bert_jax.tokenizer import SpecialIds
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -68,6 +70,51 @@ def write_corpus(
         splits[split] = writing.split_facts(directory / split, facts, is_listed)
     writing.write_manifest(directory, splits, {"tokenizer": {"vocab_size": 2**31}})
     return corpora.open_corpus(directory, "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class PairPlan:
+    """A plan whose examples are pairs, in fields that are easy to compare; all [E] but the last."""
+
+    a_begin: np.ndarray
+    a_length: np.ndarray
+    b_begin: np.ndarray
+    b_length: np.ndarray  # 0 where there is no B; b_begin is then 0 too
+    is_random: np.ndarray
+    labelled: np.ndarray
+    sizes: np.ndarray
+    row_begins: np.ndarray
+    forced: int
+    truncated_tokens: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.row_begins) - 1
+
+
+def as_pairs(plan: BlockPlan) -> PairPlan:
+    """Reads a plan as pairs; fails where an example has other segments than 0, or 0 and 1."""
+    examples = plan.examples
+    parts, first = np.diff(examples.part_bounds), examples.part_bounds[:-1]
+    assert set(parts.tolist()) <= {1, 2}
+    assert (examples.part_segment[first] == 0).all()
+    has_b = parts == 2
+    assert (examples.part_segment[first[has_b] + 1] == 1).all()
+    b_begin, b_length = np.zeros_like(parts), np.zeros_like(parts)
+    b_begin[has_b] = examples.part_begin[first[has_b] + 1]
+    b_length[has_b] = examples.part_length[first[has_b] + 1]
+    return PairPlan(
+        a_begin=examples.part_begin[first],
+        a_length=examples.part_length[first],
+        b_begin=b_begin,
+        b_length=b_length,
+        is_random=examples.labels == 1,
+        labelled=examples.labelled,
+        sizes=examples.sizes,
+        row_begins=plan.row_begins,
+        forced=examples.forced,
+        truncated_tokens=examples.truncated_tokens,
+    )
 
 
 def chi_square_z(counts: np.ndarray, expected: np.ndarray | float, freedom: int) -> float:

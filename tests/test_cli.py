@@ -21,6 +21,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         ("learning_rate=1", "no such field; did you mean --config.optimizer.learning_rate?"),
         ("encoder.layers.width=1", "no such field; did you mean --config.encoder.width?"),
         ("encoder.layers[0]=1", "no such field; did you mean --config.encoder.layers?"),
+        ("phases=1", "phases is a list: write phases[0] and so on"),
+        ("phases[0].length=64", "the recipe has 0 phases, counted from 0"),
         ("encoder=1", "is a group: set one of its fields (vocab_size, width, "),
         ("batch_size=1.5", "--config.batch_size=1.5: must be a whole number"),
         ("batch_size=", "--config.batch_size=: must be a whole number"),

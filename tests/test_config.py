@@ -5,9 +5,12 @@ import pytest
 
 from bert_jax.config import (
     EncoderConfig,
+    ExampleFormat,
     FinetuneConfig,
     Norm,
+    PhaseConfig,
     PretrainConfig,
+    SentenceObjective,
     TaskDataConfig,
     differences,
     flatten,
@@ -53,6 +56,21 @@ def assign(config: object, path: str, value: object) -> None:
         ("data.length", 513, "data.length=513 is longer than the position table"),
         ("data.length", 128.0, "data.length=128.0 must be of type int, not float"),
         ("data.random_b_rate", 1.5, "data.random_b_rate=1.5 must be a rate from 0 to 1"),
+        (
+            "data.format",
+            ExampleFormat.DOC_SENTENCES,
+            "objective=nsp needs pairs, and data.format=doc",
+        ),
+        ("data.random_b_rate", 0.0, "objective=nsp needs both answers to occur"),
+        ("data.objective", SentenceObjective.SOP, "objective=sop needs pairs of one document"),
+        ("data.static_copies", -1, "data.static_copies=-1 must be at least 0"),
+        ("phases", [PhaseConfig(share=0.5)], "phases have shares that add up to 0.5: make it 1"),
+        ("phases", [PhaseConfig(share=0.0)], "phases[0].share=0.0 must be above 0"),
+        ("phases", [PhaseConfig(length=513)], "phases[0].length=513 is longer than the position"),
+        ("phases", [PhaseConfig(length=1.5)], "phases[0].length=1.5 must be of type int"),
+        ("phases", [3], "phases must be a list of PhaseConfig"),
+        ("phases", [PhaseConfig(share=1 / 17)] * 17, "phases has 17 phases: 16 at most"),
+        ("mlm_loss_weight", 0.0, "mlm_loss_weight=0.0 must be above 0"),
         ("masking.rate", 1.0, "masking.rate=1.0 must be a rate from 0 to below 1"),
         ("masking.mask_share", 0.95, "add up to more than 1"),
         ("optimizer.warmup_steps", 1_000_000, "leaves no step to train"),
@@ -94,6 +112,7 @@ def test_impossible_values_of_finetuning(path: str, value: object, message: str)
 def test_json_and_back() -> None:
     config = pretrain_config()
     config.encoder.norm, config.steps = Norm.PRE, 17
+    config.phases = [PhaseConfig(share=0.9), PhaseConfig(share=0.1, length=512)]
     assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -110,6 +129,35 @@ def test_differences_name_what_decides_the_result() -> None:
     assert differences(stored, given) == []
     given.encoder.norm, given.seed = Norm.PRE, 1
     assert differences(stored, given) == ['encoder.norm: "post" -> "pre"', "seed: 0 -> 1"]
+
+
+def test_phases_differ_by_number_and_field() -> None:
+    stored, given = pretrain_config(), pretrain_config()
+    given.phases = [PhaseConfig(length=64)]
+    assert differences(stored, given)[1] == "phases[0].length: null -> 64"
+    stored.phases = [PhaseConfig()]
+    assert differences(stored, given) == ["phases[0].length: 0 -> 64"]
+
+
+@pytest.mark.parametrize("format", ExampleFormat)
+@pytest.mark.parametrize("objective", SentenceObjective)
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_objectives_need_examples_that_carry_them(
+    format: ExampleFormat, objective: SentenceObjective, rate: float
+) -> None:
+    pairs = format in (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR)
+    sound = {
+        SentenceObjective.NSP: pairs and rate == 0.5,
+        SentenceObjective.SOP: pairs and rate == 0.0,
+        SentenceObjective.NONE: True,
+    }
+    config = pretrain_config()
+    config.data.format, config.data.objective, config.data.random_b_rate = format, objective, rate
+    if sound[objective]:
+        validate(config)
+    else:
+        with pytest.raises(UserError, match=f"objective={objective.value} needs"):
+            validate(config)
 
 
 def test_no_field_can_be_added() -> None:

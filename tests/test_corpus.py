@@ -13,6 +13,7 @@ from bert_jax.data import shards as writing
 from bert_jax.data.pretraining import check_corpus
 from bert_jax.data.rows import held_out_rows
 from bert_jax.errors import UserError
+from bert_jax.phases import with_length
 
 DOCUMENTS = make_documents(23, seed=1)
 TRAIN_FILES = [
@@ -362,12 +363,12 @@ def test_an_empty_heldout_split_is_told(tmp_path):
     heldout = corpora.open_corpus(tmp_path / "c", "heldout")
     assert heldout.documents == 0
     with pytest.raises(UserError) as error:
-        check_corpus(heldout, "the held-out split of c")
-    one_line(error, "the held-out split of c has 0 document(s)", "--heldout_rate")
+        check_corpus(heldout, PretrainDataConfig(), "the held-out split of c")
+    one_line(error, "the held-out split of c has no documents", "--heldout_rate")
 
 
 def test_the_heldout_split_is_other_documents(damaged):
     heldout = corpora.open_corpus(damaged, "heldout")
     assert heldout.documents == 3
-    batch = held_out_rows(heldout, PretrainDataConfig(length=16), SPECIAL, rows=2)
+    batch = held_out_rows(heldout, with_length(PretrainDataConfig(), 16), SPECIAL, rows=2)
     assert len(batch["token_ids"]) == 2

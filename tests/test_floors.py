@@ -16,15 +16,15 @@ FLOORS = [
     {"errors", "data.ragged", "data.batches"},
     {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates"},
-    {"tokenizer", "sharding", "optimizer", "logs", "cli"}
+    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
-    {"data.sources", "data.layout", "workdir", "tokenizer_training", "plots"} | {"data.shards"},
-    {"attention", "masking", "data.pretraining", "data.tasks"} | {"data.pieces"},
-    {"model", "data.rows"} | {"data.sampling"},
-    {"heads", "data.loader"} | {"data.report"},
-    {"losses"} | {"corpus_plot", "beam_pieces"},
-    {"training"},
+    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"},
+    {"attention", "masking", "data.examples", "data.tasks", "data.pieces"},
+    {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"},
+    {"heads", "data.rows", "data.loader"},
+    {"losses", "data.corpora", "data.feed", "data.report"},
+    {"training", "corpus_plot", "beam_pieces"},
     {"checkpoint", "loop"},
     {"prepare", "pretrain", "finetune", "predict"},
     {"prepare_beam"},
@@ -88,6 +88,7 @@ def fields(config_type: type) -> set[str]:
     """Returns the names of the fields that hold values, in all groups."""
     found = set()
     for name, kind in typing.get_type_hints(config_type).items():
+        kind = configs.item_type(kind) or kind
         found |= fields(kind) if dataclasses.is_dataclass(kind) else {name}
     return found
 

@@ -36,7 +36,7 @@ def test_batches_are_those_made_without_threads(corpus, host_rows):
     made = load(stream(corpus).rows, host_rows)
     assert len(made) == BATCHES
     source = stream(corpus)
-    assert source.cursor(BATCHES * BATCH_SIZE).epoch >= 1  # the test passes a border of epochs
+    assert source.place(BATCHES * BATCH_SIZE).epoch >= 1  # the test passes a border of epochs
     for index, batch in enumerate(made):
         expected = source.rows(index * BATCH_SIZE + host_rows)
         assert batch.keys() == expected.keys()

@@ -8,20 +8,21 @@ import pytest
 from data_fixtures import (
     FIRST_ID,
     Documents,
+    PairPlan,
+    as_pairs,
     chi_square_z,
     make_documents,
     number_tokens,
     write_corpus,
 )
 
-from bert_jax.config import PretrainDataConfig
+from bert_jax.config import ExampleFormat, PretrainDataConfig
 from bert_jax.data import draws
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.examples import _truncate
+from bert_jax.data.layout import PAIR_SPECIALS
 from bert_jax.data.pretraining import (
-    PAIR_SPECIALS,
-    BlockPlan,
     _documents_per_block,
-    _truncate,
     blocks_per_epoch,
     check_corpus,
     plan_block,
@@ -58,12 +59,12 @@ def place_of(documents: Documents) -> np.ndarray:
 
 def all_blocks(corpus: Corpus, config: PretrainDataConfig, *, seed: int = 7, epoch: int = 0):
     return [
-        plan_block(corpus, config, seed=seed, epoch=epoch, block=block)
+        as_pairs(plan_block(corpus, config, seed=seed, epoch=epoch, block=block))
         for block in range(blocks_per_epoch(corpus, config))
     ]
 
 
-def assert_equal_plans(one: BlockPlan, other: BlockPlan) -> None:
+def assert_equal_plans(one: PairPlan, other: PairPlan) -> None:
     for name, value in dataclasses.asdict(one).items():
         np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
 
@@ -104,7 +105,9 @@ def slow_pairs(documents: Documents, order: list[int], config: PretrainDataConfi
             short, spread = chunk_draws[sentences_before + here]
             coin, cut = coin_draws[sentences_before + here]
             target = most
-            if short / 2**32 < config.short_rate:
+            if config.format is ExampleFormat.SENTENCE_PAIR:
+                target = 1
+            elif short / 2**32 < config.short_rate:
                 target = 2 + spread * (most - 1) // 2**32
             chunk = [sentences[here]]
             while here + len(chunk) < len(sentences) and (
@@ -113,7 +116,10 @@ def slow_pairs(documents: Documents, order: list[int], config: PretrainDataConfi
                 chunk.append(sentences[here + len(chunk)])
             forced = len(chunk) == 1
             a_end = 1 if forced else 1 + cut * (len(chunk) - 1) // 2**32
-            is_random = forced or coin / 2**32 < config.random_b_rate
+            if config.random_b_rate == 0:
+                is_random = forced = False  # a chunk of one sentence is left without B
+            else:
+                is_random = forced or coin / 2**32 < config.random_b_rate
             a = list(itertools.chain(*chunk[:a_end]))
             b = list(itertools.chain(*chunk[a_end:]))
             if is_random:
@@ -153,6 +159,8 @@ def cut_one_by_one(a: int, b: int, most: int) -> tuple[int, int]:
         {"random_b_rate": 1.0},
         {"max_examples_per_row": 1, "block_examples": 1},
         {"block_examples": 10**6},
+        {"format": ExampleFormat.SENTENCE_PAIR},
+        {"format": ExampleFormat.SENTENCE_PAIR, "random_b_rate": 0.0, "length": 64},
     ],
     ids=str,
 )
@@ -183,14 +191,16 @@ def test_plan_is_the_slow_reading(corpus, documents, changes):
             ):
                 pair = pair_of[FIRST_ID + a_begin]
                 assert is_random == pair.is_random
+                assert (b_length == 0) == (not pair.b)
                 kept = cut_one_by_one(len(pair.a), len(pair.b), config.length - 3)
                 assert (a_length, b_length) == kept
                 for whole, begin, length in (
                     (pair.a, a_begin, a_length),
                     (pair.b, b_begin, b_length),
                 ):
-                    skipped = FIRST_ID + begin - whole[0]
-                    assert 0 <= skipped <= len(whole) - length
+                    if whole:
+                        skipped = FIRST_ID + begin - whole[0]
+                        assert 0 <= skipped <= len(whole) - length
                     cut += len(whole) - length
                 compared += 1
             assert plan.truncated_tokens == cut
@@ -301,8 +311,10 @@ def test_the_share_of_random_pairs_is_the_rate_where_there_is_a_choice(corpus, r
 def test_short_examples_have_their_rate_and_are_uniform(tmp_path):
     # Sentences of one token reach any length exactly.
     corpus = write_corpus(tmp_path / "c", number_tokens([[1] * 20_000] * 3))
-    config = PretrainDataConfig(length=24, short_rate=0.3, random_b_rate=0.0, block_examples=10**6)
-    plan = plan_block(corpus, config, seed=7, epoch=0, block=0)
+    config = PretrainDataConfig(
+        max_examples_per_row=4, length=24, short_rate=0.3, random_b_rate=0.0, block_examples=10**6
+    )
+    plan = as_pairs(plan_block(corpus, config, seed=7, epoch=0, block=0))
     counts = np.bincount(plan.sizes - PAIR_SPECIALS, minlength=22)
     assert counts.sum() > 3000
     # Lengths 2 to 21, of which the last is also that of examples that are not short. The ends of
@@ -317,13 +329,15 @@ def test_negatives_are_uniform_over_other_documents_and_their_sentences(tmp_path
     # Sentences of one token fill a pair exactly, so B begins with the sentence that was drawn.
     sizes = np.array([30, 500, 900, 40, 1500, 600, 1100])
     corpus = write_corpus(tmp_path / "c", number_tokens([[1] * size for size in sizes]), shards=2)
-    config = PretrainDataConfig(length=11, short_rate=0.0, random_b_rate=1.0, block_examples=10**6)
+    config = PretrainDataConfig(
+        max_examples_per_row=4, length=11, short_rate=0.0, random_b_rate=1.0, block_examples=10**6
+    )
     document_of = np.repeat(np.arange(7), sizes)
     pairs = np.zeros((7, 7))
     sentences = np.zeros(corpus.sentences)
     epoch = 0
     while sentences.sum() < 100_000:
-        plan = plan_block(corpus, config, seed=7, epoch=epoch, block=0)
+        plan = as_pairs(plan_block(corpus, config, seed=7, epoch=epoch, block=0))
         epoch += 1
         assert plan.truncated_tokens == 0
         np.add.at(pairs, (document_of[plan.a_begin], document_of[plan.b_begin]), 1)
@@ -338,8 +352,10 @@ def test_negatives_are_uniform_over_other_documents_and_their_sentences(tmp_path
 
 def test_a_split_is_uniform_over_the_sentences_of_its_chunk(tmp_path):
     corpus = write_corpus(tmp_path / "c", number_tokens([[1] * 40_000] * 2))
-    config = PretrainDataConfig(length=11, short_rate=0.0, random_b_rate=0.0, block_examples=10**6)
-    plan = plan_block(corpus, config, seed=7, epoch=0, block=0)
+    config = PretrainDataConfig(
+        max_examples_per_row=4, length=11, short_rate=0.0, random_b_rate=0.0, block_examples=10**6
+    )
+    plan = as_pairs(plan_block(corpus, config, seed=7, epoch=0, block=0))
     counts = np.bincount(plan.a_length, minlength=8)
     assert counts[0] == 0
     assert len(counts) == 8
@@ -350,17 +366,18 @@ def test_a_split_is_uniform_over_the_sentences_of_its_chunk(tmp_path):
 
 
 def test_a_plan_does_not_depend_on_what_was_planned_before(corpus):
-    alone = plan_block(corpus, CONFIG, seed=7, epoch=2, block=1)
+    alone = as_pairs(plan_block(corpus, CONFIG, seed=7, epoch=2, block=1))
     all_blocks(corpus, CONFIG, epoch=1)
     np.random.default_rng(0).random(10)
-    assert_equal_plans(plan_block(corpus, CONFIG, seed=7, epoch=2, block=1), alone)
+    again = as_pairs(plan_block(corpus, CONFIG, seed=7, epoch=2, block=1))
+    assert_equal_plans(again, alone)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 8}, {"epoch": 1}, {"block": 1}])
 def test_another_name_gives_another_plan(corpus, changed):
     name = {"seed": 7, "epoch": 0, "block": 0}
-    one = plan_block(corpus, CONFIG, **name)
-    other = plan_block(corpus, CONFIG, **(name | changed))
+    one = as_pairs(plan_block(corpus, CONFIG, **name))
+    other = as_pairs(plan_block(corpus, CONFIG, **(name | changed)))
     assert not np.array_equal(one.a_begin, other.a_begin)
 
 
@@ -374,7 +391,9 @@ def test_shards_do_not_matter(tmp_path, corpus, documents):
 def test_rows_are_shuffled(tmp_path):
     # Packed rows come out the longest example first; shuffled, their order says nothing.
     corpus = write_corpus(tmp_path / "c", make_documents(400, seed=5))
-    plan = plan_block(corpus, replace(CONFIG, block_examples=10**6), seed=7, epoch=0, block=0)
+    plan = as_pairs(
+        plan_block(corpus, replace(CONFIG, block_examples=10**6), seed=7, epoch=0, block=0)
+    )
     held = np.diff(plan.row_begins)
     assert plan.rows > 500
     assert abs(np.corrcoef(np.arange(plan.rows), held)[0, 1]) < 4 / plan.rows**0.5
@@ -385,9 +404,8 @@ def test_rows_are_shuffled(tmp_path):
 
 def test_documents_of_one_sentence_are_forced_negatives(tmp_path):
     corpus = write_corpus(tmp_path / "c", number_tokens([[size] for size in range(1, 41)]))
-    plan = plan_block(
-        corpus, replace(CONFIG, random_b_rate=0.0, block_examples=10**6), seed=7, epoch=0, block=0
-    )
+    config = replace(CONFIG, random_b_rate=1e-9, block_examples=10**6)
+    plan = as_pairs(plan_block(corpus, config, seed=7, epoch=0, block=0))
     assert plan.forced == len(plan.is_random) == 40
     assert plan.is_random.all()
     assert plan.sizes.max() == CONFIG.length
@@ -397,7 +415,7 @@ def test_documents_of_one_sentence_are_forced_negatives(tmp_path):
 def test_two_documents_are_enough(tmp_path, sizes):
     documents = number_tokens(sizes)
     corpus = write_corpus(tmp_path / "c", documents)
-    check_corpus(corpus, "the corpus")
+    check_corpus(corpus, CONFIG, "the corpus")
     document_of = place_of(documents)
     for epoch in range(5):
         for plan in all_blocks(corpus, CONFIG, epoch=epoch):
@@ -409,7 +427,7 @@ def test_two_documents_are_enough(tmp_path, sizes):
 def test_one_document_is_refused(tmp_path):
     corpus = write_corpus(tmp_path / "c", number_tokens([[3, 4, 5]]))
     with pytest.raises(UserError) as error:
-        check_corpus(corpus, "the train split of corpora/mine")
+        check_corpus(corpus, CONFIG, "the train split of corpora/mine")
     message = str(error.value)
     assert "\n" not in message
     assert "the train split of corpora/mine has 1 document(s)" in message

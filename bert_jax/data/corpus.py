@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from bert_jax.errors import UserError
 
@@ -37,7 +38,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     Raises:
       UserError: if there is none, or a version of bert_jax with another format wrote it.
     """
-    path = pathlib.Path(directory) / "manifest.json"
+    path = epath.Path(directory) / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Examples written into rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+"""Examples written into rows: [CLS] A [SEP], [CLS] A [SEP] B [SEP], or of more parts."""
 
 import numpy as np
 
@@ -11,35 +11,44 @@ PAIR_SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 
 def lay_out(
     held: np.ndarray,
-    a: tuple[np.ndarray, np.ndarray],
-    b: tuple[np.ndarray, np.ndarray],
+    parts: np.ndarray,
+    part_ids: np.ndarray,
+    part_lengths: np.ndarray,
+    part_segments: np.ndarray,
     *,
     length: int,
     slots: int,
     special: SpecialIds,
+    pool_last: bool = False,
 ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Writes examples, in the order of their rows, into the token fields of a batch.
 
     Args:
       held: [R] int64, how many examples each row holds; 0 leaves it empty.
-      a: the ids of all A, end to end, and their lengths [E] int64.
-      b: the same for B; a length may be 0.
+      parts: [E] int64, how many parts each example has, at least 1.
+      part_ids: [tokens] int32, the ids of all parts, end to end.
+      part_lengths: [P] int64, the tokens of each part; 0 is allowed.
+      part_segments: [P] int32, the segment of each part and of the [SEP] behind it.
       length: T; the examples of a row must fit.
       slots: N, at least the most that a row holds.
       special: ids of [PAD], [CLS] and [SEP].
+      pool_last: an example's last token stands for it, rather than its [CLS]: what an encoder that
+        looks to the left only needs.
 
     Returns:
       `token_ids`, `example_ids`, `segment_ids`, `positions` [R, T] int32, `pool_positions` [R, N]
       int32; and the row and the slot of each example, [E] int64 each, to place its label by.
     """
-    (a_ids, a_lengths), (b_ids, b_lengths) = a, b
-    sizes = a_lengths + b_lengths + np.where(b_lengths > 0, PAIR_SPECIALS, SINGLE_SPECIALS)
-    zeros = np.zeros_like(sizes)
+    first_part = exclusive_cumsum(parts)
+    part_begins = exclusive_cumsum(part_lengths + 1)  # each with its [SEP]
+    part_ends = part_begins + part_lengths + 1
+    sizes = 1 + part_ends[first_part + parts - 1] - part_begins[first_part]
     row = np.repeat(np.arange(len(held)), held)
     slot = ranges(np.zeros_like(held), held)
     offset = exclusive_cumsum(sizes)
     offset -= np.repeat(offset[exclusive_cumsum(held)[held > 0]], held[held > 0])
     at = row * length + offset  # of each example's [CLS], in the flattened rows
+    part_at = np.repeat(at + 1 - part_begins[first_part], parts) + part_begins
 
     batch = {
         name: np.full((len(held), length), fill, np.int32)
@@ -52,15 +61,17 @@ def lay_out(
     }
     flat = {name: field.reshape(-1) for name, field in batch.items()}
     flat["token_ids"][at] = special.cls
-    flat["token_ids"][ranges(at + 1, a_lengths)] = a_ids
-    flat["token_ids"][at + a_lengths + 1] = special.sep
-    flat["token_ids"][ranges(at + a_lengths + 2, b_lengths)] = b_ids
-    flat["token_ids"][at + sizes - 1] = special.sep
-    flat["segment_ids"][ranges(at + a_lengths + 2, sizes - a_lengths - 2)] = 1
-    flat["example_ids"][ranges(at, sizes)] = np.repeat(slot + 1, sizes)
-    flat["positions"][ranges(at, sizes)] = ranges(zeros, sizes)
+    flat["token_ids"][ranges(part_at, part_lengths)] = part_ids
+    flat["token_ids"][part_at + part_lengths] = special.sep
+    second = part_segments > 0  # segment 0 is there already
+    flat["segment_ids"][ranges(part_at[second], part_lengths[second] + 1)] = np.repeat(
+        part_segments[second], part_lengths[second] + 1
+    )
+    inside = ranges(at, sizes)
+    flat["example_ids"][inside] = np.repeat(slot + 1, sizes)
+    flat["positions"][inside] = ranges(np.zeros_like(sizes), sizes)
     batch["pool_positions"] = np.zeros((len(held), slots), np.int32)
-    batch["pool_positions"][row, slot] = offset
+    batch["pool_positions"][row, slot] = offset + (sizes - 1 if pool_last else 0)
     return batch, (row, slot)
 
 

@@ -83,16 +83,9 @@ class ParquetFiles(FileSource):
             if file.metadata.num_rows == 0:
                 raise UserError(f"{path} has no rows: leave it out of the source")
             for group in range(file.num_row_groups):
-                yield Span(path, group, group + 1), self._text_bytes(file, group)
-
-    def _text_bytes(self, file: Any, group: int) -> int:
-        metadata = file.metadata.row_group(group)
-        columns = (metadata.column(index) for index in range(metadata.num_columns))
-        return sum(
-            column.total_uncompressed_size
-            for column in columns
-            if column.path_in_schema == self._field
-        )
+                # Of all columns: where a damaged file does not describe one of them as it should,
+                # to ask for that column's size alone ends the process.
+                yield Span(path, group, group + 1), file.metadata.row_group(group).total_byte_size
 
     def _read(self, span: Span) -> Iterator[Document]:
         with _parquet(span.path) as file:
@@ -126,7 +119,7 @@ def _parquet(path: str) -> Iterator[Any]:
             ) as file,
         ):
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise documents.unreadable(path, error) from error
         raise UserError(

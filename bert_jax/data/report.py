@@ -10,6 +10,7 @@ from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus import Corpus, open_corpus, read_manifest
 from bert_jax.data.pretraining import plan_block
 from bert_jax.data.rows import held_out_rows
+from bert_jax.phases import with_length
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 
 ROW_LENGTHS = (128, 512)  # T of BERT's two phases
@@ -139,17 +140,15 @@ def _tokenizer_lines(facts: dict, heldout: Corpus, tokenizer: Tokenizer) -> list
 
 def _packing_line(corpus: Corpus, length: int) -> str:
     """Says how full rows are, and how much is cut; the corpus has two documents or more."""
-    config = PretrainDataConfig(length=length, block_examples=_BLOCK_EXAMPLES)
+    config = with_length(PretrainDataConfig(block_examples=_BLOCK_EXAMPLES), length)
     plan = plan_block(corpus, config, seed=0, epoch=0, block=0)
-    kept = int(plan.sizes.sum())
-    return (
-        f"rows of {length}: {kept / (plan.rows * length):.1%} full,"
-        f" {plan.truncated_tokens / (kept + plan.truncated_tokens):.2%} of the tokens cut"
-    )
+    cut = plan.examples.truncated_tokens
+    share = cut / (cut + int(plan.examples.part_length.sum()))
+    return f"rows of {length}: {plan.fill(length):.1%} full, {share:.2%} of the tokens cut"
 
 
 def _example_rows(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
-    config = PretrainDataConfig(length=_EXAMPLE_LENGTH, block_examples=_EXAMPLE_ROWS)
+    config = with_length(PretrainDataConfig(block_examples=_EXAMPLE_ROWS), _EXAMPLE_LENGTH)
     batch = held_out_rows(corpus, config, tokenizer.special, rows=_EXAMPLE_ROWS)
     return [
         tokenizer.decode(ids[examples > 0].tolist())

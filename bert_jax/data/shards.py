@@ -164,7 +164,7 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
     Raises:
       UserError: for a directory that is no corpus, or a manifest that does not list its files.
     """
-    for path, checksum in _listed_files(directory):
+    for path, checksum in listed_files(directory):
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
@@ -174,7 +174,12 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
         yield path, "" if found == checksum else "its checksum is not the one in the manifest"
 
 
-def _listed_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+def listed_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Lists every array of a corpus with its checksum.
+
+    Raises:
+      UserError: for a directory that is no corpus, or a manifest that does not list its files.
+    """
     manifest = read_manifest(directory)
     files = []
     try:

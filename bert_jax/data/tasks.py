@@ -216,22 +216,50 @@ def encode_examples(
 
 
 def make_input_rows(
-    a: Sequence[np.ndarray], b: Sequence[np.ndarray], length: int, special: SpecialIds
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    length: int,
+    special: SpecialIds,
+    *,
+    pool_last: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Writes one input a row: the token fields of a batch, [R, T], and `pool_positions` [R, 1]."""
+    """Writes one input a row.
+
+    Args:
+      a: ids of A of each input, [R] arrays of int32.
+      b: the same for B; empty where there is none.
+      length: T; the inputs must fit.
+      special: ids of [PAD], [CLS] and [SEP].
+      pool_last: as in `layout.lay_out`; for an encoder that is causal.
+
+    Returns:
+      The token fields of a batch, [R, T], and `pool_positions` [R, 1].
+    """
+    sides = [side for pair in zip(a, b, strict=True) for side in pair]
+    lengths = np.array([len(side) for side in sides], np.int64)
+    there = (np.arange(len(sides)) % 2 == 0) | (lengths > 0)  # A always, B where it has tokens
     batch, _ = lay_out(
-        np.ones(len(a), np.int64), _joined(a), _joined(b), length=length, slots=1, special=special
+        np.ones(len(a), np.int64),
+        there.reshape(-1, 2).sum(axis=1),
+        np.concatenate([np.array([], np.int32), *sides]),  # a host's rows can all be filling
+        lengths[there],
+        np.tile(np.array([0, 1], np.int32), len(a))[there],
+        length=length,
+        slots=1,
+        special=special,
+        pool_last=pool_last,
     )
     return batch
 
 
-def _joined(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    empty = np.array([], np.int32)  # there may be no parts: a host's rows can all be filling
-    return np.concatenate([empty, *parts]), np.array([len(part) for part in parts], np.int64)
-
-
 def make_task_rows(
-    task: EncodedTask, examples: np.ndarray, length: int, special: SpecialIds, *, epoch: int = 0
+    task: EncodedTask,
+    examples: np.ndarray,
+    length: int,
+    special: SpecialIds,
+    *,
+    pool_last: bool = False,
+    epoch: int = 0,
 ) -> dict[str, np.ndarray]:
     """Writes one example a row, as the batch of docs/architecture.md with N = 1.
 
@@ -240,12 +268,17 @@ def make_task_rows(
       examples: [R] int64, which; -1 gives an empty row of weight 0.
       length: T.
       special: ids of [PAD], [CLS] and [SEP].
+      pool_last: as in `layout.lay_out`.
       epoch: a part of the rows' names.
     """
     held = examples >= 0
     chosen = examples[held]
     rows = make_input_rows(
-        [task.a[i] for i in chosen], [task.b[i] for i in chosen], length, special
+        [task.a[i] for i in chosen],
+        [task.b[i] for i in chosen],
+        length,
+        special,
+        pool_last=pool_last,
     )
     batch = {
         name: np.zeros((len(examples), *field.shape[1:]), field.dtype)
@@ -266,11 +299,18 @@ class TaskStream:
     """
 
     def __init__(
-        self, task: EncodedTask, length: int, special: SpecialIds, *, seed: int, batch_size: int
+        self,
+        task: EncodedTask,
+        length: int,
+        special: SpecialIds,
+        *,
+        pool_last: bool = False,
+        seed: int,
+        batch_size: int,
     ) -> None:
         """Holds the examples; orders are drawn when they are needed."""
         self._task, self._length, self._special = task, length, special
-        self._seed = seed
+        self._pool_last, self._seed = pool_last, seed
         self.batches_per_epoch = -(-len(task) // batch_size)
         self._rows_per_epoch = self.batches_per_epoch * batch_size
 
@@ -280,7 +320,14 @@ class TaskStream:
         within = rows - epoch * self._rows_per_epoch
         order = np.append(_order(self._seed, epoch, len(self._task)), -1)
         examples = order[np.minimum(within, len(self._task))]
-        return make_task_rows(self._task, examples, self._length, self._special, epoch=epoch)
+        return make_task_rows(
+            self._task,
+            examples,
+            self._length,
+            self._special,
+            pool_last=self._pool_last,
+            epoch=epoch,
+        )
 
 
 @functools.lru_cache(maxsize=2)

@@ -71,13 +71,12 @@ class TextFiles(_LineFiles):
             return
         lines: list[str] = []
         first = 0  # of the document: its first byte
-        divided = begin == 0  # whether a document may begin with the next line
+        divided = True  # whether a document may begin with the next line
         for line_begin, line_end, line in _lines(path, begin):
             if text := fold(line):
-                if not lines and divided and begin <= line_begin < end:
+                if not lines:
                     first = line_begin
-                    lines.append(text)
-                elif lines:
+                if lines or (divided and line_begin >= begin):
                     lines.append(text)
                 if lines and line_end - first >= documents.MAX_DOCUMENT_BYTES:
                     raise documents.too_long(_Place(path, first))
@@ -229,8 +228,6 @@ def _seek_line(path: str, file: BinaryIO, byte: int) -> int:
         if (found := file.read(end - begin).rfind(b"\n")) >= 0:
             return file.seek(begin + found + 1)
         end = begin
-        if byte - end > documents.MAX_DOCUMENT_BYTES:
-            raise documents.too_long(_Place(path, byte - 1))
     return file.seek(0)
 
 

@@ -1,0 +1,121 @@
+"""Writes docs/formats/README.md: rows of each valid combination of format, rate and objective.
+
+    python -m docs.formats.make_page
+
+The text is docs/formats/text.txt, and every word of it is a token.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainConfig, SentenceObjective, validate
+from bert_jax.data.corpus import Corpus, open_corpus
+from bert_jax.data.pretraining import BlockPlan, plan_block
+from bert_jax.data.rows import make_rows
+from bert_jax.errors import UserError
+from bert_jax.phases import with_length
+from bert_jax.tokenizer import Tokenizer, load_tokenizer
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE / "README.md"
+LENGTH, EXAMPLES_PER_ROW, ROWS, SEED = 40, 2, 4, 1
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LABELS = {
+    SentenceObjective.NSP: ("B follows A", "B is from another document"),
+    SentenceObjective.SOP: ("in order", "swapped"),
+}
+
+
+def combinations() -> Iterator[PretrainConfig]:
+    """Yields a config of each combination that `config.validate` accepts."""
+    for format in ExampleFormat:
+        for objective in SentenceObjective:
+            for rate in (0.0, 0.5) if format in PAIR_FORMATS else (0.5,):
+                config = PretrainConfig()
+                config.data.corpus, config.data.length = "sample", LENGTH
+                config.data.format, config.data.objective = format, objective
+                config.data.random_b_rate = rate
+                config.data.max_examples_per_row = EXAMPLES_PER_ROW
+                try:
+                    validate(config)
+                except UserError:
+                    continue
+                yield config
+
+
+def title(config: PretrainConfig) -> str:
+    """Returns the flags of a combination, without their prefix."""
+    data = config.data
+    rate = f" random_b_rate={data.random_b_rate:g}" if data.format in PAIR_FORMATS else ""
+    return f"format={data.format.value}{rate} objective={data.objective.value}"
+
+
+def prepare(directory: pathlib.Path) -> tuple[Corpus, Tokenizer]:
+    """Prepares the text with a vocabulary of its own words."""
+    words = re.findall(r"\w+|[^\w\s]", (HERE / "text.txt").read_text().lower())
+    vocab = directory / "vocab.txt"
+    vocab.write_text("\n".join([*SPECIAL, *sorted(set(words)), ""]))
+    flags = (
+        f"--source=text:{HERE / 'text.txt'}",
+        f"--tokenizer={vocab}",
+        f"--output={directory / 'corpus'}",
+        "--heldout_rate=0",
+        "--workers=1",
+    )
+    subprocess.run([sys.executable, "-m", "bert_jax.prepare", *flags], check=True, text=True)
+    tokenizer = load_tokenizer(directory / "corpus" / "tokenizer")
+    return open_corpus(directory / "corpus", "train"), tokenizer
+
+
+def shown_rows(
+    corpus: Corpus, plan: BlockPlan, tokenizer: Tokenizer, config: PretrainConfig
+) -> Iterator[str]:
+    """Yields the examples of the first rows, a line each, a blank line between rows."""
+    data = with_length(config.data, LENGTH)
+    chosen = np.arange(min(ROWS, plan.rows))
+    batch = make_rows(corpus, plan, chosen, data, tokenizer.special, epoch=0, block=0)
+    for row in chosen:
+        for slot in range(batch["example_ids"][row].max()):
+            ids = batch["token_ids"][row][batch["example_ids"][row] == slot + 1]
+            label = ""
+            if batch["weights"][row, slot]:
+                label = LABELS[data.objective][batch["labels"][row, slot]]
+            yield tokenizer.decode(ids.tolist()) + (f"   <- {label}" if label else "")
+        yield ""
+
+
+def make_page() -> str:
+    """Returns the page."""
+    parts = [_INTRODUCTION]
+    with tempfile.TemporaryDirectory() as directory:
+        corpus, tokenizer = prepare(pathlib.Path(directory))
+        for config in combinations():
+            plan = plan_block(corpus, with_length(config.data, LENGTH), seed=SEED, epoch=0, block=0)
+            rows = "\n".join(shown_rows(corpus, plan, tokenizer, config)).strip()
+            parts.append(f"## {title(config)}\n\n```\n{rows}\n```\n")
+            parts.append(f"{plan.describe(LENGTH)}.\n")
+    return "\n".join(parts)
+
+
+_INTRODUCTION = f"""# What the model sees
+
+The first rows of each valid combination of format, rate and objective, from the small text beside
+this page, at T={LENGTH} and N={EXAMPLES_PER_ROW}, before masking. `python -m docs.formats.make_page`
+writes this page.
+
+A blank line parts two rows; the examples of a row are below each other. Every word is a token here.
+"Drop NSP" is one of three experiments: `objective=none` at rate 0.5 (the loss is dropped, the
+pairing stays), at rate 0 (no text of another document either), or `full_sentences` and
+`doc_sentences` (no pairs at all).
+
+FIGURES"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(make_page())
