@@ -9,6 +9,9 @@ import pytest
 from bert_jax import workers
 from bert_jax.errors import UserError
 
+# The drivers' processes come from the same server, which `share` would start with ctrl-C held.
+pytestmark = pytest.mark.usefixtures("drivers")
+
 
 def square() -> Callable[[int], Iterator[tuple[int, int]]]:
     def handle(number: int) -> Iterator[tuple[int, int]]:
