@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -39,24 +38,34 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "processes of each")
 _SAMPLE_SECONDS = 0.2
 
 
-def peak_of(process: psutil.Process) -> tuple[threading.Thread, list[int]]:
-    """Watches the resident bytes of a process and of those below it, added up."""
-    peak = [0]
+class Watch:
+    """Watches a process and those below it: resident bytes, added up, and CPU seconds."""
 
-    def watch() -> None:
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+    def __init__(self, process: psutil.Process) -> None:
+        """Begins."""
+        self.peak_bytes = 0
+        self._process = process
+        self._seconds: dict[int, float] = {}  # of each process, when it was last seen
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
             total = 0
-            for each in [process, *process.children(recursive=True)]:
+            for each in [self._process, *self._process.children(recursive=True)]:
                 try:
                     total += each.memory_info().rss
+                    times = each.cpu_times()
                 except psutil.NoSuchProcess:
                     continue
-            peak[0] = max(peak[0], total)
+                self._seconds[each.pid] = times.user + times.system
+            self.peak_bytes = max(self.peak_bytes, total)
             time.sleep(_SAMPLE_SECONDS)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread, peak
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of all processes together, short of a sample of each."""
+        return sum(self._seconds.values())
 
 
 def measure_prepare(output: pathlib.Path) -> dict[str, Any]:
@@ -64,18 +73,17 @@ def measure_prepare(output: pathlib.Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "bert_jax.prepare", f"--source={_SOURCE.value}"]
     command += [f"--layout={_LAYOUT.value.value}", f"--tokenizer={_TOKENIZER.value}"]
     command += [f"--workers={_WORKERS.value}", f"--output={output}"]
-    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, peak = peak_of(psutil.Process(process.pid))
+        watch = Watch(psutil.Process(process.pid))
         status = process.wait()
     if status:
         raise SystemExit(status)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     splits = read_manifest(output)["splits"].values()
     return {
         "seconds": time.perf_counter() - begin,
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_bytes": peak[0],
+        "cpu_seconds": watch.cpu_seconds,
+        "peak_bytes": watch.peak_bytes,
         "tokens": sum(split["tokens"] for split in splits),
     }
 
