@@ -317,7 +317,7 @@ def abstract_of(checkpoint: pathlib.Path) -> TrainState:
     config = from_dict(PretrainConfig, read_facts(checkpoint)["config"])
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     tx = make_optimizer(config.optimizer, config.steps)
-    return abstract_state(PretrainingModel(config.encoder), tx, mesh)
+    return abstract_state(PretrainingModel(config.encoder, config.data.objective), tx, mesh)
 
 
 def state_of(checkpoint: pathlib.Path) -> TrainState:

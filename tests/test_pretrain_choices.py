@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from driver_fixtures import (
+    PRETRAIN_RECIPE,
     Drivers,
     Run,
     assert_same_bits,
@@ -13,22 +14,15 @@ from driver_fixtures import (
     log_of,
     newest,
     prepare_flags,
+    state_of,
     write_text,
 )
 
 from bert_jax.checkpoint import groups_in, read_facts, steps_in
-from bert_jax.config import MeshConfig, PretrainConfig, from_dict
-from bert_jax.heads import PretrainingModel
-from bert_jax.optimizer import make_optimizer
-from bert_jax.sharding import make_mesh
-from bert_jax.training import abstract_state
 
 PHASES = """
-
-def with_phases():
     from bert_jax.config import PhaseConfig
 
-    config = get_config()
     config.phases = [PhaseConfig(share=0.5, length=16, batch_size=6), PhaseConfig(share=0.5)]
     return config
 """
@@ -47,13 +41,9 @@ def two_corpora(drivers: Drivers, corpus: pathlib.Path, tmp_path_factory) -> str
 
 
 @pytest.fixture(scope="module")
-def phased_flags(pretrain_flags: list[str], two_corpora: str, tmp_path_factory) -> list[str]:
+def phased_flags(two_corpora: str, tmp_path_factory) -> list[str]:
     recipe = tmp_path_factory.mktemp("recipe") / "phases.py"
-    text = pathlib.Path(pretrain_flags[0].removeprefix("--config=")).read_text()
-    recipe.write_text(
-        text.replace("get_config", "one_phase")
-        + PHASES.replace("get_config", "one_phase").replace("with_phases", "get_config")
-    )
+    recipe.write_text(PRETRAIN_RECIPE.removesuffix("    return config\n") + PHASES)
     return [
         f"--config={recipe}",
         f"--config.data.corpus={two_corpora}",
@@ -63,18 +53,6 @@ def phased_flags(pretrain_flags: list[str], two_corpora: str, tmp_path_factory) 
         "--config.masking.final_rate=0.3",
         "--config.checkpoint_steps=1",
     ]
-
-
-def state_bits(checkpoint: pathlib.Path):
-    from bert_jax.checkpoint import restore_state
-
-    config = from_dict(PretrainConfig, read_facts(checkpoint)["config"])
-    import jax
-
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model = PretrainingModel(config.encoder, config.data.objective)
-    tx = make_optimizer(config.optimizer, config.steps)
-    return restore_state(checkpoint, abstract_state(model, tx, mesh))
 
 
 def test_a_run_in_phases_over_a_mixture_is_resumed_across_the_border(
@@ -92,7 +70,7 @@ def test_a_run_in_phases_over_a_mixture_is_resumed_across_the_border(
     assert steps_in(killed)[-1] < 12  # it was killed on the way
     result = drivers.run("pretrain", *phased_flags, f"--workdir={killed}")
     assert result.status == 0 and "resuming at step" in result.err, result
-    assert_same_bits(state_bits(newest(killed)), state_bits(newest(whole)))
+    assert_same_bits(state_of(newest(killed)), state_of(newest(whole)))
     facts = [read_facts(newest(run)) for run in (whole, killed)]
     assert facts[0]["cursor"] == facts[1]["cursor"]
     assert facts[0]["cursor"][:2] == [1, 6 * 4]  # phase, rows of it
