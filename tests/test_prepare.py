@@ -132,7 +132,7 @@ def test_documents_without_tokens_are_counted(
 def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
     drivers: Drivers, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_text(tmp_path / "text.txt", 4000)
+    write_text(tmp_path / "text.txt", 60_000)  # so much that it can be caught at work
     output = tmp_path / "corpus"
     flags = [*prepare_flags(tmp_path / "text.txt", output), f"--tokenizer={corpus / 'tokenizer'}"]
 
@@ -153,7 +153,7 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
     assert not output.exists()
     # What it left does not disturb the next run.
     assert drivers.run("prepare", *flags).status == 0
-    assert open_corpus(output, "train").documents > 3000
+    assert open_corpus(output, "train").documents > 50_000
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_wrong_input_is_one_line(
 def test_a_full_disk_is_one_line(
     drivers: Drivers, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_text(tmp_path / "text.txt", 4000)
+    write_text(tmp_path / "text.txt", 60_000)  # so much that it can be caught at work
     with small_disk(tmp_path / "disk", "300k") as disk:
         flags = prepare_flags(tmp_path / "text.txt", disk / "corpus")
         result = drivers.run("prepare", *flags, f"--tokenizer={corpus / 'tokenizer'}")

@@ -31,13 +31,13 @@ from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import load_tokenizer
 
-FILES = 12
+FILES = 80  # so many that a prepare of them can be caught at work
 SMALL = {"bert_jax.data.documents.PIECE_BYTES": 6000}  # a file of `many` is a piece
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Twelve files, each of about 5 kB."""
+    """Files of about 5 kB each."""
     directory = tmp_path_factory.mktemp("many")
     for number in range(FILES):
         write_text(directory / f"{number:02d}.txt", 50, seed=number)
@@ -380,15 +380,15 @@ def test_a_tokenizer_sees_a_bounded_sample_of_every_piece(
     sentences = [sentence for found in sample(0.5) for sentence in found]
     assert len(sentences) == open_corpus(tmp_path / "corpus", "train").sentences
     # Of a larger one, as much of each piece as its share is.
-    monkeypatch.setattr(sampling, "SAMPLE_CHARACTERS", 6000)
+    monkeypatch.setattr(sampling, "SAMPLE_CHARACTERS", 500 * FILES)
     sizes = [sum(map(len, found)) for found in sample(0.0)]
     assert len(sizes) == FILES and 400 < min(sizes) and max(sizes) < 900
     # Of very many pieces, some of all parts.
     monkeypatch.setattr(sampling, "SAMPLED_PIECES", 4)
     chosen = [source.pieces.index(piece) for piece in sampling.sampled_pieces(source)]
-    assert chosen == [0, 3, 6, 9]
+    assert chosen == [part * FILES // 4 for part in range(4)]
     sizes = [sum(map(len, found)) for found in sample(0.0)]
-    assert len(sizes) == 4 and 1400 < min(sizes) and max(sizes) < 2000
+    assert len(sizes) == 4 and 4000 < min(sizes) and max(sizes) < 6000
     read = []
     monkeypatch.setattr(type(source), "read", lambda self, piece: read.append(piece) or iter(()))
     sample(0.0)
