@@ -114,7 +114,24 @@ A blank line parts two rows; the examples of a row are below each other. Every w
 pairing stays), at rate 0 (no text of another document either), or `full_sentences` and
 `doc_sentences` (no pairs at all).
 
-FIGURES"""
+On 68.8 MB of English Wikipedia (467,037 sentences, 17.1 M tokens of a vocabulary of 8,000), the
+share of the rows that is padding, and of the chosen tokens that is cut, by
+`python -m benchmarks.data --corpus=DIR --formats`. Whole sentences leave the end of a row free;
+pairs are cut to fill it.
+
+| combination | padding at T=128 | cut | padding at T=512 | cut |
+|---|---|---|---|---|
+| format=segment_pair random_b_rate=0.5 objective=nsp | 1.3% | 14.9% | 0.3% | 3.86% |
+| format=segment_pair random_b_rate=0 objective=sop | 1.0% | 14.8% | 0.0% | 3.97% |
+| format=segment_pair random_b_rate=0 objective=none | 1.0% | 14.8% | 0.0% | 3.97% |
+| format=segment_pair random_b_rate=0.5 objective=none | 1.3% | 14.9% | 0.3% | 3.86% |
+| format=sentence_pair random_b_rate=0.5 objective=nsp | 5.7% | 1.9% | 0.8% | 0.01% |
+| format=sentence_pair random_b_rate=0 objective=sop | 5.2% | 2.1% | 0.7% | 0.01% |
+| format=sentence_pair random_b_rate=0 objective=none | 5.2% | 2.1% | 0.7% | 0.01% |
+| format=sentence_pair random_b_rate=0.5 objective=none | 5.7% | 1.9% | 0.8% | 0.01% |
+| format=full_sentences objective=none | 14.4% | 0.0% | 4.5% | 0.00% |
+| format=doc_sentences objective=none | 14.3% | 0.0% | 4.4% | 0.00% |
+"""
 
 
 if __name__ == "__main__":
