@@ -49,7 +49,7 @@ class FillMask:
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._top_k = min(top_k, self._tokenizer.vocab_size)
         # Only the groups that fill: whatever sentence objective there was is left in the file.
-        model = PretrainingModel(self._encoder, SentenceObjective.NONE)
+        model: Any = PretrainingModel(self._encoder, SentenceObjective.NONE)
         self._params = _restore(checkpoint, model)
 
         @jax.jit
@@ -112,7 +112,7 @@ class Classify:
         self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._labels, self._pairs = facts["labels"], facts["pairs"]
-        model = ClassificationModel(self._encoder, len(self._labels))
+        model: Any = ClassificationModel(self._encoder, len(self._labels))
         self._params = _restore(checkpoint, model)
 
         @jax.jit

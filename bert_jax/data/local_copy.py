@@ -55,7 +55,7 @@ def local_copy(directory: str, local_dir: str) -> tuple[str, str]:
 
 def _copy(source: epath.Path, target: pathlib.Path, local_dir: str) -> int:
     """Copies what is not there yet, the manifest last; returns how many bytes that was."""
-    files = {str(path.relative_to(source)): checksum for path, checksum in listed_files(source)}
+    files = listed_files(source)
     files |= {f"tokenizer/{path.name}": "" for path in (source / "tokenizer").iterdir()}
     sizes = {name: _size(source / name) for name in files}
     # A file has its name only when it was copied whole and found right.

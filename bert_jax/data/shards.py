@@ -164,7 +164,8 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
     Raises:
       UserError: for a directory that is no corpus, or a manifest that does not list its files.
     """
-    for path, checksum in listed_files(directory):
+    for name, checksum in listed_files(directory).items():
+        path = directory / name
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
@@ -174,23 +175,21 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
         yield path, "" if found == checksum else "its checksum is not the one in the manifest"
 
 
-def listed_files(directory: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-    """Lists every array of a corpus with its checksum.
+def listed_files(directory: str | os.PathLike) -> dict[str, str]:
+    """Returns the checksum of every array of a corpus, by its name in the directory.
 
     Raises:
       UserError: for a directory that is no corpus, or a manifest that does not list its files.
     """
     manifest = read_manifest(directory)
-    files = []
+    files = {}
     try:
         for split in SPLITS:
             facts = manifest["splits"][split]
-            files.append((directory / split / INDEX_FILE, facts["index_checksum"]))
+            files[f"{split}/{INDEX_FILE}"] = facts["index_checksum"]
             for shard in facts["shards"]:
-                files += [
-                    (directory / split / f"{shard['name']}.{kind}.npy", shard["checksums"][kind])
-                    for kind in ARRAYS
-                ]
+                for kind in ARRAYS:
+                    files[f"{split}/{shard['name']}.{kind}.npy"] = shard["checksums"][kind]
     except (KeyError, TypeError):
         raise UserError(
             f"{directory}/manifest.json does not list every file with its checksum:"
