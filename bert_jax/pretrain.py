@@ -247,8 +247,10 @@ def main() -> None:
         parts = sharding.global_batches(held_out(phase.number), phase.batch_size, mesh)
         means = evaluate(eval_step, state.params, parts, eval_key)
         log.write(step, {f"heldout_{name}": value for name, value in means.items()})
-        shown = (f"{name} {value:.4f}" for name, value in means.items() if "share" not in name)
-        log.say(f"step {step:,} held out: {' '.join(shown)}")
+        # The loss before the accuracy; compiled steps return their totals by name.
+        shown = sorted(means, key=lambda name: (name.partition("_")[0], "loss" not in name))
+        said = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
+        log.say(f"step {step:,} held out: {' '.join(said)}")
 
     rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key(config.seed), run_key(0)
