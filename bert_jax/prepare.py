@@ -29,14 +29,14 @@ from bert_jax.data.documents import Layout
 from bert_jax.data.pieces import Job, PieceWriter, Progress
 from bert_jax.data.sentences import SentenceSplitter
 from bert_jax.data.shards import damaged_files
-from bert_jax.data.sources import open_source
+from bert_jax.data.sources import SOURCE_KINDS, open_source
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 from bert_jax.staging import locked_staging
 from bert_jax.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 from bert_jax.tokenizer_training import ModelType, train_sentencepiece, train_wordpiece
 
-_SOURCE = flags.DEFINE_string("source", None, "text:GLOB, jsonl:GLOB#FIELD or python_docs")
+_SOURCE = flags.DEFINE_string("source", None, f"what to read: {SOURCE_KINDS}")
 _LAYOUT = flags.DEFINE_enum_class(
     "layout", Layout.LINES, Layout, "what a line is: a sentence, or text to be split"
 )

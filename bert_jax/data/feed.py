@@ -107,7 +107,7 @@ class Feed:
         """Prepares to begin in mid-run; nothing is opened yet.
 
         Args:
-          phases: from `config.resolve_phases`.
+          phases: from `phases.resolve_phases`.
           open_rows: opens a phase at a cursor.
           host_rows: says which rows of a batch of this size this host makes.
           first_step: steps that are finished.

@@ -13,7 +13,7 @@ from bert_jax.data.records import ParquetFiles, TfdsRecords
 from bert_jax.data.text_files import JsonLines, TextFiles
 from bert_jax.errors import UserError
 
-_KINDS = (
+SOURCE_KINDS = (
     "text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#FIELD,"
     " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD or python_docs"
 )
@@ -68,13 +68,13 @@ def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
             )
         name, split, field = named.groups()
         return TfdsRecords(name, split, field, layout)
-    raise UserError(f"source '{spec}' is of an unknown kind: write {_KINDS}")
+    raise UserError(f"source '{spec}' is of an unknown kind: write {SOURCE_KINDS}")
 
 
 def _files(spec: str, pattern: str) -> dict[str, int]:
     """Returns the size in bytes of every file that a pattern matches, sorted by name."""
     if not pattern:
-        raise UserError(f"source '{spec}' names no files: write {_KINDS}")
+        raise UserError(f"source '{spec}' names no files: write {SOURCE_KINDS}")
     # A name that exists is taken as it is, even where it holds characters that globs interpret.
     if os.path.isdir(pattern):
         names = _below(pattern)
