@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import threading
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -83,7 +84,13 @@ def test_several_processes_of_a_host_copy_once(
     corpus: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_all, copies = copying._copy, []
-    monkeypatch.setattr(copying, "_copy", lambda *a: copies.append(a) or copy_all(*a))
+
+    def slow_copy(*arguments):
+        copies.append(arguments)
+        time.sleep(0.1)  # or the first would be done before the second looks
+        return copy_all(*arguments)
+
+    monkeypatch.setattr(copying, "_copy", slow_copy)
     found: list[str] = []
     threads = [
         threading.Thread(

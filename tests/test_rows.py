@@ -163,6 +163,15 @@ def test_rows_may_be_any_of_a_plan(corpus):
     assert_equal_batches(rows(chosen), {name: field[chosen] for name, field in whole.items()})
 
 
+def test_the_last_token_stands_for_an_example_where_it_should(corpus):
+    first = take(stream(corpus), 0, 40)
+    last = RowStream(corpus, CONFIG, SPECIAL, seed=SEED, pool_last=True).rows(np.arange(40))
+    for row, slot in zip(*np.nonzero(first["weights"]), strict=True):
+        places = np.flatnonzero(first["example_ids"][row] == slot + 1)
+        assert first["pool_positions"][row, slot] == places[0]
+        assert last["pool_positions"][row, slot] == places[-1]
+
+
 # --- names of rows
 
 
