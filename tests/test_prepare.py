@@ -132,7 +132,7 @@ def test_documents_without_tokens_are_counted(
 def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
     drivers: Drivers, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_text(tmp_path / "text.txt", 60_000)  # so much that it can be caught at work
+    write_text(tmp_path / "text.txt", 100_000)  # so much that it can be caught at work
     output = tmp_path / "corpus"
     flags = [*prepare_flags(tmp_path / "text.txt", output), f"--tokenizer={corpus / 'tokenizer'}"]
 
@@ -202,7 +202,7 @@ def test_a_wrong_input_is_one_line(
 def test_a_full_disk_is_one_line(
     drivers: Drivers, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    write_text(tmp_path / "text.txt", 60_000)  # so much that it can be caught at work
+    write_text(tmp_path / "text.txt", 100_000)  # so much that it can be caught at work
     with small_disk(tmp_path / "disk", "300k") as disk:
         flags = prepare_flags(tmp_path / "text.txt", disk / "corpus")
         result = drivers.run("prepare", *flags, f"--tokenizer={corpus / 'tokenizer'}")
