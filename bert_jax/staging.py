@@ -32,7 +32,8 @@ def locked_staging(
       OSError: if it cannot be made.
     """
     staging = output.with_name(f".{output.name}.partial")
-    absent = [parent for parent in staging.parents if not parent.exists()]  # the deepest first
+    # The deepest first. The staging directory is one of them: ctrl-C may come before it is held.
+    absent = [path for path in (staging, *staging.parents) if not path.exists()]
     try:
         lock = _lock(staging, output)
         keep = False
@@ -46,9 +47,9 @@ def locked_staging(
                 shutil.rmtree(staging, ignore_errors=True)
             os.close(lock)
     finally:
-        for parent in absent:
+        for path in absent:
             with contextlib.suppress(OSError):  # it holds something, or was never made
-                parent.rmdir()
+                path.rmdir()
 
 
 def _lock(staging: pathlib.Path, output: pathlib.Path) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from driver_fixtures import Drivers, prepare_flags, small_disk, write_text
 
+from bert_jax import staging
 from bert_jax.data.corpus import open_corpus, read_manifest
 from bert_jax.tokenizer import load_tokenizer
 
@@ -127,6 +128,21 @@ def test_documents_without_tokens_are_counted(
     assert manifest["skipped"] == {"no_text": 0, "no_tokens": 1}
     assert manifest["documents_read"] == 3
     assert manifest["splits"]["train"]["documents"] == 2
+
+
+def test_stopped_before_the_staging_directory_is_held_leaves_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging.fcntl, "flock", stopped)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staging.locked_staging(tmp_path / "new" / "corpus", lambda _: False),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
