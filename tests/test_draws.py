@@ -224,3 +224,8 @@ def test_no_coins_give_no_heads():
 def test_very_many_coins_are_tossed_quickly_and_fairly():
     heads = draws.binomial_halves(np.array([0, 10**8, 1]), **NAME)
     assert abs(heads[1] - 5 * 10**7) < 4 * 5000
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 1_000])
+def test_words_can_be_taken_up_at_any_place(first: int) -> None:
+    np.testing.assert_array_equal(many(50, first=first), many(first + 50)[first:])

@@ -17,6 +17,7 @@ from data_fixtures import (
 
 from bert_jax.config import ExampleFormat, PretrainDataConfig, SentenceObjective
 from bert_jax.data import draws
+from bert_jax.data import examples as examples_module
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.examples import Examples, Purpose, Sentences
 from bert_jax.data.pretraining import (
@@ -201,6 +202,16 @@ def test_contiguous_pairs_never_leave_their_document(corpus, documents):
         assert plan.forced == 0
         single += int((~has_b).sum())
     assert single > 5  # what has no continuation stands alone
+
+
+def test_pairs_do_not_depend_on_how_many_sentences_are_read_at_once(corpus, monkeypatch):
+    config = PretrainDataConfig(length=24, short_rate=0.3, max_examples_per_row=2)
+    whole = all_examples(corpus, config)
+    for at_once in (1, 7, 50):
+        monkeypatch.setattr(examples_module, "_SENTENCES_AT_ONCE", at_once)
+        assert [parts_of(part) for part in all_examples(corpus, config)] == [
+            parts_of(part) for part in whole
+        ]
 
 
 def test_negatives_are_drawn_as_bert_drew_them_over_a_million_draws(tmp_path):

@@ -7,8 +7,10 @@ They are raw counter bits of Philox with integer rules of our own, because the m
 import numpy as np
 
 
-def words(count: int, *, seed: int, purpose: int, epoch: int, block: int) -> np.ndarray:
-    """Returns [count] uint64, the stream that belongs to this name.
+def words(
+    count: int, *, seed: int, purpose: int, epoch: int, block: int, first: int = 0
+) -> np.ndarray:
+    """Returns [count] uint64 of the stream that belongs to this name.
 
     Args:
       count: how many.
@@ -16,12 +18,14 @@ def words(count: int, *, seed: int, purpose: int, epoch: int, block: int) -> np.
       purpose: keeps apart what is drawn for different ends; from 0 to 2^64 - 1.
       epoch: from 0.
       block: of the epoch, from 0.
+      first: words of the stream before these.
     """
+    counter, skipped = divmod(first, 4)  # each count of Philox gives four words
     philox = np.random.Philox(
         key=np.array([seed, purpose], np.uint64),
-        counter=np.array([0, 0, epoch, block], np.uint64),
+        counter=np.array([counter, 0, epoch, block], np.uint64),
     )
-    return philox.random_raw(count)
+    return philox.random_raw(skipped + count)[skipped:]
 
 
 def halves(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ one that the config names. All of them are vectorised, pure functions of their d
 
 import dataclasses
 import enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -136,48 +137,30 @@ def pair_examples(
       config: lengths, rates and the objective.
       name: seed, epoch and block of the draws.
     """
-    sentences = Sentences(corpus, documents)
-    # Decide for every sentence as if a chunk began there, then keep those where one does.
-    most = config.length - PAIR_SPECIALS
-    here = np.arange(len(sentences.document))
-    target = _wanted_tokens(len(here), config, **name)
-    coin, cut = draws.halves(draws.words(len(here), purpose=Purpose.COIN, **name))
-    chunk_end = np.searchsorted(sentences.bounds, sentences.bounds[:-1] + target, side="left")
-    # A chunk of one sentence takes a second where its document has one.
-    chunk_end = np.minimum(np.maximum(chunk_end, here + 2), sentences.document_end)
-    has_continuation = chunk_end - here > 1
-    a_end = here + 1 + draws.below(cut, np.maximum(chunk_end - here - 1, 1))
-    is_random = ~has_continuation | draws.chance(coin, config.random_b_rate)
-    if config.random_b_rate == 0:
-        is_random[:] = False
-    begin = _walk(np.where(is_random, a_end, chunk_end))
-
-    a_end, is_random, target = a_end[begin], is_random[begin], target[begin]
-    has_continuation = has_continuation[begin]
-    a_begin = sentences.token_begins[begin]
-    a_length = sentences.bounds[a_end] - sentences.bounds[begin]
+    chunks = _chunks(corpus, documents, config, **name)
+    is_random = chunks.is_random
+    a_begin, a_length = chunks.begin, chunks.a_length
     # A true B follows A in its document, and so in the corpus.
-    b_begin = a_begin + a_length
-    b_length = sentences.bounds[chunk_end[begin]] - sentences.bounds[a_end]
+    b_begin, b_length = a_begin + a_length, chunks.length - a_length
     chosen = np.flatnonzero(is_random)
-    own = sentences.document[begin[chosen]]
-    wanted = target[chosen] - a_length[chosen]
-    b_begin[chosen], b_length[chosen] = _other_segments(corpus, own, wanted, **name)
+    b_begin[chosen], b_length[chosen] = _other_segments(
+        corpus, chunks.document[chosen], chunks.wanted[chosen] - a_length[chosen], **name
+    )
     untruncated = int(a_length.sum() + b_length.sum())
     a_begin, a_length, b_begin, b_length = _truncate(
-        a_begin, a_length, b_begin, b_length, most, **name
+        a_begin, a_length, b_begin, b_length, config.length - PAIR_SPECIALS, **name
     )
 
-    labels, labelled = is_random, np.full(len(begin), config.random_b_rate > 0)
+    labels, labelled = is_random, np.full(len(is_random), config.random_b_rate > 0)
     if config.objective is SentenceObjective.SOP:
-        swap, _ = draws.halves(draws.words(len(begin), purpose=Purpose.SWAP, **name))
-        labelled = has_continuation
-        labels = has_continuation & draws.chance(swap, 0.5)
+        swap, _ = draws.halves(draws.words(len(labels), purpose=Purpose.SWAP, **name))
+        labelled = chunks.has_continuation
+        labels = labelled & draws.chance(swap, 0.5)
         a_begin, b_begin = _swapped(labels, a_begin, b_begin)
         a_length, b_length = _swapped(labels, a_length, b_length)
     if config.objective is SentenceObjective.NONE:
         labels, labelled = np.zeros_like(labels), np.zeros_like(labelled)
-    has_b = np.stack([np.ones(len(begin), bool), b_length > 0], axis=1)
+    has_b = np.stack([a_length > 0, b_length > 0], axis=1)
     return Examples(
         part_bounds=_bounds(has_b.sum(axis=1)),
         part_begin=np.stack([a_begin, b_begin], axis=1)[has_b],
@@ -185,8 +168,76 @@ def pair_examples(
         part_segment=np.broadcast_to(np.arange(2, dtype=np.int32), has_b.shape)[has_b],
         labels=labels.astype(np.int32),
         labelled=labelled,
-        forced=int(np.count_nonzero(is_random & ~has_continuation)),
+        forced=int(np.count_nonzero(is_random & ~chunks.has_continuation)),
         truncated_tokens=untruncated - int(a_length.sum() + b_length.sum()),
+    )
+
+
+class _Chunks(NamedTuple):
+    """Chunks of consecutive sentences, each split into A and the rest; C of them.
+
+    Attributes:
+      document: [C] int64, that each is from.
+      begin: [C] int64, its first token in the corpus.
+      length: [C] int64, its tokens.
+      a_length: [C] int64, of those, A's.
+      wanted: [C] int64, the tokens it should reach.
+      has_continuation: [C] bool, whether anything is left for B.
+      is_random: [C] bool, whether B is from elsewhere, so that the rest opens the next chunk.
+    """
+
+    document: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
+    a_length: np.ndarray
+    wanted: np.ndarray
+    has_continuation: np.ndarray
+    is_random: np.ndarray
+
+
+_SENTENCES_AT_ONCE = 1 << 17  # their arrays stay in a processor's cache
+
+
+def _chunks(
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
+) -> _Chunks:
+    """Cuts documents into chunks, some documents at a time, for none depends on another."""
+    counts = corpus.document_ends(documents) - corpus.document_begins(documents)
+    ends = np.cumsum(counts)
+    new_portion = np.flatnonzero(np.diff((ends - 1) // _SENTENCES_AT_ONCE)) + 1
+    firsts = np.append(0, ends[new_portion - 1])
+    portions = [
+        _chunks_of_portion(corpus, portion, config, first=int(first), **name)
+        for portion, first in zip(np.split(documents, new_portion), firsts, strict=True)
+    ]
+    return _Chunks(*map(np.concatenate, zip(*portions, strict=True)))
+
+
+def _chunks_of_portion(
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
+) -> _Chunks:
+    """Decides for every sentence as if a chunk began there, then keeps those where one does."""
+    sentences = Sentences(corpus, documents)
+    here = np.arange(len(sentences.document))
+    wanted = _wanted_tokens(len(here), config, **name)
+    coin, cut = draws.halves(draws.words(len(here), purpose=Purpose.COIN, **name))
+    end = np.searchsorted(sentences.bounds, sentences.bounds[:-1] + wanted, side="left")
+    # A chunk of one sentence takes a second where its document has one.
+    end = np.minimum(np.maximum(end, here + 2), sentences.document_end)
+    has_continuation = end - here > 1
+    a_end = here + 1 + draws.below(cut, np.maximum(end - here - 1, 1))
+    is_random = draws.chance(coin, config.random_b_rate)
+    if config.random_b_rate > 0:
+        is_random |= ~has_continuation
+    begin = _walk(np.where(is_random, a_end, end))
+    return _Chunks(
+        document=sentences.document[begin],
+        begin=sentences.token_begins[begin],
+        length=sentences.bounds[end[begin]] - sentences.bounds[begin],
+        a_length=sentences.bounds[a_end[begin]] - sentences.bounds[begin],
+        wanted=wanted[begin],
+        has_continuation=has_continuation[begin],
+        is_random=is_random[begin],
     )
 
 
