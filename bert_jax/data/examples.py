@@ -216,7 +216,14 @@ def _chunks(
 def _chunks_of_portion(
     corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
 ) -> _Chunks:
-    """Decides for every sentence as if a chunk began there, then keeps those where one does."""
+    """Decides for every sentence as if a chunk began there, then keeps those where one does.
+
+    Args:
+      corpus: that the documents are of.
+      documents: [n] int64, one at least.
+      config: of the pairs.
+      name: as in `draws.words`; `first` is the number of sentences in the portions before.
+    """
     sentences = Sentences(corpus, documents)
     here = np.arange(len(sentences.document))
     wanted = _wanted_tokens(len(here), config, **name)
