@@ -24,6 +24,13 @@ class Norm(enum.Enum):
     PRE = "pre"  # x + f(norm(x))
 
 
+class PositionInit(enum.Enum):
+    """What the position table begins as; it is trained either way."""
+
+    NORMAL = "normal"  # as every other table, as BERT was published
+    SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
+
+
 class ComputeType(enum.Enum):
     """The type of activations and matrix products; parameters are always float32."""
 
@@ -75,6 +82,7 @@ class EncoderConfig:
     causal: bool = False  # True: a token attends only to itself and those before it
     norm_epsilon: float = 1e-12
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
+    position_init: PositionInit = PositionInit.NORMAL
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1  # on attention probabilities
     compute_type: ComputeType = ComputeType.FLOAT32
@@ -261,6 +269,11 @@ def validate_encoder(config: EncoderConfig) -> None:
         _rate(f"encoder.{name}", getattr(config, name), below_one=True)
     _positive("encoder.norm_epsilon", config.norm_epsilon)
     _positive("encoder.init_stddev", config.init_stddev)
+    if config.position_init is PositionInit.SINUSOIDAL and config.width % 2:
+        raise UserError(
+            f"--config.encoder.width={config.width} is odd: encoder.position_init=sinusoidal needs"
+            " as many sines as cosines"
+        )
 
 
 def _validate_types(config: Any, prefix: str) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.attention import attention, dropout
-from bert_jax.config import EncoderConfig, Norm
+from bert_jax.config import EncoderConfig, Norm, PositionInit
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -20,6 +20,22 @@ Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 def _kernel_init(config: EncoderConfig, *axes: str) -> nn.initializers.Initializer:
     init = nn.initializers.truncated_normal(config.init_stddev)
     return nn.with_logical_partitioning(init, axes)
+
+
+def _position_init(config: EncoderConfig) -> nn.initializers.Initializer:
+    if config.position_init is PositionInit.NORMAL:
+        return _kernel_init(config, "positions", "embed")
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+        """Sines in the first half of the width, cosines in the second; the spread of a kernel."""
+        del key
+        length, width = shape
+        frequencies = 10_000.0 ** (-jnp.arange(width // 2) / (width // 2))
+        angles = jnp.outer(jnp.arange(length), frequencies)
+        table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        return (config.init_stddev * 2**0.5 * table).astype(dtype)
+
+    return nn.with_logical_partitioning(init, ("positions", "embed"))
 
 
 def bias_init(*axes: str) -> nn.initializers.Initializer:
@@ -97,7 +113,7 @@ class Embeddings(nn.Module):
             "tokens", init("vocab", "embed"), (config.vocab_size, config.width)
         )
         self.positions = self.param(
-            "positions", init("positions", "embed"), (config.max_length, config.width)
+            "positions", _position_init(config), (config.max_length, config.width)
         )
         self.segments = self.param(
             "segments", init("segments", "embed"), (config.segments, config.width)

@@ -9,13 +9,14 @@ ordinary text that they are. Only callers that hold ids add special tokens.
 
 import abc
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +80,8 @@ class Tokenizer(abc.ABC):
         """Encodes one text, without adding special tokens.
 
         Returns:
-          [n] int32; n is 0 for a text without visible characters. Of the special ids only
-          `unk` can occur.
+          [n] int32, to be read only; n is 0 for a text without visible characters. Of the special
+          ids only `unk` can occur.
 
         Raises:
           UserError: if the text holds half a surrogate pair, which no UTF-8 text can.
@@ -233,15 +234,15 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """See `Tokenizer.encode`."""
-        check_unicode([text])
-        ids = self._processor.encode(text, return_type="numpy")
-        return ids.copy()  # SentencePiece's arrays are read-only
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `Tokenizer.encode_batch`."""
-        check_unicode(texts)
-        encoded = self._processor.encode(list(texts), return_type="numpy", num_threads=1)
-        return [ids.copy() for ids in encoded]
+        try:
+            return self._processor.encode(list(texts), return_type="numpy", num_threads=1)
+        except (TypeError, RuntimeError):  # which do not say what is wrong with which text
+            check_unicode(texts)
+            raise
 
     def encode_with_offsets(self, text: str) -> Encoded:
         """See `Tokenizer.encode_with_offsets`."""
@@ -500,8 +501,11 @@ def _fingerprint(values: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def check_unicode(texts: Iterable[str]) -> None:
+def check_unicode(texts: Sequence[str]) -> None:
     """Raises for what Python strings can hold and UTF-8 cannot; JSON escapes can bring it in."""
+    with contextlib.suppress(UnicodeEncodeError):
+        "".join(texts).encode()  # all at once: halves of two texts make no whole
+        return
     for text in texts:
         try:
             text.encode()

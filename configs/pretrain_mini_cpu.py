@@ -1,19 +1,23 @@
-"""BERT mini in about an hour on two CPU cores: 16 million tokens, each seen once."""
+"""BERT mini in about an hour on two CPU cores: 14 million tokens, each seen once."""
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import Norm, PositionInit, PretrainConfig
 from configs import pretrain_mini
 
 
 def get_config() -> PretrainConfig:
-    """Small batches for many steps, and no dropout: nothing is seen twice."""
+    """Leaves the first plateau of masked language models within the hour (decisions/0008)."""
     config = pretrain_mini.get_config()
-    config.encoder.dropout_rate = 0.0
+    config.encoder.norm = Norm.PRE
+    config.encoder.position_init = PositionInit.SINUSOIDAL
+    config.encoder.dropout_rate = 0.0  # nothing is seen twice
     config.encoder.attention_dropout_rate = 0.0
     config.encoder.init_stddev = 0.04  # 0.02 suits three times the width
     config.encoder.unroll = 4
+    config.masking.rate = 0.3
+    config.sentence_loss_weight = 0.03  # 16 labels a step are little but noise at first
     config.batch_size = 16
-    config.steps = 8_000
-    config.optimizer.learning_rate = 1.5e-3
+    config.steps = 7_000
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.beta2 = 0.98
-    config.optimizer.warmup_steps = 500
+    config.optimizer.warmup_steps = 150
     return config

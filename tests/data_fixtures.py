@@ -41,6 +41,18 @@ def make_documents(
     )
 
 
+def add_documents(writer: writing.ShardWriter, documents: Documents, words: int = 0) -> None:
+    """Gives a writer documents; their text is said to have so many words, of five bytes each."""
+    sentences = [sentence for document in documents for sentence in document]
+    writer.add(
+        np.array([id for sentence in sentences for id in sentence], np.int64),
+        np.array([len(sentence) for sentence in sentences], np.int64),
+        np.array([len(document) for document in documents], np.int64),
+        words=words,
+        text_bytes=5 * words,
+    )
+
+
 def write_corpus(
     directory: pathlib.Path,
     documents: Documents,
@@ -60,8 +72,7 @@ def write_corpus(
         written = []
         for number, piece in enumerate(np.array_split(np.arange(len(part)), pieces)):
             writer = writing.ShardWriter(np.dtype(dtype))
-            for document in piece:
-                writer.add([np.array(ids) for ids in part[document]], b"")
+            add_documents(writer, [part[document] for document in piece])
             written.append(writer.write(directory / split, f"{number:05d}"))
         is_listed = np.ones(len(part), bool)
         if split == "train":

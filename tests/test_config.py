@@ -10,6 +10,7 @@ from bert_jax.config import (
     MaskStrategy,
     Norm,
     PhaseConfig,
+    PositionInit,
     PretrainConfig,
     SentenceObjective,
     TaskDataConfig,
@@ -96,6 +97,15 @@ def test_impossible_values_are_named(path: str, value: object, message: str) -> 
     with pytest.raises(UserError) as raised:
         validate(config)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_sinusoidal_positions_need_an_even_width() -> None:
+    config = pretrain_config()
+    config.encoder.position_init = PositionInit.SINUSOIDAL
+    validate(config)
+    config.encoder.width, config.encoder.heads = 769, 1
+    with pytest.raises(UserError, match="width=769 is odd: encoder.position_init=sinusoidal"):
+        validate(config)
 
 
 def test_a_causal_encoder_predicts_the_next_token() -> None:

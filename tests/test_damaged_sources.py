@@ -14,7 +14,7 @@ from damage import damaged
 from pyarrow import parquet
 from slow_readers import read_json, read_text
 
-from bert_jax.data import documents
+from bert_jax.data import documents, text_files
 from bert_jax.data.documents import Document, Layout
 from bert_jax.data.sources import open_source
 from bert_jax.errors import UserError
@@ -54,6 +54,7 @@ def test_damaged_text_is_read_in_full_or_refused(
         content = damaged((_JSON if kind == "jsonl" else _TEXT).encode(), rng)
         path.write_bytes(content)
         monkeypatch.setattr(documents, "PIECE_BYTES", rng.choice([19, 130, 1 << 24]))
+        monkeypatch.setattr(text_files, "_CHUNK_BYTES", rng.choice([1, 7, 1 << 16]))
         layout = rng.choice([Layout.LINES, Layout.DOCUMENTS])
         found = _read(f"{kind}:{path}#text" if kind == "jsonl" else f"text:{path}", layout)
         assert found == _expected(kind, path, content, layout)

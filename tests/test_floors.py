@@ -19,8 +19,10 @@ FLOORS = [
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
-    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"},
-    {"attention", "masking", "data.examples", "data.tasks", "data.pieces"},
+    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
+    | {"data.task_batches", "data.tables", "metrics"},
+    {"attention", "masking", "data.examples", "data.tasks", "data.pieces"}
+    | {"data.tagged_files", "data.question_files"},
     {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"},
     {"heads", "data.rows", "data.loader"},
     {"losses", "data.corpora", "data.feed", "data.report"},

@@ -15,7 +15,7 @@ import reference
 from conftest import make_batch, random_params, with_targets
 
 from bert_jax.attention import dropout
-from bert_jax.config import ComputeType, EncoderConfig, Norm
+from bert_jax.config import ComputeType, EncoderConfig, Norm, PositionInit
 from bert_jax.heads import ClassificationModel, PretrainingModel
 from bert_jax.model import Dropout, Encoder, EncoderBlock, gelu
 from bert_jax.training import run_key
@@ -444,11 +444,15 @@ def test_parameter_paths_and_shapes(tiny_encoder):
     assert paths(random_params(pre_norm, batch)) == pretraining | final
 
 
-def test_initial_values_are_the_published_ones(tiny_encoder):
-    config = replace(tiny_encoder, width=96, mlp_width=160)
+def initial_params(config: EncoderConfig) -> Any:
     model, batch = PretrainingModel(config), with_targets(make_batch(config))
     variables = jax.jit(functools.partial(model.init, deterministic=True))(run_key(0), batch)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(variables)["params"]):
+    return nn.unbox(variables)["params"]
+
+
+def test_initial_values_are_the_published_ones(tiny_encoder):
+    params = initial_params(replace(tiny_encoder, width=96, mlp_width=160))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         leaf, name = np.asarray(leaf), path[-1].key
         if name in ("bias", "scale"):
             np.testing.assert_array_equal(leaf, 1 if name == "scale" else 0)
@@ -458,3 +462,17 @@ def test_initial_values_are_the_published_ones(tiny_encoder):
                 np.testing.assert_allclose(leaf.std(), 0.01759, rtol=0.1)
         if path[1].key == "layers" and name == "kernel":
             assert (leaf[0] != leaf[1]).mean() > 0.99
+
+
+def test_a_sinusoidal_position_table_begins_as_published(tiny_encoder):
+    config = replace(tiny_encoder, position_init=PositionInit.SINUSOIDAL)
+    drawn, params = initial_params(tiny_encoder), initial_params(config)
+    table = params["encoder"]["embeddings"].pop("positions")
+    assert table.shape == drawn["encoder"]["embeddings"].pop("positions").shape
+    jax.tree.map(np.testing.assert_array_equal, params, drawn)  # no other value depends on it
+    # Vaswani et al., section 3.5, with the channels of one kind side by side.
+    for position in (0, 1, 7, config.max_length - 1):
+        for channel in (0, 1, config.width // 2 - 1):
+            angle = position / 10_000 ** (2 * channel / config.width)
+            found = table[position, [channel, channel + config.width // 2]] / 0.02 / 2**0.5
+            np.testing.assert_allclose(found, [math.sin(angle), math.cos(angle)], atol=1e-5)

@@ -116,7 +116,7 @@ def test_special_pieces_in_the_text_are_text(
 def test_documents_without_tokens_are_counted(
     drivers: Drivers, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    (tmp_path / "text.txt").write_text("red\n\n\u200b\n\nblue\n")
+    (tmp_path / "text.txt").write_text("red blue\n\n\u200b\n\nblue\n\u200b\nred\n")
     flags = [
         f"--source=text:{tmp_path / 'text.txt'}",
         f"--tokenizer={corpus / 'tokenizer'}",
@@ -127,7 +127,9 @@ def test_documents_without_tokens_are_counted(
     manifest = read_manifest(tmp_path / "corpus")
     assert manifest["skipped"] == {"no_text": 0, "no_tokens": 1}
     assert manifest["documents_read"] == 3
-    assert manifest["splits"]["train"]["documents"] == 2
+    train = manifest["splits"]["train"]
+    assert (train["documents"], train["sentences"]) == (2, 3)
+    assert (train["words"], train["text_bytes"]) == (5, 20)  # of the text, as it was read
 
 
 def test_stopped_before_the_staging_directory_is_held_leaves_nothing(

@@ -58,3 +58,29 @@ def _add(
     if len(rows) and state[0] > 0:
         before = open_rows.get(state)
         open_rows[state] = rows if before is None else np.concatenate([before, rows])
+
+
+def pack_each(lengths: np.ndarray, capacity: int, max_examples: int) -> np.ndarray:
+    """Packs many small batches, each as `pack` does, all at once: a step for each place in them.
+
+    Args:
+      lengths: [batches, E] int, each from 1 to `capacity`, or 0 where there is no example.
+      capacity: tokens in a row, T.
+      max_examples: in one row, N.
+
+    Returns:
+      [batches, E] int64, the row of each example in its batch, from 0 without gaps; -1 for none.
+    """
+    batches, examples = lengths.shape
+    every = np.arange(batches)
+    row_of = np.full(lengths.shape, -1)
+    room = np.full(lengths.shape, capacity)
+    held = np.zeros(lengths.shape, np.int64)
+    for example in np.argsort(-lengths, axis=1, kind="stable").T:
+        size = lengths[every, example]
+        fits = (room >= size[:, None]) & (held < max_examples)
+        row = np.where(fits, room, capacity + 1).argmin(axis=1)  # new rows come last, in order
+        room[every, row] -= size
+        held[every, row] += size > 0
+        row_of[every, example] = np.where(size > 0, row, -1)
+    return row_of

@@ -10,10 +10,11 @@ documents, so that its text is more than the memory should hold.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from bert_jax.data.shards import (
 )
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS, TOKENIZER = "corpus", "corpus/tokenizer"
 _DIGESTS, _FINISHED = "digests", "finished"
@@ -144,27 +145,25 @@ class PieceWriter:
 
     def _write(self, piece: Piece, name: str, documents: Sequence[Document], is_last: bool) -> None:
         staging = self._job.staging
-        writers = {split: ShardWriter(self._dtype) for split in SPLITS}
-        digests = {split: bytearray() for split in SPLITS}
+        splits = {split: _SplitShard(self._dtype) for split in SPLITS}
         skipped = {"no_text": 0, "no_tokens": 0}
         for batch in _batches(documents):
-            texts = [self._job.splitter.split(document) for document in batch]
-            ids = iter(self._tokenizer.encode_batch([s for sentences in texts for s in sentences]))
-            for sentences in texts:
-                tokens = [found for _ in sentences if len(found := next(ids))]
-                if tokens:
+            found: dict[str, list[_Text]] = {split: [] for split in SPLITS}
+            for document in batch:
+                if sentences := self._job.splitter.split(document):
                     text = joined(sentences)
                     digest = text_digest(text)
                     split = split_of(digest, self._job.heldout_rate)
-                    writers[split].add(tokens, text)
-                    digests[split] += digest
+                    found[split].append(_Text(sentences, text, digest))
                 else:
-                    skipped["no_tokens" if sentences else "no_text"] += 1
-        shards = {
-            split: writer.write(staging / CORPUS / split, name) for split, writer in writers.items()
-        }
-        for split, content in digests.items():
-            write_atomically(staging / _DIGESTS / split / name, bytes(content))
+                    skipped["no_text"] += 1
+            for split, texts in found.items():
+                if texts:
+                    skipped["no_tokens"] += splits[split].add(texts, self._tokenizer)
+        shards = {}
+        for split, content in splits.items():
+            shards[split] = content.shard.write(staging / CORPUS / split, name)
+            write_atomically(staging / _DIGESTS / split / name, bytes(content.digests))
         record = {
             "piece": piece.identity,
             "is_last": is_last,
@@ -173,6 +172,48 @@ class PieceWriter:
             "shards": shards,
         }
         write_atomically(_record_path(staging, name), json.dumps(record).encode())
+
+
+class _Text(NamedTuple):
+    """A document before it is tokenised."""
+
+    sentences: list[str]
+    text: bytes  # as `joined` gives it
+    digest: bytes
+
+
+class _SplitShard:
+    """What one split gets from one shard: arrays, and digests of the documents in them."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.shard = ShardWriter(dtype)
+        self.digests = bytearray()
+
+    def add(self, texts: Sequence[_Text], tokenizer: Tokenizer) -> int:
+        """Appends documents, at least one; returns how many were left out for want of tokens."""
+        counts = [len(sentences) for sentences, _, _ in texts]
+        ids = tokenizer.encode_batch([s for sentences, _, _ in texts for s in sentences])
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        document = np.repeat(np.arange(len(texts)), counts)
+        sentences = np.bincount(document[lengths > 0], minlength=len(texts))
+        kept = list(itertools.compress(texts, sentences))
+        if kept:
+            text = b"\n".join(text for _, text, _ in kept)
+            self.shard.add(
+                np.concatenate(ids),
+                lengths[lengths > 0],
+                sentences[sentences > 0],
+                words=_words(text),
+                text_bytes=sum(len(text) for _, text, _ in kept),
+            )
+            self.digests += b"".join(digest for _, _, digest in kept)
+        return len(texts) - len(kept)
+
+
+def _words(text: bytes) -> int:
+    """Counts the words of a text, which have one space or line break between them."""
+    letters = np.frombuffer(text, np.uint8)
+    return 1 + int(np.count_nonzero(letters == ord(" ")) + np.count_nonzero(letters == ord("\n")))
 
 
 def _parts(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bool]]:

@@ -24,24 +24,36 @@ class ShardWriter:
     def __init__(self, token_dtype: np.dtype) -> None:
         """Tokens are stored as `token_dtype`."""
         self._dtype = token_dtype
-        self._sentences: list[np.ndarray] = []
-        self._document_ends: list[int] = []
+        self._tokens: list[np.ndarray] = []
+        self._sentence_lengths: list[np.ndarray] = []
+        self._document_sentences: list[np.ndarray] = []
         self._words = self._text_bytes = 0
 
-    def add(self, sentences: Sequence[np.ndarray], text: bytes) -> None:
-        """Appends one document.
+    def add(
+        self,
+        tokens: np.ndarray,
+        sentence_lengths: np.ndarray,
+        document_sentences: np.ndarray,
+        *,
+        words: int,
+        text_bytes: int,
+    ) -> None:
+        """Appends documents.
 
         Args:
-          sentences: their token ids; at least one, and none of them empty.
-          text: in UTF-8, to count its bytes, and its words by the white space between them, which
-            must be single.
+          tokens: [tokens] int, of all of them, end to end.
+          sentence_lengths: [S] int, the tokens of each sentence, at least 1.
+          document_sentences: [documents] int, the sentences of each, at least 1.
+          words: of their text, to be counted.
+          text_bytes: of their text in UTF-8, to be counted.
         """
-        if not sentences or not all(len(ids) for ids in sentences):
+        if not (sentence_lengths.all() and document_sentences.all()):
             raise ValueError("a document without sentences, or a sentence without tokens")
-        self._sentences += sentences
-        self._document_ends.append(len(self._sentences))
-        self._words += text.count(b" ") + text.count(b"\n") + bool(text)
-        self._text_bytes += len(text)
+        self._tokens.append(tokens.astype(self._dtype))
+        self._sentence_lengths.append(sentence_lengths)
+        self._document_sentences.append(document_sentences)
+        self._words += words
+        self._text_bytes += text_bytes
 
     def write(self, folder: pathlib.Path, name: str) -> dict[str, Any] | None:
         """Writes the shard's arrays.
@@ -53,12 +65,12 @@ class ShardWriter:
         Returns:
           What the manifest says of the shard; None where nothing was added and nothing written.
         """
-        if not self._document_ends:
+        if not any(map(len, self._document_sentences)):
             return None
         arrays = {
-            "tokens": np.concatenate(self._sentences, dtype=self._dtype, casting="unsafe"),
-            "sentence_ends": _ends([len(ids) for ids in self._sentences]),
-            "document_ends": np.array(self._document_ends, np.uint32),
+            "tokens": np.concatenate(self._tokens),
+            "sentence_ends": _ends(np.concatenate(self._sentence_lengths)),
+            "document_ends": _ends(np.concatenate(self._document_sentences)),
         }
         checksums = {}
         for kind, array in arrays.items():
@@ -77,7 +89,7 @@ class ShardWriter:
         }
 
 
-def _ends(lengths: Sequence[int]) -> np.ndarray:
+def _ends(lengths: np.ndarray) -> np.ndarray:
     """Where each run ends: [n] uint32. A shard must be small enough for that."""
     ends = np.cumsum(lengths, dtype=np.int64)
     if ends[-1] > np.iinfo(np.uint32).max:

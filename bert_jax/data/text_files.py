@@ -29,9 +29,10 @@ from bert_jax.data.documents import (
 from bert_jax.errors import UserError
 
 _COMPRESSED = (".gz", ".zst")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CHUNK_BYTES = 1 << 16  # what is read at a time where lines are only looked for
+_BLANK_LINES = re.compile(rb"\n\s*\n")
+_PLAIN = bytes(range(ord(" "), 127)) + b"\n"  # with "\n", which parts the lines
+_CHUNK_BYTES = 1 << 16  # what is read at a time
 
 
 class _LineFiles(FileSource):
@@ -65,29 +66,16 @@ class TextFiles(_LineFiles):
 
     def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
         if self.layout is Layout.DOCUMENTS:
-            for first, _, line in _lines_from(path, begin, end):
+            for first, line in _lines(path, begin, end):
                 if text := fold(line):
                     yield Document(_name(path, first), [text])
             return
-        lines: list[str] = []
-        first = 0  # of the document: its first byte
-        divided = True  # whether a document may begin with the next line
-        for line_begin, line_end, line in _lines(path, begin):
-            if text := fold(line):
-                if not lines:
-                    first = line_begin
-                if lines or (divided and line_begin >= begin):
-                    lines.append(text)
-                if lines and line_end - first >= documents.MAX_DOCUMENT_BYTES:
-                    raise documents.too_long(_Place(path, first))
-            elif lines:
-                yield Document(_name(path, first), lines)
-                lines = []
-            divided = not text
-            if not lines and line_end >= end:
+        for first, run in _runs(path, begin):
+            if first >= end:
                 return
-        if lines:
-            yield Document(_name(path, first), lines)
+            for place, lines in _divided(first, run, _decode(run, path, first)):
+                if begin <= place < end:
+                    yield Document(_name(path, place), lines)
 
 
 class JsonLines(_LineFiles):
@@ -99,7 +87,7 @@ class JsonLines(_LineFiles):
         self._field = field
 
     def _read_bytes(self, path: str, begin: int, end: int) -> Iterator[Document]:
-        for first, _, line in _lines_from(path, begin, end):
+        for first, line in _lines(path, begin, end):
             if line.strip():
                 text = self._text(line, _Place(path, first))
                 yield Document(_name(path, first), folded_lines(text))
@@ -196,27 +184,78 @@ def _damaged(path: str, error: Exception) -> UserError:
     )
 
 
-def _lines_from(path: str, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """Yields the lines, as `_lines` does, whose first byte is in [begin, end)."""
-    for line in _lines(path, begin):
-        if line[0] >= end:
-            return
-        if line[0] >= begin:
-            yield line
-
-
-def _lines(path: str, begin: int) -> Iterator[tuple[int, int, str]]:
-    """Yields (first byte, end, text) of every line from the one before the byte `begin` on.
+def _lines(path: str, begin: int, end: int) -> Iterator[tuple[int, str]]:
+    """Yields (first byte, text) of every line whose first byte is in [begin, end).
 
     The text may end in its line break.
     """
     with _opened(path) as file:
         place = _seek_line(path, file, begin) if begin else 0
-        while line := file.readline(documents.MAX_DOCUMENT_BYTES):
+        while place < end and (line := file.readline(documents.MAX_DOCUMENT_BYTES)):
             if len(line) == documents.MAX_DOCUMENT_BYTES:
                 raise documents.too_long(_Place(path, place))
-            yield place, place + len(line), _decode(line, path, place)
+            if place >= begin:
+                yield place, _decode(line, path, place)
             place += len(line)
+
+
+def _runs(path: str, begin: int) -> Iterator[tuple[int, bytes]]:
+    """Yields (first byte, bytes) of every run of lines between blank ones.
+
+    It begins with the line that ends at or behind the byte before `begin`: that a run goes on there
+    is seen by what stands before it.
+    """
+    with _opened(path) as file:
+        place = _seek_line(path, file, begin) if begin else 0
+        held = b""  # of a run whose end is not read yet
+        while read := file.read(max(_CHUNK_BYTES, len(held) // 2)):
+            searched = len(held.rstrip())
+            held += read
+            run_begin = 0
+            for blank in _BLANK_LINES.finditer(held, searched):
+                if run := held[run_begin : blank.start()]:
+                    yield place + run_begin, _not_too_long(run, path, place + run_begin)
+                run_begin = blank.end()
+            place += run_begin
+            held = _not_too_long(held[run_begin:], path, place)
+    if run := held.rstrip():
+        yield place, run
+
+
+def _not_too_long(run: bytes, path: str, begin: int) -> bytes:
+    if len(run) >= documents.MAX_DOCUMENT_BYTES:
+        raise documents.too_long(_Place(path, begin + len(run) - len(run.lstrip())))
+    return run
+
+
+def _divided(first: int, run: bytes, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (first byte, folded lines) of the documents in a run, which is `text`.
+
+    There are several where a line is blank only to those who know all white space.
+    """
+    if _is_folded(run, text):
+        yield first, text.split("\n")
+        return
+    lines: list[str] = []
+    place = first
+    for stored, line in zip(run.split(b"\n"), text.split("\n"), strict=True):
+        if folded := fold(line):
+            first = first if lines else place
+            lines.append(folded)
+        elif lines:
+            yield first, lines
+            lines = []
+        place += len(stored) + 1
+    if lines:
+        yield first, lines
+
+
+def _is_folded(run: bytes, text: str) -> bool:
+    """Whether surely no line of a run would change by folding; it takes far less time."""
+    if not text or not run.translate(None, _PLAIN).decode().isprintable():
+        return False  # there is other white space than " "; or, rarely, something else unseen
+    spaces = f" {text} ".replace("\n", " ")
+    return "  " not in spaces
 
 
 def _seek_line(path: str, file: BinaryIO, byte: int) -> int:
@@ -231,15 +270,16 @@ def _seek_line(path: str, file: BinaryIO, byte: int) -> int:
     return file.seek(0)
 
 
-def _decode(line: bytes, path: str, begin: int) -> str:
-    if begin == 0 and line.startswith(_BYTE_ORDER_MARK):
-        line, begin = line[len(_BYTE_ORDER_MARK) :], len(_BYTE_ORDER_MARK)
+def _decode(stored: bytes, path: str, begin: int) -> str:
+    """Decodes a part of a file; a byte order mark is none of its text."""
     try:
-        text = line.decode()
+        text = stored.decode()
     except UnicodeDecodeError as error:
+        place = _Place(path, begin + error.start)
         raise UserError(
-            f"{path} is not UTF-8 at byte {begin + error.start} (0x{line[error.start]:02x}, in line"
-            f" {_Place(path, begin).line()}): convert the file to UTF-8"
+            f"{path} is not UTF-8 at byte {place.byte} (0x{stored[error.start]:02x}, in line"
+            f" {place.line()}): convert the file to UTF-8"
         ) from error
-    refuse_nul(text, _Place(path, begin))
-    return text
+    if (nul := stored.find(b"\0")) >= 0:
+        refuse_nul(text, _Place(path, begin + nul))
+    return text.removeprefix("\ufeff") if begin == 0 else text

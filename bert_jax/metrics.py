@@ -1,0 +1,364 @@
+"""Scores of tasks, by the libraries that the field reports them with.
+
+NumPy and Python values in, plain floats out. Answers to questions follow the evaluation script of
+SQuAD 2.0, which no maintained library holds.
+"""
+
+import collections
+import enum
+import itertools
+import re
+import string
+import warnings
+from collections.abc import Callable, Sequence, Sized
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from seqeval.metrics import sequence_labeling
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_TIE = 1e-9  # of a question: sums of F1 that are nearer than this differ by rounding alone
+
+
+def classification_scores(
+    gold: np.ndarray, predicted: np.ndarray, classes: int, positive: int
+) -> dict[str, float]:
+    """Score classes as GLUE does (Wang et al., 2019, section 3), by scikit-learn.
+
+    Args:
+      gold: [E] int in [0, C).
+      predicted: [E] int in [0, C).
+      classes: C.
+      positive: in [0, C); the class whose F1 is told where C is 2, 1 for MRPC and QQP.
+
+    Returns:
+      `accuracy` in [0, 1]; `matthews` in [-1, 1], 0 where one side is constant; `macro_f1` in
+      [0, 1], the mean over all C classes, where one that neither side has counts 0; for two classes
+      `f1` in [0, 1].
+
+    Raises:
+      ValueError: if the arrays are not two of [E] with E > 0, or a class is outside [0, C).
+    """
+    _check_vectors(gold, predicted)
+    numbers = np.concatenate([gold, predicted, [positive]])
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise ValueError(
+            f"classes from {numbers.min()} to {numbers.max()} are not in [0, {classes})"
+        )
+    # matthews_corrcoef warns where both sides have the same one class.
+    constant = _is_constant(gold) or _is_constant(predicted)
+    f1 = np.asarray(
+        f1_score(  # of each class
+            gold,
+            predicted,
+            labels=range(classes),
+            average=None,  # pyright: ignore[reportArgumentType]
+            zero_division=0,  # pyright: ignore[reportArgumentType]
+        )
+    )
+    scores = {
+        "accuracy": float(accuracy_score(gold, predicted)),
+        "matthews": 0.0 if constant else float(matthews_corrcoef(gold, predicted)),
+        "macro_f1": float(f1.mean()),
+    }
+    return scores | ({"f1": float(f1[positive])} if classes == 2 else {})
+
+
+def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Score numbers as GLUE does for STS-B, by SciPy.
+
+    Args:
+      gold: [E] float.
+      predicted: [E] float.
+
+    Returns:
+      `pearson` and `spearman` in [-1, 1], 0 where one side is constant, for then there is no
+      correlation; `mean_squared_error`, in squared units of the gold values.
+
+    Raises:
+      ValueError: if the arrays are not two of [E] with E > 0, or a value is not finite.
+    """
+    _check_vectors(gold, predicted)
+    gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+    error = float(mean_squared_error(gold, predicted))  # raises where a value is not finite
+    return {
+        "pearson": _correlation(stats.pearsonr, gold, predicted),
+        "spearman": _correlation(stats.spearmanr, gold, predicted),
+        "mean_squared_error": error,
+    }
+
+
+def _correlation(measure: Callable[..., Any], gold: np.ndarray, predicted: np.ndarray) -> float:
+    if _is_constant(gold) or _is_constant(predicted):
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)  # values that hardly differ
+        return float(measure(gold, predicted).statistic)
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.all(values == values[0]))
+
+
+class TagScheme(enum.Enum):
+    """How tags mark entities (Tjong Kim Sang and Veenstra, 1999)."""
+
+    IOB1 = "iob1"  # I-, but B- for what directly follows an entity of its type, as CoNLL-2003
+    IOB2 = "iob2"  # B- at each begin, I- after it
+    PLAIN = "plain"  # a tag is a class of its own, as a part of speech
+
+
+def tag_scheme(sequences: Sequence[Sequence[str]]) -> TagScheme:
+    """Tell which scheme the tags follow.
+
+    Args:
+      sequences: the tags of each sentence.
+
+    Returns:
+      PLAIN where a tag is neither O nor begins with B- or I- (so those of IOBES are PLAIN, too);
+      IOB1 where an I- opens an entity: at the begin of a sentence, after O or after another type;
+      IOB2 otherwise. A B- does not decide: both schemes, and conlleval with tags that follow
+      neither, read it as the begin of an entity.
+    """
+    if not _mark_entities(sequences):
+        return TagScheme.PLAIN
+    steps = (step for sequence in sequences for step in itertools.pairwise(["O", *sequence]))
+    return TagScheme.IOB1 if any(_opens(*step) for step in steps) else TagScheme.IOB2
+
+
+def _mark_entities(sequences: Sequence[Sequence[str]]) -> bool:
+    tags = {tag for sequence in sequences for tag in sequence}
+    return all(tag == "O" or tag.startswith(("B-", "I-")) for tag in tags)
+
+
+def _opens(previous: str, tag: str) -> bool:
+    """Tell whether an I- is the begin of an entity."""
+    return tag.startswith("I-") and tag[1:] != previous[1:]
+
+
+def to_iob2(sequence: Sequence[str]) -> list[str]:
+    """Rewrite the tags of a sentence, IOB1 or IOB2, as IOB2; the entities stay as they are."""
+    steps = itertools.pairwise(["O", *sequence])
+    return ["B" + tag[1:] if _opens(previous, tag) else tag for previous, tag in steps]
+
+
+def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Find the entities of a sentence as conlleval reads them, by seqeval.
+
+    Args:
+      sequence: tags: O, B-type and I-type.
+
+    Returns:
+      (type, begin, end) of each, in order; the end is exclusive.
+
+    Raises:
+      ValueError: if a tag is neither O nor begins with B- or I-.
+    """
+    _check_mark_entities([sequence])
+    return [
+        (kind, begin, last + 1)
+        for kind, begin, last in sequence_labeling.get_entities(list(sequence))
+    ]
+
+
+def entity_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Score entities as conlleval does (CoNLL-2000 and CoNLL-2003), by seqeval's default mode.
+
+    An entity is right where its type, begin and end are. IOB1 and IOB2 give the same entities, but
+    other tags: accuracy wants one scheme on both sides.
+
+    Args:
+      gold: the tags of each sentence: O, B-type and I-type.
+      predicted: the same.
+
+    Returns:
+      `precision`, `recall` and `f1` in [0, 1], of all entities together: 0 where there are none to
+      divide by, and so also where neither side has any; `accuracy` in [0, 1], of all tags.
+
+    Raises:
+      ValueError: if the sentences or their lengths disagree, there are no tags, or a tag is neither
+        O nor begins with B- or I-.
+    """
+    accuracy = _tag_accuracy(gold, predicted)
+    _check_mark_entities([*gold, *predicted])
+    precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
+        [list(sequence) for sequence in gold],
+        [list(sequence) for sequence in predicted],
+        average="micro",
+        zero_division=0,  # pyright: ignore[reportArgumentType]
+    )
+    scores = {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy}
+    return {name: float(score) for name, score in scores.items()}
+
+
+def tag_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Score tags by the scheme of the gold ones.
+
+    Args:
+      gold: the tags of each sentence.
+      predicted: the same.
+
+    Returns:
+      The scores of `entity_scores`; where the gold tags are PLAIN, `accuracy` alone.
+
+    Raises:
+      ValueError: as `entity_scores`, but for PLAIN gold tags any tag goes.
+    """
+    if tag_scheme(gold) is TagScheme.PLAIN:
+        return {"accuracy": _tag_accuracy(gold, predicted)}
+    return entity_scores(gold, predicted)
+
+
+def _tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    _check_lengths(gold, predicted)
+    for number, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
+        if len(right) != len(guess):
+            raise ValueError(
+                f"sentence {number} has {len(right)} gold tags and {len(guess)} predicted"
+            )
+    flat_gold, flat_predicted = (list(itertools.chain(*side)) for side in (gold, predicted))
+    _check_lengths(flat_gold, flat_predicted)
+    return float(sequence_labeling.accuracy_score(flat_gold, flat_predicted))
+
+
+def _check_mark_entities(sequences: Sequence[Sequence[str]]) -> None:
+    if not _mark_entities(sequences):
+        raise ValueError("a tag is neither O nor begins with B- or I-")
+
+
+def normalize_answer(text: str) -> str:
+    """Reduce a text to what SQuAD compares (Rajpurkar et al., 2016, section 6.1).
+
+    In this order: lower case; no ASCII punctuation, so that "a.n." is an article; no a, an, the;
+    single spaces. Other punctuation stays, and its neighbours are words: "–a" loses its "a".
+    """
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """Tell whether a prediction is a gold answer, by SQuAD 2.0 (Rajpurkar et al., 2018).
+
+    Args:
+      prediction: the answer; "" for none.
+      golds: the right answers; [""] or [] where the question has none. Those that normalise to
+        nothing are left out; if none is left, no answer is right.
+
+    Returns:
+      1 where the normalised texts are equal, else 0.
+    """
+    return float(any(normalize_answer(prediction) == gold for gold in _normalized(golds)))
+
+
+def answer_f1(prediction: str, golds: Sequence[str]) -> float:
+    """Score the words that a prediction shares with a gold answer, by SQuAD 2.0.
+
+    Args:
+      prediction: the answer; "" for none.
+      golds: as for `exact_match`.
+
+    Returns:
+      The F1 of the bags of normalised words, in [0, 1], of the best gold answer. Where a side has
+      no words: 1 if neither has, else 0.
+    """
+    words = normalize_answer(prediction).split()
+    return max(_bag_f1(words, gold.split()) for gold in _normalized(golds))
+
+
+def _normalized(golds: Sequence[str]) -> list[str]:
+    return [text for text in map(normalize_answer, golds) if text] or [""]
+
+
+def _bag_f1(words: list[str], others: list[str]) -> float:
+    if not words or not others:
+        return float(words == others)
+    shared = collections.Counter(words) & collections.Counter(others)
+    return 2 * shared.total() / (len(words) + len(others))
+
+
+def answer_scores(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Score the answers to all questions, by SQuAD 2.0.
+
+    The script of SQuAD 1.1 differs only where a gold answer normalises to nothing.
+
+    Args:
+      predictions: [E] texts; "" for no answer.
+      golds: [E], as for `exact_match`. A question has an answer if one of its texts is not "".
+
+    Returns:
+      `exact_match` and `f1`, means in percent. Where a question has no answer also
+      `no_answer_exact_match`, over those (their F1 is the same), and, if there are others,
+      `has_answer_exact_match` and `has_answer_f1`, over these.
+
+    Raises:
+      ValueError: if the lengths differ or are 0.
+    """
+    _check_lengths(predictions, golds)
+    pairs = list(zip(predictions, golds, strict=True))
+    exact = np.array([exact_match(*pair) for pair in pairs])
+    f1 = np.array([answer_f1(*pair) for pair in pairs])
+    answerable = np.array([any(texts) for texts in golds])
+    means = {"exact_match": exact.mean(), "f1": f1.mean()}
+    if not answerable.all():
+        if answerable.any():
+            means["has_answer_exact_match"] = exact[answerable].mean()
+            means["has_answer_f1"] = f1[answerable].mean()
+        means["no_answer_exact_match"] = exact[~answerable].mean()
+    return {name: 100 * float(mean) for name, mean in means.items()}
+
+
+def best_no_answer_threshold(
+    answers: Sequence[str], differences: np.ndarray, golds: Sequence[Sequence[str]]
+) -> tuple[float, float]:
+    """Find the threshold over which to predict no answer (Devlin et al., 2019, section 4.3).
+
+    The F1 is that of `answer_scores`. SQuAD's script counts an answer of no words, as "the", as
+    wrong in its search though it scores it as no answer: its best F1 can be lower.
+
+    Args:
+      answers: [E] texts of the best answers that are not null.
+      differences: [E] float, score of null minus score of the answer; may be +inf.
+      golds: [E], as for `exact_match`.
+
+    Returns:
+      The threshold t and the F1 in percent where "" is predicted wherever the difference is > t.
+      No threshold gives a better F1, and no lower one the same: t is a difference, or -inf where
+      it is best never to answer.
+
+    Raises:
+      ValueError: if the lengths differ or are 0, or a difference is NaN or -inf.
+    """
+    _check_lengths(answers, differences, golds)
+    differences = np.asarray(differences, np.float64)
+    if not (differences > -np.inf).all():  # NaN is not
+        raise ValueError("a difference is NaN or -inf")
+    refused = np.array([answer_f1("", texts) for texts in golds])
+    answered = np.array([answer_f1(*pair) for pair in zip(answers, golds, strict=True)])
+    # A threshold that rises to a difference answers the questions that have it.
+    thresholds, which = np.unique(differences, return_inverse=True)
+    gains = np.bincount(which, answered - refused)
+    thresholds = np.append(-np.inf, thresholds)
+    totals = refused.sum() + np.append(0, np.cumsum(gains))
+    best = np.argmax(totals > totals.max() - _TIE)  # the first of the best
+    return float(thresholds[best]), 100 * float(totals[best]) / len(golds)
+
+
+def _check_vectors(gold: np.ndarray, predicted: np.ndarray) -> None:
+    _check_lengths(gold, predicted)
+    if np.ndim(gold) != 1 or np.ndim(predicted) != 1:
+        raise ValueError(f"the shapes {np.shape(gold)}, {np.shape(predicted)} are not [E]")
+
+
+def _check_lengths(*sides: Sized) -> None:
+    lengths = [len(side) for side in sides]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the lengths differ: {', '.join(map(str, lengths))}")
+    if not lengths[0]:
+        raise ValueError("there is nothing to score")
