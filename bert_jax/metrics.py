@@ -26,7 +26,7 @@ _TIE = 1e-9  # of a question: sums of F1 that are nearer than this differ by rou
 def classification_scores(
     gold: np.ndarray, predicted: np.ndarray, classes: int, positive: int
 ) -> dict[str, float]:
-    """Score classes as GLUE does (Wang et al., 2019, section 3), by scikit-learn.
+    """Scores classes as GLUE does (Wang et al., 2019, section 3), by scikit-learn.
 
     Args:
       gold: [E] int in [0, C).
@@ -68,7 +68,7 @@ def classification_scores(
 
 
 def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Score numbers as GLUE does for STS-B, by SciPy.
+    """Scores numbers as GLUE does for STS-B, by SciPy.
 
     Args:
       gold: [E] float.
@@ -112,7 +112,7 @@ class TagScheme(enum.Enum):
 
 
 def tag_scheme(sequences: Sequence[Sequence[str]]) -> TagScheme:
-    """Tell which scheme the tags follow.
+    """Tells which scheme the tags follow.
 
     Args:
       sequences: the tags of each sentence.
@@ -135,18 +135,18 @@ def _mark_entities(sequences: Sequence[Sequence[str]]) -> bool:
 
 
 def _opens(previous: str, tag: str) -> bool:
-    """Tell whether an I- is the begin of an entity."""
+    """Tells whether an I- is the begin of an entity."""
     return tag.startswith("I-") and tag[1:] != previous[1:]
 
 
 def to_iob2(sequence: Sequence[str]) -> list[str]:
-    """Rewrite the tags of a sentence, IOB1 or IOB2, as IOB2; the entities stay as they are."""
+    """Rewrites the tags of a sentence, IOB1 or IOB2, as IOB2; the entities stay as they are."""
     steps = itertools.pairwise(["O", *sequence])
     return ["B" + tag[1:] if _opens(previous, tag) else tag for previous, tag in steps]
 
 
 def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Find the entities of a sentence as conlleval reads them, by seqeval.
+    """Finds the entities of a sentence as conlleval reads them, by seqeval.
 
     Args:
       sequence: tags: O, B-type and I-type.
@@ -167,7 +167,7 @@ def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
 def entity_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Score entities as conlleval does (CoNLL-2000 and CoNLL-2003), by seqeval's default mode.
+    """Scores entities as conlleval does (CoNLL-2000 and CoNLL-2003), by seqeval's default mode.
 
     An entity is right where its type, begin and end are. IOB1 and IOB2 give the same entities, but
     other tags: accuracy wants one scheme on both sides.
@@ -199,7 +199,7 @@ def entity_scores(
 def tag_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Score tags by the scheme of the gold ones.
+    """Scores tags by the scheme of the gold ones.
 
     Args:
       gold: the tags of each sentence.
@@ -234,7 +234,7 @@ def _check_mark_entities(sequences: Sequence[Sequence[str]]) -> None:
 
 
 def normalize_answer(text: str) -> str:
-    """Reduce a text to what SQuAD compares (Rajpurkar et al., 2016, section 6.1).
+    """Reduces a text to what SQuAD compares (Rajpurkar et al., 2016, section 6.1).
 
     In this order: lower case; no ASCII punctuation, so that "a.n." is an article; no a, an, the;
     single spaces. Other punctuation stays, and its neighbours are words: "–a" loses its "a".
@@ -244,7 +244,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """Tell whether a prediction is a gold answer, by SQuAD 2.0 (Rajpurkar et al., 2018).
+    """Tells whether a prediction is a gold answer, by SQuAD 2.0 (Rajpurkar et al., 2018).
 
     Args:
       prediction: the answer; "" for none.
@@ -258,7 +258,7 @@ def exact_match(prediction: str, golds: Sequence[str]) -> float:
 
 
 def answer_f1(prediction: str, golds: Sequence[str]) -> float:
-    """Score the words that a prediction shares with a gold answer, by SQuAD 2.0.
+    """Scores the words that a prediction shares with a gold answer, by SQuAD 2.0.
 
     Args:
       prediction: the answer; "" for none.
@@ -284,7 +284,7 @@ def _bag_f1(words: list[str], others: list[str]) -> float:
 
 
 def answer_scores(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Score the answers to all questions, by SQuAD 2.0.
+    """Scores the answers to all questions, by SQuAD 2.0.
 
     The script of SQuAD 1.1 differs only where a gold answer normalises to nothing.
 
@@ -317,7 +317,7 @@ def answer_scores(predictions: Sequence[str], golds: Sequence[Sequence[str]]) ->
 def best_no_answer_threshold(
     answers: Sequence[str], differences: np.ndarray, golds: Sequence[Sequence[str]]
 ) -> tuple[float, float]:
-    """Find the threshold over which to predict no answer (Devlin et al., 2019, section 4.3).
+    """Finds the threshold over which to predict no answer (Devlin et al., 2019, section 4.3).
 
     The F1 is that of `answer_scores`. SQuAD's script counts an answer of no words, as "the", as
     wrong in its search though it scores it as no answer: its best F1 can be lower.

@@ -80,8 +80,8 @@ class Tokenizer(abc.ABC):
         """Encodes one text, without adding special tokens.
 
         Returns:
-          [n] int32, to be read only; n is 0 for a text without visible characters. Of the special
-          ids only `unk` can occur.
+          [n] int32; n is 0 for a text without visible characters. Of the special ids only
+          `unk` can occur.
 
         Raises:
           UserError: if the text holds half a surrogate pair, which no UTF-8 text can.
@@ -89,7 +89,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes many texts as `encode` does, faster, on one thread."""
+        """Encodes many texts as `encode` does, faster, on one thread; to be read only."""
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> Encoded:
@@ -234,7 +234,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """See `Tokenizer.encode`."""
-        return self.encode_batch([text])[0]
+        return self.encode_batch([text])[0].copy()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `Tokenizer.encode_batch`."""

@@ -1,8 +1,6 @@
 """Questions and answers: SQuAD's JSON, JSON lines, TFDS."""
 
-import contextlib
 import copy
-import io
 import json
 import random
 from collections import Counter
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from damage import damaged
+from tfds_fixtures import build_dataset
 
 from bert_jax.data.question_files import Answer, Question, Questions, read_questions
 from bert_jax.errors import UserError
@@ -341,10 +340,7 @@ class Trivia(tfds.core.GeneratorBasedBuilder):
 
 
 def test_tfds_records_are_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # as TFDS_DATA_DIR does
-    builder = Trivia(data_dir=tmp_path, file_format="array_record")
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
+    build_dataset(Trivia, tmp_path, monkeypatch)
     source = "tfds:trivia/v2.0:train"
     found = expected([f"{source} record {number}" for number in range(4)])
     assert read_questions(source, skip_misplaced=False) == Questions(found, 0, 0)

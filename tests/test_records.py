@@ -1,7 +1,5 @@
 """Parquet files and TFDS datasets as sources of documents."""
 
-import contextlib
-import io
 import itertools
 import json
 import os
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pytest
 import tensorflow_datasets as tfds
 from pyarrow import parquet
+from tfds_fixtures import build_dataset
 
 from bert_jax.data import documents
 from bert_jax.data.documents import Document, Source
@@ -161,10 +160,7 @@ class Animals(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of a prepared dataset, three to a split."""
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # as TFDS_DATA_DIR does
-    builder = Animals(config="en", data_dir=tmp_path, file_format="array_record")
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
+    build_dataset(Animals, tmp_path, monkeypatch, config="en", shards=3)
     return tmp_path / "animals" / "en" / "1.2.3"
 
 

@@ -140,6 +140,16 @@ def test_a_document_too_long_for_memory_is_refused(
     assert f"{path}:3 begins a document of more than" in _refusal(spec.format(path))
 
 
+@pytest.mark.parametrize("size", [1, 5, 7])
+def test_only_documents_count_as_long_whatever_is_read_at_a_time(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 9)
+    monkeypatch.setattr(text_files, "_CHUNK_BYTES", size)
+    path = _write(tmp_path / "a.txt", "One.\n\n" * 5)
+    assert _sentences(f"text:{path}") == [["One."]] * 5
+
+
 # JSON lines
 
 

@@ -1,7 +1,5 @@
 """Rows of labelled files and of TFDS datasets."""
 
-import contextlib
-import io
 import json
 import random
 from collections import Counter
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from damage import damaged
+from tfds_fixtures import build_dataset
 
 from bert_jax.data.tables import Row, column, number_value, read_lines, read_rows, text_value
 from bert_jax.errors import UserError
@@ -304,11 +303,8 @@ def _expected(number: int) -> Row:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The files of a prepared dataset, where TFDS looks for them."""
     path = tmp_path_factory.mktemp("tfds")
-    builder = Reviews(config="en", data_dir=path, file_format="array_record")
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tfds.core.constants, "DATA_DIR", str(path))  # as TFDS_DATA_DIR does
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        build_dataset(Reviews, path, monkeypatch, config="en")
         yield path / "reviews" / "en" / "1.2.3"
 
 
@@ -320,7 +316,7 @@ def _kinds(value: object) -> object:
 
 
 def test_tfds_records_are_rows(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bert_jax.data.tables._BATCH_RECORDS", 4)
+    monkeypatch.setattr("bert_jax.data.records._BATCH_ROWS", 4)
     order = [
         record["number"] for record in tfds.builder_from_directory(dataset).as_data_source("train")
     ]

@@ -1,7 +1,5 @@
 """Sentences with tags: CoNLL columns, CoNLL-U, JSON lines, TFDS."""
 
-import contextlib
-import io
 import json
 import random
 from collections import Counter
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 from damage import damaged
+from tfds_fixtures import build_dataset
 
 from bert_jax.data.tagged_files import TaggedSentence, read_tagged
 from bert_jax.errors import UserError
@@ -237,10 +236,7 @@ class Entities(tfds.core.GeneratorBasedBuilder):
 
 
 def test_tfds_tags_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))  # as TFDS_DATA_DIR does
-    builder = Entities(data_dir=tmp_path, file_format="array_record")
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
+    build_dataset(Entities, tmp_path, monkeypatch)
     source = "tfds:entities:train"
     sentences = read_tagged(source, word_column="0|tokens", tag_column="1|ner")
     assert sentences == [

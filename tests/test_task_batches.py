@@ -77,3 +77,7 @@ def test_small_batches_are_packed_as_large_ones_are(most: int) -> None:
         assert np.bincount(rows[there]).max() <= most
         assert (np.bincount(rows[there]) > 0).all()  # no gaps
         assert rows.max() == pack(sizes[there], 30, most).max()  # as few rows
+
+
+def test_an_input_goes_where_it_leaves_the_least_room() -> None:
+    assert pack_each(np.array([[1, 8, 5, 6]]), 12, 4).tolist() == [[1, 0, 1, 1]]

@@ -135,6 +135,7 @@ def test_encodings_agree_on_hard_text(tokenizer: Tokenizer) -> None:
         encoded = tokenizer.encode_with_offsets(text)
         assert ids.dtype == encoded.ids.dtype == np.int32
         single = tokenizer.encode(text)
+        assert single.flags.writeable and single.dtype == np.int32
         np.testing.assert_array_equal(ids, single)
         np.testing.assert_array_equal(ids, encoded.ids)
         assert not set(ids.tolist()) & {0, 2, 3, 4}, text

@@ -71,8 +71,7 @@ def pack_each(lengths: np.ndarray, capacity: int, max_examples: int) -> np.ndarr
     Returns:
       [batches, E] int64, the row of each example in its batch, from 0 without gaps; -1 for none.
     """
-    batches, examples = lengths.shape
-    every = np.arange(batches)
+    every = np.arange(len(lengths))
     row_of = np.full(lengths.shape, -1)
     room = np.full(lengths.shape, capacity)
     held = np.zeros(lengths.shape, np.int64)

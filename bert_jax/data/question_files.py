@@ -54,9 +54,9 @@ def read_questions(source: str, *, skip_misplaced: bool) -> Questions:
     `is_impossible`, or without answers, is unanswerable; plausible answers are ignored.
 
     Args:
-      source: A .json file as of SQuAD 1.1 or 2.0; or a .jsonl file, or `tfds:NAME[/CONFIG]:SPLIT`,
+      source: a .json file as of SQuAD 1.1 or 2.0; or a .jsonl file, or `tfds:NAME[/CONFIG]:SPLIT`,
         with the fields id, question, context and answers, which has lists text and answer_start.
-      skip_misplaced: Leave out, and count, answers that are not in the context at their offset.
+      skip_misplaced: leave out, and count, answers that are not in the context at their offset.
 
     Raises:
       UserError: for a source that cannot be read or has no questions, a field that is missing, of

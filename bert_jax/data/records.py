@@ -26,7 +26,7 @@ from bert_jax.data.documents import (
 from bert_jax.errors import UserError
 
 _BATCH_ROWS = 256  # read at a time
-_FORMAT = "array_record"  # of the files of TFDS: records by number, without TensorFlow
+TFDS_FORMAT = "array_record"  # of the files of TFDS: records by number, without TensorFlow
 
 
 def _document(value: Any, place: str, field: str) -> Document:
@@ -141,12 +141,11 @@ class TfdsRecords(Source):
           UserError: for a dataset that is not there or not stored as array_record, and for a split
             or a feature of text that it does not have.
         """
-        builder = _prepared(name)
+        builder = open_dataset(name, split)
         self.layout = layout
         self._field = field
         self._split = split
         self._directory = str(builder.data_path)
-        _refuse_unreadable(builder, name, split)
         _refuse_no_text(builder, name, field)
         self.pieces = documents.make_pieces(
             part
@@ -163,18 +162,47 @@ class TfdsRecords(Source):
         for span in piece.spans:
             try:
                 builder: Any = read_only_builder.builder_from_directory(self._directory)
-                values = builder.as_data_source(self._split, file_format=_FORMAT)
+                values = builder.as_data_source(self._split, file_format=TFDS_FORMAT)
                 first = _number(builder.info.splits[self._split].file_instructions, span)
             except Exception as error:
-                raise _unusable(self._directory, error) from error
-            for begin in range(span.begin, span.end, _BATCH_ROWS):
-                rows = range(begin, min(begin + _BATCH_ROWS, span.end))
-                try:
-                    batch = values.__getitems__([first + row - span.begin for row in rows])
-                except Exception as error:  # checksums that do not fit, among others
-                    raise _unusable(span.path, error) from error
-                for row, record in zip(rows, batch, strict=True):
-                    yield _document(record[self._field], f"{span.path} record {row}", self._field)
+                raise unusable(self._directory, error) from error
+            numbers = range(first, first + span.end - span.begin)
+            for row, record in enumerate(read_numbers(values, numbers, span.path), span.begin):
+                yield _document(record[self._field], f"{span.path} record {row}", self._field)
+
+
+def read_numbers(values: Any, numbers: range, path: str) -> Iterator[Any]:
+    """Yields records by their numbers, reading some at a time.
+
+    Args:
+      values: what a builder's `as_data_source` returns.
+      numbers: of the records.
+      path: what the message of a refusal names.
+
+    Raises:
+      UserError: for records that are not what TFDS wrote.
+    """
+    for begin in range(0, len(numbers), _BATCH_ROWS):
+        try:
+            batch = values.__getitems__(list(numbers[begin : begin + _BATCH_ROWS]))
+        except Exception as error:  # checksums that do not fit, among others
+            raise unusable(path, error) from error
+        yield from batch
+
+
+def open_dataset(name: str, split: str) -> Any:
+    """Returns the builder of a prepared dataset, which has such a split as array_record.
+
+    Args:
+      name: NAME[/CONFIG][:VERSION].
+      split: as TFDS has it, "train[:10%]" too.
+
+    Raises:
+      UserError: for one that is not there, or not so.
+    """
+    builder = _prepared(name)
+    _refuse_unreadable(builder, name, split)
+    return builder
 
 
 def _prepared(name: str) -> Any:
@@ -191,23 +219,23 @@ def _prepared(name: str) -> Any:
             " environment variable TFDS_DATA_DIR where it is"
         ) from error
     except Exception as error:  # of many kinds, for files that are not what TFDS wrote
-        raise _unusable(f"TFDS dataset '{name}'", error) from error
+        raise unusable(f"TFDS dataset '{name}'", error) from error
 
 
 def _build(name: str) -> str:
-    return f"`tfds build {name} --file_format={_FORMAT}`"
+    return f"`tfds build {name} --file_format={TFDS_FORMAT}`"
 
 
 def _refuse_unreadable(builder: Any, name: str, split: str) -> None:
     formats = sorted(kind.value for kind in builder.info.available_file_formats())
-    if _FORMAT not in formats:
+    if TFDS_FORMAT not in formats:
         raise UserError(
-            f"{builder.data_path} is stored as {' and '.join(formats)}, not as {_FORMAT}:"
+            f"{builder.data_path} is stored as {' and '.join(formats)}, not as {TFDS_FORMAT}:"
             f" run {_build(name)} with another TFDS_DATA_DIR, or `tfds convert_format"
-            f" --dataset_version_dir={builder.data_path} --out_file_format={_FORMAT}`"
+            f" --dataset_version_dir={builder.data_path} --out_file_format={TFDS_FORMAT}`"
         )
     try:
-        builder.as_data_source(split, file_format=_FORMAT)
+        builder.as_data_source(split, file_format=TFDS_FORMAT)
     except ValueError as error:
         raise UserError(
             f"TFDS dataset '{name}' has no records in a split '{split}': its splits are"
@@ -245,5 +273,6 @@ def _number(instructions: Iterable[Any], span: Span) -> int:
     raise ValueError(f"{span.path} is no longer part of it")
 
 
-def _unusable(path: str, error: Exception) -> UserError:
+def unusable(path: str, error: Exception) -> UserError:
+    """Makes the refusal of files that are not what TFDS wrote."""
     return UserError(f"{path} is damaged or cut short ({fold(str(error))}): build or copy it again")

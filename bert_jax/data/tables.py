@@ -20,7 +20,6 @@ Row = dict[str, object]  # column -> value
 
 _TFDS_PREFIX = "tfds:"
 _TFDS = re.compile(r"tfds:(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):(.+)")
-_BATCH_RECORDS = 256  # read at a time
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN_LENGTH = 60  # of a value in a message
@@ -30,9 +29,9 @@ def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
     """Reads a table, a row at a time.
 
     Args:
-      source: A .tsv (no quoting), .csv or .jsonl file, or tfds:NAME[/CONFIG][:VERSION]:SPLIT, a
+      source: a .tsv (no quoting), .csv or .jsonl file, or tfds:NAME[/CONFIG][:VERSION]:SPLIT, a
         dataset that TFDS has prepared as array_record.
-      header: Whether the first line of a .tsv or .csv file names its columns; without it they are
+      header: whether the first line of a .tsv or .csv file names its columns; without it they are
         "0", "1" and so on.
 
     Returns:
@@ -111,11 +110,11 @@ def column(row: Row, names: str, place: str, flag: str) -> object:
     """Returns the value of a column.
 
     Args:
-      row: The columns and values.
-      names: The column, or alternatives as in "sentence|3", of which the first in the row counts:
+      row: the columns and values.
+      names: the column, or alternatives as in "sentence|3", of which the first in the row counts:
         a task may have other names in its file than in TFDS.
-      place: Of the row.
-      flag: The field of config.data that holds `names`.
+      place: of the row.
+      flag: the field of config.data that holds `names`.
 
     Raises:
       UserError: for a row without any of them.
@@ -225,7 +224,8 @@ def _comma_separated(path: str) -> Iterator[tuple[str, list[str]]]:
             values = next(reader, None)
         except csv.Error as error:
             raise UserError(
-                f"{place} is not CSV ({error}): put values into quotes, and double those in them"
+                f"{path} cannot be read: {place} is not CSV ({error}): put values into quotes, and"
+                " double those in them"
             ) from None
         if values is None:
             return
@@ -248,18 +248,15 @@ def _tfds(source: str) -> Iterator[tuple[str, Row]]:
             " tfds:NAME[/CONFIG][:VERSION]:SPLIT, as in tfds:glue/sst2:train"
         )
     name, split = named.groups()
-    builder = records._prepared(name)
-    try:
-        records._refuse_unreadable(builder, name, split)
-        values = builder.as_data_source(split, file_format=records._FORMAT)
-        for begin in range(0, len(values), _BATCH_RECORDS):
-            numbers = range(begin, min(begin + _BATCH_RECORDS, len(values)))
-            for number, record in zip(numbers, values.__getitems__(list(numbers)), strict=True):
-                yield f"{source} record {number}", _plain(record, builder.info.features)
-    except UserError:
-        raise
-    except Exception as error:  # of many kinds, for files that are not what TFDS wrote
-        raise records._unusable(str(builder.data_path), error) from error
+    builder = records.open_dataset(name, split)
+    values = builder.as_data_source(split, file_format=records.TFDS_FORMAT)
+    path = str(builder.data_path)
+    for number, record in enumerate(records.read_numbers(values, range(len(values)), path)):
+        try:
+            row = _plain(record, builder.info.features)
+        except Exception as error:  # of many kinds, such as a label without a name
+            raise records.unusable(path, error) from error
+        yield f"{source} record {number}", row
 
 
 def _plain(value: Any, feature: Any) -> Any:

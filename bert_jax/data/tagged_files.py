@@ -35,10 +35,10 @@ def read_tagged(source: str, *, word_column: str, tag_column: str) -> list[Tagge
     tabs or, in a line without any, spaces; a blank line or -DOCSTART- ends a sentence.
 
     Args:
-      source: The file or dataset.
-      word_column: Where the words are: a number from 0, -1 for the last; in CoNLL-U also its name,
+      source: the file or dataset.
+      word_column: where the words are: a number from 0, -1 for the last; in CoNLL-U also its name,
         as "form"; in JSON and TFDS its name. "0|tokens" gives alternatives.
-      tag_column: Where the tags are; "" if none are wanted: each word then has the tag O.
+      tag_column: where the tags are; "" if none are wanted: each word then has the tag O.
 
     Raises:
       UserError: for a source that cannot be read or has no sentences, a column that is not there,

@@ -60,14 +60,6 @@ class TaskBatches:
         self.rows = -(-rows // rows_multiple) * rows_multiple
         self.slots = max(int(_held(row_of, self.rows).max()) for row_of in needed)
 
-    def describe(self) -> str:
-        """Says the shape of a batch, and how full it is, in a line."""
-        fill = self._lengths.sum() / (self.per_epoch * self.rows * self._capacity)
-        return (
-            f"batches of {self._batch_size} examples in {self.rows} rows of {self._capacity}"
-            f" tokens, at most {self.slots} in a row: {fill:.1%} full"
-        )
-
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the inputs of a batch of the run, in the order of their rows.
 

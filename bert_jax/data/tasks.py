@@ -1,11 +1,8 @@
 """Labelled tasks over whole inputs: a file's rows to token ids, and those to batches."""
 
-import csv
 import dataclasses
 import functools
-import json
-import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +14,7 @@ from bert_jax.data.layout import (
     lay_out,
     truncated_lengths,
 )
+from bert_jax.data.tables import read_rows, text_value
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import SpecialIds, Tokenizer
 
@@ -43,98 +41,16 @@ def read_examples(path: str, config: TaskDataConfig) -> list[Example]:
     pair = config.text_pair_column
     examples = [
         Example(
-            text=_value(row, config.text_column, place),
-            text_pair=_value(row, pair, place) if pair else "",
-            label=_value(row, config.label_column, place),
+            text=text_value(row, config.text_column, place, "text_column"),
+            text_pair=text_value(row, pair, place, "text_pair_column") if pair else "",
+            label=text_value(row, config.label_column, place, "label_column"),
             place=place,
         )
-        for place, row in _rows(path, config.header)
+        for place, row in read_rows(path, header=config.header)
     ]
     if not examples:
         raise UserError(f"{path} holds no examples")
     return examples
-
-
-def _rows(path: str, header: bool) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yields (file:line, column -> value)."""
-    readers = {".tsv": _read_separated, ".csv": _read_separated, ".jsonl": _read_json_lines}
-    suffix = pathlib.Path(path).suffix
-    if suffix not in readers:
-        raise UserError(f"{path}: the name must end in {', '.join(readers)}")
-    try:
-        yield from readers[suffix](path, header)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 (byte {_bad_byte(path, error)}): convert it first"
-        ) from None
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def _bad_byte(path: str, error: UnicodeDecodeError) -> int:
-    """Finds the place in the file; the error counts within a part of it."""
-    try:
-        pathlib.Path(path).read_bytes().decode()
-    except UnicodeDecodeError as whole:
-        return whole.start
-    return error.start
-
-
-def _read_separated(path: str, header: bool) -> Iterator[tuple[str, dict[str, object]]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.endswith(".tsv"):
-            lines = (line.rstrip("\r\n").split("\t") for line in file)
-            numbered = enumerate(lines, start=1)
-        else:
-            reader = csv.reader(file, strict=True)
-            numbered = ((reader.line_num, row) for row in reader)
-        names: list[str] | None = None
-        for number, row in numbered:
-            if not row or row == [""]:
-                continue
-            if names is None:
-                names = row if header else [str(i) for i in range(len(row))]
-                if header:
-                    continue
-            if len(row) != len(names):
-                raise UserError(
-                    f"{path}:{number} has {len(row)} columns where the first line has {len(names)}"
-                )
-            yield f"{path}:{number}", dict(zip(names, row, strict=True))
-
-
-def _read_json_lines(path: str, header: bool) -> Iterator[tuple[str, dict[str, object]]]:
-    del header
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number} is not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number} is not a JSON object")
-            yield f"{path}:{number}", row
-
-
-def _value(row: dict[str, object], column: str, place: str) -> str:
-    if column not in row:
-        raise UserError(
-            f"{place} has no column {column!r}: it has {', '.join(map(repr, row))};"
-            " set --config.data.text_column, text_pair_column and label_column"
-        )
-    value = row[column]
-    if isinstance(value, list | dict):
-        raise UserError(f"{place} has no text in {column!r} but {json.dumps(value)[:40]}")
-    if value is not None and not isinstance(value, str):
-        value = json.dumps(value)  # a number, true or false, as the file has it
-    value = value.strip() if value else ""
-    if not value:
-        raise UserError(f"{place} has an empty {column!r}: remove the line or fill it in")
-    return value
 
 
 def label_names(train: Sequence[Example], dev: Sequence[Example]) -> list[str]:

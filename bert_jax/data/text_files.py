@@ -280,6 +280,6 @@ def _decode(stored: bytes, path: str, begin: int) -> str:
             f"{path} is not UTF-8 at byte {place.byte} (0x{stored[error.start]:02x}, in line"
             f" {place.line()}): convert the file to UTF-8"
         ) from error
-    if (nul := stored.find(b"\0")) >= 0:
+    if (nul := stored.find(b"\0")) >= 0:  # far quicker than in the text
         refuse_nul(text, _Place(path, begin + nul))
     return text.removeprefix("\ufeff") if begin == 0 else text
