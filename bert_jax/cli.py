@@ -181,16 +181,22 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
             _check_value(path, leaf, value)
 
 
-def _check_recipe(path: str, config_type: type) -> RootConfig:
-    """Runs a recipe once, before ml_collections does, to say which line of it is wrong."""
+def _check_recipe(given: str, config_type: type) -> RootConfig:
+    """Runs a recipe once, before ml_collections does, to say which line of it is wrong.
+
+    FILE.py:WORD calls get_config(WORD).
+    """
+    path, _, word = given.partition(":")
     if not os.path.isfile(path):
         raise UserError(
             f"--config={path} is no file: name a recipe, such as configs/pretrain_mini.py"
         )
     try:
-        config = runpy.run_path(path)["get_config"]()
+        config = runpy.run_path(path)["get_config"](*([word] if word else []))
     except SyntaxError as error:
         raise UserError(f"--config={path}, line {error.lineno}: {error.msg}") from error
+    except UserError:
+        raise
     except Exception as error:  # the file is the user's: anything may be in it
         if isinstance(error, KeyError) and error.args == ("get_config",):
             raise UserError(f"--config={path} defines no get_config(): add one") from None

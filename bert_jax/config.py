@@ -58,6 +58,23 @@ class SentenceObjective(enum.Enum):
     NONE = "none"
 
 
+class TaskKind(enum.Enum):
+    """What is asked about an input (`task_kinds.py` says what belongs to each)."""
+
+    CLASSIFICATION = "classification"  # a class of a text or a pair, read at [CLS]
+    REGRESSION = "regression"  # a number for a text or a pair, read at [CLS]
+    TAGS = "tags"  # a class of each word, read at its first token
+    SPANS = "spans"  # where in a text the answer to a question begins and ends
+
+
+class EncoderMode(enum.Enum):
+    """What fine-tuning does to the encoder."""
+
+    FULL = "full"  # it is trained
+    FROZEN = "frozen"  # it keeps its values, and runs without dropout
+    CACHED = "cached"  # as frozen; its vectors are computed once and kept in host memory
+
+
 class MaskStrategy(enum.Enum):
     """What is predicted, and so what is hidden."""
 
@@ -188,23 +205,37 @@ class PretrainConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class TaskDataConfig:
-    """A labelled task: two files (.tsv, .csv or .jsonl) and the columns to read."""
+    """A labelled task: its files, or datasets tfds:NAME[/CONFIG]:SPLIT, and the columns to read.
+
+    A name may have alternatives, "sentence|3": the first that is there counts.
+    """
 
     train: str = ""
-    dev: str = ""  # the held-out file
+    dev: str = ""  # held out; several with commas between, the first chooses the best epoch
     header: bool = (
         True  # the first line of .tsv and .csv names the columns; False: they are 0, 1, ...
     )
     text_column: str = "text"
     text_pair_column: str = ""  # '': the task has single inputs
     label_column: str = "label"
-    length: int = 128  # T; longer inputs are cut, and counted
+    positive_label: str = ""  # whose F1 is told where there are two; '': the last one
+    word_column: str = "form|tokens|words|0"  # of tags; in files without names their numbers
+    tag_column: str = "upos|ner_tags|tags|-1"  # of tags
+    skip_misplaced: bool = False  # leave out answers that are not where they should be
+    examples: int = 0  # how many to train on, drawn by the seed; 0: all
+    length: int = 128  # T; longer tags and spans become windows, the rest is cut, and counted
+    stride: int = 64  # tokens from one window to the next
+    question_length: int = 64  # tokens of a question, at most; longer ones are cut, and counted
+    answer_length: int = 30  # tokens of a predicted answer, at most
+    max_examples_per_row: int = 0  # N; 0: one for each 8 tokens of a row; 1: rows are not packed
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
     """A fine-tuning run; the encoder's shape comes from the checkpoint."""
 
+    task: TaskKind = TaskKind.CLASSIFICATION
+    metric: str = ""  # which score chooses the best epoch; '': the first of the kind
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
@@ -213,12 +244,20 @@ class FinetuneConfig:
     transfer: bool = (
         True  # False: the checkpoint gives its shape and tokenizer, no values (a baseline)
     )
-    freeze_encoder: bool = False  # True: only the pooler and the head are trained
+    fresh_layers: int = 0  # top layers of the encoder that begin anew
+    encoder_mode: EncoderMode = EncoderMode.FULL
+    feature_layers: int = 1  # the head reads the last so many layers, side by side
+    layer_decay: float = 1.0  # rate of each layer relative to the one above it
+    head_learning_rate: float = 0.0  # of all that is not the encoder; 0: optimizer.learning_rate
     dropout_rate: float = 0.1  # in the encoder and before the head
-    batch_size: int = 32
+    label_smoothing: float = 0.0  # of classes
+    class_weights: str = ""  # of classes: LABEL=WEIGHT,...; or 'balanced'; '': all 1
+    batch_size: int = 32  # E, examples or windows in a batch
     epochs: int = 3
+    patience: int = 0  # epochs without a better score before the run ends; 0: never
     warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
     seed: int = 0
+    seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
     log_steps: int = 20
 
 
@@ -389,13 +428,39 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
 
 
 def _validate_finetuning(config: FinetuneConfig) -> None:
+    data = config.data
     for name in ("train", "dev"):
-        if not getattr(config.data, name):
-            raise UserError(f"--config.data.{name} is not set: name a .tsv, .csv or .jsonl file")
-    _at_least("data.length", config.data.length, 8)
-    _at_least("epochs", config.epochs, 1)
-    _rate("dropout_rate", config.dropout_rate, below_one=True)
-    _rate("warmup_share", config.warmup_share, below_one=True)
+        if not getattr(data, name):
+            raise UserError(f"--config.data.{name} is not set: name a labelled file")
+    _at_least("data.length", data.length, 8)
+    for name in ("stride", "question_length", "answer_length"):
+        _at_least(f"data.{name}", getattr(data, name), 1)
+    for name in ("examples", "max_examples_per_row"):
+        _at_least(f"data.{name}", getattr(data, name), 0)
+    for name in ("epochs", "seeds", "feature_layers"):
+        _at_least(name, getattr(config, name), 1)
+    for name in ("patience", "fresh_layers", "head_learning_rate"):
+        _at_least(name, getattr(config, name), 0)
+    for name in ("dropout_rate", "warmup_share", "label_smoothing"):
+        _rate(name, getattr(config, name), below_one=True)
+    _rate("layer_decay", config.layer_decay)
+    _positive("layer_decay", config.layer_decay)
+    if config.encoder_mode is not EncoderMode.FULL:
+        for name, off in (("layer_decay", 1.0), ("fresh_layers", 0)):
+            if getattr(config, name) != off:
+                raise UserError(
+                    f"--config.{name}={getattr(config, name)} needs an encoder that is trained:"
+                    f" set --config.encoder_mode=full, or {name}={off}"
+                )
+    if config.task not in (TaskKind.CLASSIFICATION, TaskKind.TAGS):
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(config, name):
+                raise UserError(
+                    f"--config.{name}={getattr(config, name)} is of classes, which"
+                    f" task={config.task.value} has not: leave it out"
+                )
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f"--config.seeds={config.seeds} go beyond {2**32 - 1}: lower seed")
 
 
 def _validate_optimizer(config: OptimizerConfig) -> None:

@@ -8,13 +8,14 @@ A run that is started again in its directory goes on where it was.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 from ml_collections import config_flags
 
@@ -23,92 +24,113 @@ from bert_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
-    groups_in,
     read_facts,
-    restore_groups,
     restore_state,
     steps_in,
 )
 from bert_jax.config import (
-    EncoderConfig,
+    EncoderMode,
     FinetuneConfig,
     OptimizerConfig,
-    check_task_length,
-    from_dict,
+    TaskKind,
     to_dict,
 )
+from bert_jax.data import draws
 from bert_jax.data.loader import load_batches
-from bert_jax.data.tasks import (
-    EncodedTask,
-    TaskStream,
-    encode_examples,
-    label_names,
-    make_task_rows,
-    read_examples,
-)
+from bert_jax.data.splits import Task
+from bert_jax.data.task_batches import TaskBatches
+from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream
 from bert_jax.errors import UserError
-from bert_jax.heads import ClassificationModel
+from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
+from bert_jax.files import write_atomically
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.loop import run_steps
-from bert_jax.losses import Params, make_classification_loss, without_gradients
-from bert_jax.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
-from bert_jax.training import (
-    abstract_state,
-    evaluate,
-    init_params,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    run_key,
-)
+from bert_jax.losses import Params, Totals, make_task_loss
+from bert_jax.model import Batch
+from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.task_kinds import KINDS, chosen_metric, make_model, read_task, training_totals
+from bert_jax.tokenizer import tokenizer_from_dict
+from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key
+from bert_jax.transfer import frozen_groups, initial_params, parameter_table, read_encoder
 from bert_jax.workdir import check_workdir, claim_workdir
 
-TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
+SUMMARY_FILE = "summary.json"  # of several seeds
+
+_SUBSET = 102  # purpose of the draw that chooses `data.examples`
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a FinetuneConfig")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the pretraining run to start from")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of either kind")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this run")
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A labelled task, read and tokenised."""
+class Compiled(NamedTuple):
+    """The steps of a run and what they were made of."""
 
-    labels: list[str]
-    train: EncodedTask
-    dev: EncodedTask
-
-    def fingerprint(self) -> str:
-        """Returns a digest of every token and label."""
-        digest = hashlib.blake2b(json.dumps(self.labels).encode(), digest_size=16)
-        for part in (self.train, self.dev):
-            for values in (*part.a, *part.b, part.labels):
-                digest.update(len(values).to_bytes(8) + values.tobytes())
-        return digest.hexdigest()
+    tx: optax.GradientTransformation
+    abstract: TrainState
+    learning_rate: optax.Schedule
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
 
 
-def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
-    """Reads both files of the task.
+class Setup:
+    """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
 
-    Raises:
-      UserError: for what is wrong with them.
-    """
-    train, dev = (read_examples(path, config.data) for path in (config.data.train, config.data.dev))
-    labels = label_names(train, dev)
-    encode = functools.partial(
-        encode_examples, names=labels, tokenizer=tokenizer, length=config.data.length
-    )
-    return Task(labels, encode(train), encode(dev))
+    def __init__(self, config: FinetuneConfig, checkpoint: pathlib.Path) -> None:
+        """Reads the checkpoint's facts and the task, and checks that they go together.
 
+        Raises:
+          UserError: for what does not fit, before anything is trained or written.
+        """
+        facts = read_facts(checkpoint)
+        self.config, self.checkpoint = config, checkpoint
+        self.tokenizer = tokenizer_from_dict(facts["tokenizer"])
+        self.encoder = read_encoder(facts, config)
+        self.mesh = sharding.make_mesh(config.mesh)
+        sharding.check_encoder(self.encoder, self.mesh)
+        self.task = read_task(config, self.tokenizer)
+        self.model = make_model(config, self.encoder, self.task.labels)
+        self.totals = training_totals(config, self.task)
+        dev = self.task.dev["dev"]
+        floor = dev.scores(dev.constant_outputs())
+        self.metric = chosen_metric(config, list(floor))
+        self.floor = floor[self.metric]  # of who always gives the commonest answer
+        self.rows = RowFormat(
+            length=config.data.length,
+            special=self.tokenizer.special,
+            pool_last=self.encoder.causal,
+            batch_size=config.batch_size,
+            max_examples=config.data.max_examples_per_row or -(-config.data.length // 8),
+        )
+        self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
+        self.features_step = make_features_step(self.model, self.mesh)
+        self.compiled = functools.lru_cache(self._compiled)  # seeds have the same number of steps
 
-def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
-    """Returns the encoder that a checkpoint holds, with this run's dropout."""
-    encoder = from_dict(EncoderConfig, facts["encoder"])
-    check_task_length(config.data.length, encoder)
-    return dataclasses.replace(
-        encoder, dropout_rate=config.dropout_rate, attention_dropout_rate=config.dropout_rate
-    )
+    def _compiled(self, steps: int) -> Compiled:
+        config, frozen = self.config, frozen_groups(self.config)
+        optimizer = with_warmup(config, steps)
+        relative_rates = None
+        if frozen:
+            rate = config.head_learning_rate or optimizer.learning_rate
+            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+        elif config.layer_decay < 1 or config.head_learning_rate:
+            head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
+            relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
+        tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
+        abstract = abstract_state(self.model, tx, self.mesh)
+        loss_fn = make_task_loss(self.model, self.totals)
+        train_step = make_train_step(loss_fn, _as_it_is, tx, abstract)
+        return Compiled(tx, abstract, learning_rate_schedule(optimizer, steps), train_step)
+
+    def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:
+        """Deals inputs out, to be run through the model."""
+        whole_inputs = self.model.whole_inputs
+        return InputsOnDevices(inputs, self.rows, self.mesh, whole_inputs=whole_inputs)
+
+    def with_features(self, inputs: TaskInputs, params: Params) -> TaskInputs:
+        """Runs the frozen encoder over inputs, once, and keeps what the head reads of it."""
+        features, _ = self.on_devices(inputs).outputs(self.features_step, params)
+        kept = np.stack(features) if self.model.whole_inputs else features
+        return dataclasses.replace(inputs, features=kept)
 
 
 def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
@@ -117,136 +139,236 @@ def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
     return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
-def parameter_table(params: Params, transferred: Params, frozen: frozenset[str]) -> str:
-    """Says of each group where it is from, whether it is trained, and how large it is."""
-    lines = [f"{'group':12}{'parameters':>14}  {'values':12}training"]
-    for group, tree in params.items():
-        count = sum(leaf.size for leaf in jax.tree.leaves(tree))
-        values = "transferred" if group in transferred else "fresh"
-        lines.append(
-            f"{group:12}{count:>14,}  {values:12}{'frozen' if group in frozen else 'trained'}"
+def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
+    """Returns the inputs to train on: all, or those of `data.examples` drawn by the seed.
+
+    More examples of the same seed include the fewer.
+
+    Raises:
+      UserError: if there are fewer than asked for, or a class has none among them.
+    """
+    inputs, wanted, there = task.train.inputs, config.data.examples, task.train.examples
+    if not wanted:
+        return inputs
+    if wanted > there:
+        raise UserError(
+            f"--config.data.examples={wanted}: {config.data.train} has {there:,}; 0 takes all"
         )
-    return "\n".join(lines)
+    order = draws.words(there, seed=config.seed, purpose=_SUBSET, epoch=0, block=0).argsort()
+    inputs = inputs.of_examples(order[:wanted])
+    if config.task is TaskKind.CLASSIFICATION:
+        for number, label in enumerate(task.labels):
+            if number not in inputs.labels:
+                raise UserError(
+                    f"--config.data.examples={wanted} with seed={config.seed} draws no example of"
+                    f" {label!r}: take more, or another seed"
+                )
+    return inputs
 
 
-def main() -> None:
-    """Checks everything, then trains, keeping the best epoch."""
-    config = cli.checked_config(_CONFIG.value, FinetuneConfig)
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
-    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
+@dataclasses.dataclass
+class Progress:
+    """The best score so far, and for how many epochs there was no better one."""
 
-    # What the checkpoint brings, and the task.
-    source = read_facts(checkpoint)
-    tokenizer = tokenizer_from_dict(source["tokenizer"])
-    encoder = read_encoder(source, config)
-    task = read_task(config, tokenizer)
+    best: float | None = None
+    stale: int = 0
 
-    # Devices, model and optimizer.
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, mesh)
-    sharding.check_encoder(encoder, mesh)
+    def add(self, score: float) -> None:
+        """Takes the score of an epoch."""
+        better = self.best is None or score > self.best
+        self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
+
+    def is_over(self, patience: int) -> bool:
+        """Whether it is time to stop; never with a patience of 0."""
+        return 0 < patience <= self.stale
+
+
+def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains with one seed, or goes on with what is in the directory, keeping the best epoch.
+
+    Returns:
+      The scores of the best epoch.
+
+    Raises:
+      UserError: for a directory that holds another run.
+      cli.Stopped: if the user asked for it; all is saved.
+    """
+    config = dataclasses.replace(setup.config, seed=seed, seeds=1)
     check_workdir(workdir, config)
-    stream = TaskStream(
-        task.train,
-        config.data.length,
-        tokenizer.special,
-        pool_last=encoder.causal,
-        seed=config.seed,
-        batch_size=config.batch_size,
+    inputs = {"train": training_inputs(config, setup.task)}
+    inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
+    groups = sharding.row_groups(setup.mesh)
+    batches = setup.rows.deal(
+        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=groups
     )
-    steps = config.epochs * stream.batches_per_epoch
-    model = ClassificationModel(encoder, len(task.labels))
-    frozen = frozenset({"encoder"} if config.freeze_encoder else ())
-    optimizer = with_warmup(config, steps)
-    tx = make_optimizer(optimizer, steps, frozen=frozen)
-    abstract = abstract_state(model, tx, mesh)
+    steps = config.epochs * batches.per_epoch
+    compiled = setup.compiled(steps)
 
     # Parameters: resumed, or the transferred groups over fresh ones.
+    progress = Progress()
     if done := steps_in(workdir):
         resumed = workdir / FOLDER / str(done[-1])
-        if read_facts(resumed)["task"] != task.fingerprint():
+        facts = read_facts(resumed)
+        if facts["task"] != setup.task.fingerprint():
             raise UserError(
                 f"{workdir} began with other examples or another tokenizer: give the same"
                 " --checkpoint, data.train and data.dev, or name another --workdir"
             )
-        state = restore_state(resumed, abstract)
+        progress = Progress(**facts["progress"])
+        if done[-1] >= steps or progress.is_over(config.patience):
+            print(f"{workdir} is finished: {done[-1]:,} steps")
+            return best_scores(workdir)
+        state = restore_state(resumed, compiled.abstract)
         said = f"resuming at step {done[-1]:,} from {resumed}"
     else:
-        stored = groups_in(checkpoint) if config.transfer else ()
-        groups = [group for group in TRANSFERRED if group in stored]
-        transferred = restore_groups(checkpoint, abstract.params, groups)
-        params = init_params(model, config.seed, abstract.params) | transferred
-        state = init_state(params, tx, abstract)
-        said = f"from {checkpoint}:\n{parameter_table(params, transferred, frozen)}"
+        abstract = compiled.abstract.params
+        params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config, seed)
+        state = init_state(params, compiled.tx, compiled.abstract)
+        table = parameter_table(params, transferred, config)
+        said = f"from {setup.checkpoint}:\n{table}"
     first_step = int(state.step)
-    if first_step >= steps:
-        print(f"{workdir} is finished: {first_step:,} steps")
-        return
     claim_workdir(workdir, config)
     log = RunLog(workdir, first_step=first_step, steps=steps)
     log.say(said)
-    log.say(f"{sharding.describe(mesh)}; labels: {', '.join(task.labels)}")
-    for name, part in (("train", task.train), ("dev", task.dev)):
-        log.say(f"{name}: {len(part):,} examples, {part.truncated:,} cut to {config.data.length}")
+    for line in _introduction(setup, inputs, batches):
+        log.say(line)
+    if config.encoder_mode is EncoderMode.CACHED:
+        log.say("the encoder runs once over all of them")
+        inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
+    dev = {name: (split, setup.on_devices(inputs[name])) for name, split in setup.task.dev.items()}
 
-    loss_fn = make_classification_loss(model)
-    train_step = make_train_step(without_gradients(loss_fn, frozen), _as_it_is, tx, abstract)
-    eval_step = make_eval_step(loss_fn, _as_it_is)
-    rows = sharding.host_rows(config.batch_size, mesh)
+    def evaluate(step: int, params: Params) -> dict[str, float]:
+        scores = {}
+        for name, (split, on_devices) in dev.items():
+            outputs, means = on_devices.outputs(setup.eval_step, params)
+            means |= split.scores(outputs)
+            scores |= {f"{name}_{key}": value for key, value in means.items()}
+        log.write(step, scores)
+        told = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
+        log.say(f"epoch {step / batches.per_epoch:.2f}: {told}")
+        return scores
+
+    rows = sharding.host_rows(batches.rows, setup.mesh)
+    stream = TaskStream(inputs["train"], batches, setup.rows)
     local_batches = load_batches(
-        lambda numbers: stream.rows(numbers + first_step * config.batch_size),
+        lambda numbers: stream.rows(numbers + first_step * batches.rows),
         batches=steps - first_step,
-        batch_size=config.batch_size,
+        batch_size=batches.rows,
         host_rows=rows,
     )
-    batches = (
-        sharding.global_batch(batch, rows, config.batch_size, mesh) for batch in local_batches
+    global_batches = (
+        sharding.global_batch(batch, rows, batches.rows, setup.mesh) for batch in local_batches
     )
+    facts = _facts(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
-    facts = {
-        "kind": "classification",
-        "config": to_dict(config),
-        "encoder": to_dict(encoder),
-        "tokenizer": source["tokenizer"],
-        "labels": task.labels,
-        "task": task.fingerprint(),
-        "pairs": bool(config.data.text_pair_column),
-        "checkpoint": str(checkpoint),
-    }
-
-    # Every example is in exactly one row; the rows that fill the last batch weigh nothing.
-    every = np.arange(len(task.dev))
-    dev_rows = make_task_rows(
-        task.dev, every, config.data.length, tokenizer.special, pool_last=encoder.causal
-    )
-
-    def evaluate_dev(step: int, params: Params) -> float:
-        parts = sharding.global_batches(dev_rows, config.batch_size, mesh)
-        means = evaluate(eval_step, params, parts, key)
-        log.write(step, {f"dev_{name}": value for name, value in means.items()})
-        epoch = step / stream.batches_per_epoch
-        log.say(f"epoch {epoch:.2f}: dev loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}")
-        return means["accuracy"]
-
-    key = run_key(config.seed)
-    rate = learning_rate_schedule(optimizer, steps)
-    reports = StepReports(log, config.log_steps, rate)
-    step = first_step
+    reports = StepReports(log, config.log_steps, compiled.learning_rate)
+    step, key = first_step, run_key(seed)
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
-            train_step, state, batches, key, steps=steps, reports=reports, stop=stop
+            compiled.train_step,
+            state,
+            global_batches,
+            key,
+            steps=steps,
+            reports=reports,
+            stop=stop,
         )
         for step, state, last in trained:
-            if step % stream.batches_per_epoch == 0 or last:
+            whole = step % batches.per_epoch == 0
+            if whole or last:
                 with reports.paused():
-                    checkpoints.save(state, facts, score=evaluate_dev(step, state.params))
+                    scores = evaluate(step, state.params)
+                    score = scores[f"dev_{setup.metric}"]
+                    if whole:
+                        progress.add(score)
+                    now = {"scores": scores, "progress": dataclasses.asdict(progress)}
+                    checkpoints.save(state, facts | now, score=score)
+                if progress.is_over(config.patience):
+                    log.say(f"no better {setup.metric} for {progress.stale} epochs: enough")
+                    break
         checkpoints.close()
     log.close()
-    if step < steps:
+    if step < steps and not progress.is_over(config.patience):
         raise cli.Stopped(
             f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
         )
-    print(f"finished {steps:,} steps; the best epoch is {find_checkpoint(workdir)}")
+    print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
+    return best_scores(workdir)
+
+
+def _introduction(
+    setup: Setup, inputs: dict[str, TaskInputs], batches: TaskBatches
+) -> Iterator[str]:
+    """Says what the run is about to do."""
+    named = f"; labels: {', '.join(setup.task.labels)}" if setup.task.labels else ""
+    yield f"{sharding.describe(setup.mesh)}{named}"
+    for name, split in {"train": setup.task.train, **setup.task.dev}.items():
+        examples = len(np.unique(inputs[name].example_of))
+        windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
+        notes = f"; {split.notes}" if split.notes else ""
+        yield f"{name}: {examples:,} examples{windows}{notes}"
+    yield f"an epoch is {batches.describe()}"
+    yield f"whoever always gives the commonest answer has a dev {setup.metric} of {setup.floor:.4f}"
+
+
+def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
+    return {
+        "kind": config.task.value,
+        "config": to_dict(config),
+        "encoder": to_dict(setup.encoder),
+        "tokenizer": setup.tokenizer.to_dict(),
+        "labels": setup.task.labels,
+        "task": setup.task.fingerprint(),
+        "checkpoint": str(setup.checkpoint),
+    }
+
+
+def best_scores(workdir: pathlib.Path) -> dict[str, float]:
+    """Reads the scores of a run's best epoch."""
+    return read_facts(find_checkpoint(workdir))["scores"]
+
+
+def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
+    """Trains with each seed in a directory of its own, then tells the mean and the spread.
+
+    A run that ends no better than the commonest answer has failed, and is counted: small data and
+    large encoders do that now and then (Devlin et al., 2019, section 4.1).
+    """
+    config = setup.config
+    check_workdir(workdir, config)
+    claim_workdir(workdir, config)
+    metric = f"dev_{setup.metric}"
+    scores = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        scores[seed] = train(setup, seed, workdir / f"seed-{seed}")
+    values = np.array([each[metric] for each in scores.values()])
+    summary = {
+        "metric": metric,
+        "mean": float(values.mean()),
+        "standard_deviation": float(values.std(ddof=1)),
+        "floor": setup.floor,
+        "failed": int(np.count_nonzero(values <= setup.floor)),
+        "scores": scores,
+    }
+    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    for seed, value in zip(scores, values, strict=True):
+        print(f"seed {seed:<6} {metric} {value:.4f}")
+    print(
+        f"{len(values)} seeds: mean {summary['mean']:.4f}, standard deviation"
+        f" {summary['standard_deviation']:.4f}, {summary['failed']} failed"
+    )
+
+
+def main() -> None:
+    """Checks everything, then trains."""
+    config = cli.checked_config(_CONFIG.value, FinetuneConfig)
+    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
+    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
+    setup = Setup(config, checkpoint)
+    if config.seeds > 1:
+        train_seeds(setup, workdir)
+    else:
+        train(setup, config.seed, workdir)
 
 
 def _as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:

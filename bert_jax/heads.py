@@ -56,18 +56,18 @@ class SentenceHead(nn.Module):
         return dense(self.config, 2, ("embed", "classes"), "dense")(pooled).astype(jnp.float32)
 
 
-class ClassificationHead(nn.Module):
-    """A label for a whole input, from its pooled [CLS]."""
+class TaskHead(nn.Module):
+    """The output layer of a labelled task, over pooled [CLS] vectors or over tokens."""
 
     config: EncoderConfig
-    classes: int  # C
+    outputs: int  # C
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Maps [B, N, D] to float32 logits [B, N, C]."""
-        pooled = Dropout(self.config.dropout_rate)(pooled, deterministic=deterministic)
-        logits = dense(self.config, self.classes, ("embed", "classes"), "dense")(pooled)
-        return logits.astype(jnp.float32)
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Maps [B, N or T, D] to float32 [B, N or T, C]."""
+        x = Dropout(self.config.dropout_rate)(x, deterministic=deterministic)
+        outputs = dense(self.config, self.outputs, ("embed", "classes"), "dense")(x)
+        return outputs.astype(jnp.float32)
 
 
 class PretrainingLogits(NamedTuple):
@@ -106,18 +106,43 @@ class PretrainingModel(nn.Module):
         )
 
 
-class ClassificationModel(nn.Module):
-    """Encoder, pooler and a classifier of whole inputs."""
+class TaskModel(nn.Module):
+    """Encoder and the head of a labelled task.
+
+    Tasks of whole inputs read [CLS] through the pooler; tasks of tokens read every token. The name
+    of the head is that of its parameter group, as `task_kinds.py` has it.
+    """
 
     config: EncoderConfig
-    classes: int  # C
+    head: str  # 'classifier', 'tagger' or 'span'
+    outputs: int  # C
+    whole_inputs: bool  # reads [CLS]; False: every token
+    feature_layers: int = 1  # G
+    frozen_encoder: bool = False  # it runs without dropout, and nothing is differentiated in it
 
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
-        self.pooler = Pooler(self.config)
-        self.classifier = ClassificationHead(self.config, self.classes)
+        if self.whole_inputs:
+            self.pooler = Pooler(self.config)
+        setattr(self, self.head, TaskHead(self.config, self.outputs))
+
+    def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
+        """Returns the vectors that the head reads: [B, N, G D] of inputs, [B, T, G D] of tokens."""
+        x = self.encoder(
+            batch,
+            batch["pool_positions"] if self.whole_inputs else None,
+            deterministic=deterministic or self.frozen_encoder,
+            layers=self.feature_layers,
+        )
+        return jax.lax.stop_gradient(x) if self.frozen_encoder else x
 
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
-        """Returns float32 logits [B, N, C]."""
-        x = self.encoder(batch, batch["pool_positions"], deterministic=deterministic)
-        return self.classifier(self.pooler(x), deterministic=deterministic)
+        """Returns float32 [B, N, C] of inputs, [B, T, C] of tokens.
+
+        A batch with `features` is read from there, and the encoder does not run.
+        """
+        x = batch.get("features")
+        if x is None:
+            x = self.features(batch, deterministic=deterministic)
+        x = self.pooler(x) if self.whole_inputs else x
+        return getattr(self, self.head)(x, deterministic=deterministic)

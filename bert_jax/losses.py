@@ -1,6 +1,6 @@
 """Losses as (sum, weight) pairs, to be added freely and divided once.
 
-`make_pretraining_loss` and `make_classification_loss` bind a model; `training.py` differentiates
+`make_pretraining_loss` and `make_task_loss` bind a model; `training.py` differentiates
 what they return.
 """
 
@@ -27,6 +27,8 @@ class Total(NamedTuple):
 Totals = dict[str, Total]
 # params, batch, dropout key (None: no dropout) -> loss in nats, totals to log
 LossFn = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, Totals]]
+# outputs, batch -> loss, totals to log
+TotalsOf = Callable[[jax.Array, Batch], tuple[jax.Array, Totals]]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
@@ -90,26 +92,91 @@ def make_pretraining_loss(
     return loss_fn
 
 
-def make_classification_loss(model: nn.Module) -> LossFn:
-    """Returns the mean cross-entropy of a `ClassificationModel`."""
+def make_task_loss(model: nn.Module, totals_of: TotalsOf) -> LossFn:
+    """Returns the loss of a `TaskModel`.
+
+    Args:
+      model: gives the outputs.
+      totals_of: outputs and batch to the loss and the totals, such as `class_totals`.
+    """
 
     def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
-        logits = _apply(model, params, batch, dropout_key)
-        labelled = logits, batch["labels"], batch["weights"]
-        totals = {"loss": cross_entropy(*labelled), "accuracy": accuracy(*labelled)}
-        return mean(totals["loss"]), totals
+        return totals_of(_apply(model, params, batch, dropout_key), batch)
 
     return loss_fn
 
 
-def without_gradients(loss_fn: LossFn, groups: frozenset[str]) -> LossFn:
-    """Treats top-level parameter groups as constants: nothing is differentiated for them."""
+def class_totals(
+    logits: jax.Array,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: tuple[float, ...] = (),
+) -> tuple[jax.Array, Totals]:
+    """The cross-entropy of classes, of whole inputs or of tokens.
 
-    def wrapped(params: Params, batch: Batch, dropout_key: jax.Array | None):
-        held = {group: jax.lax.stop_gradient(params[group]) for group in groups}
-        return loss_fn(params | held, batch, dropout_key)
+    Args:
+      logits: [B, M, C] float32, M = N or T.
+      batch: `labels` [B, M] int32, `weights` [B, M] float32.
+      label_smoothing: share of the target that is spread over all classes evenly.
+      class_weights: [C], of the examples of each class in the loss; () for 1. The accuracy does not
+        know them.
 
-    return wrapped
+    Returns:
+      The weighted mean in nats, and the totals `loss` and `accuracy`.
+    """
+    labels, weights = batch["labels"], batch["weights"]
+    in_loss = weights * jnp.asarray(class_weights)[labels] if class_weights else weights
+    loss = cross_entropy(logits, labels, in_loss)
+    if label_smoothing:
+        even = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+        spread = jnp.sum(even * in_loss)
+        loss = loss._replace(sum=(1 - label_smoothing) * loss.sum + label_smoothing * spread)
+    return mean(loss), {"loss": loss, "accuracy": accuracy(logits, labels, weights)}
+
+
+def number_totals(values: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
+    """The squared error of numbers.
+
+    Args:
+      values: [B, N, 1] float32.
+      batch: `labels` and `weights` [B, N] float32.
+
+    Returns:
+      The mean in squared units of the labels, and the total `loss`.
+    """
+    weights = batch["weights"]
+    errors = jnp.square(values[:, :, 0] - batch["labels"])
+    loss = Total(jnp.sum(errors * weights), jnp.sum(weights))
+    return mean(loss), {"loss": loss}
+
+
+def span_totals(logits: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
+    """The cross-entropy of the first and the last token of answers (BERT, section 4.2).
+
+    The softmax is over the tokens of an example's own, so it is the same packed or not.
+
+    Args:
+      logits: [B, T, 2] float32, of the first and of the last token.
+      batch: `example_ids`, `positions` [B, T] int32; `labels` [B, N, 2] int32, places in the
+        example; `weights` [B, N] float32.
+
+    Returns:
+      The mean of both, in nats, and the totals `loss` and `accuracy`: of both being the likeliest.
+    """
+    labels, weights = batch["labels"], batch["weights"]
+    slots = 1 + jnp.arange(weights.shape[1])
+    own = batch["example_ids"][:, None, :] == slots[None, :, None]  # [B, N, T]
+    losses, right = jnp.zeros_like(weights), jnp.ones_like(weights)
+    for side in range(2):
+        scores = jnp.where(own, logits[:, None, :, side], -1e30)  # finite: a slot may be empty
+        at = own & (batch["positions"][:, None, :] == labels[:, :, None, side])
+        chosen = jnp.sum(jnp.where(at, logits[:, None, :, side], 0), axis=-1)
+        losses += 0.5 * (jax.nn.logsumexp(scores, axis=-1) - chosen)
+        right *= jnp.max(scores, axis=-1) == chosen
+    weight = jnp.sum(weights)
+    loss = Total(jnp.sum(jnp.where(weights > 0, losses, 0) * weights), weight)
+    return mean(loss), {"loss": loss, "accuracy": Total(jnp.sum(right * weights), weight)}
 
 
 def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:

@@ -250,7 +250,12 @@ class Encoder(nn.Module):
         return nn.meta.add_axis(layers, 0, {nn.PARTITION_NAME: "layers"})
 
     def __call__(
-        self, batch: Batch, positions: jax.Array | None = None, *, deterministic: bool
+        self,
+        batch: Batch,
+        positions: jax.Array | None = None,
+        *,
+        deterministic: bool,
+        layers: int = 1,
     ) -> jax.Array:
         """Encodes the rows; examples in one row do not see each other.
 
@@ -260,9 +265,10 @@ class Encoder(nn.Module):
           batch: `token_ids`, `example_ids`, `segment_ids`, `positions`, each [B, T] int32.
           positions: [B, P] int32 in [0, T), the tokens whose vectors are wanted; None: all, P = T.
           deterministic: False draws dropout from the 'dropout' stream.
+          layers: G in [1, L], whose vectors are wanted: the last ones, from below to above.
 
         Returns:
-          [B, P, D] of the compute type.
+          [B, P, G D] of the compute type.
         """
         block = EncoderBlock(self.config, parent=None)
 
@@ -282,11 +288,20 @@ class Encoder(nn.Module):
             keys = jax.random.split(self.make_rng("dropout"), self.config.layers)
         below, last = _split_last((self.layers, keys))
         x = self.embeddings(batch, deterministic=deterministic)
-        x, _ = jax.lax.scan(
-            lambda x, layer: (run(x, layer), None), x, below, unroll=self.config.unroll
-        )
-        x = run(x, last, positions)
-        return self.final_norm(x) if self.config.norm is Norm.PRE else x
+
+        def step(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, jax.Array | None]:
+            x = run(x, layer)
+            return x, gather_positions(x, positions) if layers > 1 else None
+
+        kept: Any  # [L - 1, B, P, D]
+        x, kept = jax.lax.scan(step, x, below, unroll=self.config.unroll)
+        wanted = [run(x, last, positions)]
+        if layers > 1:
+            wanted = [*jnp.split(kept[1 - layers :], layers - 1), wanted[0][None]]
+            wanted = [x.squeeze(0) for x in wanted]
+        if self.config.norm is Norm.PRE:
+            wanted = [self.final_norm(x) for x in wanted]
+        return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
 
 
 def _split_last(stack: Any) -> tuple[Any, Any]:

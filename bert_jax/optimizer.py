@@ -1,5 +1,6 @@
 """AdamW as BERT used it, with a linear schedule, and groups that are not trained."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,11 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, *, frozen: frozenset[str] = frozenset()
+    config: OptimizerConfig,
+    steps: int,
+    *,
+    frozen: frozenset[str] = frozenset(),
+    relative_rates: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
     """Clips, adapts, decays, and scales by the schedule.
 
@@ -29,6 +34,8 @@ def make_optimizer(
       config: the rates.
       steps: in the whole run.
       frozen: top-level parameter groups that keep their values; they get no moments either.
+      relative_rates: parameters -> what multiplies the rate of each, as `layer_rates` makes it;
+        None: all have the same.
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
     adamw = optax.chain(
@@ -36,6 +43,7 @@ def make_optimizer(
         adam(config.beta1, config.beta2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
+        scale_each(relative_rates) if relative_rates else optax.identity(),
     )
     if not frozen:
         return adamw
@@ -46,6 +54,42 @@ def make_optimizer(
         )
 
     return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
+
+
+def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[str, Any]:
+    """Returns relative rates: each layer's is `decay` times that of the one above it.
+
+    The head stands above the top layer (ELECTRA, appendix B); the embeddings below the lowest.
+
+    Args:
+      params: of a `TaskModel`; the group `encoder` with stacked layers, and others.
+      decay: in (0, 1].
+      head: the rate of the other groups relative to the run's.
+
+    Returns:
+      The tree of `params`, each leaf a factor that broadcasts with the parameter.
+    """
+    layers = jax.tree.leaves(params["encoder"]["layers"])[0].shape[0]
+    below_top = jnp.arange(layers - 1, -1, -1)
+
+    def rate(path: tuple, leaf: Any) -> Any:
+        group, *inner = (each.key for each in path)
+        if group != "encoder":
+            return head
+        if inner[0] == "layers":
+            return (decay ** (1.0 + below_top)).reshape(-1, *[1] * (leaf.ndim - 1))
+        return decay ** (layers + 1.0) if inner[0] == "embeddings" else decay
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiplies each update by its factor; `factors` makes them of the parameters."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, f: u * f, updates, factors(params)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def is_decayed(params: Any) -> Any:

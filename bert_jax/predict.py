@@ -1,13 +1,17 @@
-"""Runs a checkpoint on new text: fills [MASK] after pretraining, labels text after fine-tuning.
+"""Runs a checkpoint on new text: fills [MASK] after pretraining, does its task after fine-tuning.
 
     python -m bert_jax.predict --checkpoint=runs/base --text='the capital of france is [MASK] .'
     python -m bert_jax.predict --checkpoint=runs/sst2 --text='this teddy bear is so cute.'
-    python -m bert_jax.predict --checkpoint=runs/sst2 --json < lines.txt
+    python -m bert_jax.predict --checkpoint=runs/wnut --text='Angela Merkel visits Paris .'
+    python -m bert_jax.predict --checkpoint=runs/squad --text='Who?' --text_pair='It was she.'
+    python -m bert_jax.predict --checkpoint=runs/sst2 --json --input=lines.txt
 
 The input is plain text; [CLS] and [SEP] are added here. Only filling reads the letters [MASK] as
-the mask; everywhere else they are text. A pair task takes lines of two texts with a tab between.
+the mask; everywhere else they are text. A task of pairs takes lines of two texts with a tab
+between, such as a question and the text to search.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -19,19 +23,23 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
 from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
-from bert_jax.data.tasks import encode_inputs, make_input_rows
+from bert_jax.data.task_rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
-from bert_jax.heads import ClassificationModel, PretrainingModel
+from bert_jax.finetuned import FineTuned
+from bert_jax.heads import PretrainingModel
+from bert_jax.task_predictors import PREDICTORS, check_fits
 from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
 from bert_jax.training import abstract_params
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
+_INPUT = flags.DEFINE_string("input", None, "a file of lines to read instead of standard input")
 _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
@@ -50,7 +58,8 @@ class FillMask:
         self._top_k = min(top_k, self._tokenizer.vocab_size)
         # Only the groups that fill: whatever sentence objective there was is left in the file.
         model: Any = PretrainingModel(self._encoder, SentenceObjective.NONE)
-        self._params = _restore(checkpoint, model)
+        abstract = abstract_params(model, _one_device())
+        self._params = restore_groups(checkpoint, abstract, abstract)
 
         @jax.jit
         def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -78,7 +87,7 @@ class FillMask:
         for (text, pair), ids in zip(inputs, sides, strict=True):
             if not any((side == self._tokenizer.special.mask).any() for side in ids):
                 raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
-            _check_fits(text, sum(map(len, ids)) + (3 if pair else 2), self._encoder)
+            check_fits(text, sum(map(len, ids)) + (3 if pair else 2), self._encoder)
         batch = _rows(
             [side[0] for side in sides], [side[1] for side in sides], self._tokenizer, self._encoder
         )
@@ -104,65 +113,9 @@ class FillMask:
         ]
 
 
-class Classify:
-    """The probability of each label of a fine-tuned checkpoint."""
-
-    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
-        """Restores a classification checkpoint."""
-        self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
-        self._encoder = from_dict(EncoderConfig, facts["encoder"])
-        self._labels, self._pairs = facts["labels"], facts["pairs"]
-        model: Any = ClassificationModel(self._encoder, len(self._labels))
-        self._params = _restore(checkpoint, model)
-
-        @jax.jit
-        def forward(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            return jax.nn.softmax(model.apply({"params": params}, batch, deterministic=True)[:, 0])
-
-        self._forward = forward
-
-    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Labels inputs.
-
-        Args:
-          inputs: (text, second text or ''), as the task had them.
-
-        Returns:
-          For each, `text`, `label` (the most likely), and `probabilities` by label.
-
-        Raises:
-          UserError: for an empty text, a missing or needless second text, or one that is too long.
-        """
-        for text, pair in inputs:
-            if not text.strip():
-                raise UserError("an input is empty: give it a text")
-            if bool(pair) != self._pairs:
-                wanted = "pairs: TEXT, a tab, TEXT" if self._pairs else "single texts"
-                raise UserError(f"{text!r} does not suit the task, which is of {wanted}")
-        texts, pairs = zip(*inputs, strict=True)
-        a, b, _ = encode_inputs(texts, pairs, self._tokenizer, sys.maxsize)
-        for text, a_ids, b_ids in zip(texts, a, b, strict=True):
-            _check_fits(text, len(a_ids) + len(b_ids) + (3 if self._pairs else 2), self._encoder)
-        batch = _rows(a, b, self._tokenizer, self._encoder)
-        rows = jax.device_get(self._forward(self._params, batch))
-        return [
-            {
-                "text": text,
-                **({"text_pair": pair} if pair else {}),
-                "label": self._labels[int(row.argmax())],
-                "probabilities": {
-                    label: float(p) for label, p in zip(self._labels, row, strict=True)
-                },
-            }
-            for (text, pair), row in zip(inputs, rows, strict=True)
-        ]
-
-
-def _restore(checkpoint: pathlib.Path, model: Any) -> Any:
-    # Prediction is small: it stays on one device of whatever machine it runs on.
-    mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
-    abstract = abstract_params(model, mesh)
-    return restore_groups(checkpoint, abstract, abstract)
+def _one_device() -> Mesh:
+    """Prediction is small: it stays on one device of whatever machine it runs on."""
+    return sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
 
 
 def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -179,22 +132,14 @@ def _rows(
     tokenizer: Tokenizer,
     encoder: EncoderConfig,
 ) -> dict[str, np.ndarray]:
-    """Writes inputs as rows of the shortest length that is a multiple of a few."""
-    longest = max(len(x) + len(y) + 3 for x, y in zip(a, b, strict=True))
-    length = _round_up(longest, _LENGTH_STEP)
-    return make_input_rows(a, b, length, tokenizer.special, pool_last=encoder.causal)
+    """Writes an input a row, of the shortest length that is a multiple of a few."""
+    length = _round_up(int(input_sizes(a, b).max()), _LENGTH_STEP)
+    held, last = np.ones(len(a), np.int64), encoder.causal
+    return make_token_rows(a, b, held, length, tokenizer.special, slots=1, pool_last=last)[0]
 
 
 def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
-
-
-def _check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
-    if size > encoder.max_length:
-        raise UserError(
-            f"{text[:40]!r}... has {size} tokens, and the model has positions for"
-            f" {encoder.max_length}: shorten or split it"
-        )
 
 
 def read_inputs(
@@ -213,38 +158,38 @@ def read_inputs(
             first, _, second = line.decode().rstrip("\r\n").partition("\t")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"standard input, line {number} is not UTF-8 (byte {error.start} of the line):"
-                " convert it first"
+                f"{_INPUT.value or 'standard input'}, line {number} is not UTF-8 (byte"
+                f" {error.start} of the line): convert it first"
             ) from None
         yield first, second
 
 
-def show(prediction: dict[str, Any]) -> str:
-    """Words a prediction for a person."""
-    if "masks" in prediction:
-        lines = [prediction["text"]]
-        for number, tokens in enumerate(prediction["masks"], start=1):
-            lines += [f"  {number}  {each['probability']:.4f}  {each['token']}" for each in tokens]
-        return "\n".join(lines)
-    text = "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)
-    ranked = sorted(prediction["probabilities"].items(), key=lambda item: -item[1])
-    return f"{text}\n" + "\n".join(f"  {p:.4f}  {label}" for label, p in ranked)
+def show_masks(prediction: dict[str, Any]) -> str:
+    """Words what `FillMask` found for a person."""
+    lines = [prediction["text"]]
+    for number, tokens in enumerate(prediction["masks"], start=1):
+        lines += [f"  {number}  {each['probability']:.4f}  {each['token']}" for each in tokens]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Restores the checkpoint, then predicts batch by batch."""
     checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
     facts = read_facts(checkpoint)
-    predict = (
-        FillMask(checkpoint, facts, _TOP_K.value)
-        if facts["kind"] == "pretraining"
-        else Classify(checkpoint, facts)
-    )
-    inputs = read_inputs(_TEXT.value, _TEXT_PAIR.value, sys.stdin.buffer)
-    show_one = functools.partial(json.dumps, ensure_ascii=False) if _JSON.value else show
-    while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
-        for prediction in predict(batch):
-            print(show_one(prediction), flush=True)
+    if facts["kind"] == "pretraining":
+        predict, show = FillMask(checkpoint, facts, _TOP_K.value), show_masks
+    else:
+        tuned = FineTuned(checkpoint, facts, _one_device())
+        predict = PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE.value)
+        show = predict.show
+    if _JSON.value:
+        show = functools.partial(json.dumps, ensure_ascii=False)
+    given = _INPUT.value
+    with open(given, "rb") if given else contextlib.nullcontext(sys.stdin.buffer) as lines:
+        inputs = read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
+        while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
+            for prediction in predict(batch):
+                print(show(prediction), flush=True)
 
 
 if __name__ == "__main__":

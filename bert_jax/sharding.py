@@ -45,9 +45,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
 
 
+def row_groups(mesh: Mesh) -> int:
+    """Counts the groups of devices that a batch's rows are split over."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises UserError unless the rows divide among the data axes of the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = row_groups(mesh)
     if batch_size % parts:
         raise UserError(
             f"--config.batch_size={batch_size} cannot be split over {parts} groups of devices:"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import EncoderConfig
+from bert_jax.heads import TaskModel
 from bert_jax.losses import Params
 from bert_jax.training import run_key
 
@@ -34,6 +35,11 @@ def tiny_encoder() -> EncoderConfig:
     It divides every mesh of eight devices that the tests use.
     """
     return EncoderConfig(vocab_size=60, width=24, layers=2, heads=4, mlp_width=40, max_length=18)
+
+
+def classification_model(config: EncoderConfig) -> TaskModel:
+    """Returns a classifier of whole inputs, C = 3."""
+    return TaskModel(config, "classifier", 3, whole_inputs=True)
 
 
 def make_batch(

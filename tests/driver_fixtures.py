@@ -186,9 +186,9 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
             "bert_jax.data.rows",
             "bert_jax.data.sampling",
             "bert_jax.data.sources",
-            "bert_jax.data.tasks",
             "bert_jax.heads",
             "bert_jax.masking",
+            "bert_jax.task_kinds",
             "bert_jax.tokenizer_training",
             "ml_collections.config_flags",
         ]

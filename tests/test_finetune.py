@@ -21,18 +21,18 @@ from driver_fixtures import state_of as pretrained_state
 
 from bert_jax.checkpoint import find_checkpoint, read_facts, restore_state, steps_in
 from bert_jax.config import EncoderConfig, FinetuneConfig, MeshConfig, from_dict
-from bert_jax.heads import ClassificationModel
 from bert_jax.optimizer import make_optimizer
 from bert_jax.sharding import make_mesh
+from bert_jax.task_kinds import make_model
 from bert_jax.training import TrainState, abstract_state
+from bert_jax.transfer import frozen_groups
 
 
 def state_of(checkpoint: pathlib.Path) -> TrainState:
     facts = read_facts(checkpoint)
     config = from_dict(FinetuneConfig, facts["config"])
-    model = ClassificationModel(from_dict(EncoderConfig, facts["encoder"]), len(facts["labels"]))
-    frozen = frozenset({"encoder"} if config.freeze_encoder else ())
-    tx = make_optimizer(config.optimizer, 1, frozen=frozen)
+    model = make_model(config, from_dict(EncoderConfig, facts["encoder"]), facts["labels"])
+    tx = make_optimizer(config.optimizer, 1, frozen=frozen_groups(config))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     return restore_state(checkpoint, abstract_state(model, tx, mesh))
 
@@ -45,9 +45,10 @@ def test_learns_a_task_that_words_decide(finetuned: Run) -> None:
 
 def test_says_what_is_transferred_and_what_is_fresh(finetuned: Run) -> None:
     table = [line.split() for line in finetuned[1].err.splitlines()]
-    assert ["classifier", "26", "fresh", "trained"] in table
-    assert [line[2:] for line in table if line[0] == "encoder"] == [["transferred", "trained"]]
-    assert [line[2:] for line in table if line[0] == "pooler"] == [["transferred", "trained"]]
+    assert ["classifier", "26", "fresh", "trained", "0.03"] in table
+    for group in ("encoder", "pooler"):
+        said = [line[2:] for line in table if line[:1] == [group]]
+        assert said == [["transferred", "trained", "0.03"]]
     assert "labels: cold, warm" in finetuned[1].err
     assert "train: 42 examples" in finetuned[1].err and "dev: 17 examples" in finetuned[1].err
 
@@ -76,7 +77,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(
 def test_a_frozen_encoder_keeps_its_bits(
     drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    frozen = ["--config.freeze_encoder", "--config.epochs=1"]
+    frozen = ["--config.encoder_mode=frozen", "--config.epochs=1"]
     result = drivers.run("finetune", *finetune_flags(task, pretrained, tmp_path), *frozen)
     assert result.status == 0
     before = pretrained_state(newest(pretrained[0])).params
@@ -170,7 +171,15 @@ def test_a_resumed_run_must_have_the_same_examples(
         ("--checkpoint=", "--checkpoint is not set: for example --checkpoint=runs/base"),
         ("--workdir=", "--workdir is not set"),
         ("--config.data.length=41", "length=41 is longer than the position table"),
-        ("--config.data.dev=dev.txt", "dev.txt: the name must end in .tsv, .csv, .jsonl"),
+        ("--config.data.dev=dev.xml", "dev.xml: the name must end in .tsv, .csv, .jsonl"),
+        ("--config.data.dev=dev.conll", "dev.conll: a .conll file is for task=tags"),
+        ("--config.data.dev=dev.json", "dev.json: a .json file is for task=spans"),
+        ("--config.task=spans", "train.tsv: a .tsv file is for task=classification or regression"),
+        ("--config.metric=bleu", "--config.metric=bleu is no score of this task: choose one of"),
+        ("--config.feature_layers=3", "feature_layers=3: the checkpoint's encoder has 2 layers"),
+        ("--config.class_weights=hot=2", "'hot=2' is not LABEL=WEIGHT with a label of cold, warm"),
+        ("--config.data.examples=43", "data.examples=43: "),
+        ("--config.data.examples=1", "draws no example of"),
         ("--config.data.train=", "--config.data.train is not set"),
         ("--config.encoder.width=3", "--config.encoder.width: there is no such field"),
     ],

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import pathlib
 import typing
 
@@ -13,27 +14,31 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
-    {"errors", "data.ragged", "data.batches"},
+    {"errors", "data.ragged", "data.batches", "data.windows"},
     {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
     {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
-    | {"data.task_batches", "data.tables", "metrics"},
-    {"attention", "masking", "data.examples", "data.tasks", "data.pieces"}
-    | {"data.tagged_files", "data.question_files"},
-    {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"},
-    {"heads", "data.rows", "data.loader"},
+    | {"data.task_batches", "data.tables", "metrics", "task_plots"},
+    {"attention", "masking", "data.examples", "data.pieces"}
+    | {"data.tagged_files", "data.question_files", "data.task_rows"},
+    {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"}
+    | {"data.splits"},
+    {"heads", "data.rows", "data.loader"} | {"data.tasks", "data.tag_task", "data.span_task"},
     {"losses", "data.corpora", "data.feed", "data.report"},
-    {"training", "corpus_plot", "beam_pieces"},
+    {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop"},
-    {"prepare", "pretrain", "finetune", "predict"},
+    {"transfer", "finetuned"},
+    {"task_predictors"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """Parses every module of the package, by its name inside the package."""
     names = {}

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import make_batch, random_params, with_targets
+from conftest import classification_model, make_batch, random_params, with_targets
 
 from bert_jax.attention import dropout
 from bert_jax.config import ComputeType, EncoderConfig, Norm, PositionInit
-from bert_jax.heads import ClassificationModel, PretrainingModel
+from bert_jax.heads import PretrainingModel
 from bert_jax.model import Dropout, Encoder, EncoderBlock, gelu
 from bert_jax.training import run_key
 
@@ -77,7 +77,7 @@ def test_pretraining_model_agrees_with_numpy(tiny_encoder, norm, causal):
 
 
 def test_classification_model_agrees_with_numpy(tiny_encoder):
-    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
+    model, batch = classification_model(tiny_encoder), make_batch(tiny_encoder)
     params = random_params(model, batch)
     logits = forward(model)(params, batch)
     assert logits.shape == (16, 2, 3)
@@ -214,7 +214,7 @@ def test_heads_make_the_last_layer_compute_only_what_they_read(tiny_encoder):
     assert slots != 14
     for model, wanted in (
         (PretrainingModel(tiny_encoder), slots),
-        (ClassificationModel(tiny_encoder, 3), batch["pool_positions"].shape[1]),
+        (classification_model(tiny_encoder), batch["pool_positions"].shape[1]),
     ):
         program = forward(model).lower(random_params(model, batch), batch).as_text()
         widths = re.findall(r"stablehlo.dot_general.*-> tensor<16x(\d+)x40xf32>", program)
@@ -294,7 +294,7 @@ def test_a_key_alone_does_not_turn_dropout_on():
 
 def test_classifier_has_dropout_of_its_own(tiny_encoder):
     batch = make_batch(tiny_encoder)
-    model = ClassificationModel(replace(tiny_encoder, attention_dropout_rate=0.0), classes=3)
+    model = classification_model(replace(tiny_encoder, attention_dropout_rate=0.0))
     params, score = random_params(model, batch), forward(model)
     # All that the classifier sees is tanh(1), whatever is dropped before it.
     params["pooler"]["dense"] = {"kernel": np.zeros((24, 24)), "bias": np.ones(24)}
@@ -438,7 +438,7 @@ def test_parameter_paths_and_shapes(tiny_encoder):
     }
     classification = encoder | {"classifier/dense/bias": (3,), "classifier/dense/kernel": (24, 3)}
     assert paths(random_params(PretrainingModel(tiny_encoder), batch)) == pretraining
-    assert paths(random_params(ClassificationModel(tiny_encoder, 3), batch)) == classification
+    assert paths(random_params(classification_model(tiny_encoder), batch)) == classification
     pre_norm = PretrainingModel(replace(tiny_encoder, norm=Norm.PRE))
     final = {"encoder/final_norm/bias": (24,), "encoder/final_norm/scale": (24,)}
     assert paths(random_params(pre_norm, batch)) == pretraining | final
@@ -476,3 +476,22 @@ def test_a_sinusoidal_position_table_begins_as_published(tiny_encoder):
             angle = position / 10_000 ** (2 * channel / config.width)
             found = table[position, [channel, channel + config.width // 2]] / 0.02 / 2**0.5
             np.testing.assert_allclose(found, [math.sin(angle), math.cos(angle)], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_the_last_layers_side_by_side(tiny_encoder, norm):
+    config = replace(tiny_encoder, layers=4, norm=norm)
+    batch = make_batch(config)
+    positions = batch["pool_positions"]
+    encoder = Encoder(config)
+    params = random_params(encoder, batch)
+    apply = functools.partial(encoder.apply, deterministic=True)
+    together = apply({"params": params}, batch, positions, layers=3)
+    assert together.shape == (16, 2, 3 * 24)
+    for number, layers in enumerate((2, 3, 4)):
+        # Witness: encoders that end earlier.
+        shallow = Encoder(replace(config, layers=layers))
+        cut = params | {"layers": jax.tree.map(lambda leaf, n=layers: leaf[:n], params["layers"])}
+        alone = shallow.apply({"params": cut}, batch, positions, deterministic=True)
+        part = together[:, :, 24 * number : 24 * (number + 1)]
+        np.testing.assert_allclose(part, alone, rtol=1e-5, atol=1e-5)

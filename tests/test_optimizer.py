@@ -1,5 +1,6 @@
 """The schedule, AdamW against NumPy, weight decay by name, and frozen groups."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_batch, random_params, with_targets
+from conftest import classification_model, make_batch, random_params, with_targets
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.heads import ClassificationModel, PretrainingModel
+from bert_jax.heads import PretrainingModel
 from bert_jax.optimizer import (
     clip_by_global_norm,
     is_decayed,
+    layer_rates,
     learning_rate_schedule,
     make_optimizer,
 )
@@ -144,7 +146,7 @@ def test_biases_and_layer_norms_are_not_decayed(tiny_encoder):
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_frozen_groups_keep_their_values_and_have_no_moments(tiny_encoder, bias_correction):
-    model, batch = ClassificationModel(tiny_encoder, classes=3), make_batch(tiny_encoder)
+    model, batch = classification_model(tiny_encoder), make_batch(tiny_encoder)
     start = random_params(model, batch)
     config = OptimizerConfig(warmup_steps=0, bias_correction=bias_correction)
     tx = make_optimizer(config, steps=10, frozen=frozenset({"encoder", "pooler"}))
@@ -169,3 +171,24 @@ def test_frozen_gradients_do_not_count_in_clipping():
     (expected, _), (clipped, _) = (descend(tx, params, [g]) for g in (small, huge))
     np.testing.assert_array_equal(clipped["classifier"]["bias"], expected["classifier"]["bias"])
     assert (clipped["classifier"]["bias"] != 1).all()
+
+
+def test_layer_rates_fall_from_the_head_down(tiny_encoder):
+    model, batch = classification_model(tiny_encoder), make_batch(tiny_encoder)
+    start = random_params(model, batch)
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
+    rates = functools.partial(layer_rates, decay=0.5, head=4.0)
+    moved, _ = descend(
+        make_optimizer(config, steps=10, relative_rates=rates),
+        start,
+        [jax.tree.map(jnp.ones_like, start)],
+    )
+    steps = jax.tree.map(lambda a, b: np.asarray(a - b), start, moved)
+    for leaf in jax.tree.leaves(steps["encoder"]["layers"]):
+        np.testing.assert_allclose(leaf[1], 0.1 * 0.5, rtol=1e-3)
+        np.testing.assert_allclose(leaf[0], 0.1 * 0.25, rtol=1e-3)
+    for leaf in jax.tree.leaves(steps["encoder"]["embeddings"]):
+        np.testing.assert_allclose(leaf, 0.1 * 0.125, rtol=1e-3)
+    for group in ("pooler", "classifier"):
+        for leaf in jax.tree.leaves(steps[group]):
+            np.testing.assert_allclose(leaf, 0.4, rtol=1e-3)

@@ -6,14 +6,12 @@ import pytest
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.tasks import (
-    EncodedTask,
     Example,
-    TaskStream,
     encode_inputs,
     label_names,
-    make_input_rows,
-    make_task_rows,
+    read_class_task,
     read_examples,
+    read_number_task,
 )
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import SpecialIds, WordPieceTokenizer
@@ -21,6 +19,8 @@ from bert_jax.tokenizer import SpecialIds, WordPieceTokenizer
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 LETTERS = "abcdefgh"
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+
+TOKENIZER = WordPieceTokenizer(PIECES, lower_case=True)
 
 
 def read(path: pathlib.Path, content: str | bytes, **columns: object) -> list[Example]:
@@ -96,19 +96,15 @@ def test_label_names() -> None:
     def examples(*labels: str) -> list[Example]:
         return [Example("a", "", label, f"f:{n}") for n, label in enumerate(labels)]
 
-    assert label_names(examples("b", "a", "b"), examples("a")) == ["a", "b"]
-    with pytest.raises(UserError, match="f:1 has the label 'c', which training never saw"):
-        label_names(examples("b", "a"), examples("a", "c"))
+    assert label_names(examples("b", "a", "b")) == ["a", "b"]
     with pytest.raises(UserError, match="f:0 and on have the one label 'a': two are needed"):
-        label_names(examples("a", "a"), examples("a"))
+        label_names(examples("a", "a"))
 
 
 def test_inputs_are_cut_to_the_row_and_counted() -> None:
-    tokenizer = WordPieceTokenizer(PIECES, lower_case=True)
     texts, pairs = ["abcdefgh", "abc", "abcd", "a", "abcdefgh"], ["", "", "efgh", "b", "ab"]
-    a, b, cut = encode_inputs(texts, pairs, tokenizer, 9)
+    a, b, cut = encode_inputs(texts, pairs, TOKENIZER, 9)
     assert cut == 3
-    rows = make_input_rows(a, b, 9, SPECIAL)
     assert [(len(x), len(y)) for x, y in zip(a, b, strict=True)] == [
         (7, 0),
         (3, 0),
@@ -116,55 +112,62 @@ def test_inputs_are_cut_to_the_row_and_counted() -> None:
         (1, 1),
         (4, 2),
     ]
-    assert rows["token_ids"].shape == (5, 9) and rows["pool_positions"].tolist() == [[0]] * 5
-    assert rows["token_ids"][1].tolist() == [2, *a[1], 3, 0, 0, 0, 0]
-    assert rows["token_ids"][3].tolist() == [2, *a[3], 3, *b[3], 3, 0, 0, 0, 0]
-    assert rows["segment_ids"][3].tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0]
-    assert rows["example_ids"][3].tolist() == [1] * 5 + [0] * 4
 
 
 def test_special_pieces_in_an_input_are_text() -> None:
-    tokenizer = WordPieceTokenizer(PIECES, lower_case=True)
-    (ids,), _, _ = encode_inputs(["a [MASK] [SEP] b"], [""], tokenizer, 20)
+    (ids,), _, _ = encode_inputs(["a [MASK] [SEP] b"], [""], TOKENIZER, 20)
     assert len(ids) > 2 and not set(ids.tolist()) & {SPECIAL.mask, SPECIAL.sep}
 
 
-def encoded(examples: int) -> EncodedTask:
-    ids = [np.array([5 + number], np.int32) for number in range(examples)]
-    none = [np.array([], np.int32)] * examples
-    return EncodedTask(ids, none, np.arange(examples, dtype=np.int32), 0)
+def task_of(tmp_path: pathlib.Path, train: str, *dev: str, **columns: object) -> TaskDataConfig:
+    for number, content in enumerate([train, *dev]):
+        (tmp_path / f"{number}.tsv").write_text(content)
+    columns |= {
+        "train": str(tmp_path / "0.tsv"),
+        "dev": ",".join(str(tmp_path / f"{number}.tsv") for number in range(1, len(dev) + 1)),
+        "header": False,
+        "text_column": "0",
+        "label_column": "1",
+    }
+    return TaskDataConfig(**columns)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
-def test_an_epoch_has_every_example_once(batch_size: int) -> None:
-    stream = TaskStream(encoded(11), 6, SPECIAL, seed=0, batch_size=batch_size)
-    assert stream.batches_per_epoch == -(-11 // batch_size)
-    orders = []
-    for epoch in range(3):
-        seen, names = [], set()
-        for number in range(stream.batches_per_epoch):
-            first = (epoch * stream.batches_per_epoch + number) * batch_size
-            batch = stream.rows(np.arange(first, first + batch_size))
-            held = batch["weights"][:, 0] > 0
-            assert (batch["token_ids"][held, 1] == 5 + batch["labels"][held, 0]).all()
-            assert not batch["token_ids"][~held].any() and not batch["example_ids"][~held].any()
-            seen += batch["labels"][held, 0].tolist()
-            names |= {tuple(name) for name in batch["row_ids"][held].tolist()}
-        assert sorted(seen) == list(range(11)) and len(names) == 11
-        orders.append(seen)
-    assert orders[0] != orders[1] != orders[2] != list(range(11))
+def test_a_task_of_classes_and_its_scores(tmp_path: pathlib.Path) -> None:
+    config = task_of(tmp_path, "a\tno\nb\tyes\n", "ab\tyes\nc\tno\nd\tyes\n", "e\tno\n", length=8)
+    task = read_class_task(config, TOKENIZER)
+    assert task.labels == ["no", "yes"] and list(task.dev) == ["dev", "dev2"]
+    dev = task.dev["dev"]
+    assert dev.inputs.labels[:].tolist() == [1, 0, 1]  # pyright: ignore
+    outputs = [np.array(x, np.float32) for x in ([0, 2], [1, 3], [0, 5])]
+    scores = dev.scores(outputs)
+    assert scores["accuracy"] == pytest.approx(2 / 3) and scores["f1"] == pytest.approx(0.8)
+    assert dev.scores(dev.constant_outputs())["accuracy"] == pytest.approx(2 / 3)
+    first = next(iter(dev.predictions(outputs)))
+    assert first["text"] == "ab" and first["gold"] == first["label"] == "yes"
+    assert first["probabilities"]["yes"] == pytest.approx(1 / (1 + np.exp(-2)))
+    # F1 is of the label that is asked for.
+    config.positive_label = "no"
+    assert read_class_task(config, TOKENIZER).dev["dev"].scores(outputs)["f1"] == 0
+    config.positive_label = "maybe"
+    with pytest.raises(UserError, match="positive_label='maybe' is no label: the"):
+        read_class_task(config, TOKENIZER)
 
 
-def test_parts_of_a_batch_are_those_of_the_whole() -> None:
-    stream = TaskStream(encoded(11), 6, SPECIAL, seed=0, batch_size=4)
-    whole = stream.rows(np.arange(8, 12))
-    for name, field in whole.items():
-        parts = [stream.rows(np.array([row]))[name] for row in range(8, 12)]
-        assert np.array_equal(np.concatenate(parts), field)
+def test_a_label_that_training_never_saw_is_named(tmp_path: pathlib.Path) -> None:
+    config = task_of(tmp_path, "a\tno\nb\tyes\n", "a\tno\n", "ab\tperhaps\n")
+    with pytest.raises(UserError, match=r"2.tsv:1 has the label 'perhaps', which training never"):
+        read_class_task(config, TOKENIZER)
 
 
-def test_empty_rows_weigh_nothing() -> None:
-    batch = make_task_rows(encoded(3), np.array([2, -1, 0]), 6, SPECIAL)
-    assert batch["weights"].tolist() == [[1], [0], [1]]
-    assert batch["labels"].tolist() == [[2], [0], [0]]
-    assert batch["token_ids"][:, 1].tolist() == [7, 0, 5]
+def test_a_task_of_numbers(tmp_path: pathlib.Path) -> None:
+    config = task_of(tmp_path, "a\t1\nb\t2.5\n", "ab\t0\nc\t2\nd\t4\n")
+    task = read_number_task(config, TOKENIZER)
+    dev = task.dev["dev"]
+    assert task.labels == [] and task.train.inputs.labels[:].tolist() == [1, 2.5]  # pyright: ignore
+    outputs = [np.array([x], np.float32) for x in (1, 2, 3)]
+    assert dev.scores(outputs)["pearson"] == pytest.approx(1)
+    assert dev.scores(dev.constant_outputs())["pearson"] == 0
+    assert [each["value"] for each in dev.predictions(outputs)] == [1, 2, 3]
+    config = task_of(tmp_path, "a\t1\nb\thigh\n", "a\t1\n")
+    with pytest.raises(UserError, match=r"0.tsv:2 has 'high' in '1', which is no number"):
+        read_number_task(config, TOKENIZER)

@@ -8,14 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import MASK, SPECIAL_IDS, Batch, make_batch, random_params, with_targets
+from conftest import (
+    MASK,
+    SPECIAL_IDS,
+    Batch,
+    classification_model,
+    make_batch,
+    random_params,
+    with_targets,
+)
 from jax.sharding import Mesh
 
 from bert_jax import sharding, training
 from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerConfig
 from bert_jax.errors import UserError
-from bert_jax.heads import ClassificationModel, PretrainingModel
-from bert_jax.losses import make_classification_loss, make_pretraining_loss, mean
+from bert_jax.heads import PretrainingModel, TaskModel
+from bert_jax.losses import class_totals, make_pretraining_loss, make_task_loss, mean
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.optimizer import make_optimizer
 
@@ -65,9 +73,7 @@ def assert_trees_close(tree: Any, expected: Any, *, rtol: float, atol: float = 0
 # --- meshes
 
 
-def start(
-    model: PretrainingModel | ClassificationModel, tx: Any, abstract: training.TrainState
-) -> Any:
+def start(model: PretrainingModel | TaskModel, tx: Any, abstract: training.TrainState) -> Any:
     """Returns the state of step 0, with parameters so wide that each matters."""
     params = random_params(model, with_targets(make_batch(model.config)))
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
@@ -245,12 +251,12 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
 
 
 def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
-    model, mesh = ClassificationModel(tiny_encoder, 3), sharding.make_mesh(MeshConfig(tensor=2))
+    model, mesh = classification_model(tiny_encoder), sharding.make_mesh(MeshConfig(tensor=2))
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
     abstract = training.abstract_state(model, tx, mesh)
     step = training.make_train_step(
-        make_classification_loss(model), lambda batch, key, step: batch, tx, abstract
+        make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
     )
     state = start(model, tx, abstract)
     before = jax.device_get(state.params)

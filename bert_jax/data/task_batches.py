@@ -75,6 +75,14 @@ class TaskBatches:
         order = np.argsort(row_of[place][there], kind="stable")
         return dealt[place][there][order], _held(row_of[place : place + 1], self.rows)[0]
 
+    def describe(self) -> str:
+        """Says how much of the rows is tokens: '98 batches of 32 in 8 rows of 128, 95.1 % full'."""
+        places = self.per_epoch * self.rows * self._capacity
+        return (
+            f"{self.per_epoch:,} batches of {self._batch_size} in {self.rows} rows of"
+            f" {self._capacity}, {100 * self._lengths.sum() / places:.1f} % full"
+        )
+
     def _deal_and_pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the inputs of each batch and their rows, [batches, E]; -1 for none."""
         dealt = self._deal(epoch)

@@ -1,24 +1,19 @@
-"""Labelled tasks over whole inputs: a file's rows to token ids, and those to batches."""
+"""Labelled tasks over whole inputs: a class or a number for a text or a pair of texts."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from bert_jax.config import TaskDataConfig
-from bert_jax.data import draws
-from bert_jax.data.layout import (
-    PAIR_SPECIALS,
-    SINGLE_SPECIALS,
-    lay_out,
-    truncated_lengths,
-)
-from bert_jax.data.tables import read_rows, text_value
+from bert_jax.data.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
+from bert_jax.data.splits import Outputs, Split, Task, dev_sources
+from bert_jax.data.tables import Row, number_value, read_rows, text_value
+from bert_jax.data.task_rows import TaskInputs
 from bert_jax.errors import UserError
-from bert_jax.tokenizer import SpecialIds, Tokenizer
-
-_EPOCH_ORDER = 100  # purpose of the draws, apart from those of pretraining
+from bert_jax.metrics import classification_scores, regression_scores
+from bert_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,8 +26,13 @@ class Example:
     place: str  # file:line, for messages
 
 
-def read_examples(path: str, config: TaskDataConfig) -> list[Example]:
-    """Reads a .tsv (no quoting), .csv or .jsonl file by the names of its columns.
+def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False) -> list[Example]:
+    """Reads a .tsv (no quoting), .csv or .jsonl file, or a dataset of TFDS, by its columns.
+
+    Args:
+      source: the file or dataset.
+      config: names the columns.
+      numbers: whether labels must be numbers.
 
     Raises:
       UserError: if the file is missing, empty or not UTF-8, a column is missing, or a value is
@@ -43,53 +43,32 @@ def read_examples(path: str, config: TaskDataConfig) -> list[Example]:
         Example(
             text=text_value(row, config.text_column, place, "text_column"),
             text_pair=text_value(row, pair, place, "text_pair_column") if pair else "",
-            label=text_value(row, config.label_column, place, "label_column"),
+            label=_label(row, config.label_column, place, numbers),
             place=place,
         )
-        for place, row in read_rows(path, header=config.header)
+        for place, row in read_rows(source, header=config.header)
     ]
     if not examples:
-        raise UserError(f"{path} holds no examples")
+        raise UserError(f"{source} holds no examples")
     return examples
 
 
-def label_names(train: Sequence[Example], dev: Sequence[Example]) -> list[str]:
+def _label(row: Row, names: str, place: str, numbers: bool) -> str:
+    if numbers:
+        return repr(number_value(row, names, place, "label_column"))
+    return text_value(row, names, place, "label_column")
+
+
+def label_names(train: Sequence[Example]) -> list[str]:
     """Returns the labels of the training file, sorted.
 
     Raises:
-      UserError: if there are fewer than two, or the held-out file has one that they lack.
+      UserError: if there are fewer than two.
     """
     names = sorted({example.label for example in train})
     if len(names) < 2:
         raise UserError(f"{train[0].place} and on have the one label {names[0]!r}: two are needed")
-    for example in dev:
-        if example.label not in names:
-            raise UserError(
-                f"{example.place} has the label {example.label!r}, which training never saw:"
-                f" the training file has {', '.join(map(repr, names[:10]))}"
-            )
     return names
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedTask:
-    """The examples of one file as token ids, cut to the row length.
-
-    Attributes:
-      a: A of each example, int32.
-      b: B of each example, int32; empty for single inputs.
-      labels: [E] int32, places in the label names.
-      truncated: examples that lost tokens.
-    """
-
-    a: list[np.ndarray]
-    b: list[np.ndarray]
-    labels: np.ndarray
-    truncated: int
-
-    def __len__(self) -> int:
-        """How many examples."""
-        return len(self.a)
 
 
 def encode_inputs(
@@ -116,137 +95,181 @@ def encode_inputs(
     return a, b, int(cut)
 
 
-def encode_examples(
-    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, length: int
-) -> EncodedTask:
-    """Tokenises labelled examples; `names` gives each label its number."""
-    a, b, truncated = encode_inputs(
-        [example.text for example in examples],
-        [example.text_pair for example in examples],
-        tokenizer,
-        length,
-    )
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[example.label] for example in examples], np.int32)
-    return EncodedTask(a, b, labels, truncated)
-
-
-def make_input_rows(
-    a: Sequence[np.ndarray],
-    b: Sequence[np.ndarray],
-    length: int,
-    special: SpecialIds,
-    *,
-    pool_last: bool = False,
-) -> dict[str, np.ndarray]:
-    """Writes one input a row.
-
-    Args:
-      a: ids of A of each input, [R] arrays of int32.
-      b: the same for B; empty where there is none.
-      length: T; the inputs must fit.
-      special: ids of [PAD], [CLS] and [SEP].
-      pool_last: as in `layout.lay_out`; for an encoder that is causal.
-
-    Returns:
-      The token fields of a batch, [R, T], and `pool_positions` [R, 1].
-    """
-    sides = [side for pair in zip(a, b, strict=True) for side in pair]
-    lengths = np.array([len(side) for side in sides], np.int64)
-    there = (np.arange(len(sides)) % 2 == 0) | (lengths > 0)  # A always, B where it has tokens
-    batch, _ = lay_out(
-        np.ones(len(a), np.int64),
-        there.reshape(-1, 2).sum(axis=1),
-        np.concatenate([np.array([], np.int32), *sides]),  # a host's rows can all be filling
-        lengths[there],
-        np.tile(np.array([0, 1], np.int32), len(a))[there],
-        length=length,
-        slots=1,
-        special=special,
-        pool_last=pool_last,
-    )
-    return batch
-
-
-def make_task_rows(
-    task: EncodedTask,
-    examples: np.ndarray,
-    length: int,
-    special: SpecialIds,
-    *,
-    pool_last: bool = False,
-    epoch: int = 0,
-) -> dict[str, np.ndarray]:
-    """Writes one example a row, as the batch of docs/architecture.md with N = 1.
-
-    Args:
-      task: the examples.
-      examples: [R] int64, which; -1 gives an empty row of weight 0.
-      length: T.
-      special: ids of [PAD], [CLS] and [SEP].
-      pool_last: as in `layout.lay_out`.
-      epoch: a part of the rows' names.
-    """
-    held = examples >= 0
-    chosen = examples[held]
-    rows = make_input_rows(
-        [task.a[i] for i in chosen],
-        [task.b[i] for i in chosen],
-        length,
-        special,
-        pool_last=pool_last,
-    )
-    batch = {
-        name: np.zeros((len(examples), *field.shape[1:]), field.dtype)
-        for name, field in rows.items()
-    }
-    for name, field in rows.items():
-        batch[name][held] = field
-    batch["labels"] = np.where(held, task.labels[examples], 0).astype(np.int32)[:, None]
-    batch["weights"] = held.astype(np.float32)[:, None]
-    names = np.stack([np.full_like(examples, epoch), np.maximum(examples, 0)], axis=1)
-    return batch | {"row_ids": names.astype(np.uint32)}
-
-
-class TaskStream:
-    """The rows of a fine-tuning run: each epoch is a fresh order of all examples, each once.
-
-    An epoch is a whole number of batches; the last is filled up with empty rows.
-    """
+class TextSplit(Split):
+    """Texts, or pairs of texts, with a label each."""
 
     def __init__(
         self,
-        task: EncodedTask,
+        examples: Sequence[Example],
+        labels: np.ndarray,
+        tokenizer: Tokenizer,
         length: int,
-        special: SpecialIds,
-        *,
-        pool_last: bool = False,
-        seed: int,
-        batch_size: int,
     ) -> None:
-        """Holds the examples; orders are drawn when they are needed."""
-        self._task, self._length, self._special = task, length, special
-        self._pool_last, self._seed = pool_last, seed
-        self.batches_per_epoch = -(-len(task) // batch_size)
-        self._rows_per_epoch = self.batches_per_epoch * batch_size
+        """Tokenises the examples.
 
-    def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns rows of the run as a batch: [R] int64, all of one epoch."""
-        epoch = int(rows[0]) // self._rows_per_epoch
-        within = rows - epoch * self._rows_per_epoch
-        order = np.append(_order(self._seed, epoch, len(self._task)), -1)
-        examples = order[np.minimum(within, len(self._task))]
-        return make_task_rows(
-            self._task,
-            examples,
-            self._length,
-            self._special,
-            pool_last=self._pool_last,
-            epoch=epoch,
+        Args:
+          examples: at least one.
+          labels: [E] int32 classes or float32 numbers.
+          tokenizer: of the checkpoint.
+          length: T; longer examples are cut, and noted.
+        """
+        texts, pairs = (
+            [getattr(each, side) for each in examples] for side in ("text", "text_pair")
         )
+        a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
+        self.inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        self.examples = len(a)
+        self.notes = f"{cut:,} cut to {length} tokens" if cut else ""
+        self.gold = labels
+        self._texts = [
+            {"text": text} | ({"text_pair": pair} if pair else {})
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+
+    def _told(self, answers: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for text, answer in zip(self._texts, answers, strict=True):
+            yield text | answer
 
 
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    draw = draws.words(examples, seed=seed, purpose=_EPOCH_ORDER, epoch=epoch, block=0)
-    return np.argsort(draw, kind="stable")
+class ClassSplit(TextSplit):
+    """Examples with a class each."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        tokenizer: Tokenizer,
+        config: TaskDataConfig,
+    ) -> None:
+        """Tokenises the examples; `labels` names the classes in the order of their numbers.
+
+        Raises:
+          UserError: for a label that is not among them.
+        """
+        numbers = {name: number for number, name in enumerate(labels)}
+        for example in examples:
+            if example.label not in numbers:
+                raise UserError(
+                    f"{example.place} has the label {example.label!r}, which training never saw:"
+                    f" the training file has {', '.join(map(repr, labels[:10]))}"
+                )
+        classes = np.array([numbers[example.label] for example in examples], np.int32)
+        super().__init__(examples, classes, tokenizer, config.length)
+        self._labels = labels
+        self._positive = _positive_class(labels, config.positive_label)
+
+    def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+        """See `Split.classes`."""
+        return self.gold, softmax(np.stack(outputs))
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """See `Split.scores`."""
+        predicted = np.stack(outputs).argmax(axis=1)
+        return classification_scores(self.gold, predicted, len(self._labels), self._positive)
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """See `Split.predictions`."""
+        golds = [{"gold": self._labels[number]} for number in self.gold]
+        told = told_classes(self.classes(outputs)[1], self._labels)
+        return self._told([gold | each for gold, each in zip(golds, told, strict=True)])
+
+    def constant_outputs(self) -> Outputs:
+        """See `Split.constant_outputs`."""
+        counts = np.bincount(self.gold, minlength=len(self._labels))
+        return [np.eye(len(counts), dtype=np.float32)[counts.argmax()]] * self.examples
+
+
+class NumberSplit(TextSplit):
+    """Examples with a number each."""
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """See `Split.scores`."""
+        return regression_scores(self.gold, np.stack(outputs)[:, 0])
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """See `Split.predictions`."""
+        pairs = zip(self.gold, outputs, strict=True)
+        return self._told([{"gold": float(gold), "value": float(out[0])} for gold, out in pairs])
+
+    def constant_outputs(self) -> Outputs:
+        """See `Split.constant_outputs`."""
+        return [self.gold.mean(keepdims=True)] * self.examples
+
+
+def read_class_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads a task of kind CLASSIFICATION.
+
+    Raises:
+      UserError: for what is wrong with its files.
+    """
+    train = read_examples(config.train, config)
+    labels = label_names(train)
+    _positive_class(labels, config.positive_label)
+    dev = {
+        name: read_class_split(source, config, tokenizer, labels)
+        for name, source in dev_sources(config).items()
+    }
+    return Task(labels, ClassSplit(train, labels, tokenizer, config), dev)
+
+
+def read_class_split(
+    source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
+) -> ClassSplit:
+    """Reads a file whose labels are known.
+
+    Raises:
+      UserError: for what is wrong with it.
+    """
+    return ClassSplit(read_examples(source, config), labels, tokenizer, config)
+
+
+def read_number_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads a task of kind REGRESSION.
+
+    Raises:
+      UserError: for what is wrong with its files.
+    """
+    sources = {"train": config.train} | dev_sources(config)
+    splits = {
+        name: read_number_split(source, config, tokenizer) for name, source in sources.items()
+    }
+    return Task([], splits.pop("train"), dict(splits))
+
+
+def read_number_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> NumberSplit:
+    """Reads a file whose labels are numbers.
+
+    Raises:
+      UserError: for what is wrong with it.
+    """
+    examples = read_examples(source, config, numbers=True)
+    numbers = np.array([float(example.label) for example in examples], np.float32)
+    return NumberSplit(examples, numbers, tokenizer, config.length)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Normalises the last axis: [..., C] float to float64 probabilities."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def told_classes(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Words probabilities, [E, C], for JSON: the likeliest `label`, and `probabilities`."""
+    return [
+        {
+            "label": labels[int(row.argmax())],
+            "probabilities": dict(zip(labels, row.tolist(), strict=True)),
+        }
+        for row in probabilities
+    ]
+
+
+def _positive_class(labels: Sequence[str], positive: str) -> int:
+    """Returns the number of the label whose F1 is told; "1|equivalent" gives alternatives."""
+    there = [name for name in positive.split("|") if name in labels]
+    if positive and not there:
+        raise UserError(
+            f"--config.data.positive_label={positive!r} is no label: the training file has"
+            f" {', '.join(map(repr, labels[:10]))}"
+        )
+    return labels.index(there[0]) if positive else len(labels) - 1

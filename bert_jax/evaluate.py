@@ -1,0 +1,62 @@
+"""Scores a fine-tuned checkpoint on any labelled file of its task, and shows where it errs.
+
+    python -m bert_jax.evaluate --checkpoint=runs/sst2 --data=test.tsv --output=results/sst2
+
+The columns are those that the run was trained with. Into the output go `scores.json`,
+`predictions.jsonl` (each example beside what is right) and, for classes, `confusion.png` and
+`reliability.png`.
+"""
+
+import functools
+import json
+import pathlib
+
+from absl import flags
+
+from bert_jax import cli, sharding
+from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.config import MeshConfig
+from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
+from bert_jax.finetuned import FineTuned
+from bert_jax.task_kinds import KINDS, check_source
+from bert_jax.task_plots import plot_confusion, plot_reliability
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
+_DATA = flags.DEFINE_string("data", None, "a labelled file or dataset; by default the run's dev")
+_OUTPUT = flags.DEFINE_string("output", None, "a directory for the results; '': they are printed")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
+
+
+def main() -> None:
+    """Restores the checkpoint, scores the file, and writes what came out."""
+    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/sst2"))
+    output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
+    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output} is there already: name a new or an empty directory")
+    tuned = FineTuned(checkpoint, read_facts(checkpoint), sharding.make_mesh(MeshConfig()))
+    task, data = tuned.config.task, tuned.config.data
+    source = _DATA.value or data.dev.split(",")[0].strip()
+    check_source(task, source)
+    split = KINDS[task].read_split(source, data, tuned.tokenizer, tuned.labels)
+    outputs = tuned.outputs(split.inputs, batch_size=_BATCH_SIZE.value, packed=True)
+    scores = split.scores(outputs)
+    print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
+    for name, score in scores.items():
+        print(f"{name:24}{score:.4f}")
+    if output is None:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    dumps = functools.partial(json.dumps, ensure_ascii=False)
+    lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
+    write_atomically(output / "predictions.jsonl", "".join(lines).encode())
+    facts = {"checkpoint": str(checkpoint), "data": source, "examples": split.examples}
+    write_atomically(output / "scores.json", json.dumps(facts | scores, indent=1).encode())
+    if classes := split.classes(outputs):
+        plot_confusion(*classes, tuned.labels, output / "confusion.png")
+        plot_reliability(*classes, output / "reliability.png")
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,102 @@
+"""The model's outputs for every input of a split, in order, on any number of devices and hosts."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax import sharding
+from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream, outputs_of_inputs
+from bert_jax.heads import TaskModel
+from bert_jax.logs import divide
+from bert_jax.losses import Params, Totals, TotalsOf
+from bert_jax.model import Batch
+
+# params, batch -> outputs [R, N or T, ...], totals
+OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
+
+_AHEAD = 2  # batches under way while the outputs of an earlier one are taken apart
+
+
+def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
+    """Returns the compiled evaluation, without dropout; every device holds all outputs."""
+
+    def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
+        outputs = model.apply({"params": params}, batch, deterministic=True)
+        assert isinstance(outputs, jax.Array)
+        return outputs, totals_of(outputs, batch)[1]
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
+    """Returns the compiled encoder: for outputs, the vectors that the head reads."""
+
+    def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
+        variables = {"params": params}
+        x = model.apply(variables, batch, deterministic=True, method="features")
+        assert isinstance(x, jax.Array)
+        return x, {}
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+class InputsOnDevices:
+    """Some inputs, dealt to batches of one shape, each exactly once."""
+
+    def __init__(
+        self, inputs: TaskInputs, row_format: RowFormat, mesh: Mesh, *, whole_inputs: bool
+    ) -> None:
+        """Deals them out.
+
+        Args:
+          inputs: at least one.
+          row_format: of the rows.
+          mesh: from `sharding.make_mesh`.
+          whole_inputs: whether outputs are of inputs, rather than of tokens.
+        """
+        self._sizes, self._mesh, self._whole_inputs = inputs.sizes, mesh, whole_inputs
+        groups = sharding.row_groups(mesh)
+        self._batches = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=groups)
+        self._stream = TaskStream(inputs, self._batches, row_format)
+
+    def outputs(self, step: OutputsFn, params: Params) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Runs the step over all batches.
+
+        Args:
+          step: from `make_outputs_step` or `make_features_step`.
+          params: of the model.
+
+        Returns:
+          The outputs of each input, [C] or [size, C] float32, and the means of the totals: every
+          sum is added before the one division.
+        """
+        rows = self._batches.rows
+        local = sharding.host_rows(rows, self._mesh)
+        outputs: list[Any] = [None] * len(self._sizes)
+        totals: list[Totals] = []
+        waiting = collections.deque()
+
+        def take() -> None:
+            number, made = waiting.popleft()
+            chosen, held = self._batches.batch(number)
+            made, sums = jax.device_get(made)
+            totals.append(sums)
+            parts = outputs_of_inputs(
+                made, self._sizes[chosen], held, tokens=not self._whole_inputs
+            )
+            for place, part in zip(chosen.tolist(), parts, strict=True):
+                outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
+
+        for number in range(self._batches.per_epoch):
+            batch = self._stream.rows(number * rows + local)
+            batch = sharding.global_batch(batch, local, rows, self._mesh)
+            waiting.append((number, step(params, batch)))
+            if len(waiting) > _AHEAD:
+                take()
+        while waiting:
+            take()
+        return outputs, divide(totals)

@@ -1,0 +1,96 @@
+"""What a fine-tuning run takes from a checkpoint, and what begins anew."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.checkpoint import groups_in, restore_groups
+from bert_jax.config import (
+    EncoderConfig,
+    EncoderMode,
+    FinetuneConfig,
+    check_task_length,
+    from_dict,
+)
+from bert_jax.errors import UserError
+from bert_jax.heads import TaskModel
+from bert_jax.losses import Params
+from bert_jax.training import init_params
+
+TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
+
+
+def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
+    """Returns the encoder that a checkpoint holds, with this run's dropout.
+
+    Raises:
+      UserError: if the run asks for longer rows, or more layers, than it has.
+    """
+    encoder = from_dict(EncoderConfig, facts["encoder"])
+    check_task_length(config.data.length, encoder)
+    for name in ("fresh_layers", "feature_layers"):
+        if (asked := getattr(config, name)) > encoder.layers:
+            raise UserError(
+                f"--config.{name}={asked}: the checkpoint's encoder has {encoder.layers} layers"
+            )
+    return dataclasses.replace(
+        encoder, dropout_rate=config.dropout_rate, attention_dropout_rate=config.dropout_rate
+    )
+
+
+def initial_params(
+    checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig, seed: int
+) -> tuple[Params, frozenset[str]]:
+    """Returns the parameters that a run begins with, and the groups that were transferred.
+
+    Fresh values are drawn by the seed. The top `fresh_layers` of the encoder keep theirs, and so
+    does a pooler that reads more layers than the checkpoint's.
+    """
+    fresh = init_params(model, seed, abstract)
+    stored = groups_in(checkpoint) if config.transfer else ()
+    groups = [group for group in TRANSFERRED if group in stored and group in abstract]
+    if config.feature_layers > 1 and "pooler" in groups:
+        groups.remove("pooler")
+    transferred = restore_groups(checkpoint, abstract, groups)
+    if transferred and config.fresh_layers:
+        kept = jnp.arange(model.config.layers) < model.config.layers - config.fresh_layers
+        transferred["encoder"]["layers"] = jax.tree.map(
+            lambda old, new: jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new),
+            transferred["encoder"]["layers"],
+            fresh["encoder"]["layers"],
+        )
+    return fresh | transferred, frozenset(transferred)
+
+
+def frozen_groups(config: FinetuneConfig) -> frozenset[str]:
+    """Names the parameter groups that keep their values."""
+    return frozenset() if config.encoder_mode is EncoderMode.FULL else frozenset({"encoder"})
+
+
+def parameter_table(params: Params, transferred: frozenset[str], config: FinetuneConfig) -> str:
+    """Says of each group where it is from, whether it is trained and how fast, and its size."""
+    frozen = frozen_groups(config)
+    lines = [f"{'group':12}{'parameters':>14}  {'values':14}{'training':10}rate"]
+    for group, tree in params.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        values = "transferred" if group in transferred else "fresh"
+        if group == "encoder" and group in transferred and config.fresh_layers:
+            values = f"top {config.fresh_layers} fresh"
+        training = "frozen" if group in frozen else "trained"
+        rate = "0" if group in frozen else _rate(group, params, config)
+        lines.append(f"{group:12}{count:>14,}  {values:14}{training:10}{rate}")
+    return "\n".join(lines)
+
+
+def _rate(group: str, params: Params, config: FinetuneConfig) -> str:
+    rate = config.optimizer.learning_rate
+    if group != "encoder":
+        return f"{config.head_learning_rate or rate:g}"
+    if config.layer_decay == 1:
+        return f"{rate:g}"
+    layers = jax.tree.leaves(params["encoder"]["layers"])[0].shape[0]
+    lowest, top = (rate * config.layer_decay**depth for depth in (layers + 1, 1))
+    return f"{lowest:.3g} (embeddings) to {top:.3g} (top layer)"
