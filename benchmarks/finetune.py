@@ -1,0 +1,159 @@
+"""Fine-tunes a classifier from random weights beside transformers, the usual way, in one run.
+
+    python -m benchmarks.finetune --vocab=vocab.txt --train=train.tsv --dev=dev.tsv
+
+The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both read
+the same sentences; epochs are interleaved and medians told. Real tokens are those that are no padding.
+"""
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from absl import app, flags
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from bert_jax import sharding
+from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
+from bert_jax.data.loader import load_batches
+from bert_jax.data.task_rows import RowFormat, TaskStream
+from bert_jax.data.tasks import read_class_task
+from bert_jax.evaluation import InputsOnDevices, make_outputs_step
+from bert_jax.heads import TaskModel
+from bert_jax.losses import class_totals, make_task_loss
+from bert_jax.optimizer import make_optimizer
+from bert_jax.tokenizer import load_tokenizer
+from bert_jax.training import abstract_state, init_params, init_state, make_train_step, run_key
+
+_VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
+_TRAIN = flags.DEFINE_string("train", None, "sentences with labels", required=True)
+_DEV = flags.DEFINE_string("dev", None, "the same, held out", required=True)
+_EXAMPLES = flags.DEFINE_integer("examples", 1600, "of training in an epoch")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "of each")
+
+LENGTH, BATCH_SIZE = 128, 32
+RATE = 5e-5
+
+# -> seconds of training and of evaluation, real tokens trained on
+Epoch = Callable[[], tuple[float, float, int]]
+
+
+def our_epochs() -> Epoch:
+    """Prepares an epoch of this project: packed rows, one compiled step."""
+    tokenizer = load_tokenizer(_VOCAB.value)
+    data = TaskDataConfig(train=_TRAIN.value, dev=_DEV.value, header=False, length=LENGTH)
+    data.text_column, data.label_column = "0", "1"
+    task = read_class_task(data, tokenizer)
+    inputs = task.train.inputs.of_examples(np.arange(_EXAMPLES.value))
+    encoder = EncoderConfig(
+        vocab_size=tokenizer.vocab_size, width=384, layers=6, heads=12, mlp_width=1536, unroll=6
+    )
+    mesh = sharding.make_mesh(MeshConfig())
+    row_format = RowFormat(LENGTH, tokenizer.special, False, BATCH_SIZE, LENGTH // 8)
+    batches = row_format.deal(inputs, epochs=_EPOCHS.value + 1, seed=0, rows_multiple=1)
+    stream = TaskStream(inputs, batches, row_format)
+    print(batches.describe(), flush=True)
+    model = TaskModel(encoder, "classifier", len(task.labels), whole_inputs=True)
+    steps = (_EPOCHS.value + 1) * batches.per_epoch
+    tx = make_optimizer(OptimizerConfig(learning_rate=RATE, warmup_steps=steps // 10), steps)
+    abstract = abstract_state(model, tx, mesh)
+    state = init_state(init_params(model, 0, abstract.params), tx, abstract)
+    step = make_train_step(
+        make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
+    )
+    dev = InputsOnDevices(task.dev["dev"].inputs, row_format, mesh, whole_inputs=True)
+    eval_step = make_outputs_step(model, class_totals, mesh)
+    rows, key = np.arange(batches.rows), run_key(0)
+    local = load_batches(stream.rows, batches=steps, batch_size=batches.rows, host_rows=rows)
+
+    def epoch() -> tuple[float, float, int]:
+        nonlocal state
+        begin = time.perf_counter()
+        for batch in itertools.islice(local, batches.per_epoch):
+            state, _ = step(state, sharding.global_batch(batch, rows, len(rows), mesh), key)
+        jax.block_until_ready(state)
+        trained = time.perf_counter()
+        outputs, _ = dev.outputs(eval_step, state.params)
+        task.dev["dev"].scores(outputs)
+        return trained - begin, time.perf_counter() - trained, int(inputs.sizes.sum())
+
+    return epoch
+
+
+def their_epochs() -> Epoch:
+    """Prepares an epoch of transformers: batches padded to their longest sentence."""
+    torch.manual_seed(0)
+    tokenizer: Any = BertTokenizerFast(vocab_file=_VOCAB.value)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        num_labels=2,
+    )
+    model: Any = BertForSequenceClassification(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
+    train, dev = _sentences(_TRAIN.value)[: _EXAMPLES.value], _sentences(_DEV.value)
+
+    def encode(rows: list[tuple[str, int]]) -> Any:
+        texts = [text for text, _ in rows]
+        return tokenizer(
+            texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
+        )
+
+    def epoch() -> tuple[float, float, int]:
+        model.train()
+        begin, real = time.perf_counter(), 0
+        order = torch.randperm(len(train)).tolist()
+        for first in range(0, len(order), BATCH_SIZE):
+            rows = [train[i] for i in order[first : first + BATCH_SIZE]]
+            inputs = encode(rows)
+            real += int(inputs["attention_mask"].sum())
+            labels = torch.tensor([label for _, label in rows])
+            model(**inputs, labels=labels).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        trained = time.perf_counter()
+        model.eval()
+        with torch.no_grad():
+            for first in range(0, len(dev), 2 * BATCH_SIZE):
+                model(**encode(dev[first : first + 2 * BATCH_SIZE])).logits.argmax(-1)
+        return trained - begin, time.perf_counter() - trained, real
+
+    return epoch
+
+
+def _sentences(path: str) -> list[tuple[str, int]]:
+    with open(path, encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    return [(text, int(label)) for text, label in rows]
+
+
+def main(_: list[str]) -> None:
+    """Runs the epochs in turn, after one of each that warms up, and prints the medians."""
+    ours, theirs = our_epochs(), their_epochs()
+    ours()
+    theirs()
+    figures: dict[str, list[float]] = {}
+    for number in range(_EPOCHS.value):
+        for name, epoch in (("ours", ours), ("theirs", theirs)):
+            trained, evaluated, tokens = epoch()
+            figures.setdefault(f"{name}_train", []).append(tokens / trained)
+            figures.setdefault(f"{name}_all", []).append(tokens / (trained + evaluated))
+        print(f"epoch {number + 1}", flush=True)
+    medians = {name: round(statistics.median(values), 1) for name, values in figures.items()}
+    for part in ("train", "all"):
+        medians[f"ratio_{part}"] = round(medians[f"ours_{part}"] / medians[f"theirs_{part}"], 3)
+    print(json.dumps({"real_tokens_per_second": medians}))
+
+
+if __name__ == "__main__":
+    app.run(main)
