@@ -3,7 +3,7 @@
     python -m benchmarks.finetune --vocab=vocab.txt --train=train.tsv --dev=dev.tsv
 
 The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both read
-the same sentences; epochs are interleaved and medians told. Real tokens are those that are no padding.
+the same sentences; epochs are interleaved and medians told. Real tokens are all but padding.
 """
 
 import itertools
@@ -17,7 +17,8 @@ import jax
 import numpy as np
 import torch
 from absl import app, flags
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from bert_jax import sharding
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
@@ -89,15 +90,16 @@ def our_epochs() -> Epoch:
 def their_epochs() -> Epoch:
     """Prepares an epoch of transformers: batches padded to their longest sentence."""
     torch.manual_seed(0)
-    tokenizer: Any = BertTokenizerFast(vocab_file=_VOCAB.value)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=BertWordPieceTokenizer(_VOCAB.value), pad_token="[PAD]"
+    )
+    config: Any = BertConfig(
+        vocab_size=tokenizer.vocab_size,
         hidden_size=384,
         num_hidden_layers=6,
         num_attention_heads=12,
         intermediate_size=1536,
-        num_labels=2,
-    )
+    )  # of two labels
     model: Any = BertForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     train, dev = _sentences(_TRAIN.value)[: _EXAMPLES.value], _sentences(_DEV.value)

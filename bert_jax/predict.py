@@ -27,12 +27,18 @@ from jax.sharding import Mesh
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
-from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
+from bert_jax.config import (
+    EncoderConfig,
+    MeshConfig,
+    PretrainConfig,
+    SentenceObjective,
+    from_dict,
+)
 from bert_jax.data.task_rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
 from bert_jax.finetuned import FineTuned
 from bert_jax.heads import PretrainingModel
-from bert_jax.task_predictors import PREDICTORS, check_fits
+from bert_jax.task_predictors import PREDICTORS, check_fits, shown_texts, texts
 from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
 from bert_jax.training import abstract_params
 
@@ -48,25 +54,35 @@ MASK_TEXT = "[MASK]"
 _LENGTH_STEP = 32  # rows are cut to a multiple of this, so that few lengths are compiled
 
 
+# What the classes of a sentence objective say of a pair.
+_SENTENCE_CLASSES = {
+    SentenceObjective.NSP: ("follows", "from another document"),
+    SentenceObjective.SOP: ("in order", "swapped"),
+    SentenceObjective.NONE: (),
+}
+
+
 class FillMask:
-    """The most likely tokens at each [MASK] of a text."""
+    """The likeliest tokens at each [MASK] of a text, and what was learned about pairs."""
 
     def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], top_k: int) -> None:
         """Restores a pretraining checkpoint."""
         self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._top_k = min(top_k, self._tokenizer.vocab_size)
-        # Only the groups that fill: whatever sentence objective there was is left in the file.
-        model: Any = PretrainingModel(self._encoder, SentenceObjective.NONE)
+        objective = from_dict(PretrainConfig, facts["config"]).data.objective
+        self._classes = _SENTENCE_CLASSES[objective]
+        model: Any = PretrainingModel(self._encoder, objective)
         abstract = abstract_params(model, _one_device())
         self._params = restore_groups(checkpoint, abstract, abstract)
 
         @jax.jit
-        def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            logits = model.apply({"params": params}, batch, deterministic=True).mlm
+        def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
+            logits = model.apply({"params": params}, batch, deterministic=True)
             # What a larger table holds beyond the tokenizer's vocabulary are no tokens.
-            probabilities = jax.nn.softmax(logits[:, :, : self._tokenizer.vocab_size])
-            return jax.lax.top_k(probabilities, self._top_k)
+            tokens = jax.nn.softmax(logits.mlm[:, :, : self._tokenizer.vocab_size])
+            pairs = None if logits.sentence is None else jax.nn.softmax(logits.sentence[:, 0])
+            return jax.lax.top_k(tokens, self._top_k), pairs
 
         self._forward = forward
 
@@ -78,29 +94,32 @@ class FillMask:
 
         Returns:
           For each, `text` and `masks`: for each [MASK] in order, a list of `token` and
-          `probability`, the most likely first.
+          `probability`, the likeliest first. For a pair also `text_pair` and, where the model has a
+          sentence objective, `pair`: the probability of each of its classes.
 
         Raises:
-          UserError: if a text has no [MASK], or is longer than the position table.
+          UserError: if an input has neither a [MASK] nor a second text for the sentence objective,
+            or is longer than the position table.
         """
         sides = [[_with_masks(side, self._tokenizer) for side in pair] for pair in inputs]
         for (text, pair), ids in zip(inputs, sides, strict=True):
-            if not any((side == self._tokenizer.special.mask).any() for side in ids):
+            has_mask = any((side == self._tokenizer.special.mask).any() for side in ids)
+            if not has_mask and not (pair and self._classes):
                 raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
             check_fits(text, sum(map(len, ids)) + (3 if pair else 2), self._encoder)
         batch = _rows(
             [side[0] for side in sides], [side[1] for side in sides], self._tokenizer, self._encoder
         )
         is_mask = batch["token_ids"] == self._tokenizer.special.mask
-        slots = _round_up(int(is_mask.sum(axis=1).max()), 8)
+        slots = _round_up(max(int(is_mask.sum(axis=1).max()), 1), 8)
         # The masked positions first, in order.
         batch["mlm_positions"] = np.argsort(~is_mask, axis=1, kind="stable")[:, :slots].astype(
             np.int32
         )
-        probabilities, tokens = jax.device_get(self._forward(self._params, batch))
+        (probabilities, tokens), pairs = jax.device_get(self._forward(self._params, batch))
         return [
-            {
-                "text": text,
+            texts(text, pair)
+            | {
                 "masks": [
                     [
                         {"token": self._tokenizer.id_to_piece(int(id)), "probability": float(p)}
@@ -109,7 +128,12 @@ class FillMask:
                     for slot in range(int(is_mask[row].sum()))
                 ],
             }
-            for row, (text, _) in enumerate(inputs)
+            | (
+                {"pair": dict(zip(self._classes, pairs[row].tolist(), strict=True))}
+                if pair and self._classes
+                else {}
+            )
+            for row, (text, pair) in enumerate(inputs)
         ]
 
 
@@ -166,9 +190,11 @@ def read_inputs(
 
 def show_masks(prediction: dict[str, Any]) -> str:
     """Words what `FillMask` found for a person."""
-    lines = [prediction["text"]]
+    lines = [shown_texts(prediction)]
     for number, tokens in enumerate(prediction["masks"], start=1):
         lines += [f"  {number}  {each['probability']:.4f}  {each['token']}" for each in tokens]
+    for name, probability in prediction.get("pair", {}).items():
+        lines.append(f"  {probability:.4f}  {name}")
     return "\n".join(lines)
 
 

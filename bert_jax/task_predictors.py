@@ -58,9 +58,9 @@ class WholeInputs(Predictor):
             if bool(pair) != are_pairs:
                 wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
                 raise UserError(f"{text!r} does not suit the task, which is of {wanted}")
-        texts, pairs = zip(*inputs, strict=True)
-        a, b, _ = encode_inputs(texts, pairs, tuned.tokenizer, sys.maxsize)
-        for text, size in zip(texts, input_sizes(a, b), strict=True):
+        firsts, seconds = zip(*inputs, strict=True)
+        a, b, _ = encode_inputs(firsts, seconds, tuned.tokenizer, sys.maxsize)
+        for text, size in zip(firsts, input_sizes(a, b), strict=True):
             check_fits(text, int(size), tuned.encoder)
         return self._outputs(a, b)
 
@@ -71,15 +71,13 @@ class Classes(WholeInputs):
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each `text`, `label` (the likeliest) and `probabilities` by label."""
         told = told_classes(softmax(np.stack(self._read(inputs))), self._tuned.labels)
-        return [_texts(*pair) | each for pair, each in zip(inputs, told, strict=True)]
+        return [texts(*pair) | each for pair, each in zip(inputs, told, strict=True)]
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:
         """See `Predictor.show`."""
         ranked = sorted(prediction["probabilities"].items(), key=lambda item: -item[1])
-        return "\n".join(
-            [_shown_texts(prediction), *(f"  {p:.4f}  {label}" for label, p in ranked)]
-        )
+        return "\n".join([shown_texts(prediction), *(f"  {p:.4f}  {label}" for label, p in ranked)])
 
 
 class Numbers(WholeInputs):
@@ -88,12 +86,12 @@ class Numbers(WholeInputs):
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each `text` and `value`."""
         pairs = zip(inputs, self._read(inputs), strict=True)
-        return [_texts(*pair) | {"value": float(output[0])} for pair, output in pairs]
+        return [texts(*pair) | {"value": float(output[0])} for pair, output in pairs]
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:
         """See `Predictor.show`."""
-        return f"{_shown_texts(prediction)}\n  {prediction['value']:.4f}"
+        return f"{shown_texts(prediction)}\n  {prediction['value']:.4f}"
 
 
 class Tags(Predictor):
@@ -220,9 +218,11 @@ def _check_not_empty(text: str) -> None:
         raise UserError("an input is empty: give it a text")
 
 
-def _texts(text: str, pair: str) -> dict[str, Any]:
+def texts(text: str, pair: str) -> dict[str, Any]:
+    """Names the texts of an input."""
     return {"text": text} | ({"text_pair": pair} if pair else {})
 
 
-def _shown_texts(prediction: dict[str, Any]) -> str:
+def shown_texts(prediction: dict[str, Any]) -> str:
+    """Words the texts of an input for a person."""
     return "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)
