@@ -432,6 +432,11 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
     for name in ("train", "dev"):
         if not getattr(data, name):
             raise UserError(f"--config.data.{name} is not set: name a labelled file")
+    if data.text_pair_column == data.text_column:
+        raise UserError(
+            f"--config.data.text_pair_column={data.text_pair_column} is the text_column as well:"
+            " name two columns, or leave it out"
+        )
     _at_least("data.length", data.length, 8)
     for name in ("stride", "question_length", "answer_length"):
         _at_least(f"data.{name}", getattr(data, name), 1)

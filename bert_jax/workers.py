@@ -1,6 +1,7 @@
 """Work shared by processes: tasks in, results out, and every failure told in the caller's words."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 # Does a task and yields what it has finished. It is made once in each process.
 Handle = Callable[[Task], Iterator[Result]]
+
+_COLLECTED_AFTER = 100_000  # new objects
 
 
 def cpus() -> int:
@@ -128,6 +131,9 @@ def _serve(setup: Callable[[], Handle[Any, Any]], pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         handle = setup()
+        # Text makes many objects and no cycles, and the collector looks for those all the time.
+        gc.freeze()
+        gc.set_threshold(_COLLECTED_AFTER)
         while True:
             for result in handle(pipe.recv()):
                 pipe.send(("result", result))

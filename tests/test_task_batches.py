@@ -81,3 +81,10 @@ def test_small_batches_are_packed_as_large_ones_are(most: int) -> None:
 
 def test_an_input_goes_where_it_leaves_the_least_room() -> None:
     assert pack_each(np.array([[1, 8, 5, 6]]), 12, 4).tolist() == [[1, 0, 1, 1]]
+
+
+def test_describe_tells_the_share_of_tokens() -> None:
+    batches = make_batches(np.full(64, 16), max_examples_per_row=4)
+    assert batches.describe() == "2 batches of 32 in 8 rows of 64, 100.0 % full"
+    batches = make_batches(np.full(64, 16), max_examples_per_row=2)
+    assert batches.describe() == "2 batches of 32 in 16 rows of 64, 50.0 % full"
