@@ -183,6 +183,59 @@ class Progress:
         return 0 < patience <= self.stale
 
 
+class Scorer:
+    """Scores parameters on the held-out splits."""
+
+    def __init__(self, setup: Setup, inputs: dict[str, TaskInputs]) -> None:
+        """Takes the inputs of the splits by name, with features where they are cached."""
+        self._step = setup.eval_step
+        self._splits = [
+            (name, split, setup.on_devices(inputs[name])) for name, split in setup.task.dev.items()
+        ]
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Returns `dev_loss`, `dev_accuracy`, `dev2_loss` and so on."""
+        scores = {}
+        for name, split, on_devices in self._splits:
+            outputs, means = on_devices.outputs(self._step, params)
+            means |= split.scores(outputs)
+            scores |= {f"{name}_{key}": value for key, value in means.items()}
+        return scores
+
+
+def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
+    """Returns how many steps a directory holds, and how its run was getting on.
+
+    Raises:
+      UserError: if it holds the run of other examples.
+    """
+    done = steps_in(workdir)
+    if not done:
+        return 0, Progress()
+    facts = read_facts(workdir / FOLDER / str(done[-1]))
+    if facts["task"] != setup.task.fingerprint():
+        raise UserError(
+            f"{workdir} began with other examples or another tokenizer: give the same"
+            " --checkpoint, data.train and data.dev, or name another --workdir"
+        )
+    return done[-1], Progress(**facts["progress"])
+
+
+def begin(
+    setup: Setup, config: FinetuneConfig, compiled: Compiled, workdir: pathlib.Path, step: int
+) -> tuple[TrainState, str]:
+    """Restores a step, or puts the transferred groups over fresh ones; also says which."""
+    if step:
+        resumed = workdir / FOLDER / str(step)
+        said = f"resuming at step {step:,} from {resumed}"
+        return restore_state(resumed, compiled.abstract), said
+    abstract = compiled.abstract.params
+    params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
+    table = parameter_table(params, transferred, config)
+    state = init_state(params, compiled.tx, compiled.abstract)
+    return state, f"from {setup.checkpoint}:\n{table}"
+
+
 def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     """Trains with one seed, or goes on with what is in the directory, keeping the best epoch.
 
@@ -204,52 +257,24 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     steps = config.epochs * batches.per_epoch
     compiled = setup.compiled(steps)
 
-    # Parameters: resumed, or the transferred groups over fresh ones.
-    progress = Progress()
-    if done := steps_in(workdir):
-        resumed = workdir / FOLDER / str(done[-1])
-        facts = read_facts(resumed)
-        if facts["task"] != setup.task.fingerprint():
-            raise UserError(
-                f"{workdir} began with other examples or another tokenizer: give the same"
-                " --checkpoint, data.train and data.dev, or name another --workdir"
-            )
-        progress = Progress(**facts["progress"])
-        if done[-1] >= steps or progress.is_over(config.patience):
-            print(f"{workdir} is finished: {done[-1]:,} steps")
-            return best_scores(workdir)
-        state = restore_state(resumed, compiled.abstract)
-        said = f"resuming at step {done[-1]:,} from {resumed}"
-    else:
-        abstract = compiled.abstract.params
-        params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config, seed)
-        state = init_state(params, compiled.tx, compiled.abstract)
-        table = parameter_table(params, transferred, config)
-        said = f"from {setup.checkpoint}:\n{table}"
-    first_step = int(state.step)
+    # The state: resumed, or made of what is transferred.
+    first_step, progress = read_progress(setup, workdir)
+    if first_step >= steps or progress.is_over(config.patience):
+        print(f"{workdir} is finished: {first_step:,} steps")
+        return best_scores(workdir)
+    state, said = begin(setup, config, compiled, workdir, first_step)
     claim_workdir(workdir, config)
     log = RunLog(workdir, first_step=first_step, steps=steps)
-    log.say(said)
-    for line in _introduction(setup, inputs, batches):
+    for line in (said, *_introduction(setup, inputs, batches)):
         log.say(line)
+
+    # What is learned from, and what is scored.
     if config.encoder_mode is EncoderMode.CACHED:
         log.say("the encoder runs once over all of them")
         inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
-    dev = {name: (split, setup.on_devices(inputs[name])) for name, split in setup.task.dev.items()}
-
-    def evaluate(step: int, params: Params) -> dict[str, float]:
-        scores = {}
-        for name, (split, on_devices) in dev.items():
-            outputs, means = on_devices.outputs(setup.eval_step, params)
-            means |= split.scores(outputs)
-            scores |= {f"{name}_{key}": value for key, value in means.items()}
-        log.write(step, scores)
-        told = " ".join(f"{key} {value:.4f}" for key, value in scores.items())
-        log.say(f"epoch {step / batches.per_epoch:.2f}: {told}")
-        return scores
-
-    rows = sharding.host_rows(batches.rows, setup.mesh)
+    scorer = Scorer(setup, inputs)
     stream = TaskStream(inputs["train"], batches, setup.rows)
+    rows = sharding.host_rows(batches.rows, setup.mesh)
     local_batches = load_batches(
         lambda numbers: stream.rows(numbers + first_step * batches.rows),
         batches=steps - first_step,
@@ -259,6 +284,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     global_batches = (
         sharding.global_batch(batch, rows, batches.rows, setup.mesh) for batch in local_batches
     )
+
     facts = _facts(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
     reports = StepReports(log, config.log_steps, compiled.learning_rate)
@@ -274,18 +300,22 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             stop=stop,
         )
         for step, state, last in trained:
-            whole = step % batches.per_epoch == 0
-            if whole or last:
-                with reports.paused():
-                    scores = evaluate(step, state.params)
-                    score = scores[f"dev_{setup.metric}"]
-                    if whole:
-                        progress.add(score)
-                    now = {"scores": scores, "progress": dataclasses.asdict(progress)}
-                    checkpoints.save(state, facts | now, score=score)
-                if progress.is_over(config.patience):
-                    log.say(f"no better {setup.metric} for {progress.stale} epochs: enough")
-                    break
+            ends_epoch = step % batches.per_epoch == 0
+            if not ends_epoch and not last:
+                continue
+            with reports.paused():
+                scores = scorer(state.params)
+                log.write(step, scores)
+                told = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                log.say(f"epoch {step / batches.per_epoch:.2f}: {told}")
+                score = scores[f"dev_{setup.metric}"]
+                if ends_epoch:
+                    progress.add(score)
+                now = {"scores": scores, "progress": dataclasses.asdict(progress)}
+                checkpoints.save(state, facts | now, score=score)
+            if progress.is_over(config.patience):
+                log.say(f"no better {setup.metric} for {progress.stale} epochs: enough")
+                break
         checkpoints.close()
     log.close()
     if step < steps and not progress.is_over(config.patience):

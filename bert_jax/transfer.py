@@ -42,14 +42,14 @@ def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig
 
 
 def initial_params(
-    checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig, seed: int
+    checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig
 ) -> tuple[Params, frozenset[str]]:
     """Returns the parameters that a run begins with, and the groups that were transferred.
 
-    Fresh values are drawn by the seed. The top `fresh_layers` of the encoder keep theirs, and so
-    does a pooler that reads more layers than the checkpoint's.
+    Fresh values are drawn by the run's seed. The top `fresh_layers` of the encoder keep theirs, and
+    so does a pooler that reads more layers than the checkpoint's.
     """
-    fresh = init_params(model, seed, abstract)
+    fresh = init_params(model, config.seed, abstract)
     stored = groups_in(checkpoint) if config.transfer else ()
     groups = [group for group in TRANSFERRED if group in stored and group in abstract]
     if config.feature_layers > 1 and "pooler" in groups:
