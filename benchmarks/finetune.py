@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import torch
 from absl import app, flags
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from bert_jax import sharding
@@ -91,7 +91,8 @@ def their_epochs() -> Epoch:
     """Prepares an epoch of transformers: batches padded to their longest sentence."""
     torch.manual_seed(0)
     tokenizer: Any = PreTrainedTokenizerFast(
-        tokenizer_object=BertWordPieceTokenizer(_VOCAB.value), pad_token="[PAD]"
+        tokenizer_object=Tokenizer.from_str(BertWordPieceTokenizer(_VOCAB.value).to_str()),
+        pad_token="[PAD]",
     )
     config: Any = BertConfig(
         vocab_size=tokenizer.vocab_size,
