@@ -83,7 +83,8 @@ class Setup:
         """
         facts = read_facts(checkpoint)
         self.config, self.checkpoint = config, checkpoint
-        self.tokenizer = tokenizer_from_dict(facts["tokenizer"])
+        self.stored_tokenizer = facts["tokenizer"]  # with its fingerprint
+        self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
         self.encoder = read_encoder(facts, config)
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.check_encoder(self.encoder, self.mesh)
@@ -346,7 +347,7 @@ def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
         "kind": config.task.value,
         "config": to_dict(config),
         "encoder": to_dict(setup.encoder),
-        "tokenizer": setup.tokenizer.to_dict(),
+        "tokenizer": setup.stored_tokenizer,
         "labels": setup.task.labels,
         "task": setup.task.fingerprint(),
         "checkpoint": str(setup.checkpoint),

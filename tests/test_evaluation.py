@@ -39,7 +39,7 @@ def run(task: str, devices: int, batch_size: int, most: int = 4) -> tuple[Any, d
     whole = task == "classes"
     model = TaskModel(ENCODER, "tagger", 2 if task == "spans" else 3, whole_inputs=whole)
     params = init_params(model, 0, abstract_params(model, mesh))
-    params = jax.tree.map(lambda leaf: 10 * leaf, params)
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
     row_format = RowFormat(32, SpecialIds(0, 1, 2, 3, 4), False, batch_size, most)
     on_devices = InputsOnDevices(make_inputs(task), row_format, mesh, whole_inputs=whole)
     totals = span_totals if task == "spans" else class_totals
