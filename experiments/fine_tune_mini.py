@@ -73,6 +73,7 @@ def task_flags(task: str) -> list[str]:
             "--config.data.stride=64",
             "--config.data.question_length=32",
             "--config.epochs=1",
+            "--config.data.examples=4000",
         ),
     }[task]
     files = [f"--config.data.train={data / train}", f"--config.data.dev={data / dev}"]
@@ -97,7 +98,7 @@ def studies() -> list[Study]:
         epochs = f"--config.epochs={min(3 * 3000 // examples, 20)}"
         for mode, extra in (("full", _PRETRAINED), ("random", _RANDOM)):
             subset = (*extra, f"--config.data.examples={examples}", epochs)
-            found.append(Study(f"sst2-{examples}-{mode}", "sst2", 5, subset))
+            found.append(Study(f"sst2-{examples}-{mode}", "sst2", 3, subset))
     found.append(Study("squad-full", "squad", 2, _PRETRAINED))
     found.append(Study("squad-random", "squad", 2, _RANDOM))
     return [study for study in found if not _ONLY.value or study.name in _ONLY.value]

@@ -250,14 +250,16 @@ class SpanSplit(Split):
 
         Returns:
           Of `answer_scores`, `f1` first, then `exact_match`; with the threshold also
-          `no_answer_threshold`, in logits, -inf where it is best never to answer.
+          `no_answer_threshold`, in logits, the lowest float32 where it is best never to answer:
+          JSON has no infinity.
 
         Raises:
           ValueError: if the outputs are not those of these inputs, or are not finite.
         """
         predictions, threshold = self._predictions(outputs)
         scores = answer_scores([each.text for each in predictions], self._golds)
-        found = {} if threshold is None else {"no_answer_threshold": threshold}
+        lowest = float(np.finfo(np.float32).min)
+        found = {} if threshold is None else {"no_answer_threshold": max(threshold, lowest)}
         return {"f1": scores.pop("f1")} | scores | found
 
     def _predictions(self, outputs: Outputs) -> tuple[list[Prediction], float | None]:
