@@ -31,6 +31,22 @@ class PositionInit(enum.Enum):
     SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
 
 
+class Optimizer(enum.Enum):
+    """How gradients become updates."""
+
+    ADAMW = "adamw"  # Loshchilov and Hutter (2019), as BERT used it
+    LAMB = "lamb"  # You et al. (2020): each layer moves in proportion to its own norm
+
+
+class Schedule(enum.Enum):
+    """How the learning rate falls to 0 after its linear warm-up."""
+
+    LINEAR = "linear"
+    POLYNOMIAL = "polynomial"  # (steps left / steps) ** decay_power
+    COSINE = "cosine"
+    STABLE = "stable"  # it stays, and falls linearly over the last decay_share of the run
+
+
 class ComputeType(enum.Enum):
     """The type of activations and matrix products; parameters are always float32."""
 
@@ -156,10 +172,14 @@ class MaskingConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and linear decay to 0 at the last step."""
+    """The update rule and the learning rate: a linear warm-up, then down to 0 at the last step."""
 
+    rule: Optimizer = Optimizer.ADAMW
     learning_rate: float = 1e-4  # the highest
     warmup_steps: int = 10_000
+    schedule: Schedule = Schedule.LINEAR
+    decay_power: float = 2.0  # of POLYNOMIAL
+    decay_share: float = 0.1  # of STABLE: part of the run
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-6
@@ -476,6 +496,9 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
     _at_least("optimizer.clip_norm", config.clip_norm, 0)
     for name in ("beta1", "beta2"):
         _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
+    for name in ("decay_power", "decay_share"):
+        _positive(f"optimizer.{name}", getattr(config, name))
+    _rate("optimizer.decay_share", config.decay_share)
 
 
 def _fits_position_table(name: str, length: int, max_length: int) -> None:

@@ -1,4 +1,4 @@
-"""AdamW as BERT used it, with a linear schedule, and groups that are not trained."""
+"""AdamW and LAMB, the learning rate over the run, and groups with rates of their own or none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.config import OptimizerConfig
+from bert_jax.config import Optimizer, OptimizerConfig, Schedule
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Rises linearly from 0 in `warmup_steps`, then falls linearly to 0 at `steps`."""
-    return optax.schedules.join_schedules(
-        [
-            optax.schedules.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.schedules.linear_schedule(config.learning_rate, 0.0, steps - config.warmup_steps),
-        ],
-        [config.warmup_steps],
-    )
+    """Rises linearly from 0 in `warmup_steps`, then falls to 0 at `steps` as the config says."""
+    rate, left = config.learning_rate, steps - config.warmup_steps
+    warmup = optax.schedules.linear_schedule(0.0, rate, config.warmup_steps)
+    match config.schedule:
+        case Schedule.LINEAR:
+            fall = optax.schedules.linear_schedule(rate, 0.0, left)
+        case Schedule.POLYNOMIAL:
+            fall = optax.schedules.polynomial_schedule(rate, 0.0, config.decay_power, left)
+        case Schedule.COSINE:
+            fall = optax.schedules.cosine_decay_schedule(rate, left)
+        case Schedule.STABLE:
+            falling = min(max(round(config.decay_share * steps), 1), left)
+            fall = optax.schedules.linear_schedule(rate, 0.0, falling, left - falling)
+    return optax.schedules.join_schedules([warmup, fall], [config.warmup_steps])
 
 
 def make_optimizer(
@@ -38,22 +44,23 @@ def make_optimizer(
         None: all have the same.
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
-    adamw = optax.chain(
+    trained = optax.chain(
         clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         adam(config.beta1, config.beta2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        scale_by_layer_norms() if config.rule is Optimizer.LAMB else optax.identity(),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
         scale_each(relative_rates) if relative_rates else optax.identity(),
     )
     if not frozen:
-        return adamw
+        return trained
 
     def labels(params: dict[str, Any]) -> dict[str, Any]:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: "frozen" if path[0].key in frozen else "trained", params
         )
 
-    return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
+    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
 
 
 def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[str, Any]:
@@ -81,6 +88,28 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
         return decay ** (layers + 1.0) if inner[0] == "embeddings" else decay
 
     return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def scale_by_layer_norms() -> optax.GradientTransformation:
+    """Scales each update to the norm of its parameter, as LAMB (You et al., 2020, algorithm 2).
+
+    Stacked layers have a norm each: the result is that of LAMB on the layers one by one. Where a
+    norm is 0 the update stays as it is.
+    """
+
+    def scaled(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+        names = [each.key for each in path if isinstance(each, jax.tree_util.DictKey)]
+        axes = tuple(range(1 if "layers" in names else 0, update.ndim))
+        of_param, of_update = (
+            jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (param, update)
+        )
+        zero = (of_param == 0) | (of_update == 0)
+        return update * jnp.where(zero, 1.0, of_param / jnp.where(zero, 1.0, of_update))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:

@@ -30,7 +30,6 @@ from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
 from bert_jax.config import (
     EncoderConfig,
     MeshConfig,
-    PretrainConfig,
     SentenceObjective,
     from_dict,
 )
@@ -70,7 +69,7 @@ class FillMask:
         self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
         self._encoder = from_dict(EncoderConfig, facts["encoder"])
         self._top_k = min(top_k, self._tokenizer.vocab_size)
-        objective = from_dict(PretrainConfig, facts["config"]).data.objective
+        objective = SentenceObjective(facts["config"]["data"]["objective"])
         self._classes = _SENTENCE_CLASSES[objective]
         model: Any = PretrainingModel(self._encoder, objective)
         abstract = abstract_params(model, _one_device())

@@ -11,7 +11,7 @@ import optax
 import pytest
 from conftest import classification_model, make_batch, random_params, with_targets
 
-from bert_jax.config import OptimizerConfig
+from bert_jax.config import Optimizer, OptimizerConfig, Schedule
 from bert_jax.heads import PretrainingModel
 from bert_jax.optimizer import (
     clip_by_global_norm,
@@ -19,6 +19,7 @@ from bert_jax.optimizer import (
     layer_rates,
     learning_rate_schedule,
     make_optimizer,
+    scale_by_layer_norms,
 )
 
 
@@ -31,6 +32,27 @@ from bert_jax.optimizer import (
 )
 def test_schedule_rises_to_the_rate_and_falls_to_zero(warmup, expected):
     config = OptimizerConfig(learning_rate=3e-3, warmup_steps=warmup)
+    schedule = learning_rate_schedule(config, steps=40)
+    for step, share in expected.items():
+        np.testing.assert_allclose(schedule(step), 3e-3 * share, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": Schedule.POLYNOMIAL}, {5: 0.5, 10: 1, 25: 0.25, 40: 0}),
+        ({"schedule": Schedule.POLYNOMIAL, "decay_power": 0.5}, {10: 1, 25: 0.5**0.5, 40: 0}),
+        ({"schedule": Schedule.COSINE}, {5: 0.5, 10: 1, 20: 0.75, 25: 0.5, 30: 0.25, 40: 0}),
+        (
+            {"schedule": Schedule.STABLE, "decay_share": 0.25},
+            {5: 0.5, 10: 1, 25: 1, 30: 1, 35: 0.5, 40: 0},
+        ),
+        # There is no more to fall in than what the warm-up leaves.
+        ({"schedule": Schedule.STABLE, "decay_share": 1.0}, {10: 1, 25: 0.5, 40: 0}),
+    ],
+)
+def test_every_schedule_ends_at_zero(changes, expected):
+    config = OptimizerConfig(learning_rate=3e-3, warmup_steps=10, **changes)
     schedule = learning_rate_schedule(config, steps=40)
     for step, share in expected.items():
         np.testing.assert_allclose(schedule(step), 3e-3 * share, rtol=1e-5, atol=1e-9)
@@ -192,3 +214,42 @@ def test_layer_rates_fall_from_the_head_down(tiny_encoder):
     for group in ("pooler", "classifier"):
         for leaf in jax.tree.leaves(steps[group]):
             np.testing.assert_allclose(leaf, 0.4, rtol=1e-3)
+
+
+def test_lamb_on_stacked_layers_is_optax_lamb_on_the_layers_one_by_one(tiny_encoder):
+    batch = make_batch(tiny_encoder)
+    start = random_params(classification_model(tiny_encoder), batch)
+    config = OptimizerConfig(
+        rule=Optimizer.LAMB, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, clip_norm=0.0
+    )
+    rng = np.random.default_rng(0)
+    gradients = [
+        jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), start)
+        for _ in range(4)
+    ]
+    ours, _ = descend(make_optimizer(config, steps=9), start, gradients)
+
+    def unstack(tree: Any) -> Any:
+        layers = tree["encoder"]["layers"]
+        one_by_one = [jax.tree.map(lambda leaf, n=n: leaf[n], layers) for n in range(2)]
+        return tree | {"encoder": tree["encoder"] | {"layers": dict(enumerate(one_by_one))}}
+
+    lamb = optax.lamb(
+        learning_rate_schedule(config, 9),
+        config.beta1,
+        config.beta2,
+        config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=is_decayed,
+    )
+    theirs, _ = descend(lamb, unstack(start), [unstack(each) for each in gradients])
+    for one, other in zip(*map(jax.tree.leaves, (unstack(ours), theirs)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_lamb_leaves_the_update_of_a_zero_parameter_as_it_is():
+    params = {"a": jnp.zeros(3), "b": jnp.array([3.0, 4.0])}
+    updates = {"a": jnp.array([1.0, 2.0, 2.0]), "b": jnp.array([0.0, 2.0])}
+    scaled, _ = scale_by_layer_norms().update(updates, optax.EmptyState(), params)
+    np.testing.assert_allclose(scaled["a"], updates["a"])
+    np.testing.assert_allclose(scaled["b"], [0.0, 5.0])
