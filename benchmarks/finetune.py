@@ -3,7 +3,8 @@
     python -m benchmarks.finetune --vocab=vocab.txt --train=train.tsv --dev=dev.tsv
 
 The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both read
-the same sentences; epochs are interleaved and medians told. Real tokens are all but padding.
+the same sentences; epochs are interleaved and medians told. Real tokens are all but padding. Each
+tokenises as its users do: transformers by the batch, this project once, before the first epoch.
 """
 
 import itertools

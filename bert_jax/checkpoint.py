@@ -9,8 +9,6 @@ exactly, and takes no optimizer and no step.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import pathlib
 import platform
@@ -30,7 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 import bert_jax
 from bert_jax.errors import UserError
-from bert_jax.fingerprint import fingerprints, leaf_name
+from bert_jax.fingerprint import fingerprints, json_digest, leaf_name
 from bert_jax.losses import Params
 from bert_jax.training import TrainState
 
@@ -46,11 +44,13 @@ class Checkpoints:
         Args:
           workdir: of the run.
           keep: how many of the newest are kept.
-          keep_best: keep the one with the highest score too.
+          keep_best: keep the one with the highest score too, of those that have one.
         """
         policies: list[Any] = [LatestN(keep)]
         if keep_best:
-            policies.append(BestN(get_metric_fn=_score, n=1))
+            policies.append(
+                BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+            )
         self._manager = ocp.CheckpointManager(
             (pathlib.Path(workdir) / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -79,7 +79,7 @@ class Checkpoints:
             },
             "versions": _versions(),
         }
-        facts["digest"] = _digest(facts)
+        facts["digest"] = json_digest(facts)
         with self._told():
             self._manager.save(
                 step,
@@ -172,13 +172,9 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
         raise _damaged(checkpoint / "facts", _reason(error)) from error
     if digest is None:
         raise UserError(f"{checkpoint} was written by another version of bert_jax: use that one")
-    if digest != _digest(facts):
+    if digest != json_digest(facts):
         raise _damaged(checkpoint / "facts", "its content is not what was saved")
     return facts
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _damaged(path: pathlib.Path, reason: str) -> UserError:

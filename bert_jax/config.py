@@ -450,7 +450,7 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
 def _validate_finetuning(config: FinetuneConfig) -> None:
     data = config.data
     for name in ("train", "dev"):
-        if not getattr(data, name):
+        if not getattr(data, name).strip(" ,"):
             raise UserError(f"--config.data.{name} is not set: name a labelled file")
     if data.text_pair_column == data.text_column:
         raise UserError(

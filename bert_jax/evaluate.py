@@ -9,6 +9,7 @@ The columns are those that the run was trained with. Into the output go `scores.
 
 import functools
 import json
+import os
 import pathlib
 
 from absl import flags
@@ -16,9 +17,10 @@ from absl import flags
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts
 from bert_jax.config import MeshConfig
+from bert_jax.data.splits import dev_sources
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
 from bert_jax.finetuned import FineTuned
+from bert_jax.staging import locked_staging
 from bert_jax.task_kinds import KINDS, check_source
 from bert_jax.task_plots import plot_confusion, plot_reliability
 
@@ -36,25 +38,28 @@ def main() -> None:
         raise UserError(f"--output={output} is there already: name a new or an empty directory")
     tuned = FineTuned(checkpoint, read_facts(checkpoint), sharding.make_mesh(MeshConfig()))
     task, data = tuned.config.task, tuned.config.data
-    source = _DATA.value or data.dev.split(",")[0].strip()
+    source = _DATA.value or dev_sources(data)["dev"]
     check_source(task, source)
     split = KINDS[task].read_split(source, data, tuned.tokenizer, tuned.labels)
+    if _DATA.value:
+        split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
     outputs = tuned.outputs(split.inputs, batch_size=_BATCH_SIZE.value, packed=True)
     scores = split.scores(outputs)
     print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
     for name, score in scores.items():
-        print(f"{name:24}{score:.4f}")
+        print(f"{name:24}{score:.4g}")
     if output is None:
         return
-    output.mkdir(parents=True, exist_ok=True)
     dumps = functools.partial(json.dumps, ensure_ascii=False)
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
-    write_atomically(output / "predictions.jsonl", "".join(lines).encode())
     facts = {"checkpoint": str(checkpoint), "data": source, "examples": split.examples}
-    write_atomically(output / "scores.json", json.dumps(facts | scores, indent=1).encode())
-    if classes := split.classes(outputs):
-        plot_confusion(*classes, tuned.labels, output / "confusion.png")
-        plot_reliability(*classes, output / "reliability.png")
+    with locked_staging(output, worth_keeping=lambda _: False) as staging:
+        (staging / "predictions.jsonl").write_text("".join(lines))
+        (staging / "scores.json").write_text(json.dumps(facts | scores, indent=1))
+        if classes := split.classes(outputs):
+            plot_confusion(*classes, tuned.labels, staging / "confusion.png")
+            plot_reliability(*classes, staging / "reliability.png")
+        os.replace(staging, output)
     print(f"wrote {output}")
 
 

@@ -43,12 +43,20 @@ from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.files import write_atomically
+from bert_jax.fingerprint import json_digest
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.loop import run_steps
 from bert_jax.losses import Params, Totals, make_task_loss
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
-from bert_jax.task_kinds import KINDS, chosen_metric, make_model, read_task, training_totals
+from bert_jax.task_kinds import (
+    KINDS,
+    chosen_metric,
+    class_weights,
+    make_model,
+    read_task,
+    training_totals,
+)
 from bert_jax.tokenizer import tokenizer_from_dict
 from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key
 from bert_jax.transfer import frozen_groups, initial_params, parameter_table, read_encoder
@@ -84,13 +92,13 @@ class Setup:
         facts = read_facts(checkpoint)
         self.config, self.checkpoint = config, checkpoint
         self.stored_tokenizer = facts["tokenizer"]  # with its fingerprint
+        self.source = json_digest(facts["fingerprints"]["params"])  # which parameters it has
         self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
         self.encoder = read_encoder(facts, config)
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.check_encoder(self.encoder, self.mesh)
         self.task = read_task(config, self.tokenizer)
         self.model = make_model(config, self.encoder, self.task.labels)
-        self.totals = training_totals(config, self.task)
         dev = self.task.dev["dev"]
         floor = dev.scores(dev.constant_outputs())
         self.metric = chosen_metric(config, list(floor))
@@ -104,9 +112,9 @@ class Setup:
         )
         self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
         self.features_step = make_features_step(self.model, self.mesh)
-        self.compiled = functools.lru_cache(self._compiled)  # seeds have the same number of steps
+        self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
 
-    def _compiled(self, steps: int) -> Compiled:
+    def _compiled(self, steps: int, weights: tuple[float, ...]) -> Compiled:
         config, frozen = self.config, frozen_groups(self.config)
         optimizer = with_warmup(config, steps)
         relative_rates = None
@@ -118,7 +126,7 @@ class Setup:
             relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
         tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
         abstract = abstract_state(self.model, tx, self.mesh)
-        loss_fn = make_task_loss(self.model, self.totals)
+        loss_fn = make_task_loss(self.model, training_totals(config, weights))
         train_step = make_train_step(loss_fn, _as_it_is, tx, abstract)
         return Compiled(tx, abstract, learning_rate_schedule(optimizer, steps), train_step)
 
@@ -208,7 +216,7 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
     """Returns how many steps a directory holds, and how its run was getting on.
 
     Raises:
-      UserError: if it holds the run of other examples.
+      UserError: if it holds the run of other examples, or from another checkpoint.
     """
     done = steps_in(workdir)
     if not done:
@@ -218,6 +226,11 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
         raise UserError(
             f"{workdir} began with other examples or another tokenizer: give the same"
             " --checkpoint, data.train and data.dev, or name another --workdir"
+        )
+    if facts["source"] != setup.source:
+        raise UserError(
+            f"{workdir} began with the parameters of {facts['checkpoint']}, which are not those of"
+            f" {setup.checkpoint}: give that --checkpoint, or name another --workdir"
         )
     return done[-1], Progress(**facts["progress"])
 
@@ -256,7 +269,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=groups
     )
     steps = config.epochs * batches.per_epoch
-    compiled = setup.compiled(steps)
+    weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
+    compiled = setup.compiled(steps, weights)
 
     # The state: resumed, or made of what is transferred.
     first_step, progress = read_progress(setup, workdir)
@@ -305,13 +319,14 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             if not ends_epoch and not last:
                 continue
             with reports.paused():
-                scores = scorer(state.params)
-                log.write(step, scores)
-                told = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
-                log.say(f"epoch {step / batches.per_epoch:.2f}: {told}")
-                score = scores[f"dev_{setup.metric}"]
+                scores, score = {}, None  # what stops inside an epoch is no candidate for the best
                 if ends_epoch:
+                    scores = scorer(state.params)
+                    score = scores[f"dev_{setup.metric}"]
                     progress.add(score)
+                    log.write(step, scores)
+                    told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
+                    log.say(f"epoch {step // batches.per_epoch}: {told}")
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, facts | now, score=score)
             if progress.is_over(config.patience):
@@ -351,6 +366,7 @@ def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
         "labels": setup.task.labels,
         "task": setup.task.fingerprint(),
         "checkpoint": str(setup.checkpoint),
+        "source": setup.source,
     }
 
 
@@ -367,6 +383,8 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
     """
     config = setup.config
     check_workdir(workdir, config)
+    for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
+        training_inputs(dataclasses.replace(config, seed=seed), setup.task)
     claim_workdir(workdir, config)
     metric = f"dev_{setup.metric}"
     scores = {}

@@ -1,5 +1,7 @@
-"""One number for the bits of an array: how a checkpoint knows that it is what was saved."""
+"""Numbers for the bits of arrays and of JSON: how a checkpoint knows that it is what was saved."""
 
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -38,3 +40,8 @@ def _fingerprint(leaf: jax.Array) -> jax.Array:
         place = place * jnp.uint32(size % 2**32) + along
     scattered = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
     return jnp.sum(bits * (scattered | jnp.uint32(1)), dtype=jnp.uint32)
+
+
+def json_digest(value: Any) -> str:
+    """Returns a digest of what JSON can hold; the order of keys does not matter."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

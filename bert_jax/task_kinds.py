@@ -13,7 +13,8 @@ import numpy as np
 
 from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskDataConfig, TaskKind
 from bert_jax.data import span_task, tag_task, tasks
-from bert_jax.data.splits import Split, Task
+from bert_jax.data.splits import Split, Task, dev_sources
+from bert_jax.data.task_rows import TaskInputs
 from bert_jax.errors import UserError
 from bert_jax.heads import TaskModel
 from bert_jax.losses import TotalsOf, class_totals, number_totals, span_totals
@@ -111,8 +112,8 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     Raises:
       UserError: for what is wrong with them.
     """
-    for source in (config.data.train, *config.data.dev.split(",")):
-        check_source(config.task, source.strip())
+    for source in (config.data.train, *dev_sources(config.data).values()):
+        check_source(config.task, source)
     return KINDS[config.task].read_task(config.data, tokenizer)
 
 
@@ -148,28 +149,25 @@ def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[
     )
 
 
-def training_totals(config: FinetuneConfig, task: Task) -> TotalsOf:
-    """Returns the loss to train with: smoothed, and weighted by class, if the run asks for it.
-
-    Raises:
-      UserError: for class weights that do not suit the labels.
-    """
+def training_totals(config: FinetuneConfig, weights: tuple[float, ...]) -> TotalsOf:
+    """Returns the loss to train with: smoothed, if the run asks for it, and weighted by class."""
     kind = KINDS[config.task]
     if kind.totals is not class_totals:
         return kind.totals
     return functools.partial(
         class_totals,
         label_smoothing=config.label_smoothing,
-        class_weights=class_weights(config.class_weights, task),
+        class_weights=weights,
     )
 
 
-def class_weights(asked: str, task: Task) -> tuple[float, ...]:
+def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tuple[float, ...]:
     """Reads `class_weights`.
 
     Args:
       asked: '', 'balanced' (so that each class has the same weight in all), or LABEL=WEIGHT,...
-      task: its labels, and how often each is in training.
+      labels: names of the classes.
+      inputs: that are trained on.
 
     Returns:
       [C], or () for 1.
@@ -180,11 +178,12 @@ def class_weights(asked: str, task: Task) -> tuple[float, ...]:
     if not asked:
         return ()
     if asked == "balanced":
-        labels = task.train.inputs.labels
-        flat = np.concatenate(labels) if isinstance(labels, list) else labels
-        counts = np.bincount(flat[flat >= 0], minlength=len(task.labels))
-        return tuple((counts.sum() / (len(counts) * counts)).tolist())
-    weights = dict.fromkeys(task.labels, 1.0)
+        found = inputs.labels
+        flat = np.concatenate(found) if isinstance(found, list) else found
+        counts = np.bincount(flat[flat >= 0], minlength=len(labels))
+        # A class that a subset has not is never weighed.
+        return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
+    weights = dict.fromkeys(labels, 1.0)
     for part in asked.split(","):
         label, _, number = part.rpartition("=")
         try:
@@ -194,7 +193,7 @@ def class_weights(asked: str, task: Task) -> tuple[float, ...]:
         if label not in weights or not 0 < weight < float("inf"):
             raise UserError(
                 f"--config.class_weights={asked}: {part!r} is not LABEL=WEIGHT with a label of"
-                f" {', '.join(task.labels[:10])} and a number above 0"
+                f" {', '.join(labels[:10])} and a number above 0"
             )
         weights[label] = weight
     return tuple(weights.values())

@@ -30,8 +30,9 @@ def plot_confusion(
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the gold class", shrink=0.8)
-    axes.set_xticks(range(classes), labels, rotation=90)
-    axes.set_yticks(range(classes), labels)
+    names = [label.replace("$", r"\$") for label in labels]  # which would begin a formula
+    axes.set_xticks(range(classes), names, rotation=90)
+    axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("gold")
     if classes <= _MOST_NAMED:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.checkpoint import groups_in, restore_groups
+from bert_jax.checkpoint import groups_in, read_facts, restore_groups
 from bert_jax.config import (
     EncoderConfig,
     EncoderMode,
@@ -47,13 +47,13 @@ def initial_params(
     """Returns the parameters that a run begins with, and the groups that were transferred.
 
     Fresh values are drawn by the run's seed. The top `fresh_layers` of the encoder keep theirs, and
-    so does a pooler that reads more layers than the checkpoint's.
+    so does a pooler that reads another number of layers than the checkpoint's.
     """
     fresh = init_params(model, config.seed, abstract)
     stored = groups_in(checkpoint) if config.transfer else ()
     groups = [group for group in TRANSFERRED if group in stored and group in abstract]
-    if config.feature_layers > 1 and "pooler" in groups:
-        groups.remove("pooler")
+    if read_facts(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
+        groups = [group for group in groups if group != "pooler"]
     transferred = restore_groups(checkpoint, abstract, groups)
     if transferred and config.fresh_layers:
         kept = jnp.arange(model.config.layers) < model.config.layers - config.fresh_layers

@@ -117,21 +117,22 @@ def run(study: Study, core: int) -> int:
         return process.wait()
 
 
-def make_runs() -> None:
-    """Trains what is not trained yet."""
+def make_runs() -> bool:
+    """Trains what is not trained yet; returns whether all went well."""
     os.makedirs(_WORKDIR.value, exist_ok=True)
     cores: queue.Queue[int] = queue.Queue()
     for core in range(os.cpu_count() or 1):
         cores.put(core)
 
-    def one(study: Study) -> None:
+    def one(study: Study) -> int:
         core = cores.get()
         status = run(study, core)
         cores.put(core)
         print(f"{study.name}: {'done' if status == 0 else f'status {status}'}", flush=True)
+        return status
 
     with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
-        list(pool.map(one, studies()))
+        return not any(list(pool.map(one, studies())))
 
 
 def make_table(output: pathlib.Path) -> None:
@@ -140,6 +141,7 @@ def make_table(output: pathlib.Path) -> None:
         "| run | score | mean | standard deviation | seeds | failed |",
         "|---|---|---|---|---|---|",
     ]
+    output.mkdir(parents=True, exist_ok=True)
     points: dict[str, list[tuple[int, float, float]]] = {"full": [], "random": []}
     for study in studies():
         folder = pathlib.Path(_WORKDIR.value) / study.name
@@ -186,8 +188,8 @@ def main(_: list[str]) -> None:
     """Makes the runs, or their tables."""
     if _TABLE.value:
         make_table(pathlib.Path(_TABLE.value))
-    else:
-        make_runs()
+    elif not make_runs():
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,35 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     assert find_checkpoint(tmp_path).name == find_checkpoint(finetuned[0]).name
 
 
+def test_asked_to_stop_it_goes_on_as_if_it_had_not_been(
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run, tmp_path: pathlib.Path
+) -> None:
+    flags = finetune_flags(task, pretrained, tmp_path)
+    running = drivers.start("finetune", *flags)
+    running.wait_until(lambda: "step 2/" in running.err)
+    running.send(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.status == 128 + signal.SIGTERM and "goes on from there" in stopped.err
+    assert drivers.run("finetune", *flags).status == 0
+    assert_same_bits(state_of(newest(tmp_path)), state_of(newest(finetuned[0])))
+    assert find_checkpoint(tmp_path).name == find_checkpoint(finetuned[0]).name
+    evaluated = [
+        [each for each in log_of(run) if "dev_loss" in each] for run in (tmp_path, finetuned[0])
+    ]
+    assert evaluated[0] == evaluated[1]
+
+
+def test_a_run_goes_on_from_its_own_checkpoint_only(
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run
+) -> None:
+    flags = [
+        *finetune_flags(task, pretrained, finetuned[0]),
+        f"--checkpoint={pretrained[0]}/checkpoints/8",
+    ]
+    message = drivers.run("finetune", *flags).error()
+    assert "began with the parameters of" in message and "checkpoints/8" in message
+
+
 def test_a_frozen_encoder_keeps_its_bits(
     drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
 ) -> None:

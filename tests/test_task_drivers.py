@@ -126,6 +126,14 @@ def test_spans(
     context = "old river red " + "stone " * 40
     (found,) = predict(drivers, run, [f"red\t{context}"])
     assert found["answer"] == context[found["begin"] : found["end"]]
+    # On another file the threshold is the one of the run, not that file's best.
+    write_questions(tmp_path / "test.json", 7, seed=2)
+    test = f"--data={tmp_path / 'test.json'}"
+    said = drivers.run("evaluate", f"--checkpoint={run}", test).out.splitlines()
+    threshold = next(line.split()[1] for line in said if "no_answer_threshold" in line)
+    assert (
+        threshold == f"{read_facts(find_checkpoint(run))['scores']['dev_no_answer_threshold']:.4g}"
+    )
     message = drivers.run("predict", f"--checkpoint={run}", "--text=red").error()
     assert "'red' has no text to find the answer in" in message
 
@@ -218,6 +226,21 @@ def test_a_run_ends_when_it_gets_no_better(
     assert "train: 20 examples" in result.err and result.out.startswith("finished 15 steps")
     again = drivers.run("finetune", *flags, "--config.data.examples=20")
     assert again.status == 0 and "is finished: 15 steps" in again.out
+
+
+def test_a_pooler_is_taken_where_it_reads_as_many_layers(
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    def pooler(workdir: pathlib.Path, source: Run, layers: int) -> str:
+        flags = [*finetune_flags(task, source, workdir), f"--config.feature_layers={layers}"]
+        result = drivers.run("finetune", *flags, "--config.epochs=1")
+        assert result.status == 0, result
+        return next(line.split()[2] for line in result.err.splitlines() if "pooler " in line)
+
+    assert pooler(tmp_path / "two", pretrained, 2) == "fresh"
+    two: Run = (tmp_path / "two", pretrained[1])
+    assert pooler(tmp_path / "again", two, 2) == "transferred"
+    assert pooler(tmp_path / "one", two, 1) == "fresh"
 
 
 def test_fresh_layers_are_the_top_ones(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, validate
@@ -30,16 +31,19 @@ def task(tmp_path: Path) -> Task:
 
 def test_class_weights(task: Task) -> None:
     assert task.labels == ["no", "x=1"]
-    assert class_weights("", task) == ()
-    assert class_weights("balanced", task) == pytest.approx((4 / 6, 4 / 2))
-    assert class_weights("x=1=2.5", task) == (1.0, 2.5)
-    assert class_weights("no=3,x=1=2", task) == (3.0, 2.0)
+    every = task.train.inputs
+    assert class_weights("", task.labels, every) == ()
+    assert class_weights("balanced", task.labels, every) == pytest.approx((4 / 6, 4 / 2))
+    some = every.of_examples(np.array([0, 2]))
+    assert class_weights("balanced", task.labels, some) == (1, 1)
+    assert class_weights("x=1=2.5", task.labels, every) == (1.0, 2.5)
+    assert class_weights("no=3,x=1=2", task.labels, every) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize("asked", ["yes=1", "no", "no=0", "no=-1", "no=many", "no=inf", "no=nan"])
 def test_wrong_class_weights_are_refused(asked: str, task: Task) -> None:
     with pytest.raises(UserError, match="is not LABEL=WEIGHT with a label of no, x=1 and a number"):
-        class_weights(asked, task)
+        class_weights(asked, task.labels, task.train.inputs)
 
 
 def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
@@ -103,6 +107,17 @@ def test_a_frozen_encoder_has_no_rates_and_no_fresh_layers(name: str, tmp_path: 
     validate(config)
     setattr(config, name, 0.5 if name == "layer_decay" else 1)
     with pytest.raises(UserError, match=f"--config.{name}=.* needs an encoder that is trained"):
+        validate(config)
+
+
+def test_held_out_files_are_named_with_commas_between(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    path = config.data.train
+    config.data.dev = f",{path}, {path},"
+    validate(config)
+    assert list(read_task(config, TOKENIZER).dev) == ["dev", "dev2"]
+    config.data.dev = " , "
+    with pytest.raises(UserError, match="data.dev is not set: name a labelled file"):
         validate(config)
 
 

@@ -136,6 +136,19 @@ def test_features_stand_where_the_labels_of_their_kind_do(tokens: bool) -> None:
         assert not batch["features"][~held].any()
 
 
+def test_rows_that_hold_nothing_have_the_fields_of_the_others() -> None:
+    inputs = make_inputs("tokens")
+    features = [np.ones((size, 3), np.float32) for size in inputs.sizes]
+    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, features)
+    row_format = RowFormat(LENGTH, SPECIAL, False, 1, 5)
+    batches = row_format.deal(inputs, epochs=1, seed=3, rows_multiple=2)
+    stream = TaskStream(inputs, batches, row_format)  # one input in two rows
+    full, empty = (stream.rows(np.array([row])) for row in (0, 1))
+    assert not empty["example_ids"].any() and full["example_ids"].any()
+    for name, field in full.items():
+        assert (field.shape, field.dtype) == (empty[name].shape, empty[name].dtype), name
+
+
 def test_inputs_of_some_examples() -> None:
     inputs = make_inputs("tokens")
     inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, np.repeat(np.arange(COUNT), 2)[:COUNT])

@@ -171,3 +171,6 @@ def test_a_task_of_numbers(tmp_path: pathlib.Path) -> None:
     config = task_of(tmp_path, "a\t1\nb\thigh\n", "a\t1\n")
     with pytest.raises(UserError, match=r"0.tsv:2 has 'high' in '1', which is no number"):
         read_number_task(config, TOKENIZER)
+    config = task_of(tmp_path, "a\t1\nb\t1e39\n", "a\t1\n")  # beyond float32
+    with pytest.raises(UserError, match=r"0.tsv:2 has the label 1e\+39, too large for float32"):
+        read_number_task(config, TOKENIZER)

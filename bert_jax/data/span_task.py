@@ -5,6 +5,7 @@ ends there; those of [CLS] say that the window holds none.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.layout import PAIR_SPECIALS
 from bert_jax.data.question_files import Answer, Questions, read_questions
-from bert_jax.data.splits import Outputs, Split, Task
+from bert_jax.data.splits import Outputs, Split, Task, dev_sources
 from bert_jax.data.task_rows import TaskInputs, input_sizes
 from bert_jax.data.windows import most_context, window_bounds
 from bert_jax.errors import UserError
@@ -237,13 +238,15 @@ class SpanSplit(Split):
         labels = _labels(encoded, np.array(spans, np.int64))
         self.inputs = TaskInputs(encoded.a, encoded.b, labels, encoded.example_of)
         self.examples = len(pairs)
+        self._threshold: float | None = None
         self.notes = _notes(questions, encoded, labels, config.question_length)
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """Scores the answers as SQuAD does.
 
         Where some question has no answer, it is predicted over the threshold that gives these
-        outputs the best F1, as BERT chose it on the dev set; else a span is always predicted.
+        outputs the best F1, as BERT chose it on the dev set, or over the one of `tuned_by`; else a
+        span is always predicted.
 
         Args:
           outputs: of each input [size, 2] float32.
@@ -262,9 +265,19 @@ class SpanSplit(Split):
         found = {} if threshold is None else {"no_answer_threshold": max(threshold, lowest)}
         return {"f1": scores.pop("f1")} | scores | found
 
+    def tuned_by(self, scores: dict[str, float]) -> None:
+        """See `Split.tuned_by`: the threshold of no answer."""
+        self._threshold = scores.get("dev_no_answer_threshold")
+
+    def gold_text(self) -> str:
+        """See `Split.gold_text`."""
+        return json.dumps([question.context for question in self._questions] + self._golds)
+
     def _predictions(self, outputs: Outputs) -> tuple[list[Prediction], float | None]:
         """Returns the answers, and the threshold if there is one."""
         best = self._encoded.answers(outputs, self._answer_length)
+        if self._threshold is not None:
+            return [each.unless_null(self._threshold) for each in best], self._threshold
         if all(self._golds):
             return best, None
         differences = np.array([each.null_difference for each in best])
@@ -346,9 +359,6 @@ def read_span_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
     Raises:
       UserError: as `read_questions` and `encode_questions`.
     """
-    train, *held_out = (
-        read_span_split(source.strip(), config, tokenizer)
-        for source in (config.train, *config.dev.split(","))
-    )
-    dev = {f"dev{number}" if number > 1 else "dev": s for number, s in enumerate(held_out, 1)}
-    return Task([], train, dev)
+    sources = dev_sources(config)
+    dev = {name: read_span_split(each, config, tokenizer) for name, each in sources.items()}
+    return Task([], read_span_split(config.train, config, tokenizer), dev)

@@ -28,6 +28,14 @@ class Split(abc.ABC):
     examples: int
     notes: str
 
+    def tuned_by(self, scores: dict[str, float]) -> None:
+        """Takes what the run's held-out split has decided, rather than to decide it by itself."""
+        del scores
+
+    def gold_text(self) -> str:
+        """Returns what is right beyond the labels of the inputs, for the digest."""
+        return ""
+
     @abc.abstractmethod
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """Scores the model's outputs for every input, in order, by name."""
@@ -64,11 +72,12 @@ class Task:
     dev: Mapping[str, Split]
 
     def fingerprint(self) -> str:
-        """Returns a digest of every token and label."""
+        """Returns a digest of every token, label and gold answer."""
         digest = hashlib.blake2b(json.dumps(self.labels).encode(), digest_size=16)
         for split in (self.train, *self.dev.values()):
             for values in (*split.inputs.a, *split.inputs.b, *split.inputs.labels):
                 digest.update(values.size.to_bytes(8) + values.tobytes())
+            digest.update(split.gold_text().encode())
         return digest.hexdigest()
 
 

@@ -174,15 +174,15 @@ class TaskStream:
             slots=self.batches.slots,
             pool_last=self._format.pool_last,
         )
-        labels = _placed(batch, at, _take(inputs.labels, chosen))
+        labels = _placed(batch, at, inputs.labels, chosen)
         if isinstance(inputs.labels, list):
             weights = (labels >= 0) & (batch["example_ids"] > 0)
             labels = np.maximum(labels, 0)
         else:
-            weights = _placed(batch, at, np.ones(len(chosen)))
+            weights = _placed(batch, at, np.ones(len(inputs)), chosen)
         batch |= {"labels": labels, "weights": weights.astype(np.float32)}
         if inputs.features is not None:
-            batch["features"] = _placed(batch, at, _take(inputs.features, chosen))
+            batch["features"] = _placed(batch, at, inputs.features, chosen)
         return batch
 
 
@@ -190,14 +190,16 @@ def _placed(
     batch: dict[str, np.ndarray],
     at: tuple[np.ndarray, np.ndarray],
     values: np.ndarray | list[np.ndarray],
+    chosen: np.ndarray,
 ) -> np.ndarray:
     """Puts values of inputs where they are in the rows: [R, N, ...]; of tokens: [R, T, ...]."""
     if isinstance(values, np.ndarray):
         placed = np.zeros((*batch["pool_positions"].shape, *values.shape[1:]), values.dtype)
-        placed[at] = values
+        placed[at] = values[chosen]
         return placed
     inside = batch["example_ids"] > 0
-    flat = np.concatenate(values) if values else np.zeros(0, np.int32)
+    # None of the first gives shape and type to a host's rows that hold nothing.
+    flat = np.concatenate([values[0][:0], *_take(values, chosen)])
     placed = np.zeros((*inside.shape, *flat.shape[1:]), flat.dtype)
     placed[inside] = flat  # the tokens of a row are in the order of its inputs
     return placed

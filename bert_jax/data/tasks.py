@@ -55,7 +55,12 @@ def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False)
 
 def _label(row: Row, names: str, place: str, numbers: bool) -> str:
     if numbers:
-        return repr(number_value(row, names, place, "label_column"))
+        number = number_value(row, names, place, "label_column")
+        if abs(number) > np.finfo(np.float32).max:
+            raise UserError(
+                f"{place} has the label {number}, too large for float32: scale them all"
+            )
+        return repr(number)
     return text_value(row, names, place, "label_column")
 
 
