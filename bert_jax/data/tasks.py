@@ -56,7 +56,7 @@ def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False)
 def _label(row: Row, names: str, place: str, numbers: bool) -> str:
     if numbers:
         number = number_value(row, names, place, "label_column")
-        if abs(number) > np.finfo(np.float32).max:
+        if abs(number) > float(np.finfo(np.float32).max):
             raise UserError(
                 f"{place} has the label {number}, too large for float32: scale them all"
             )
