@@ -227,7 +227,7 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
             f"{workdir} began with other examples or another tokenizer: give the same"
             " --checkpoint, data.train and data.dev, or name another --workdir"
         )
-    if facts["source"] != setup.source:
+    if facts.get("source") != setup.source:  # those of earlier versions have none
         raise UserError(
             f"{workdir} began with the parameters of {facts['checkpoint']}, which are not those of"
             f" {setup.checkpoint}: give that --checkpoint, or name another --workdir"

@@ -73,7 +73,7 @@ def task_flags(task: str) -> list[str]:
             "--config.data.stride=64",
             "--config.data.question_length=32",
             "--config.epochs=1",
-            "--config.data.examples=4000",
+            "--config.data.examples=2500",
         ),
     }[task]
     files = [f"--config.data.train={data / train}", f"--config.data.dev={data / dev}"]
