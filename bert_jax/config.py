@@ -214,6 +214,7 @@ class PretrainConfig:
     batch_size: int = 256  # B, rows in the global batch
     steps: int = 1_000_000
     seed: int = 0
+    max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 100  # steps between lines of metrics
     eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
     eval_batches: int = (
@@ -278,12 +279,20 @@ class FinetuneConfig:
     warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
     seed: int = 0
     seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
+    max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 20
 
 
 # A resumed run may change these: they decide what is reported and kept, never what is computed.
 FREE_FIELDS = frozenset(
-    {"log_steps", "eval_steps", "eval_batches", "checkpoint_steps", "keep_checkpoints"}
+    {
+        "log_steps",
+        "max_skipped_steps",
+        "eval_steps",
+        "eval_batches",
+        "checkpoint_steps",
+        "keep_checkpoints",
+    }
     | {"data.local_dir"}
 )
 
@@ -310,6 +319,7 @@ def validate(config: RootConfig) -> None:
     _at_least("mesh.data", config.mesh.data, 0)
     _at_least("batch_size", config.batch_size, 1)
     _at_least("log_steps", config.log_steps, 1)
+    _at_least("max_skipped_steps", config.max_skipped_steps, 0)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--config.seed={config.seed} must be from 0 to {2**32 - 1}")
 

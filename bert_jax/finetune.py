@@ -302,7 +302,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
 
     facts = _facts(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate)
+    skipped = config.max_skipped_steps
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, skipped)
     step, key = first_step, run_key(seed)
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(

@@ -98,8 +98,22 @@ class StepReports:
     it never waits for the host.
     """
 
-    def __init__(self, log: RunLog, log_steps: int, learning_rate: Callable[[int], Any]) -> None:
-        """Starts the clock; the schedule is there to be logged."""
+    def __init__(
+        self,
+        log: RunLog,
+        log_steps: int,
+        learning_rate: Callable[[int], Any],
+        max_skipped_steps: int,
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+          log: takes the reports.
+          log_steps: between them.
+          learning_rate: the schedule, to be logged.
+          max_skipped_steps: in a row; more end the run.
+        """
+        self._max_skipped, self._skipped_in_a_row = max_skipped_steps, 0
         self._log, self._log_steps, self._learning_rate = log, log_steps, learning_rate
         self._totals: list[Any] = []  # of the steps since the last report, on the device
         self._step = 0
@@ -110,7 +124,7 @@ class StepReports:
         """Takes the totals of a finished (or running) step, and reports if one is due.
 
         Raises:
-          UserError: if the loss is no longer a number.
+          UserError: if too many steps in a row were skipped.
         """
         if self._totals and self._step % self._log_steps == 0:
             self.flush()
@@ -125,8 +139,10 @@ class StepReports:
         now = time.monotonic()
         seconds = max(now - self._begin, 1e-9)
         tokens = sum(float(totals["tokens"].sum) for totals in fetched)
-        values = divide(fetched)
-        del values["tokens"]
+        means = divide(fetched)
+        del means["tokens"], means["skipped"]
+        # Where every step was skipped there is no loss to tell.
+        values: dict[str, Any] = {name: x for name, x in means.items() if math.isfinite(x)}
         with jax.transfer_guard("allow"):
             learning_rate = float(self._learning_rate(self._step - 1))
         values |= {
@@ -136,16 +152,36 @@ class StepReports:
             "data_wait_share": self._waited / seconds,
         }
         self._totals, self._begin, self._waited = [], now, 0.0
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']} by step {self._step}: lower"
-                " --config.optimizer.learning_rate, or raise its warmup_steps; the checkpoints"
-                " before this are sound"
-            )
+        if skipped := self._skipped_steps(fetched):
+            values["skipped_steps"] = skipped
         self._log.write(self._step, values)
-        self._log.progress(
-            self._step, f"loss {values['loss']:.4f}, {values['tokens_per_second']:,.0f} tokens/s"
-        )
+        told = f"loss {values.get('loss', math.nan):.4f}"
+        self._log.progress(self._step, f"{told}, {values['tokens_per_second']:,.0f} tokens/s")
+
+    def _skipped_steps(self, fetched: Sequence[Any]) -> list[int]:
+        """Names the steps that were skipped.
+
+        Raises:
+          UserError: if too many of them were in a row.
+        """
+        skipped = []
+        for step, totals in enumerate(fetched, start=self._step + 1 - len(fetched)):
+            if not totals["skipped"].sum:
+                self._skipped_in_a_row = 0
+                continue
+            skipped.append(step)
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row > self._max_skipped:
+                raise UserError(
+                    f"the last {self._skipped_in_a_row} steps until {step} have a loss or a"
+                    " gradient that is no number: lower --config.optimizer.learning_rate, or raise"
+                    " its warmup_steps; none of them changed the parameters, and the checkpoints"
+                    " are sound"
+                )
+        if skipped:
+            named = ", ".join(map(str, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
+            self._log.say(f"skipped, for their loss or gradient is no number: steps {named}")
+        return skipped
 
     def waited(self, seconds: float) -> None:
         """Counts time in which the device had no data."""

@@ -254,7 +254,7 @@ def main() -> None:
 
     rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key(config.seed), run_key(0)
-    reports = StepReports(log, config.log_steps, rate)
+    reports = StepReports(log, config.log_steps, rate, config.max_skipped_steps)
     step = first_step
     with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(

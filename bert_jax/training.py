@@ -113,6 +113,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]:
     """Returns the compiled update (state, batch, run key) -> (state, totals).
 
+    Where the loss or a gradient is no finite number, the update is skipped: the step counts,
+    parameters and optimizer stay as they are, and the step's totals are empty but for `skipped`.
     The state is donated: the one passed in must not be used again.
     """
 
@@ -122,11 +124,20 @@ def make_train_step(
         (loss, totals), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, batch, dropout_key
         )
+        norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+        def unless_skipped(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = unless_skipped(optax.apply_updates(state.params, updates), state.params)
+        opt_state = unless_skipped(opt_state, state.opt_state)
         one = jnp.ones(())
-        totals |= {"loss": Total(loss, one), "grad_norm": Total(optax.tree.norm(grads), one)}
+        totals |= {"loss": Total(loss, one), "grad_norm": Total(norm, one)}
+        totals = unless_skipped(totals, jax.tree.map(jnp.zeros_like, totals))
         totals["tokens"] = Total(jnp.sum(batch["example_ids"] > 0).astype(jnp.float32), one)
+        totals["skipped"] = Total(1.0 - is_finite, one)
         return TrainState(state.step + 1, params, opt_state), totals
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -15,6 +15,7 @@ def totals(loss: float, weight: float = 1.0, tokens: float = 10.0) -> dict[str, 
     return {
         "loss": Total(jnp.float32(loss), jnp.float32(weight)),
         "tokens": Total(jnp.float32(tokens), one),
+        "skipped": Total(jnp.float32(weight == 0), one),
     }
 
 
@@ -29,7 +30,7 @@ def test_sums_are_added_before_the_division() -> None:
 
 def test_reports_cover_every_step_once(tmp_path: pathlib.Path) -> None:
     log = open_log(tmp_path)
-    reports = StepReports(log, 2, lambda step: jnp.float32(step))
+    reports = StepReports(log, 2, lambda step: jnp.float32(step), 10)
     for step in range(1, 6):
         reports.add(step, totals(loss=step))
         if step == 3:
@@ -45,17 +46,36 @@ def test_reports_cover_every_step_once(tmp_path: pathlib.Path) -> None:
     assert all(entry["tokens_per_second"] > 0 for entry in entries)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: pathlib.Path) -> None:
+def test_skipped_steps_are_named_and_too_many_in_a_row_end_the_run(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = open_log(tmp_path)
-    reports = StepReports(log, 2, lambda step: jnp.float32(step))
-    reports.add(1, totals(loss=1.0))
-    reports.add(2, totals(loss=math.nan))
+    reports = StepReports(log, 3, lambda step: jnp.float32(step), 2)
+    losses = [1.0, None, 3.0, None, None, 6.0, None, None, None]
+    for step, loss in enumerate(losses[:7], start=1):
+        reports.add(step, totals(0.0, 0.0) if loss is None else totals(loss))
+    for step in (8, 9):
+        reports.add(step, totals(0.0, 0.0))
     with pytest.raises(
-        UserError, match="the loss is nan by step 2: lower --config.optimizer.learn"
+        UserError, match="the last 3 steps until 9 have a loss or a gradient that is no"
     ):
-        reports.add(3, totals(loss=1.0))
+        reports.flush()
     log.close()
-    assert read_log(tmp_path / LOG_FILE) == []
+    entries = read_log(tmp_path / LOG_FILE)
+    assert [entry["loss"] for entry in entries] == [2, 6]  # means of the others
+    assert [entry["skipped_steps"] for entry in entries] == [[2], [4, 5]]
+    assert "no number: steps 4, 5" in capsys.readouterr().err
+
+
+def test_a_report_of_skipped_steps_alone_has_no_loss(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    reports = StepReports(log, 2, lambda step: jnp.float32(step), 10)
+    for step in (1, 2):
+        reports.add(step, totals(0.0, 0.0))
+    reports.flush()
+    log.close()
+    (entry,) = read_log(tmp_path / LOG_FILE)
+    assert entry["skipped_steps"] == [1, 2] and "loss" not in entry
 
 
 def test_a_resumed_run_drops_what_it_will_do_again(tmp_path: pathlib.Path) -> None:

@@ -306,3 +306,36 @@ def test_a_mesh_that_does_not_divide_the_encoder_is_refused(tiny_encoder, mesh_s
     mesh = sharding.make_mesh(MeshConfig(**axes))
     with pytest.raises(UserError, match=message):
         sharding.check_encoder(dataclasses.replace(tiny_encoder, **sizes), mesh)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny_encoder, bad):
+    model, mesh = classification_model(tiny_encoder), sharding.make_mesh(MeshConfig())
+    tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), steps=9)
+    abstract = training.abstract_state(model, tx, mesh)
+    loss_fn = make_task_loss(model, class_totals)
+
+    def sick(params: Any, batch: Any, key: Any) -> Any:
+        loss, totals = loss_fn(params, batch, key)
+        # One row decides: a factor that is no number makes the gradients sick as well.
+        return loss * jnp.where(batch["token_ids"][0, 0] == MASK, bad, 1.0), totals
+
+    step = training.make_train_step(sick, lambda batch, key, step: batch, tx, abstract)
+    key, healthy = training.run_key(0), make_batch(tiny_encoder)
+    marked = healthy | {"token_ids": healthy["token_ids"].copy()}
+    marked["token_ids"][0, 0] = MASK
+    state, totals = step(start(model, tx, abstract), place(healthy, mesh), key)
+    before = jax.device_get(state)
+    assert totals["skipped"] == (0, 1) and mean(totals["loss"]) > 0
+    state, totals = step(state, place(marked, mesh), key)
+    after = jax.device_get(state)
+    assert totals["skipped"] == (1, 1) and totals["loss"] == totals["accuracy"] == (0, 0)
+    assert after.step == before.step + 1
+    assert_trees_close(after.params, before.params, rtol=0)
+    assert_trees_close(after.opt_state, before.opt_state, rtol=0)
+    state, totals = step(state, place(healthy, mesh), key)
+    assert totals["skipped"] == (0, 1)
+    moved = jax.tree.map(
+        lambda a, b: np.array_equal(a, b), jax.device_get(state.params), after.params
+    )
+    assert not all(jax.tree.leaves(moved))
