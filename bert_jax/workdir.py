@@ -1,5 +1,6 @@
 """The directory of a run: whose it is, and what it must hold before the first step."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
+
+_held: list[int] = []  # open directories; the system's locks on them end with this process
 
 
 def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
@@ -45,6 +48,22 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
 
 
 def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
-    """Makes the directory and writes the resolved config into it."""
+    """Makes the directory, holds it until this process ends, and writes the resolved config.
+
+    Raises:
+      UserError: if another process holds it.
+    """
     os.makedirs(workdir, exist_ok=True)
+    lock = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(
+            f"another process is at work in --workdir={workdir}: wait for it, or name another"
+            " directory"
+        ) from None
+    except OSError:
+        pass  # this file system has no locks
+    _held.append(lock)
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_dict(config), indent=1).encode())

@@ -267,6 +267,22 @@ def test_documents_of_one_sentence_are_forced_negatives(
     assert shares == [1.0] * len(shares)
 
 
+def test_two_processes_in_one_workdir_are_refused(
+    drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, f"--workdir={tmp_path}", "--config.steps=100000"]
+    running = drivers.start("pretrain", *flags)
+    running.wait_until(lambda: "step 2/" in running.err)
+    message = drivers.run("pretrain", *flags).error()
+    assert f"another process is at work in --workdir={tmp_path}: wait for it" in message
+    running.send(signal.SIGKILL)  # which no lock outlives
+    running.wait()
+    again = drivers.start("pretrain", *flags)
+    again.wait_until(lambda: "step 6/" in again.err)
+    again.send(signal.SIGTERM)
+    assert again.wait().status == 128 + signal.SIGTERM
+
+
 def test_a_workdir_of_something_else_is_refused(
     drivers: Drivers, pretrain_flags: list[str], pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
