@@ -278,7 +278,7 @@ def test_two_processes_in_one_workdir_are_refused(
     running.send(signal.SIGKILL)  # which no lock outlives
     running.wait()
     again = drivers.start("pretrain", *flags)
-    again.wait_until(lambda: "step 6/" in again.err)
+    again.wait_until(lambda: "held out" in again.err)
     again.send(signal.SIGTERM)
     assert again.wait().status == 128 + signal.SIGTERM
 
