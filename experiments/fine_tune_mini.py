@@ -163,7 +163,8 @@ def make_table(output: pathlib.Path) -> None:
         if study.task == "sst2" and mode in points:
             points[mode].append((int(middle[0]) if middle else 6920, mean, spread))
     (output / "table.md").write_text("\n".join(lines) + "\n")
-    plot_curve(points, output / "learning_curve.png")
+    if any(len(found) > 1 for found in points.values()):
+        plot_curve(points, output / "learning_curve.png")
     print("\n".join(lines))
 
 
