@@ -54,7 +54,7 @@ def main() -> None:
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
     facts = {"checkpoint": str(checkpoint), "data": source, "examples": split.examples}
     with locked_staging(output, worth_keeping=lambda _: False) as staging:
-        (staging / "predictions.jsonl").write_text("".join(lines))
+        (staging / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
         (staging / "scores.json").write_text(json.dumps(facts | scores, indent=1))
         if classes := split.classes(outputs):
             plot_confusion(*classes, tuned.labels, staging / "confusion.png")

@@ -39,7 +39,7 @@ from bert_jax.data import draws
 from bert_jax.data.loader import load_batches
 from bert_jax.data.splits import Task
 from bert_jax.data.task_batches import TaskBatches
-from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream
+from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream, examples_per_row
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.files import write_atomically
@@ -98,6 +98,7 @@ class Setup:
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.check_encoder(self.encoder, self.mesh)
         self.task = read_task(config, self.tokenizer)
+        self.task_digest = self.task.fingerprint()
         self.model = make_model(config, self.encoder, self.task.labels)
         dev = self.task.dev["dev"]
         floor = dev.scores(dev.constant_outputs())
@@ -108,7 +109,7 @@ class Setup:
             special=self.tokenizer.special,
             pool_last=self.encoder.causal,
             batch_size=config.batch_size,
-            max_examples=config.data.max_examples_per_row or -(-config.data.length // 8),
+            max_examples=config.data.max_examples_per_row or examples_per_row(config.data.length),
         )
         self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
         self.features_step = make_features_step(self.model, self.mesh)
@@ -222,7 +223,7 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
     if not done:
         return 0, Progress()
     facts = read_facts(workdir / FOLDER / str(done[-1]))
-    if facts["task"] != setup.task.fingerprint():
+    if facts["task"] != setup.task_digest:
         raise UserError(
             f"{workdir} began with other examples or another tokenizer: give the same"
             " --checkpoint, data.train and data.dev, or name another --workdir"
@@ -365,7 +366,7 @@ def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
         "encoder": to_dict(setup.encoder),
         "tokenizer": setup.stored_tokenizer,
         "labels": setup.task.labels,
-        "task": setup.task.fingerprint(),
+        "task": setup.task_digest,
         "checkpoint": str(setup.checkpoint),
         "source": setup.source,
     }

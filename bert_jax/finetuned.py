@@ -9,14 +9,18 @@ from jax.sharding import Mesh
 from bert_jax.checkpoint import restore_groups
 from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.splits import Outputs
-from bert_jax.data.task_rows import NO_LABEL, RowFormat, TaskInputs
+from bert_jax.data.task_rows import (
+    NO_LABEL,
+    RowFormat,
+    TaskInputs,
+    examples_per_row,
+    row_length,
+)
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_outputs_step
 from bert_jax.task_kinds import KINDS, make_model
 from bert_jax.tokenizer import tokenizer_from_dict
 from bert_jax.training import abstract_params
-
-_LENGTH_STEP = 32  # rows are a multiple of this, so that few lengths are compiled
 
 
 class FineTuned:
@@ -82,15 +86,13 @@ class FineTuned:
         Returns:
           The outputs of each input.
         """
-        length = min(
-            -(-int(inputs.sizes.max()) // _LENGTH_STEP) * _LENGTH_STEP, self.encoder.max_length
-        )
+        length = row_length(inputs.sizes, self.encoder.max_length)
         rows = RowFormat(
             length=length,
             special=self.tokenizer.special,
             pool_last=self.encoder.causal,
             batch_size=batch_size,
-            max_examples=-(-length // 8) if packed else 1,
+            max_examples=examples_per_row(length) if packed else 1,
         )
         on_devices = InputsOnDevices(inputs, rows, self._mesh, whole_inputs=self._whole_inputs)
         return on_devices.outputs(self._step, self._params)[0]

@@ -297,8 +297,7 @@ class Encoder(nn.Module):
         x, kept = jax.lax.scan(step, x, below, unroll=self.config.unroll)
         wanted = [run(x, last, positions)]
         if layers > 1:
-            wanted = [*jnp.split(kept[1 - layers :], layers - 1), wanted[0][None]]
-            wanted = [x.squeeze(0) for x in wanted]
+            wanted = [*kept[1 - layers :], *wanted]
         if self.config.norm is Norm.PRE:
             wanted = [self.final_norm(x) for x in wanted]
         return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)

@@ -27,13 +27,8 @@ from jax.sharding import Mesh
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
-from bert_jax.config import (
-    EncoderConfig,
-    MeshConfig,
-    SentenceObjective,
-    from_dict,
-)
-from bert_jax.data.task_rows import input_sizes, make_token_rows
+from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
+from bert_jax.data.task_rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.finetuned import FineTuned
 from bert_jax.heads import PretrainingModel
@@ -50,7 +45,6 @@ _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", low
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
 
 MASK_TEXT = "[MASK]"
-_LENGTH_STEP = 32  # rows are cut to a multiple of this, so that few lengths are compiled
 
 
 # What the classes of a sentence objective say of a pair.
@@ -110,7 +104,7 @@ class FillMask:
             [side[0] for side in sides], [side[1] for side in sides], self._tokenizer, self._encoder
         )
         is_mask = batch["token_ids"] == self._tokenizer.special.mask
-        slots = _round_up(max(int(is_mask.sum(axis=1).max()), 1), 8)
+        slots = -(-max(int(is_mask.sum(axis=1).max()), 1) // 8) * 8  # few shapes are compiled
         # The masked positions first, in order.
         batch["mlm_positions"] = np.argsort(~is_mask, axis=1, kind="stable")[:, :slots].astype(
             np.int32
@@ -156,13 +150,9 @@ def _rows(
     encoder: EncoderConfig,
 ) -> dict[str, np.ndarray]:
     """Writes an input a row, of the shortest length that is a multiple of a few."""
-    length = _round_up(int(input_sizes(a, b).max()), _LENGTH_STEP)
+    length = row_length(input_sizes(a, b), encoder.max_length)
     held, last = np.ones(len(a), np.int64), encoder.causal
     return make_token_rows(a, b, held, length, tokenizer.special, slots=1, pool_last=last)[0]
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
 
 
 def read_inputs(

@@ -10,10 +10,10 @@ import numpy as np
 
 from bert_jax.config import EncoderConfig, TaskKind
 from bert_jax.data.span_task import encode_questions
-from bert_jax.data.splits import Outputs
+from bert_jax.data.splits import Outputs, softmax
 from bert_jax.data.tag_task import encode_words, mark_entities, split_words
 from bert_jax.data.task_rows import TaskInputs, input_sizes
-from bert_jax.data.tasks import encode_inputs, softmax, told_classes
+from bert_jax.data.tasks import encode_inputs, told_classes
 from bert_jax.errors import UserError
 from bert_jax.finetuned import FineTuned
 from bert_jax.metrics import entities

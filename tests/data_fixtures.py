@@ -9,10 +9,15 @@ import numpy as np
 from bert_jax.data import corpus as corpora
 from bert_jax.data import shards as writing
 from bert_jax.data.pretraining import BlockPlan
-from bert_jax.tokenizer import SpecialIds
+from bert_jax.tokenizer import SpecialIds, WordPieceTokenizer
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 FIRST_ID = 5  # token i of a corpus has the id FIRST_ID + i
+
+# A vocabulary in which a token is a letter.
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+LETTER_TOKENIZER = WordPieceTokenizer(PIECES, lower_case=True)
 
 Documents = list[list[list[int]]]  # token ids of sentences of documents
 

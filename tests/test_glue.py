@@ -6,18 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from data_fixtures import LETTER_TOKENIZER as TOKENIZER
+from data_fixtures import LETTERS
 from tfds_fixtures import build_dataset
 
 from bert_jax.config import TaskKind
 from bert_jax.data.splits import Task
 from bert_jax.errors import UserError
 from bert_jax.task_kinds import chosen_metric, read_task
-from bert_jax.tokenizer import WordPieceTokenizer
 from configs import glue
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-TOKENIZER = WordPieceTokenizer(PIECES, lower_case=True)
 
 # As in GLUE's archive: the header of the file (CoLA has none) and where texts and label are.
 # As in TFDS: names of texts, and of the labels 0, 1, ...

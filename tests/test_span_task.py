@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_fixtures import LETTERS, PIECES
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.question_files import Answer, Question, Questions
@@ -22,10 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.tokenizer import Tokenizer, WordPieceTokenizer
 from bert_jax.tokenizer_training import ModelType, train_sentencepiece
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-PIECES += ["station", "cafe", "中", "."]
-WORDPIECE = WordPieceTokenizer(PIECES, lower_case=True)
+WORDPIECE = WordPieceTokenizer([*PIECES, "station", "cafe", "中", "."], lower_case=True)
 WORDS = "river town house green old new king city under over station village music record".split()
 NOTHING = "\u200b"  # not white space, but no tokenizer here sees it
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_fixtures import LETTER_TOKENIZER as TOKENIZER
+from data_fixtures import LETTERS, PIECES
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.splits import Task
@@ -21,11 +23,7 @@ from bert_jax.data.tag_task import (
 from bert_jax.data.task_rows import NO_LABEL
 from bert_jax.errors import UserError
 from bert_jax.metrics import entities
-from bert_jax.tokenizer import WordPieceTokenizer
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS)]
-TOKENIZER = WordPieceTokenizer(PIECES, lower_case=True)  # a token is a letter
 UNK = TOKENIZER.special.unk
 COLUMNS = TaskDataConfig(word_column="0", tag_column="-1")
 

@@ -85,3 +85,9 @@ def dev_sources(config: TaskDataConfig) -> dict[str, str]:
     """Returns the held-out sources by the names of their splits: `dev`, `dev2` and so on."""
     sources = [source for part in config.dev.split(",") if (source := part.strip())]
     return {f"dev{number}" if number > 1 else "dev": s for number, s in enumerate(sources, 1)}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Normalises the last axis: [..., C] float to float64 probabilities."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

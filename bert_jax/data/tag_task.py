@@ -14,7 +14,7 @@ from bert_jax import metrics
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.layout import SINGLE_SPECIALS
 from bert_jax.data.ragged import exclusive_cumsum, ranges
-from bert_jax.data.splits import Outputs, Split, Task, dev_sources
+from bert_jax.data.splits import Outputs, Split, Task, dev_sources, softmax
 from bert_jax.data.tables import shown
 from bert_jax.data.tagged_files import TaggedSentence, read_tagged
 from bert_jax.data.task_rows import NO_LABEL, TaskInputs, input_sizes
@@ -105,9 +105,7 @@ class WordInputs:
         Raises:
           ValueError: if the outputs are not of these inputs.
         """
-        logits = self._logits(outputs)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return _cut(powers / powers.sum(axis=1, keepdims=True), self.words)
+        return _cut(softmax(self._logits(outputs)).astype(np.float32), self.words)
 
     def labels(self, classes: np.ndarray) -> list[np.ndarray]:
         """Puts the classes of words where they are asked about.

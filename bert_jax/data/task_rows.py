@@ -16,6 +16,9 @@ from bert_jax.tokenizer import SpecialIds
 
 NO_LABEL = -1  # of a token that is not asked about
 
+_TOKENS_PER_EXAMPLE = 8  # of a row, where nobody says how many examples it may hold
+_LENGTH_STEP = 32  # rows for new text are a multiple of this, so that few lengths are compiled
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskInputs:
@@ -104,6 +107,16 @@ def input_sizes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
         for first, second in pairs
     ]
     return np.array(sizes, np.int64)
+
+
+def examples_per_row(length: int) -> int:
+    """Returns how many examples a row of `length` tokens may hold where nothing else is asked."""
+    return -(-length // _TOKENS_PER_EXAMPLE)
+
+
+def row_length(sizes: np.ndarray, max_length: int) -> int:
+    """Returns the length of rows that hold inputs of these sizes, at most `max_length`."""
+    return min(-(-int(sizes.max()) // _LENGTH_STEP) * _LENGTH_STEP, max_length)
 
 
 def make_token_rows(

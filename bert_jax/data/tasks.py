@@ -8,7 +8,7 @@ import numpy as np
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
-from bert_jax.data.splits import Outputs, Split, Task, dev_sources
+from bert_jax.data.splits import Outputs, Split, Task, dev_sources, softmax
 from bert_jax.data.tables import Row, number_value, read_rows, text_value
 from bert_jax.data.task_rows import TaskInputs
 from bert_jax.errors import UserError
@@ -250,12 +250,6 @@ def read_number_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer)
     examples = read_examples(source, config, numbers=True)
     numbers = np.array([float(example.label) for example in examples], np.float32)
     return NumberSplit(examples, numbers, tokenizer, config.length)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Normalises the last axis: [..., C] float to float64 probabilities."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def told_classes(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
