@@ -46,7 +46,7 @@ from bert_jax.files import write_atomically
 from bert_jax.fingerprint import json_digest
 from bert_jax.logs import RunLog, StepReports
 from bert_jax.loop import run_steps
-from bert_jax.losses import Params, Totals, make_task_loss
+from bert_jax.losses import Params, Totals
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
 from bert_jax.task_kinds import (
@@ -55,7 +55,7 @@ from bert_jax.task_kinds import (
     class_weights,
     make_model,
     read_task,
-    training_totals,
+    training_loss,
 )
 from bert_jax.tokenizer import tokenizer_from_dict
 from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key
@@ -127,8 +127,8 @@ class Setup:
             relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
         tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
         abstract = abstract_state(self.model, tx, self.mesh)
-        loss_fn = make_task_loss(self.model, training_totals(config, weights))
-        train_step = make_train_step(loss_fn, _as_it_is, tx, abstract)
+        loss = training_loss(self.model, config, weights)
+        train_step = make_train_step(loss, _as_it_is, tx, abstract, config.micro_batches)
         return Compiled(tx, abstract, learning_rate_schedule(optimizer, steps), train_step)
 
     def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:

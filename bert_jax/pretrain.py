@@ -176,7 +176,7 @@ def main() -> None:
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
     for phase in phases:
-        sharding.check_batch_size(phase.batch_size, mesh)
+        sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
     check_workdir(workdir, config)
     model = PretrainingModel(config.encoder, config.data.objective)
@@ -198,14 +198,14 @@ def main() -> None:
     for line in (*corpora.copied, corpora.describe()):
         log.say(line)
 
-    loss_fn = make_pretraining_loss(
+    loss = make_pretraining_loss(
         model,
         mlm_weight=config.mlm_loss_weight,
         sentence_weight=config.sentence_loss_weight,
     )
-    train_step = make_train_step(loss_fn, mask_fn, tx, abstract)
+    train_step = make_train_step(loss, mask_fn, tx, abstract, config.micro_batches)
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
-    eval_step = make_eval_step(loss_fn, held_out_masking(config.encoder, tokenizer))
+    eval_step = make_eval_step(loss, held_out_masking(config.encoder, tokenizer))
 
     def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
         rows = PhaseRows(

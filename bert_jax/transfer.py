@@ -24,7 +24,7 @@ TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where th
 
 
 def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
-    """Returns the encoder that a checkpoint holds, with this run's dropout.
+    """Returns the encoder that a checkpoint holds, with this run's dropout and rematerialisation.
 
     Raises:
       UserError: if the run asks for longer rows, or more layers, than it has.
@@ -36,8 +36,9 @@ def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig
             raise UserError(
                 f"--config.{name}={asked}: the checkpoint's encoder has {encoder.layers} layers"
             )
+    rate = config.dropout_rate
     return dataclasses.replace(
-        encoder, dropout_rate=config.dropout_rate, attention_dropout_rate=config.dropout_rate
+        encoder, dropout_rate=rate, attention_dropout_rate=rate, remat=config.remat
     )
 
 
