@@ -211,6 +211,14 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class HostsConfig:
+    """How the processes of a run wait for each other."""
+
+    start_seconds: int = 300  # in which all must have come
+    heartbeat_seconds: int = 60  # in which a host that vanished is noticed
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class PretrainConfig:
     """A pretraining run."""
 
@@ -219,6 +227,7 @@ class PretrainConfig:
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     phases: list[PhaseConfig] = dataclasses.field(
         default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
     )
@@ -276,6 +285,7 @@ class FinetuneConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     transfer: bool = (
         True  # False: the checkpoint gives its shape and tokenizer, no values (a baseline)
     )
@@ -304,7 +314,7 @@ class FinetuneConfig:
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
     | {"remat", "data.local_dir", "log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
-    | {"checkpoint_steps", "keep_checkpoints"}
+    | {"checkpoint_steps", "keep_checkpoints", "hosts.start_seconds", "hosts.heartbeat_seconds"}
 )
 
 MAX_PHASES = 16  # what the name of a row has room for
@@ -328,6 +338,8 @@ def validate(config: RootConfig) -> None:
     for axis in ("fsdp", "tensor"):
         _at_least(f"mesh.{axis}", getattr(config.mesh, axis), 1)
     _at_least("mesh.data", config.mesh.data, 0)
+    _at_least("hosts.start_seconds", config.hosts.start_seconds, 1)
+    _at_least("hosts.heartbeat_seconds", config.hosts.heartbeat_seconds, 4)
     for name in ("batch_size", "micro_batches"):
         _at_least(name, getattr(config, name), 1)
     _at_least("log_steps", config.log_steps, 1)

@@ -33,6 +33,7 @@ from bert_jax.config import (
     FinetuneConfig,
     OptimizerConfig,
     TaskKind,
+    flatten,
     to_dict,
 )
 from bert_jax.data import draws
@@ -44,11 +45,12 @@ from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.files import write_atomically
 from bert_jax.fingerprint import json_digest
-from bert_jax.logs import RunLog, StepReports
+from bert_jax.logs import StepReports, open_log
 from bert_jax.loop import run_steps
 from bert_jax.losses import Params, Totals
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.processes import check_agreed, first_alone, is_first, join, stop_request
 from bert_jax.task_kinds import (
     KINDS,
     chosen_metric,
@@ -58,7 +60,7 @@ from bert_jax.task_kinds import (
     training_loss,
 )
 from bert_jax.tokenizer import tokenizer_from_dict
-from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key
+from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key_on
 from bert_jax.transfer import frozen_groups, initial_params, parameter_table, read_encoder
 from bert_jax.workdir import check_workdir, claim_workdir
 
@@ -279,8 +281,9 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         print(f"{workdir} is finished: {first_step:,} steps")
         return best_scores(workdir)
     state, said = begin(setup, config, compiled, workdir, first_step)
-    claim_workdir(workdir, config)
-    log = RunLog(workdir, first_step=first_step, steps=steps)
+    check_agreed("a run at step", first_step, "keep --workdir where all hosts see it")
+    first_alone(lambda: claim_workdir(workdir, config))
+    log = open_log(workdir, first_step=first_step, steps=steps)
     for line in (said, *_introduction(setup, inputs, batches)):
         log.say(line)
 
@@ -305,8 +308,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
     skipped = config.max_skipped_steps
     reports = StepReports(log, config.log_steps, compiled.learning_rate, skipped)
-    step, key = first_step, run_key(seed)
-    with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
+    step, key = first_step, run_key_on(setup.mesh, seed)
+    with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
             compiled.train_step,
             state,
@@ -338,7 +341,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     log.close()
     if step < steps and not progress.is_over(config.patience):
         raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+            f"stopped at step {step:,} and saved: the same command goes on from there"
         )
     print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
     return best_scores(workdir)
@@ -387,7 +390,7 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
     check_workdir(workdir, config)
     for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
         training_inputs(dataclasses.replace(config, seed=seed), setup.task)
-    claim_workdir(workdir, config)
+    first_alone(lambda: claim_workdir(workdir, config))
     metric = f"dev_{setup.metric}"
     scores = {}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -401,7 +404,8 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
         "failed": int(np.count_nonzero(values <= setup.floor)),
         "scores": scores,
     }
-    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    if is_first():
+        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
     for seed, value in zip(scores, values, strict=True):
         print(f"seed {seed:<6} {metric} {value:.4f}")
     print(
@@ -415,6 +419,7 @@ def main() -> None:
     config = cli.checked_config(_CONFIG.value, FinetuneConfig)
     checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
+    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir)})
     setup = Setup(config, checkpoint)
     if config.seeds > 1:
         train_seeds(setup, workdir)

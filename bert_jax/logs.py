@@ -65,6 +65,32 @@ class RunLog:
         self._board.close()
 
 
+class SilentLog(RunLog):
+    """The log of a process that is not the first: it tells nothing."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Records nothing."""
+
+    def progress(self, step: int, text: str) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Shows nothing."""
+
+    def close(self) -> None:
+        """Has nothing to finish."""
+
+
+def open_log(workdir: pathlib.Path, *, first_step: int, steps: int) -> RunLog:
+    """Opens the log of a run, which process 0 writes."""
+    if jax.process_index():
+        return SilentLog()
+    return RunLog(workdir, first_step=first_step, steps=steps)
+
+
 def duration(seconds: float) -> str:
     """Says a time in words of two units at most: '1 h 05 min', '42 s'."""
     seconds = math.ceil(seconds)

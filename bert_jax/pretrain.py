@@ -34,19 +34,21 @@ from bert_jax.config import (
     MaskingConfig,
     MaskStrategy,
     PretrainConfig,
+    flatten,
     to_dict,
 )
 from bert_jax.data.corpora import Corpora, open_corpora
 from bert_jax.data.feed import Cursor, Feed, PhaseRows
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel
-from bert_jax.logs import RunLog, StepReports
+from bert_jax.logs import StepReports, open_log
 from bert_jax.loop import run_steps
 from bert_jax.losses import make_pretraining_loss
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.phases import Phase, resolve_phases
+from bert_jax.processes import check_agreed, first_alone, join, stop_request
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import (
     PrepareFn,
@@ -57,7 +59,7 @@ from bert_jax.training import (
     init_state,
     make_eval_step,
     make_train_step,
-    run_key,
+    run_key_on,
 )
 from bert_jax.workdir import check_workdir, claim_workdir
 
@@ -165,6 +167,7 @@ def main() -> None:
     """Checks everything, then trains."""
     config = cli.checked_config(_CONFIG.value, PretrainConfig)
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/base"))
+    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "init": _INIT.value})
 
     # Data, and what it decides.
     phases = resolve_phases(config)
@@ -189,9 +192,14 @@ def main() -> None:
     if first_step >= config.steps:
         print(f"{workdir} is finished: {first_step:,} steps")
         return
-    claim_workdir(workdir, config)
-    tokenizer.save(workdir / "tokenizer")  # for `prepare` of other corpora; checkpoints have theirs
-    log = RunLog(workdir, first_step=first_step, steps=config.steps)
+    check_agreed("a run at step", first_step, "keep --workdir where all hosts see it")
+
+    def claim() -> None:
+        claim_workdir(workdir, config)
+        tokenizer.save(workdir / "tokenizer")  # for `prepare` of other corpora
+
+    first_alone(claim)
+    log = open_log(workdir, first_step=first_step, steps=config.steps)
     log.say(said)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     log.say(f"{parameters:,} parameters on {sharding.describe(mesh)}")
@@ -253,10 +261,10 @@ def main() -> None:
         log.say(f"step {step:,} held out: {' '.join(said)}")
 
     rate = learning_rate_schedule(config.optimizer, config.steps)
-    key, eval_key = run_key(config.seed), run_key(0)
+    key, eval_key = run_key_on(mesh, config.seed), run_key_on(mesh, 0)
     reports = StepReports(log, config.log_steps, rate, config.max_skipped_steps)
     step = first_step
-    with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
+    with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
             train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
         )
@@ -271,7 +279,7 @@ def main() -> None:
     log.close()
     if step < config.steps:
         raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+            f"stopped at step {step:,} and saved: the same command goes on from there"
         )
     print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
 

@@ -38,6 +38,11 @@ def run_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def run_key_on(mesh: Mesh, seed: int) -> jax.Array:
+    """Returns the run's key on every device of a mesh, so that no step has to bring it there."""
+    return jax.jit(functools.partial(run_key, seed), out_shardings=replicated(mesh))()
+
+
 def make_dropout_key(key: jax.Array, step: jax.Array) -> jax.Array:
     """Returns the key of one step's dropout.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.checkpoint import groups_in, read_facts, restore_groups
 from bert_jax.config import (
@@ -57,7 +58,7 @@ def initial_params(
         groups = [group for group in groups if group != "pooler"]
     transferred = restore_groups(checkpoint, abstract, groups)
     if transferred and config.fresh_layers:
-        kept = jnp.arange(model.config.layers) < model.config.layers - config.fresh_layers
+        kept = np.arange(model.config.layers) < model.config.layers - config.fresh_layers
         transferred["encoder"]["layers"] = jax.tree.map(
             lambda old, new: jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new),
             transferred["encoder"]["layers"],

@@ -15,12 +15,20 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "data.ragged", "data.batches", "data.windows"},
-    {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
+    {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
-    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
+    {
+        "workdir",
+        "processes",
+        "tokenizer_training",
+        "plots",
+        "data.sources",
+        "data.layout",
+        "data.shards",
+    }
     | {"data.task_batches", "data.tables", "metrics", "task_plots"},
     {"attention", "masking", "data.examples", "data.pieces"}
     | {"data.tagged_files", "data.question_files", "data.task_rows"},
@@ -85,7 +93,7 @@ def test_who_may_import_what(name: str) -> None:
     assert "experiments" not in roots and "launch" not in roots and "configs" not in roots
     if name.startswith("data.") or name in ("tokenizer", "tokenizer_training", "token_offsets"):
         assert not roots & {"jax", "flax", "optax", "orbax"}
-    if name not in DRIVERS | {"cli"}:
+    if name not in DRIVERS | {"cli", "processes"}:
         assert not roots & {"absl", "ml_collections"}
     if name != "data.loader":
         assert "grain" not in roots
