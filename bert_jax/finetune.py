@@ -10,12 +10,11 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from absl import flags
 from ml_collections import config_flags
 
@@ -28,14 +27,7 @@ from bert_jax.checkpoint import (
     restore_state,
     steps_in,
 )
-from bert_jax.config import (
-    EncoderMode,
-    FinetuneConfig,
-    OptimizerConfig,
-    TaskKind,
-    flatten,
-    to_dict,
-)
+from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, flatten, to_dict
 from bert_jax.data import draws
 from bert_jax.data.loader import load_batches
 from bert_jax.data.splits import Task
@@ -47,21 +39,19 @@ from bert_jax.files import write_atomically
 from bert_jax.fingerprint import json_digest
 from bert_jax.logs import StepReports, open_log
 from bert_jax.loop import run_steps
-from bert_jax.losses import Params, Totals
-from bert_jax.model import Batch
-from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.losses import Params
 from bert_jax.processes import check_agreed, first_alone, is_first, join, stop_request
+from bert_jax.programs import Compiled, finetuning_step
 from bert_jax.task_kinds import (
     KINDS,
     chosen_metric,
     class_weights,
     make_model,
     read_task,
-    training_loss,
 )
 from bert_jax.tokenizer import tokenizer_from_dict
-from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key_on
-from bert_jax.transfer import frozen_groups, initial_params, parameter_table, read_encoder
+from bert_jax.training import TrainState, init_state, run_key_on
+from bert_jax.transfer import initial_params, parameter_table, read_encoder
 from bert_jax.workdir import check_workdir, claim_workdir
 
 SUMMARY_FILE = "summary.json"  # of several seeds
@@ -71,15 +61,6 @@ _SUBSET = 102  # purpose of the draw that chooses `data.examples`
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a FinetuneConfig")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of either kind")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this run")
-
-
-class Compiled(NamedTuple):
-    """The steps of a run and what they were made of."""
-
-    tx: optax.GradientTransformation
-    abstract: TrainState
-    learning_rate: optax.Schedule
-    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
 
 
 class Setup:
@@ -118,20 +99,7 @@ class Setup:
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
 
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> Compiled:
-        config, frozen = self.config, frozen_groups(self.config)
-        optimizer = with_warmup(config, steps)
-        relative_rates = None
-        if frozen:
-            rate = config.head_learning_rate or optimizer.learning_rate
-            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
-        elif config.layer_decay < 1 or config.head_learning_rate:
-            head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
-            relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
-        tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
-        abstract = abstract_state(self.model, tx, self.mesh)
-        loss = training_loss(self.model, config, weights)
-        train_step = make_train_step(loss, _as_it_is, tx, abstract, config.micro_batches)
-        return Compiled(tx, abstract, learning_rate_schedule(optimizer, steps), train_step)
+        return finetuning_step(self.config, self.model, self.mesh, steps, weights)
 
     def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:
         """Deals inputs out, to be run through the model."""
@@ -143,12 +111,6 @@ class Setup:
         features, _ = self.on_devices(inputs).outputs(self.features_step, params)
         kept = np.stack(features) if self.model.whole_inputs else features
         return dataclasses.replace(inputs, features=kept)
-
-
-def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
-    """Resolves `warmup_share` where no number of steps was given."""
-    warmup = config.optimizer.warmup_steps or round(config.warmup_share * steps)
-    return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
 def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
@@ -425,11 +387,6 @@ def main() -> None:
         train_seeds(setup, workdir)
     else:
         train(setup, config.seed, workdir)
-
-
-def _as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
-    del key, step
-    return batch
 
 
 if __name__ == "__main__":

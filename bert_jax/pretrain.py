@@ -9,7 +9,6 @@ Where the parameters come from, in this order:
 3. Random values, from --config.seed.
 """
 
-import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -40,25 +39,25 @@ from bert_jax.config import (
 from bert_jax.data.corpora import Corpora, open_corpora
 from bert_jax.data.feed import Cursor, Feed, PhaseRows
 from bert_jax.errors import UserError
-from bert_jax.heads import PretrainingModel
 from bert_jax.logs import StepReports, open_log
 from bert_jax.loop import run_steps
-from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
-from bert_jax.model import Batch
-from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.phases import Phase, resolve_phases
 from bert_jax.processes import check_agreed, first_alone, join, stop_request
+from bert_jax.programs import (
+    Compiled,
+    mask_vocabulary,
+    masking,
+    pretraining_step,
+    resolve_vocabulary,
+)
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import (
     PrepareFn,
     TrainState,
-    abstract_state,
     evaluate,
     init_params,
     init_state,
     make_eval_step,
-    make_train_step,
     run_key_on,
 )
 from bert_jax.workdir import check_workdir, claim_workdir
@@ -68,43 +67,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run")
 _INIT = flags.DEFINE_string("init", "", "a pretraining checkpoint whose parameters to start from")
 
 
-def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
-    """Fills in the vocabulary size, or checks the one that was given."""
-    if config.encoder.vocab_size == 0:
-        config.encoder.vocab_size = tokenizer.vocab_size
-    elif config.encoder.vocab_size < tokenizer.vocab_size:
-        raise UserError(
-            f"--config.encoder.vocab_size={config.encoder.vocab_size} is less than the tokenizer's"
-            f" {tokenizer.vocab_size}: leave it 0 to take the tokenizer's"
-        )
-
-
-def masking(config: MaskingConfig, steps: int, tokenizer: Tokenizer) -> PrepareFn:
-    """Binds the corruption to a tokenizer, and its rate to a run of so many steps.
-
-    Raises:
-      UserError: if words are to be chosen and the tokenizer does not tell them.
-    """
-    by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
-    size = tokenizer.vocab_size
-    vocabulary = MaskVocabulary(
-        special_ids=dataclasses.astuple(tokenizer.special),
-        mask_id=tokenizer.special.mask,
-        vocab_size=size,
-        word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
-    )
-
-    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
-        rate = mask_rate(config, step, steps)
-        return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
-
-    return prepare
-
-
 def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
     """Returns the masking that makes held-out losses of all runs comparable: the published one."""
     strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
-    return masking(MaskingConfig(strategy=strategy), 1, tokenizer)
+    config = MaskingConfig(strategy=strategy)
+    return masking(config, 1, mask_vocabulary(config, tokenizer))
 
 
 def start(
@@ -112,7 +79,7 @@ def start(
     workdir: pathlib.Path,
     init: str,
     corpora: Corpora,
-    seed_state: tuple[Any, Any, TrainState],
+    compiled: Compiled,
 ) -> tuple[TrainState, Cursor, str]:
     """Resumes, transfers or begins, in this order.
 
@@ -121,12 +88,12 @@ def start(
       workdir: of the run.
       init: the checkpoint to transfer from, or ''.
       corpora: of the run.
-      seed_state: model, optimizer and abstract state.
+      compiled: the step of the run and what it was made of.
 
     Returns:
       The state, the place in the data, and a line that says where they are from.
     """
-    model, tx, abstract = seed_state
+    abstract = compiled.abstract
     if steps := steps_in(workdir):
         checkpoint = workdir / FOLDER / str(steps[-1])
         facts = read_facts(checkpoint)
@@ -150,9 +117,9 @@ def start(
         params = restore_groups(checkpoint, abstract.params, abstract.params)
         said = f"continuing from the parameters of {checkpoint}, with a fresh optimizer at step 0"
     else:
-        params = init_params(model, config.seed, abstract.params)
+        params = init_params(compiled.model, config.seed, abstract.params)
         said = f"starting from random parameters (seed {config.seed})"
-    return init_state(params, tx, abstract), Cursor.at_start(0, len(corpora.train)), said
+    return init_state(params, compiled.tx, abstract), Cursor.at_start(0, len(corpora.train)), said
 
 
 def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path) -> None:
@@ -174,7 +141,7 @@ def main() -> None:
     corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
     tokenizer = corpora.tokenizer
     resolve_vocabulary(config, tokenizer)
-    mask_fn = masking(config.masking, config.steps, tokenizer)
+    vocabulary = mask_vocabulary(config.masking, tokenizer)
 
     # Devices, model and optimizer.
     mesh = sharding.make_mesh(config.mesh)
@@ -182,12 +149,10 @@ def main() -> None:
         sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
     check_workdir(workdir, config)
-    model = PretrainingModel(config.encoder, config.data.objective)
-    tx = make_optimizer(config.optimizer, config.steps)
-    abstract = abstract_state(model, tx, mesh)
+    compiled = pretraining_step(config, vocabulary, mesh)
 
     # Parameters: resumed, transferred or fresh.
-    state, cursor, said = start(config, workdir, _INIT.value, corpora, (model, tx, abstract))
+    state, cursor, said = start(config, workdir, _INIT.value, corpora, compiled)
     first_step = int(state.step)
     if first_step >= config.steps:
         print(f"{workdir} is finished: {first_step:,} steps")
@@ -206,14 +171,8 @@ def main() -> None:
     for line in (*corpora.copied, corpora.describe()):
         log.say(line)
 
-    loss = make_pretraining_loss(
-        model,
-        mlm_weight=config.mlm_loss_weight,
-        sentence_weight=config.sentence_loss_weight,
-    )
-    train_step = make_train_step(loss, mask_fn, tx, abstract, config.micro_batches)
     # Held-out losses of all runs are comparable: the published rates, and a key of their own.
-    eval_step = make_eval_step(loss, held_out_masking(config.encoder, tokenizer))
+    eval_step = make_eval_step(compiled.loss, held_out_masking(config.encoder, tokenizer))
 
     def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
         rows = PhaseRows(
@@ -260,13 +219,12 @@ def main() -> None:
         said = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
         log.say(f"step {step:,} held out: {' '.join(said)}")
 
-    rate = learning_rate_schedule(config.optimizer, config.steps)
     key, eval_key = run_key_on(mesh, config.seed), run_key_on(mesh, 0)
-    reports = StepReports(log, config.log_steps, rate, config.max_skipped_steps)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, config.max_skipped_steps)
     step = first_step
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
-            train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
+            compiled.train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
         )
         for step, state, last in trained:
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):

@@ -115,12 +115,12 @@ def _found_by_jax() -> _Place:
     from jax._src.clusters import ClusterEnv  # JAX tells it nowhere else before it starts
 
     try:
-        place = _Place(
-            *ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)
+        coordinator, processes, process, local_device_ids = (
+            ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)
         )
     except Exception as error:
         raise UserError(f"JAX cannot tell the processes of this cluster: {error}") from error
-    if place.coordinator is None or place.processes is None:
+    if coordinator is None or processes is None or process is None:
         raise UserError(
             "--processes=auto: JAX finds no cluster here: give --coordinator, --processes and"
             " --process"
@@ -128,8 +128,8 @@ def _found_by_jax() -> _Place:
     # Where SLURM has one task on a host, all devices of the host are its.
     environment = os.environ
     if environment.get("SLURM_STEP_NUM_TASKS") == environment.get("SLURM_STEP_NUM_NODES", ""):
-        place = place._replace(local_device_ids=None)
-    return place
+        local_device_ids = None
+    return _Place(coordinator, processes, process, local_device_ids)
 
 
 def _versions() -> dict[str, str]:

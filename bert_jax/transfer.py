@@ -30,7 +30,11 @@ def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig
     Raises:
       UserError: if the run asks for longer rows, or more layers, than it has.
     """
-    encoder = from_dict(EncoderConfig, facts["encoder"])
+    return task_encoder(from_dict(EncoderConfig, facts["encoder"]), config)
+
+
+def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+    """Returns a pretrained encoder as this run has it; raises as `read_encoder`."""
     check_task_length(config.data.length, encoder)
     for name in ("fresh_layers", "feature_layers"):
         if (asked := getattr(config, name)) > encoder.layers:
