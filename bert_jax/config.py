@@ -245,6 +245,9 @@ class PretrainConfig:
     )
     checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted
+    keep_every_steps: int = 0  # checkpoints of its multiples are never deleted; 0: none of them
+    profile: str = ""  # FIRST:LAST, the steps whose profile goes to WORKDIR/profile; '': none
+    debug: bool = False  # check ids, and end at the first NaN with its cause; slow
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -307,6 +310,8 @@ class FinetuneConfig:
     seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
     max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 20
+    profile: str = ""  # FIRST:LAST, the steps whose profile goes to WORKDIR/profile; '': none
+    debug: bool = False  # check ids, and end at the first NaN with its cause; slow
 
 
 # A resumed run may change these: they decide where and how it is computed, what is reported and
@@ -314,7 +319,8 @@ class FinetuneConfig:
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
     | {"remat", "data.local_dir", "log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
-    | {"checkpoint_steps", "keep_checkpoints", "hosts.start_seconds", "hosts.heartbeat_seconds"}
+    | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
+    | {"hosts.start_seconds", "hosts.heartbeat_seconds"}
 )
 
 MAX_PHASES = 16  # what the name of a row has room for
@@ -344,6 +350,10 @@ def validate(config: RootConfig) -> None:
         _at_least(name, getattr(config, name), 1)
     _at_least("log_steps", config.log_steps, 1)
     _at_least("max_skipped_steps", config.max_skipped_steps, 0)
+    if config.profile:
+        first, _, last = config.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+            raise UserError(f"--config.profile={config.profile} must be FIRST:LAST, such as 10:15")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--config.seed={config.seed} must be from 0 to {2**32 - 1}")
 
@@ -413,7 +423,8 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)
-    _at_least("eval_steps", config.eval_steps, 0)
+    for name in ("eval_steps", "keep_every_steps"):
+        _at_least(name, getattr(config, name), 0)
     if config.optimizer.warmup_steps >= config.steps:
         raise UserError(
             f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"

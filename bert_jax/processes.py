@@ -8,6 +8,7 @@ Process 0 alone writes logs, files and the standard output.
 """
 
 import os
+import pathlib
 import platform
 import signal
 import socket
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint
 from absl import flags
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 
 import bert_jax
 from bert_jax import cli
@@ -143,6 +145,19 @@ def _versions() -> dict[str, str]:
     }
 
 
+def keep_compiled(workdir: pathlib.Path) -> None:
+    """Lets a run that is started again find its compiled programs in its directory.
+
+    Those for a CPU are of use on the same machine only. Does nothing where the environment has
+    JAX_COMPILATION_CACHE_DIR.
+    """
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        where = socket.gethostname() if jax.default_backend() == "cpu" else jax.default_backend()
+        directory = workdir.absolute() / "compiled" / where
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        compilation_cache.reset_cache()  # what was compiled before went nowhere
+
+
 def is_first() -> bool:
     """Whether this process writes logs and files."""
     return jax.process_index() == 0
@@ -156,6 +171,13 @@ def first_alone(act: Callable[[], None]) -> None:
         act()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("after")
+
+
+def any_process(is_so: bool) -> bool:
+    """Returns whether it is so in any of the processes."""
+    if jax.process_count() == 1:
+        return is_so
+    return bool(multihost_utils.process_allgather(np.bool_(is_so)).any())
 
 
 def check_agreed(what: str, value: int, remedy: str) -> None:

@@ -97,7 +97,9 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         sentence_weight=config.sentence_loss_weight,
     )
     mask_fn = masking(config.masking, config.steps, vocabulary)
-    train_step = make_train_step(loss, mask_fn, tx, abstract, config.micro_batches)
+    train_step = make_train_step(
+        loss, mask_fn, tx, abstract, config.micro_batches, donate=not config.debug
+    )
     rate = learning_rate_schedule(config.optimizer, config.steps)
     return Compiled(model, tx, abstract, rate, loss, train_step)
 
@@ -130,7 +132,9 @@ def finetuning_step(
     tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
     abstract = abstract_state(model, tx, mesh)
     loss = training_loss(model, config, class_weights)
-    train_step = make_train_step(loss, _as_it_is, tx, abstract, config.micro_batches)
+    train_step = make_train_step(
+        loss, _as_it_is, tx, abstract, config.micro_batches, donate=not config.debug
+    )
     rate = learning_rate_schedule(optimizer, steps)
     return Compiled(model, tx, abstract, rate, loss, train_step)
 

@@ -154,12 +154,13 @@ def make_train_step(
     tx: optax.GradientTransformation,
     abstract: TrainState,
     parts: int = 1,
+    *,
+    donate: bool = True,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]:
     """Returns the compiled update (state, batch, run key) -> (state, totals).
 
     Where the loss or a gradient is no finite number, the update is skipped: the step counts,
     parameters and optimizer stay as they are, and the step's totals are empty but for `skipped`.
-    The state is donated: the one passed in must not be used again.
 
     Args:
       loss: of the model.
@@ -167,6 +168,7 @@ def make_train_step(
       tx: the optimizer.
       abstract: the state's shapes and shardings.
       parts: that the batch is computed in, one after another, to save memory.
+      donate: the new state takes the place of the one passed in, which must not be used again.
     """
     mesh = abstract.step.sharding.mesh
 
@@ -198,7 +200,7 @@ def make_train_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         train_step,
-        donate_argnums=0,
+        donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
     )
 

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 FLOORS = [
     {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
-    | {"data.documents", "data.duplicates", "hlo_costs"},
+    | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"flops", "topologies"}
     | {"data.draws", "data.corpus", "data.packing"}
@@ -31,7 +31,7 @@ FLOORS = [
     {"heads", "data.rows", "data.loader"} | {"data.tasks", "data.tag_task", "data.span_task"},
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
-    {"checkpoint", "loop"},
+    {"checkpoint", "loop", "debugging"},
     {"transfer", "finetuned"},
     {"task_predictors", "programs"},
     {"prepare", "pretrain", "finetune", "evaluate", "predict"},
