@@ -14,10 +14,11 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
-    {"errors", "data.ragged", "data.batches", "data.windows"},
-    {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
+    {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
+    {"config", "files", "fingerprint", "token_offsets", "workers", "staging", "hlo_costs"}
     | {"data.documents", "data.duplicates"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
+    | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
     {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
@@ -31,8 +32,11 @@ FLOORS = [
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop"},
     {"transfer", "finetuned"},
-    {"task_predictors"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict"},
+    {"task_predictors", "programs"},
+    {"stages"},
+    {"ahead"},
+    {"plan_report"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "plan"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
