@@ -31,7 +31,7 @@ from bert_jax.data.mixture import parse_mixture
 from bert_jax.errors import UserError
 from bert_jax.masking import MaskVocabulary
 from bert_jax.plan_advice import Overrides, as_flags, candidates, changed, changes
-from bert_jax.plan_report import Planned, planned, report, size, summary, totals
+from bert_jax.plan_report import Planned, device_hours, planned, report, size, summary, totals
 from bert_jax.programs import mask_vocabulary, resolve_vocabulary
 from bert_jax.stages import Stage, finetuning_stage, pretraining_stages
 from bert_jax.topologies import check_compiler, cpu_devices, parse_topologies, topology_devices
@@ -104,27 +104,38 @@ class Planner:
             held = device_bytes((abstract, stage.batch))
             return held + keeps * worst.temporaries <= worst.limit
 
-        kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
-        found: list[tuple[float, str]] = []
-        for settings in candidates(kinds, should_fit):
-            for overrides in settings[:_ATTEMPTS]:
-                named = as_flags(overrides)
-                tried = []
-                for stage in self.stages(devices, overrides):
-                    tried.append(planned(stage, compile_aloud(stage, named), chip))
-                    if not tried[-1].footprint.fits:
-                        break
+        def try_out(overrides: Overrides) -> list[Planned] | None:
+            stages = self.stages(devices, overrides)
+            tried = {}
+            for number in sorted(range(len(stages)), key=lambda number: number != phase):
+                if number != phase and all(name.startswith("phases[") for name in overrides):
+                    tried[number] = plans[number]  # it is as it was
                 else:
-                    hours = sum(p.estimate.device_hours(p.estimate.seconds) for p in tried)
-                    peak = max(p.footprint.peak for p in tried)
-                    found.append((hours, f"  {named}: {size(peak)}, {hours:,.0f} device-hours"))
+                    footprint = compile_aloud(stages[number], as_flags(overrides))
+                    tried[number] = planned(stages[number], footprint, chip)
+                if not tried[number].footprint.fits:
+                    return None
+            return list(tried.values())
+
+        kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
+        found: list[tuple[float, Overrides, str]] = []
+        for settings in candidates(kinds, should_fit):
+            # One that holds another which fits already is no news.
+            new = [s for s in settings if not any(f.items() <= s.items() for _, f, _ in found)]
+            for overrides in new[:_ATTEMPTS]:
+                if tried := try_out(overrides):
+                    hours = device_hours(tried)
+                    peak = max(plan.footprint.peak for plan in tried)
+                    said = f"  {as_flags(overrides)}: {size(peak)}, {hours:,.0f} device-hours"
+                    found.append((hours, overrides, said))
                     break
             if len(found) == _ADVICE:
                 break
         needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(worst.limit)}"
         if not found:
             return [f"does not fit: {needed}; no change that was tried makes it fit"]
-        return [f"does not fit: {needed}; it fits with", *(line for _, line in sorted(found))]
+        found.sort(key=lambda each: each[0])
+        return [f"does not fit: {needed}; it fits with", *(said for *_, said in found)]
 
 
 def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:

@@ -7,7 +7,7 @@ from bert_jax.ahead import Footprint
 from bert_jax.chips import Chip
 from bert_jax.hlo_costs import Costs
 from bert_jax.roofline import Estimate, estimate
-from bert_jax.stages import Stage
+from bert_jax.stages import TASK_STAGE, Stage
 
 _LABEL, _CELL = 34, 16  # columns of the text
 _NEGLIGIBLE = 0.01  # of what is sent: operations below it are told together
@@ -177,20 +177,22 @@ def _cost(each: Estimate, seconds: float, price: float) -> str:
     return f"{price * each.device_hours(seconds):,.2f}"
 
 
+def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
+    """Adds up the device-hours of stages that fit; with `bound` the least that they can take."""
+    estimates = [plan.estimate for plan in plans if plan.estimate]
+    return sum(each.device_hours(each.bound if bound else each.seconds) for each in estimates)
+
+
 def totals(plans: Sequence[Planned], price: float) -> list[str]:
     """Says what pretraining costs, and fine-tuning: two numbers."""
     lines = []
     for name, chosen in (
-        ("pretraining", [plan for plan in plans if plan.stage.name != "fine-tuning"]),
-        ("fine-tuning", [plan for plan in plans if plan.stage.name == "fine-tuning"]),
+        ("pretraining", [plan for plan in plans if plan.stage.name != TASK_STAGE]),
+        (TASK_STAGE, [plan for plan in plans if plan.stage.name == TASK_STAGE]),
     ):
-        estimates = [plan.estimate for plan in chosen if plan.estimate]
-        if not chosen or len(estimates) < len(chosen):
+        if not chosen or not all(plan.estimate for plan in chosen):
             continue
-        hours, least = (
-            sum(e.device_hours(seconds(e)) for e in estimates)
-            for seconds in (lambda e: e.seconds, lambda e: e.bound)
-        )
+        hours, least = device_hours(chosen), device_hours(chosen, bound=True)
         money = f"; at {price:g} an hour {price * hours:,.2f}" if price else ""
         lines.append(f"{name}: {_hours(hours)} device-hours, at least {_hours(least)}{money}")
     return lines

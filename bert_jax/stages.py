@@ -22,6 +22,8 @@ from bert_jax.transfer import task_encoder
 
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
+TASK_STAGE = "fine-tuning"
+
 _CLASSES = ("0", "1")  # of a planned task: a head of more costs nearly the same
 
 
@@ -116,7 +118,7 @@ def finetuning_stage(
     model = make_model(config, encoder, _CLASSES)
     per_token = flops.finetuning_flops(encoder, length, config.encoder_mode)
     return Stage(
-        name="fine-tuning",
+        name=TASK_STAGE,
         steps=steps,
         rows=rows,
         length=length,

@@ -232,6 +232,37 @@ def test_what_only_tpu_programs_have() -> None:
     assert costs.memory_bytes == 5 * in_loop + whole + (whole + whole // 2)
 
 
+IN_PLACE = """
+HloModule traffic
+
+%update (p.0: f32[8,6], p.1: f32[2,6], p.2: f32[4,6], i: s32[]) -> (f32[8,6], f32[4,6]) {
+  %p.0 = f32[8,6]{1,0} parameter(0)
+  %p.1 = f32[2,6]{1,0} parameter(1)
+  %p.2 = f32[4,6]{1,0} parameter(2)
+  %i = s32[]{:S(6)} parameter(3)
+  %new = f32[8,6]{1,0} dynamic-update-slice(%p.0, %p.1, %i, %i)
+  ROOT %both = (f32[8,6]{1,0}, f32[4,6]{1,0}) tuple(%new, %p.2)
+}
+
+ENTRY %main (a: f32[8,6], b: f32[2,6], c: f32[4,6], i: s32[], r: s32[3]) -> f32[8,6] {
+  %a = f32[8,6]{1,0} parameter(0)
+  %b = f32[2,6]{1,0:S(1)} parameter(1)
+  %c = f32[4,6]{1,0} parameter(2)
+  %i = s32[]{:S(6)} parameter(3)
+  %buffer = f32[8,6]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %fusion.1 = (f32[8,6]{1,0}, f32[4,6]{1,0}) fusion(%a, %b, %c, %i), kind=kLoop, calls=%update
+  %x = f32[8,6]{1,0} get-tuple-element(%fusion.1), index=0
+  ROOT %y = f32[8,6]{1,0} dynamic-update-slice(%x, %c, %i, %i)
+}
+"""
+
+
+def test_updates_in_place_cost_what_they_change() -> None:
+    costs = program_costs(parse_program(IN_PLACE), 1)
+    # The fusion writes two rows, out of the chip, and hands c through; y reads and writes four.
+    assert costs.memory_bytes == 4 * 6 * (2 + 2 * 4)
+
+
 def test_a_loop_without_a_count_is_an_error() -> None:
     text = TPU_PROGRAM.replace("constant(5)", "copy(%c.0)")
     with pytest.raises(ValueError, match="how often does loop run"):
