@@ -65,5 +65,5 @@ _CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Returns the peaks of a kind of device; None for one that is not known, such as a CPU."""
+    """Returns the peaks of a kind of device; None where the table has none, as for CPUs."""
     return _CHIPS.get(device_kind)

@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable, Sequence
@@ -20,10 +21,14 @@ from absl import app, flags, logging
 from bert_jax import config as configs
 from bert_jax.config import RootConfig, flatten, item_type, validate
 from bert_jax.errors import UserError
+from bert_jax.rendezvous import RESTART_STATUS, Lifeline
 
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
 Config = TypeVar("Config", bound=RootConfig)
+
+_lifeline: Lifeline | None = None  # of a run of several processes
+_LIFELINE_SECONDS = 5
 
 
 def run(
@@ -34,8 +39,8 @@ def run(
 ) -> None:
     """Runs a driver: parses flags, calls `main`, and turns what the user caused into one line.
 
-    The exit status is 0, 1 after an error, or 128 and the number of the signal that stopped the
-    driver: 130 after ctrl-C, 143 after SIGTERM.
+    The exit status is 0; 1 after an error; `RESTART_STATUS` where the same command goes on, after
+    SIGTERM, ctrl-C or the loss of another process; 130 where a second ctrl-C ended it at once.
 
     Args:
       main: the driver.
@@ -56,11 +61,12 @@ def run(
         return [name]
 
     try:
-        app.run(lambda _: main(), flags_parser=parse)
+        app.run(lambda _: _main(main), flags_parser=parse)
     except UserError as error:
         _end(f"error: {error}", 1)
     except Stopped as stopped:
-        _end(str(stopped), 128 + stopped.signal)
+        _leave(0, "")  # all stop after the same step
+        _end(str(stopped), RESTART_STATUS)
     except KeyboardInterrupt:
         _end("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
@@ -73,6 +79,29 @@ def run(
         if error.filename is None:
             raise
         _end(f"error: cannot use {error.filename}: {error.strerror}", 1)
+    except Exception as error:
+        if _lifeline is None:
+            raise
+        # A collective fails when a process is gone: then the lifeline says so and ends this one.
+        time.sleep(_LIFELINE_SECONDS)
+        traceback.print_exc()
+        _end(f"error: {type(error).__name__}: {str(error)[:200]}", 1)
+
+
+def _main(main: Callable[[], None]) -> None:
+    main()
+    _leave(0, "")
+
+
+def leave_through(lifeline: Lifeline) -> None:
+    """Lets the other processes of the run know when and why this one ends."""
+    global _lifeline
+    _lifeline = lifeline
+
+
+def _leave(status: int, said: str) -> None:
+    if _lifeline:
+        _lifeline.leave(status, said)
 
 
 def _quiet_libraries() -> None:
@@ -91,19 +120,18 @@ def _quiet_libraries() -> None:
 
 
 def _end(message: str, status: int) -> None:
+    said = " ".join(message.split())
+    _leave(status, said.removeprefix("error: "))
     if "--debug" in sys.argv[1:]:
         raise  # this is called while the error is handled
-    print(" ".join(message.split()), file=sys.stderr)
+    print(said, file=sys.stderr, flush=True)
+    if _lifeline:
+        os._exit(status)  # JAX would wait for the other processes
     sys.exit(status)
 
 
 class Stopped(Exception):
     """A run was asked to end and has saved everything; the message says how to go on."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        """Takes the signal that asked."""
-        super().__init__(message)
-        self.signal = signal_number
 
 
 class StopRequest:
@@ -111,12 +139,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         """Nothing is asked for yet."""
-        self.signal = 0  # that asked first
+        self._asked = False
 
-    @property
-    def requested(self) -> bool:
-        """Whether the loop should end."""
-        return self.signal != 0
+    def requested(self, step: int) -> bool:
+        """Whether the loop should end after this step."""
+        del step
+        return self._asked
 
     def __enter__(self) -> "StopRequest":
         """Installs the handlers."""
@@ -129,9 +157,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = self.signal or number
+        self._asked = True
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:

@@ -23,23 +23,36 @@ from bert_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
+    newest_facts,
     read_facts,
-    restore_state,
+    restore_newest,
     steps_in,
 )
-from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, to_dict
+from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, flatten, to_dict
 from bert_jax.data import draws
 from bert_jax.data.loader import load_batches
 from bert_jax.data.splits import Task
 from bert_jax.data.task_batches import TaskBatches
 from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream, examples_per_row
+from bert_jax.debugging import check_ids, profiled, watched
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.files import write_atomically
 from bert_jax.fingerprint import json_digest
-from bert_jax.logs import RunLog, StepReports
+from bert_jax.flops import finetuning_flops
+from bert_jax.health import Health
+from bert_jax.logs import StartClock, StepReports, open_log
 from bert_jax.loop import run_steps
 from bert_jax.losses import Params
+from bert_jax.model import Batch
+from bert_jax.processes import (
+    check_agreed,
+    first_alone,
+    is_first,
+    join,
+    keep_compiled,
+    stop_request,
+)
 from bert_jax.programs import Compiled, finetuning_step
 from bert_jax.task_kinds import (
     KINDS,
@@ -49,7 +62,7 @@ from bert_jax.task_kinds import (
     read_task,
 )
 from bert_jax.tokenizer import tokenizer_from_dict
-from bert_jax.training import TrainState, init_state, run_key
+from bert_jax.training import TrainState, init_state, run_key_on
 from bert_jax.transfer import initial_params, parameter_table, read_encoder
 from bert_jax.workdir import check_workdir, claim_workdir
 
@@ -65,14 +78,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this run")
 class Setup:
     """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
 
-    def __init__(self, config: FinetuneConfig, checkpoint: pathlib.Path) -> None:
+    def __init__(self, config: FinetuneConfig, checkpoint: pathlib.Path, clock: StartClock) -> None:
         """Reads the checkpoint's facts and the task, and checks that they go together.
 
         Raises:
           UserError: for what does not fit, before anything is trained or written.
         """
         facts = read_facts(checkpoint)
-        self.config, self.checkpoint = config, checkpoint
+        self.config, self.checkpoint, self.clock = config, checkpoint, clock
         self.stored_tokenizer = facts["tokenizer"]  # with its fingerprint
         self.source = json_digest(facts["fingerprints"]["params"])  # which parameters it has
         self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
@@ -176,16 +189,8 @@ class Scorer:
         return scores
 
 
-def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
-    """Returns how many steps a directory holds, and how its run was getting on.
-
-    Raises:
-      UserError: if it holds the run of other examples, or from another checkpoint.
-    """
-    done = steps_in(workdir)
-    if not done:
-        return 0, Progress()
-    facts = read_facts(workdir / FOLDER / str(done[-1]))
+def check_same_task(setup: Setup, workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Raises UserError if a directory holds the run of other examples or another checkpoint."""
     if facts["task"] != setup.task_digest:
         raise UserError(
             f"{workdir} began with other examples or another tokenizer: give the same"
@@ -196,22 +201,15 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
             f"{workdir} began with the parameters of {facts['checkpoint']}, which are not those of"
             f" {setup.checkpoint}: give that --checkpoint, or name another --workdir"
         )
-    return done[-1], Progress(**facts["progress"])
 
 
-def begin(
-    setup: Setup, config: FinetuneConfig, compiled: Compiled, workdir: pathlib.Path, step: int
-) -> tuple[TrainState, str]:
-    """Restores a step, or puts the transferred groups over fresh ones; also says which."""
-    if step:
-        resumed = workdir / FOLDER / str(step)
-        said = f"resuming at step {step:,} from {resumed}"
-        return restore_state(resumed, compiled.abstract), said
+def begin(setup: Setup, config: FinetuneConfig, compiled: Compiled) -> tuple[TrainState, list[str]]:
+    """Puts the transferred groups over fresh ones; also says which."""
     abstract = compiled.abstract.params
     params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
     table = parameter_table(params, transferred, config)
     state = init_state(params, compiled.tx, compiled.abstract)
-    return state, f"from {setup.checkpoint}:\n{table}"
+    return state, [f"from {setup.checkpoint}:\n{table}"]
 
 
 def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
@@ -224,7 +222,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
       UserError: for a directory that holds another run.
       cli.Stopped: if the user asked for it; all is saved.
     """
-    config = dataclasses.replace(setup.config, seed=seed, seeds=1)
+    config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
     check_workdir(workdir, config)
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
@@ -237,14 +235,29 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     compiled = setup.compiled(steps, weights)
 
     # The state: resumed, or made of what is transferred.
-    first_step, progress = read_progress(setup, workdir)
-    if first_step >= steps or progress.is_over(config.patience):
-        print(f"{workdir} is finished: {first_step:,} steps")
+    progress = Progress()
+    if facts := newest_facts(workdir):
+        check_same_task(setup, workdir, facts)
+        progress = Progress(**facts["progress"])
+    step = facts.get("step", 0)
+    if step >= steps or progress.is_over(config.patience):
+        print(f"{workdir} is finished: {step:,} steps")
         return best_scores(workdir)
-    state, said = begin(setup, config, compiled, workdir, first_step)
-    claim_workdir(workdir, config)
-    log = RunLog(workdir, first_step=first_step, steps=steps)
-    for line in (said, *_introduction(setup, inputs, batches)):
+    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
+    claim = functools.partial(claim_workdir, workdir, config)
+    if steps_in(workdir):
+        first_alone(claim)
+        state, facts, said = restore_newest(workdir, compiled.abstract)
+        progress = Progress(**facts["progress"])
+        said.append(f"resuming at step {facts['step']:,} from {workdir / FOLDER}")
+    else:
+        state, said = begin(setup, config, compiled)
+        first_alone(claim)
+    keep_compiled(workdir)
+    first_step = int(state.step)
+    clock.mark("parameters")
+    log = open_log(workdir, first_step=first_step, steps=steps)
+    for line in (*said, *_introduction(setup, inputs, batches)):
         log.say(line)
 
     # What is learned from, and what is scored.
@@ -260,18 +273,36 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         batch_size=batches.rows,
         host_rows=rows,
     )
-    global_batches = (
-        sharding.global_batch(batch, rows, batches.rows, setup.mesh) for batch in local_batches
+
+    def to_devices(batch: dict[str, np.ndarray]) -> Batch:
+        if config.debug:
+            check_ids(batch, setup.encoder)
+        return sharding.global_batch(batch, rows, batches.rows, setup.mesh)
+
+    global_batches = profiled(
+        map(to_devices, local_batches),
+        first_step,
+        config.profile,
+        workdir / "profile",
     )
 
     facts = _facts(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
-    skipped = config.max_skipped_steps
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, skipped)
-    step, key = first_step, run_key(seed)
-    with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
+
+    def rows_of(step: int) -> str:
+        epoch, batch = divmod(step - 1, batches.per_epoch)
+        return f"batch {batch} of epoch {epoch}, counted from 0"
+
+    flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
+    health = Health(config.max_skipped_steps, rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, health)
+    train_step = compiled.train_step
+    if config.debug:
+        train_step = watched(train_step, rows_of)
+    step, key = first_step, run_key_on(setup.mesh, seed)
+    with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
-            compiled.train_step,
+            train_step,
             state,
             global_batches,
             key,
@@ -280,10 +311,12 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             stop=stop,
         )
         for step, state, last in trained:
+            if step == first_step + 1:
+                log.started(clock, state)
             ends_epoch = step % batches.per_epoch == 0
             if not ends_epoch and not last:
                 continue
-            with reports.paused():
+            with reports.paused("evaluation"):
                 scores, score = {}, None  # what stops inside an epoch is no candidate for the best
                 if ends_epoch:
                     scores = scorer(state.params)
@@ -292,6 +325,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
                     log.write(step, scores)
                     told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     log.say(f"epoch {step // batches.per_epoch}: {told}")
+            with reports.paused("checkpoint"):
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, facts | now, score=score)
             if progress.is_over(config.patience):
@@ -301,7 +335,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     log.close()
     if step < steps and not progress.is_over(config.patience):
         raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+            f"stopped at step {step:,} and saved: the same command goes on from there"
         )
     print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
     return best_scores(workdir)
@@ -350,7 +384,7 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
     check_workdir(workdir, config)
     for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
         training_inputs(dataclasses.replace(config, seed=seed), setup.task)
-    claim_workdir(workdir, config)
+    first_alone(lambda: claim_workdir(workdir, config))
     metric = f"dev_{setup.metric}"
     scores = {}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -364,7 +398,8 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
         "failed": int(np.count_nonzero(values <= setup.floor)),
         "scores": scores,
     }
-    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    if is_first():
+        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
     for seed, value in zip(scores, values, strict=True):
         print(f"seed {seed:<6} {metric} {value:.4f}")
     print(
@@ -375,10 +410,16 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
 
 def main() -> None:
     """Checks everything, then trains."""
+    clock = StartClock()
+    clock.mark("imports")
     config = cli.checked_config(_CONFIG.value, FinetuneConfig)
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
+    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/base")
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
-    setup = Setup(config, checkpoint)
+    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "checkpoint": named})
+    checkpoint = find_checkpoint(named)
+    clock.mark("other processes")
+    setup = Setup(config, checkpoint, clock)
+    clock.mark("data")
     if config.seeds > 1:
         train_seeds(setup, workdir)
     else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from bert_jax.config import ComputeType, PretrainConfig
+from bert_jax.config import ComputeType, PretrainConfig, Remat
 
 Overrides = dict[str, Any]  # dotted field -> value
 
@@ -26,7 +26,7 @@ class Change(NamedTuple):
 def changes(config: PretrainConfig, devices: int, phase: int, rows: int) -> list[list[Change]]:
     """Lists what can be changed: for each kind of change its settings, the mildest first.
 
-    The kinds that change least of the run come first.
+    The kinds that cost least come first: those that change what is learned are the last.
 
     Args:
       config: of the run.
@@ -34,22 +34,28 @@ def changes(config: PretrainConfig, devices: int, phase: int, rows: int) -> list
       phase: that does not fit, from 0.
       rows: in a batch of it.
     """
-    kinds: list[list[Change]] = []
-    if config.encoder.compute_type is ComputeType.FLOAT32:
-        kinds.append([Change({"encoder.compute_type": ComputeType.BFLOAT16}, 0.6)])
-    mesh = config.mesh
+    mesh, parts = config.mesh, config.micro_batches
     data = mesh.data or devices // (mesh.fsdp * mesh.tensor)
-    kinds.append([])
+    own_rows = rows // (data * mesh.fsdp * parts)  # of a group of devices, at a time
+
+    kinds: list[list[Change]] = [[] for _ in range(5)]
+    types, in_parts, again, split, smaller = kinds
+    if config.encoder.compute_type is ComputeType.FLOAT32:
+        types.append(Change({"encoder.compute_type": ComputeType.BFLOAT16}, 0.6))
+    for factor in _powers_of_two(own_rows):
+        in_parts.append(Change({"micro_batches": parts * factor}, 1 / factor))
+    if config.encoder.remat is Remat.NONE:
+        again.append(Change({"encoder.remat": Remat.PRODUCTS}, 0.5))
+    if config.encoder.remat is not Remat.INPUTS:
+        again.append(Change({"encoder.remat": Remat.INPUTS}, 0.2))
     for factor in _powers_of_two(data):
         overrides: Overrides = {"mesh.fsdp": mesh.fsdp * factor}
         if mesh.data:
             overrides["mesh.data"] = data // factor
-        kinds[-1].append(Change(overrides, 1.0))
+        split.append(Change(overrides, 1.0))
     field = f"phases[{phase}].batch_size" if config.phases else "batch_size"
-    groups = data * mesh.fsdp
-    kinds.append(
-        [Change({field: rows // factor}, 1 / factor) for factor in _powers_of_two(rows // groups)]
-    )
+    for factor in _powers_of_two(own_rows):
+        smaller.append(Change({field: rows // factor}, 1 / factor))
     return [kind for kind in kinds if kind]
 
 

@@ -22,11 +22,11 @@ from bert_jax.config import (
 )
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel, TaskModel
-from bert_jax.losses import LossFn, Totals, make_pretraining_loss, make_task_loss
+from bert_jax.losses import Loss, Totals, make_pretraining_loss
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
-from bert_jax.task_kinds import training_totals
+from bert_jax.task_kinds import training_loss
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import PrepareFn, TrainState, abstract_state, make_train_step
 from bert_jax.transfer import frozen_groups
@@ -39,7 +39,7 @@ class Compiled(NamedTuple):
     tx: optax.GradientTransformation
     abstract: TrainState
     learning_rate: optax.Schedule
-    loss_fn: LossFn
+    loss: Loss
     train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
 
 
@@ -91,15 +91,17 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
     model = PretrainingModel(config.encoder, config.data.objective)
     tx = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(model, tx, mesh)
-    loss_fn = make_pretraining_loss(
+    loss = make_pretraining_loss(
         model,
         mlm_weight=config.mlm_loss_weight,
         sentence_weight=config.sentence_loss_weight,
     )
     mask_fn = masking(config.masking, config.steps, vocabulary)
-    train_step = make_train_step(loss_fn, mask_fn, tx, abstract)
+    train_step = make_train_step(
+        loss, mask_fn, tx, abstract, config.micro_batches, donate=not config.debug
+    )
     rate = learning_rate_schedule(config.optimizer, config.steps)
-    return Compiled(model, tx, abstract, rate, loss_fn, train_step)
+    return Compiled(model, tx, abstract, rate, loss, train_step)
 
 
 def finetuning_step(
@@ -129,10 +131,12 @@ def finetuning_step(
         relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
     tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
     abstract = abstract_state(model, tx, mesh)
-    loss_fn = make_task_loss(model, training_totals(config, class_weights))
-    train_step = make_train_step(loss_fn, _as_it_is, tx, abstract)
+    loss = training_loss(model, config, class_weights)
+    train_step = make_train_step(
+        loss, _as_it_is, tx, abstract, config.micro_batches, donate=not config.debug
+    )
     rate = learning_rate_schedule(optimizer, steps)
-    return Compiled(model, tx, abstract, rate, loss_fn, train_step)
+    return Compiled(model, tx, abstract, rate, loss, train_step)
 
 
 def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:

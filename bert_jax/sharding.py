@@ -59,13 +59,14 @@ def row_groups(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the rows divide among the data axes of the mesh."""
-    parts = row_groups(mesh)
-    if batch_size % parts:
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError unless the rows divide among the data axes of the mesh, and then parts."""
+    groups = row_groups(mesh)
+    if batch_size % (groups * parts):
+        into = f" and {parts} micro_batches in each" if parts > 1 else ""
         raise UserError(
-            f"--config.batch_size={batch_size} cannot be split over {parts} groups of devices:"
-            f" choose a multiple of {parts}"
+            f"--config.batch_size={batch_size} cannot be split over {groups} groups of devices"
+            f"{into}: choose a multiple of {groups * parts}"
         )
 
 
@@ -78,6 +79,28 @@ def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
                 f"--config.mesh.{axis}={parts} does not divide encoder.{field}={size}:"
                 " choose a divisor of it"
             )
+
+
+def micro_batches(batch: dict[str, jax.Array], parts: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """Cuts a batch inside each device's rows, so that no row moves to another device.
+
+    Args:
+      batch: field -> [B, ...], split over the data axes; B divides among parts and groups.
+      parts: A.
+      mesh: from `make_mesh`.
+
+    Returns:
+      field -> [A, B / A, ...], the second axis split over the data axes.
+    """
+    groups = row_groups(mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(None, *BATCH_SPEC))
+
+    def cut(field: jax.Array) -> jax.Array:
+        own = field.reshape(groups, parts, -1, *field.shape[1:])
+        field = own.swapaxes(0, 1).reshape(parts, -1, *field.shape[1:])
+        return jax.lax.with_sharding_constraint(field, sharding)
+
+    return jax.tree.map(cut, batch)
 
 
 def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:

@@ -59,6 +59,7 @@ class Stage:
     def lower(self) -> jax.stages.Lowered:
         """Traces the step."""
         key = jax.eval_shape(lambda: run_key(0))
+        key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(self.mesh))
         step: Any = self.compiled.train_step
         return step.lower(self.compiled.abstract, self.batch, key)
 
@@ -73,7 +74,7 @@ def pretraining_stages(
     """
     phases = resolve_phases(config)
     for phase in phases:
-        sharding.check_batch_size(phase.batch_size, mesh)
+        sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
     compiled = pretraining_step(config, vocabulary, mesh)
     stages = []
@@ -113,7 +114,7 @@ def finetuning_stage(
     encoder = task_encoder(pretrained, config)
     sharding.check_encoder(encoder, mesh)
     steps = config.epochs * math.ceil(examples / config.batch_size)
-    groups = sharding.row_groups(mesh)
+    groups = sharding.row_groups(mesh) * config.micro_batches
     rows, length = math.ceil(config.batch_size / groups) * groups, config.data.length
     model = make_model(config, encoder, _CLASSES)
     per_token = flops.finetuning_flops(encoder, length, config.encoder_mode)

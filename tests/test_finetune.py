@@ -82,7 +82,7 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not_been(
     running.wait_until(lambda: "step 2/" in running.err)
     running.send(signal.SIGTERM)
     stopped = running.wait()
-    assert stopped.status == 128 + signal.SIGTERM and "goes on from there" in stopped.err
+    assert stopped.status == 75 and "goes on from there" in stopped.err
     assert drivers.run("finetune", *flags).status == 0
     assert_same_bits(state_of(newest(tmp_path)), state_of(newest(finetuned[0])))
     assert find_checkpoint(tmp_path).name == find_checkpoint(finetuned[0]).name

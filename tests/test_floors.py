@@ -15,13 +15,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
-    {"config", "files", "fingerprint", "token_offsets", "workers", "staging", "hlo_costs"}
-    | {"data.documents", "data.duplicates"},
+    {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
+    | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
     | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
-    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
+    {"workdir", "processes", "tokenizer_training", "plots"}
+    | {"data.sources", "data.layout", "data.shards"}
     | {"data.task_batches", "data.tables", "metrics", "task_plots"},
     {"attention", "masking", "data.examples", "data.pieces"}
     | {"data.tagged_files", "data.question_files", "data.task_rows"},
@@ -30,7 +31,7 @@ FLOORS = [
     {"heads", "data.rows", "data.loader"} | {"data.tasks", "data.tag_task", "data.span_task"},
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
-    {"checkpoint", "loop"},
+    {"checkpoint", "loop", "debugging"},
     {"transfer", "finetuned"},
     {"task_predictors", "programs"},
     {"stages"},
@@ -89,7 +90,7 @@ def test_who_may_import_what(name: str) -> None:
     assert "experiments" not in roots and "launch" not in roots and "configs" not in roots
     if name.startswith("data.") or name in ("tokenizer", "tokenizer_training", "token_offsets"):
         assert not roots & {"jax", "flax", "optax", "orbax"}
-    if name not in DRIVERS | {"cli"}:
+    if name not in DRIVERS | {"cli", "processes"}:
         assert not roots & {"absl", "ml_collections"}
     if name != "data.loader":
         assert "grain" not in roots
