@@ -18,7 +18,7 @@ FLOORS = [
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
-    | {"flops", "topologies"}
+    | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
     {"workdir", "processes", "tokenizer_training", "plots"}
@@ -34,7 +34,10 @@ FLOORS = [
     {"checkpoint", "loop", "debugging"},
     {"transfer", "finetuned"},
     {"task_predictors", "programs"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict"},
+    {"stages"},
+    {"ahead"},
+    {"plan_report"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "plan"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
