@@ -30,7 +30,7 @@ from bert_jax.data.corpora import corpus_tokenizer
 from bert_jax.data.mixture import parse_mixture
 from bert_jax.errors import UserError
 from bert_jax.masking import MaskVocabulary
-from bert_jax.plan_advice import Overrides, as_flags, candidates, changed, changes
+from bert_jax.plan_advice import Overrides, as_flags, changed, changes, find_changes
 from bert_jax.plan_report import Planned, device_hours, planned, report, size, summary, totals
 from bert_jax.programs import mask_vocabulary, resolve_vocabulary
 from bert_jax.stages import Stage, finetuning_stage, pretraining_stages
@@ -43,11 +43,11 @@ _FINETUNE = flags.DEFINE_string("finetune_config", "", "a recipe that returns a 
 _EXAMPLES = flags.DEFINE_integer("finetune_examples", 0, "in the training split of that task")
 
 _UNREAD = "(not read)"  # stands for files that a plan needs no more than the names of
-_ADVICE = 2  # changes to name, where a run does not fit
-_ATTEMPTS = 2  # settings of a change to compile, before it is given up
 
-# Without these the TPU compiler asks the network which machine this is, and complains.
+# Without these the TPU compiler asks the network which machine this is, and complains; and it
+# refuses to work for two processes at once, as chips would.
 _TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -104,38 +104,32 @@ class Planner:
             held = device_bytes((abstract, stage.batch))
             return held + keeps * worst.temporaries <= worst.limit
 
-        def try_out(overrides: Overrides) -> list[Planned] | None:
-            stages = self.stages(devices, overrides)
-            tried = {}
+        peaks: dict[str, int] = {}
+
+        def try_out(overrides: Overrides) -> float | None:
+            stages, named = self.stages(devices, overrides), as_flags(overrides)
+            tried = []
             for number in sorted(range(len(stages)), key=lambda number: number != phase):
                 if number != phase and all(name.startswith("phases[") for name in overrides):
-                    tried[number] = plans[number]  # it is as it was
+                    tried.append(plans[number])  # it is as it was
                 else:
-                    footprint = compile_aloud(stages[number], as_flags(overrides))
-                    tried[number] = planned(stages[number], footprint, chip)
-                if not tried[number].footprint.fits:
+                    footprint = compile_aloud(stages[number], named)
+                    tried.append(planned(stages[number], footprint, chip))
+                if not tried[-1].footprint.fits:
                     return None
-            return list(tried.values())
+            peaks[named] = max(plan.footprint.peak for plan in tried)
+            return device_hours(tried)
 
         kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
-        found: list[tuple[float, Overrides, str]] = []
-        for settings in candidates(kinds, should_fit):
-            # One that holds another which fits already is no news.
-            new = [s for s in settings if not any(f.items() <= s.items() for _, f, _ in found)]
-            for overrides in new[:_ATTEMPTS]:
-                if tried := try_out(overrides):
-                    hours = device_hours(tried)
-                    peak = max(plan.footprint.peak for plan in tried)
-                    said = f"  {as_flags(overrides)}: {size(peak)}, {hours:,.0f} device-hours"
-                    found.append((hours, overrides, said))
-                    break
-            if len(found) == _ADVICE:
-                break
+        found = find_changes(kinds, should_fit, try_out)
         needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(worst.limit)}"
         if not found:
             return [f"does not fit: {needed}; no change that was tried makes it fit"]
-        found.sort(key=lambda each: each[0])
-        return [f"does not fit: {needed}; it fits with", *(said for *_, said in found)]
+        lines = [f"does not fit: {needed}; it fits with"]
+        for hours, overrides in found:
+            named = as_flags(overrides)
+            lines.append(f"  {named}: {size(peaks[named])}, {hours:,.0f} device-hours")
+        return lines
 
 
 def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:

@@ -10,6 +10,9 @@ from bert_jax.config import ComputeType, PretrainConfig, Remat
 
 Overrides = dict[str, Any]  # dotted field -> value
 
+_ENOUGH = 2  # changes to name
+_ATTEMPTS = 2  # settings of a kind to try out, before it is given up
+
 
 class Change(NamedTuple):
     """A change of the config.
@@ -64,30 +67,50 @@ def _powers_of_two(most: int) -> list[int]:
     return [2**power for power in range(1, most.bit_length()) if most % 2**power == 0]
 
 
-def candidates(
-    kinds: list[list[Change]], fits: Callable[[Overrides, float], bool]
-) -> Iterator[list[Overrides]]:
-    """Yields, for each kind of change and then for each two, the settings that should fit.
+def find_changes(
+    kinds: list[list[Change]],
+    should_fit: Callable[[Overrides, float], bool],
+    try_out: Callable[[Overrides], float | None],
+) -> list[tuple[float, Overrides]]:
+    """Looks for two changes, or pairs of changes, that make a run fit.
 
     Args:
       kinds: from `changes`.
-      fits: whether the changed run should fit, by an estimate: overrides and the share of the
-        temporaries that is left.
+      should_fit: whether a changed run should fit, by an estimate: overrides and the share of the
+        temporaries that is left. It is cheap.
+      try_out: what the changed run costs; None where it does not fit after all. It is dear.
+
+    Returns:
+      Costs and overrides, the cheapest first.
     """
+    found: list[tuple[float, Overrides]] = []
+    for settings in _candidates(kinds, should_fit):
+        # One that holds another which fits already is no news.
+        news = [each for each in settings if not any(f.items() <= each.items() for _, f in found)]
+        for overrides in news[:_ATTEMPTS]:
+            if (cost := try_out(overrides)) is not None:
+                found.append((cost, overrides))
+                break
+        if len(found) == _ENOUGH:
+            break
+    return sorted(found, key=lambda each: each[0])
+
+
+def _candidates(
+    kinds: list[list[Change]], should_fit: Callable[[Overrides, float], bool]
+) -> Iterator[list[Overrides]]:
+    """Yields, for each kind of change and then for each two, the settings that should fit."""
     for count in (1, 2):
         for chosen in itertools.combinations(kinds, count):
             settings = []
             for parts in itertools.product(*chosen):
-                overrides = {
-                    name: value for part in parts for name, value in part.overrides.items()
-                }
-                keeps = 1.0
+                overrides, keeps = {}, 1.0
                 for part in parts:
+                    overrides |= part.overrides
                     keeps *= part.keeps
-                if fits(overrides, keeps):
+                if should_fit(overrides, keeps):
                     settings.append(overrides)
-            if settings:
-                yield settings
+            yield settings
 
 
 def changed(config: PretrainConfig, overrides: Overrides) -> PretrainConfig:
