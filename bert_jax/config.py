@@ -31,6 +31,14 @@ class PositionInit(enum.Enum):
     SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
 
 
+class Activation(enum.Enum):
+    """The nonlinearity of the feed-forward layers and of the masked-LM head."""
+
+    GELU = "gelu"  # the exact one, x Phi(x) (Hendrycks and Gimpel, 2016)
+    GELU_TANH = "gelu_tanh"  # its approximation by tanh (the same, section 2)
+    RELU = "relu"
+
+
 class Optimizer(enum.Enum):
     """How gradients become updates."""
 
@@ -112,6 +120,7 @@ class EncoderConfig:
     max_length: int = 512  # rows of the position table, so the longest example, in tokens
     segments: int = 2  # rows of the segment table
     norm: Norm = Norm.POST
+    activation: Activation = Activation.GELU
     causal: bool = False  # True: a token attends only to itself and those before it
     norm_epsilon: float = 1e-12
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
@@ -295,6 +304,9 @@ FREE_FIELDS = frozenset(
     }
     | {"data.local_dir"}
 )
+
+# What the configs of earlier versions lack; the default is what those versions did.
+ADDED_FIELDS = frozenset({"activation"})
 
 MAX_PHASES = 16  # what the name of a row has room for
 
@@ -579,15 +591,15 @@ def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig
     """Builds a config from what `to_dict` returned.
 
     Raises:
-      UserError: for an unknown or missing field; a stored config is complete.
+      UserError: for an unknown field, or a missing one that is not of `ADDED_FIELDS`.
     """
     types = typing.get_type_hints(config_type)
     found = values if isinstance(values, dict) else {}
-    if found.keys() != types.keys():
-        wrong = ", ".join(sorted(found.keys() ^ types.keys()))
+    wrong = (found.keys() ^ types.keys()) - (ADDED_FIELDS - found.keys())
+    if wrong:
         raise UserError(
             f"stored {config_type.__name__} was written by another version of bert_jax:"
-            f" its fields differ in {wrong}"
+            f" its fields differ in {', '.join(sorted(wrong))}"
         )
     return config_type(**{name: _typed(types[name], value) for name, value in values.items()})
 

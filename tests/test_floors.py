@@ -30,9 +30,15 @@ FLOORS = [
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop"},
-    {"transfer", "finetuned"},
+    {"transfer", "finetuned", "interop.json_files"},
+    {"interop.names", "interop.architectures", "interop.fast_tokenizer"}
+    | {"interop.huggingface_config"},
+    {"interop.weights", "interop.foreign", "interop.huggingface_tokenizer", "interop.verify"}
+    | {"interop.model_card"},
+    {"interop.huggingface", "interop.tf1", "interop.peer"},
+    {"interop.tf1_forward"},
     {"task_predictors"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
