@@ -82,7 +82,8 @@ def import_model(source: str, mesh: Mesh) -> Model:
 def write_checkpoint(model: Model, workdir: pathlib.Path) -> None:
     """Writes step 0 of a run: parameters and facts, no optimizer; and the tokenizer beside it."""
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(TrainState(np.int32(0), model.params, None), model.facts)
+    params = jax.device_put(model.params)
+    checkpoints.save(TrainState(np.int32(0), params, None), model.facts)
     checkpoints.close()
     tokenizer_from_dict(model.facts["tokenizer"]).save(workdir / "tokenizer")
 

@@ -58,7 +58,7 @@ class Model(NamedTuple):
     """A model between two libraries."""
 
     params: Params  # NumPy arrays
-    facts: dict[str, Any]  # of a checkpoint: `kind`, `config`, `encoder`, `tokenizer`, `labels`
+    facts: dict[str, Any]  # of a checkpoint: `kind`, `config`, `encoder`, `tokenizer` and others
     notes: list[str]  # what a user should know of its reading
 
 
@@ -106,7 +106,6 @@ def pretrained_facts(encoder: EncoderConfig, groups: Collection[str]) -> dict[st
         "kind": PRETRAINING_KIND if "mlm_head" in groups else ENCODER_KIND,
         "config": to_dict(config),
         "encoder": to_dict(encoder),
-        "labels": [],
     }
 
 
@@ -173,10 +172,10 @@ def module_of(facts: Mapping[str, Any]) -> nn.Module:
 
 def abstract_groups(facts: Mapping[str, Any], groups: Collection[str], mesh: Mesh) -> Params:
     """Returns the shapes of some groups of a checkpoint's parameters."""
-    # A pooler that nothing reads is in no model but this one.
-    encoder = from_dict(EncoderConfig, facts["encoder"])
-    tree = abstract_params(PretrainingModel(encoder), mesh)
-    tree = {**tree, **abstract_params(module_of(facts), mesh)}
+    tree = abstract_params(module_of(facts), mesh)
+    if not tree.keys() >= set(groups):  # a pooler that nothing reads is in no model but this one
+        encoder = from_dict(EncoderConfig, facts["encoder"])
+        tree = {**abstract_params(PretrainingModel(encoder), mesh), **tree}
     return {group: tree[group] for group in groups}
 
 

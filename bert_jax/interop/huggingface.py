@@ -22,6 +22,7 @@ from bert_jax.errors import UserError
 from bert_jax.fingerprint import fingerprints, json_digest
 from bert_jax.interop.architectures import (
     CLASSES,
+    ENCODER,
     ENCODER_KIND,
     PRETRAINING_KIND,
     SPANS,
@@ -35,7 +36,7 @@ from bert_jax.interop.huggingface_config import read_encoder, write_encoder
 from bert_jax.interop.huggingface_tokenizer import read_max_length, read_tokenizer, write_tokenizer
 from bert_jax.interop.json_files import read_json
 from bert_jax.interop.model_card import make_card
-from bert_jax.interop.names import Tensor, check_tensors, from_theirs, to_theirs
+from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
 from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
 
@@ -110,7 +111,7 @@ def _read_own(
     of_params = facts.pop("fingerprints")
     if stored != encoder or values.get("architectures") != [architecture_of(facts)]:
         return None
-    if facts["labels"]:
+    if facts.get("labels"):
         facts["labels"] = read_labels(values, directory)
     groups = dict.fromkeys(name.partition("/")[0] for name in of_params)
     abstract = abstract_groups(facts, groups, mesh)
@@ -146,7 +147,11 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     _write_json(directory / CONFIG_FILE, values)
     _write_json(directory / FACTS_FILE, own)
     (directory / CARD_FILE).write_text(make_card(model, architecture), encoding="utf-8")
-    tensors = {name: np.ascontiguousarray(t) for name, t in to_theirs(model.params).items()}
+    prefix = PREFIX if architecture == ENCODER else ""  # an encoder by itself has none
+    tensors = {
+        name.removeprefix(prefix): np.ascontiguousarray(tensor)
+        for name, tensor in to_theirs(model.params).items()
+    }
     save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "pt"})
     # That library lets nobody else read its file.
     (directory / SAFETENSORS_FILE).chmod((directory / CONFIG_FILE).stat().st_mode)

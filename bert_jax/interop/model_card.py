@@ -85,7 +85,7 @@ def _run(facts: dict[str, Any]) -> dict[str, Any]:
         rows["epochs"] = config["epochs"]
         for name, score in facts["scores"].items():
             rows[name] = f"{score:.4g}"
-    if facts["labels"]:
+    if facts.get("labels"):
         rows["labels"] = ", ".join(facts["labels"])
     return rows
 

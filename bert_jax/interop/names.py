@@ -15,6 +15,8 @@ from bert_jax.errors import UserError
 from bert_jax.fingerprint import leaf_name
 from bert_jax.losses import Params
 
+PREFIX = "bert."  # of what is below the heads
+
 _LAYER = "bert.encoder.layer.{layer}"
 _NAMES = {
     "encoder/embeddings/tokens": "bert.embeddings.word_embeddings.weight",
@@ -40,6 +42,7 @@ _NAMES = {
     "span/dense": "qa_outputs",
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_ALIGNMENT = 64  # bytes, of JAX's arrays on a CPU
 _STACKED = "encoder/layers/"
 _TWO_INPUT_AXES = "encoder/layers/attention/out/kernel"  # heads, and the width of one
 
@@ -117,13 +120,20 @@ def from_theirs(abstract: Params, read: Callable[[str], np.ndarray]) -> Params:
       read: returns the tensor of a name, of the shape that `places` gives.
 
     Returns:
-      NumPy arrays.
+      NumPy arrays, so placed in memory that JAX's CPU device can take them without a copy.
     """
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract)
+    params = jax.tree.map(lambda leaf: _empty_aligned(leaf.shape, leaf.dtype), abstract)
     leaves = _by_path(params)
     for place in places(abstract):
         _as_theirs(leaves[place.path], place)[...] = read(place.name)
     return params
+
+
+def _empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % _ALIGNMENT
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _as_theirs(leaf: np.ndarray, place: Place) -> np.ndarray:
@@ -145,7 +155,7 @@ def canonical(name: str) -> str:
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         name = name.removesuffix(old) + new if name.endswith(f"LayerNorm{old}") else name
     bare = name.split(".")[0] in ("embeddings", "encoder", "pooler")
-    return f"bert.{name}" if bare else name
+    return f"{PREFIX}{name}" if bare else name
 
 
 class Misfit(UserError):
