@@ -4,10 +4,12 @@ import json
 import pytest
 
 from bert_jax.config import (
+    Activation,
     EncoderConfig,
     ExampleFormat,
     FinetuneConfig,
     MaskStrategy,
+    MeshConfig,
     Norm,
     PhaseConfig,
     PositionInit,
@@ -142,6 +144,15 @@ def test_json_and_back() -> None:
 def test_another_versions_config_is_refused(stored: object) -> None:
     with pytest.raises(UserError, match="was written by another version of bert_jax"):
         from_dict(EncoderConfig, stored)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_field_that_was_added_later_has_its_default() -> None:
+    stored = to_dict(EncoderConfig(activation=Activation.RELU))
+    assert from_dict(EncoderConfig, stored).activation is Activation.RELU
+    del stored["activation"]
+    assert from_dict(EncoderConfig, stored).activation is Activation.GELU
+    with pytest.raises(UserError, match="its fields differ in activation"):
+        from_dict(MeshConfig, to_dict(MeshConfig()) | {"activation": "gelu"})
 
 
 def test_differences_name_what_decides_the_result() -> None:

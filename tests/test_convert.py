@@ -168,15 +168,19 @@ def test_imported_heads_predict_and_are_scored(drivers: Drivers, tmp_path: pathl
     result = drivers.run("evaluate", *flags)
     assert result.status == 0 and "accuracy" in result.out, result
 
-    for name, head in (
-        ("tags", "BertForTokenClassification"),
-        ("spans", "BertForQuestionAnswering"),
-    ):
-        directory = save_peer(make_peer(head), tmp_path / name)
-        convert(drivers, f"hf:{directory}", tmp_path / f"{name}_run", "--noverify")
-    assert "entities" in predict(drivers, tmp_path / "tags_run", "the red river .")
+    directory = save_peer(make_peer("BertForTokenClassification"), tmp_path / "tags")
+    convert(drivers, f"hf:{directory}", tmp_path / "tags_run", "--noverify")
+    words = ["the", "red", "river", "."]
+    with torch.no_grad():
+        ids = torch.tensor([[2, *(VOCAB.index(word) for word in words), 3]])
+        logits = make_peer("BertForTokenClassification")(ids).logits
+    found = predict(drivers, tmp_path / "tags_run", " ".join(words))["words"]
+    assert [each["tag"] for each in found] == [LABELS[i] for i in logits[0, 1:-1].argmax(-1)]
+
+    directory = save_peer(make_peer("BertForQuestionAnswering"), tmp_path / "spans")
+    convert(drivers, f"hf:{directory}", tmp_path / "spans_run", "--noverify")
     answer = predict(drivers, tmp_path / "spans_run", "the ?", "--text_pair=the red river night")
-    assert answer["answer"] in "the red river night"
+    assert answer["answer"] and answer["answer"] in "the red river night"
 
     unset = drivers.run("evaluate", f"--checkpoint={tmp_path / 'classes_run'}")
     assert "--data" in unset.error()

@@ -32,20 +32,23 @@ class Loaded(NamedTuple):
     unexpected: list[str]  # and the other way round
 
 
-def load_model(directory: pathlib.Path, architecture: str, *, pooler: bool) -> Loaded:
-    """Loads a directory in float32, without dropout.
+def load_model(
+    directory: pathlib.Path, architecture: str, *, pooler: bool, dtype: str = "float32"
+) -> Loaded:
+    """Loads a directory, without dropout.
 
     Args:
       directory: with config.json and weights.
       architecture: the name of the class.
       pooler: whether an encoder by itself has one.
+      dtype: to compute in.
     """
     import torch
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
+    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": getattr(torch, dtype)}
     if architecture == ENCODER:
         options["add_pooling_layer"] = pooler
     model, info = getattr(transformers, architecture).from_pretrained(
