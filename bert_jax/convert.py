@@ -161,6 +161,7 @@ def main() -> None:
     path = pathlib.Path(target.removeprefix(f"{_HF}:")).expanduser().absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"--to={target} is there already: name a new or an empty directory")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells much that is no error
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     with locked_staging(path, worth_keeping=lambda _: False) as staging:
         try:

@@ -9,6 +9,8 @@ from bert_jax.config import EncoderConfig, TaskKind
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import (
     CLASSES,
+    SPANS,
+    TOKENS,
     Model,
     abstract_groups,
     fine_tuned_facts,
@@ -63,21 +65,23 @@ def read_foreign(
     Raises:
       UserError: if the tensors are not those of such a model, or it has none here.
     """
-    declared = (values.get("architectures") or [None])[0]
+    declared = values.get("architectures") or [None]
+    if not isinstance(declared, list):
+        raise UserError(f"{where}: architectures={declared} is no list of names")
+    declared = declared[0]
     groups = groups_of_file(declared, tensors, where)
-    match declared:
-        case "BertForSequenceClassification":
-            labels = read_labels(values, where)
-            task = TaskKind.REGRESSION if len(labels) == 1 else TaskKind.CLASSIFICATION
-            labels = labels if task is TaskKind.CLASSIFICATION else []
-            facts = fine_tuned_facts(encoder, task, labels, pairs=pairs)
-        case "BertForTokenClassification":
-            labels = read_labels(values, where)
-            facts = fine_tuned_facts(encoder, TaskKind.TAGS, labels, pairs=False)
-        case "BertForQuestionAnswering":
-            facts = fine_tuned_facts(encoder, TaskKind.SPANS, [], pairs=False)
-        case _:
-            facts = pretrained_facts(encoder, groups)
+    if declared == CLASSES:
+        labels = read_labels(values, where)
+        one_number = len(labels) == 1
+        task = TaskKind.REGRESSION if one_number else TaskKind.CLASSIFICATION
+        facts = fine_tuned_facts(encoder, task, [] if one_number else labels, pairs=pairs)
+    elif declared == TOKENS:
+        labels = read_labels(values, where)
+        facts = fine_tuned_facts(encoder, TaskKind.TAGS, labels, pairs=False)
+    elif declared == SPANS:
+        facts = fine_tuned_facts(encoder, TaskKind.SPANS, [], pairs=False)
+    else:
+        facts = pretrained_facts(encoder, groups)
     if pairs and declared != CLASSES:
         raise UserError(f"--pairs is of {CLASSES}, and {where} holds another: leave it out")
     abstract = abstract_groups(facts, groups, mesh)
@@ -99,12 +103,13 @@ def read_labels(values: Mapping[str, Any], where: object) -> list[str]:
         raise UserError(
             f"{where}: problem_type={problem} is not implemented: one label an input is"
         )
-    named = values.get("id2label") or {
-        str(number): f"LABEL_{number}" for number in range(values.get("num_labels", 2))
-    }
+    count = values.get("num_labels", 2)
+    if not isinstance(count, int):
+        raise UserError(f"{where}: num_labels={count} is no whole number")
+    named = values.get("id2label") or {str(each): f"LABEL_{each}" for each in range(count)}
+    if not isinstance(named, dict) or named.keys() != {str(each) for each in range(len(named))}:
+        raise UserError(f"{where}: id2label={named} does not name the classes from 0 on")
     numbers = [str(number) for number in range(len(named))]
-    if not isinstance(named, dict) or sorted(named) != sorted(numbers):
-        raise UserError(f"{where}: id2label does not name the classes 0 to {len(named) - 1}")
     labels = [str(named[number]) for number in numbers]
     if len(set(labels)) < len(labels):
         raise UserError(f"{where}: id2label gives two classes one name: rename one of them")

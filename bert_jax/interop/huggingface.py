@@ -96,19 +96,13 @@ def _read_own(
     path = directory / FACTS_FILE
     if not path.is_file():
         return None
-    facts = read_json(path)
-    if facts.pop("digest", None) != json_digest(facts):
-        raise UserError(f"{path} is damaged: remove it to read the directory without it")
+    facts, of_params = _read_facts(path)
     stored = dataclasses.replace(
         from_dict(EncoderConfig, facts["encoder"]),
         position_init=PositionInit.NORMAL,  # neither is there once the parameters are
         compute_type=ComputeType.FLOAT32,
         unroll=1,
     )
-    tokenizer_from_dict(facts["tokenizer"])
-    pretrained = facts["kind"] in (PRETRAINING_KIND, ENCODER_KIND)
-    from_dict(PretrainConfig if pretrained else FinetuneConfig, facts["config"])
-    of_params = facts.pop("fingerprints")
     if stored != encoder or values.get("architectures") != [architecture_of(facts)]:
         return None
     if facts.get("labels"):
@@ -118,6 +112,20 @@ def _read_own(
     check_tensors(str(directory), tensors, abstract)
     params = from_theirs(abstract, lambda name: tensors[name].read())
     return Model(params, facts, []) if fingerprints(params) == of_params else None
+
+
+def _read_facts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns what was known of a model, and the fingerprints of its parameters."""
+    facts = read_json(path)
+    try:
+        if facts.pop("digest") != json_digest(facts):
+            raise ValueError
+        tokenizer_from_dict(facts["tokenizer"])
+        pretrained = facts["kind"] in (PRETRAINING_KIND, ENCODER_KIND)
+        from_dict(PretrainConfig if pretrained else FinetuneConfig, facts["config"])
+        return facts, dict(facts.pop("fingerprints"))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged: remove it to read the directory without it") from None
 
 
 def write_directory(model: Model, directory: pathlib.Path) -> None:

@@ -113,12 +113,12 @@ def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
             raise refuse(f"model.{name}={model[name]}")
     if not normalizer.get("clean_text", True):
         raise refuse("normalizer.clean_text=false")
-    if sorted(ids.values()) != list(range(len(ids))):
+    if set(ids.values()) != set(range(len(ids))):
         raise UserError(f"{path}: the ids of the vocabulary are not 0 to {len(ids) - 1}")
     special = SPECIAL_PIECES_OF_WORDPIECE.values()
     for added in values.get("added_tokens", []):
-        if added["content"] not in special:
-            raise refuse(f"the added token {added['content']!r}")
+        if (piece := added.get("content")) not in special:
+            raise refuse(f"the added token {piece!r}")
     settings = {
         ours: _switch(normalizer[theirs], theirs, path)
         for ours, _, theirs in _SETTINGS
