@@ -82,12 +82,15 @@ def _train_with_bytes(lines: list[str]) -> bytes:
 
 
 def test_only_what_is_equally_likely_may_differ() -> None:
-    tokenizer = train_sentencepiece(
-        make_lines(300, seed=0), vocab_size=90, model_type=ModelType.UNIGRAM
-    )
-    one = tokenizer.encode("kalo minsu").tolist()
-    assert are_equally_likely(tokenizer, one, one[::-1])
-    assert not are_equally_likely(tokenizer, one, one[:-1])
+    lines = ["a aa aaa aaaa baa aab b ab"] * 20
+    tokenizer = train_sentencepiece(lines, vocab_size=13, model_type=ModelType.UNIGRAM)
+    ids = {tokenizer.id_to_piece(id): id for id in range(tokenizer.vocab_size)}
+    one, two, other, unknown = ids["a"], ids["aa"], ids["b"], ids["[UNK]"]
+    assert are_equally_likely(tokenizer, [one, two, one], [two, one, one])
+    assert not are_equally_likely(tokenizer, [one, one], [two])  # of another score
+    assert not are_equally_likely(tokenizer, [one, other], [other, one])  # of another text
+    assert not are_equally_likely(tokenizer, [unknown], [ids["[MASK]"]])  # which have no score
+    assert not are_equally_likely(wordpiece(), [7, 8], [8, 7])
 
 
 def wordpiece(**settings: Any) -> WordPieceTokenizer:

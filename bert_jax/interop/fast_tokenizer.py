@@ -86,13 +86,17 @@ def _proto(tokenizer: SentencePieceTokenizer) -> Any:
 
 
 def are_equally_likely(tokenizer: Tokenizer, one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether a unigram model gives two segmentations the same score, as far as it can tell."""
+    """Whether two segmentations of the same characters have the same score in a unigram model."""
     if not isinstance(tokenizer, SentencePieceTokenizer):
         return False
     proto = _proto(tokenizer)
+    texts = ["".join(proto.pieces[id].piece for id in ids) for ids in (one, other)]
     scores = [sum(proto.pieces[id].score for id in ids) for ids in (one, other)]
-    is_unigram = proto.trainer_spec.model_type == _UNIGRAM
-    return is_unigram and math.isclose(*scores, rel_tol=_SINGLE_PRECISION)
+    return (
+        proto.trainer_spec.model_type == _UNIGRAM
+        and texts[0] == texts[1]
+        and math.isclose(*scores, rel_tol=_SINGLE_PRECISION)
+    )
 
 
 def _check_sentencepiece(proto: Any) -> None:
