@@ -2,11 +2,11 @@
 
     python -m benchmarks.import_model --vocab=vocab.txt
 
-Every run is a process of its own. `read` is `safetensors.numpy.load_file`, what anybody does with
-the file; `parameters` is the same file as our tree; `checkpoint` is its writing, compressed and
-with fingerprints. `cpu` are the seconds of all cores, which a busy machine changes less. Memory is
-the peak of the process above what it held before, as a multiple of the file's size, with the pages
-of the mapped file.
+Every run is a process of its own, which has imported a tiny model before, so that the libraries are
+loaded. `read` is `safetensors.numpy.load_file`, what anybody does with the file; `parameters` is
+the same file as our tree; `checkpoint` is its writing, compressed and with fingerprints. `cpu` are
+the seconds of all cores. Memory is the peak of the process above what it held before, as a multiple
+of the file's size, with the pages of the mapped file.
 """
 
 import json
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -42,6 +43,9 @@ def resident_bytes() -> int:
 def measure(directory: pathlib.Path) -> dict[str, float]:
     """Reads, imports and writes once."""
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
+    tiny = huggingface.read_directory(directory / "tiny", mesh)
+    with tempfile.TemporaryDirectory() as target:
+        convert.write_checkpoint(tiny, pathlib.Path(target, "run"))
     before = resident_bytes()
     begin, cpu = time.perf_counter(), time.process_time()
     model = huggingface.read_directory(directory, mesh)
@@ -73,11 +77,13 @@ def main(_: list[str]) -> None:
     import transformers
 
     with tempfile.TemporaryDirectory() as made:
-        model = transformers.BertForPreTraining(transformers.BertConfig())
-        model.save_pretrained(made)
-        shutil.copyfile(_VOCAB.value or "", pathlib.Path(made, "vocab.txt"))
+        tiny: dict[str, Any] = dict(hidden_size=12, intermediate_size=12, num_hidden_layers=1)
+        for directory, shape in ((made, {}), (f"{made}/tiny", tiny)):
+            model = transformers.BertForPreTraining(transformers.BertConfig(**shape))
+            model.save_pretrained(directory)
+            shutil.copyfile(_VOCAB.value or "", pathlib.Path(directory, "vocab.txt"))
+            del model
         size = pathlib.Path(made, SAFETENSORS_FILE).stat().st_size
-        del model
         command = [sys.executable, "-m", "benchmarks.import_model", f"--measure={made}"]
         runs = [
             json.loads(subprocess.run(command, capture_output=True, check=True).stdout)

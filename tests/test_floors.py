@@ -31,10 +31,9 @@ FLOORS = [
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop"},
     {"transfer", "finetuned", "interop.json_files"},
-    {"interop.names", "interop.architectures", "interop.fast_tokenizer"}
-    | {"interop.huggingface_config"},
-    {"interop.weights", "interop.foreign", "interop.huggingface_tokenizer", "interop.verify"}
-    | {"interop.model_card"},
+    {"interop.names", "interop.huggingface_config", "interop.fast_tokenizer"},
+    {"interop.architectures", "interop.weights", "interop.huggingface_tokenizer"},
+    {"interop.foreign", "interop.verify", "interop.model_card"},
     {"interop.huggingface", "interop.tf1", "interop.peer"},
     {"interop.tf1_forward"},
     {"task_predictors"},

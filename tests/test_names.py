@@ -51,12 +51,14 @@ def made(facts: dict[str, Any], encoder: EncoderConfig) -> Model:
 
 
 @pytest.mark.parametrize("kind", ["pretraining", *(kind.value for kind in TaskKind)])
-def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig) -> None:
+def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, mesh: Any) -> None:
     if kind == "pretraining":
         facts = pretrained_facts(tiny_encoder, ALL)
     else:
         facts = fine_tuned_facts(tiny_encoder, TaskKind(kind), ["a", "b", "c"], pairs=False)
     params = made(facts, tiny_encoder).params
+    abstract = abstract_groups(facts, tuple(params), mesh)  # of the table: as the model's own
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     theirs = to_theirs(params)
     assert len(theirs) == len(places(params))  # no two of one name
     assert sum(t.size for t in theirs.values()) == sum(x.size for x in jax.tree.leaves(params))

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -17,9 +19,11 @@ from bert_jax.config import (
 )
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel
+from bert_jax.interop.huggingface_config import write_encoder
+from bert_jax.interop.names import make_shapes
 from bert_jax.losses import Params
-from bert_jax.task_kinds import make_model
-from bert_jax.training import abstract_params
+from bert_jax.sharding import replicated
+from bert_jax.task_kinds import KINDS, make_model
 
 PRETRAINING_KIND = "pretraining"  # of a checkpoint
 ENCODER_KIND = "encoder"  # of one without any head
@@ -154,8 +158,13 @@ def architecture_of(facts: Mapping[str, Any]) -> str:
 
 
 def groups_of_export(facts: Mapping[str, Any], stored: Collection[str]) -> tuple[str, ...]:
-    """Returns the groups of a checkpoint that its model of theirs has a place for."""
+    """Returns the groups of a checkpoint that its model of theirs has a place for.
+
+    Raises:
+      UserError: if there is no such model.
+    """
     architecture = architecture_of(facts)
+    write_encoder(from_dict(EncoderConfig, facts["encoder"]))  # raises for what has no place
     groups = GROUPS[architecture]
     if architecture == ENCODER and "pooler" in stored:
         groups = (*groups, "pooler")
@@ -171,12 +180,22 @@ def module_of(facts: Mapping[str, Any]) -> nn.Module:
 
 
 def abstract_groups(facts: Mapping[str, Any], groups: Collection[str], mesh: Mesh) -> Params:
-    """Returns the shapes of some groups of a checkpoint's parameters."""
-    tree = abstract_params(module_of(facts), mesh)
-    if not tree.keys() >= set(groups):  # a pooler that nothing reads is in no model but this one
-        encoder = from_dict(EncoderConfig, facts["encoder"])
-        tree = {**abstract_params(PretrainingModel(encoder), mesh), **tree}
-    return {group: tree[group] for group in groups}
+    """Returns the shapes of some groups of a checkpoint's parameters, whole on every device.
+
+    They are the table's, not the model's: to trace a model takes longer than to read a file.
+    """
+    encoder = from_dict(EncoderConfig, facts["encoder"])
+    outputs = 0
+    if facts["kind"] not in (PRETRAINING_KIND, ENCODER_KIND):
+        outputs = KINDS[TaskKind(facts["kind"])].outputs or len(facts["labels"])
+    tree: Params = {}
+    for path, shape in make_shapes(encoder, groups, outputs).items():
+        *parents, leaf = path.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=replicated(mesh))
+    return tree
 
 
 def _objective(facts: Mapping[str, Any]) -> SentenceObjective:

@@ -5,12 +5,13 @@ Their layers are apart and ours are stacked; their matrices are [outputs, inputs
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.fingerprint import leaf_name
 from bert_jax.losses import Params
@@ -18,33 +19,37 @@ from bert_jax.losses import Params
 PREFIX = "bert."  # of what is below the heads
 
 _LAYER = "bert.encoder.layer.{layer}"
-_NAMES = {
-    "encoder/embeddings/tokens": "bert.embeddings.word_embeddings.weight",
-    "encoder/embeddings/positions": "bert.embeddings.position_embeddings.weight",
-    "encoder/embeddings/segments": "bert.embeddings.token_type_embeddings.weight",
-    "encoder/embeddings/norm": "bert.embeddings.LayerNorm",
-    "encoder/layers/attention/query": f"{_LAYER}.attention.self.query",
-    "encoder/layers/attention/key": f"{_LAYER}.attention.self.key",
-    "encoder/layers/attention/value": f"{_LAYER}.attention.self.value",
-    "encoder/layers/attention/out": f"{_LAYER}.attention.output.dense",
-    "encoder/layers/attention_norm": f"{_LAYER}.attention.output.LayerNorm",
-    "encoder/layers/mlp/up": f"{_LAYER}.intermediate.dense",
-    "encoder/layers/mlp/down": f"{_LAYER}.output.dense",
-    "encoder/layers/mlp_norm": f"{_LAYER}.output.LayerNorm",
-    "pooler/dense": "bert.pooler.dense",
-    "mlm_head/transform": "cls.predictions.transform.dense",
-    "mlm_head/norm": "cls.predictions.transform.LayerNorm",
-    "mlm_head/bias": "cls.predictions.bias",
-    "nsp_head/dense": "cls.seq_relationship",
-    "sop_head/dense": "cls.seq_relationship",  # of the same shape, with another meaning
-    "classifier/dense": "classifier",
-    "tagger/dense": "classifier",
-    "span/dense": "qa_outputs",
+# Ours, theirs, and the axes that go in and come out, by the letters of docs/architecture.md; P are
+# the rows of the position table and S those of the segment table.
+_DENSE = {
+    "encoder/layers/attention/query": (f"{_LAYER}.attention.self.query", "D", "HK"),
+    "encoder/layers/attention/key": (f"{_LAYER}.attention.self.key", "D", "HK"),
+    "encoder/layers/attention/value": (f"{_LAYER}.attention.self.value", "D", "HK"),
+    "encoder/layers/attention/out": (f"{_LAYER}.attention.output.dense", "HK", "D"),
+    "encoder/layers/mlp/up": (f"{_LAYER}.intermediate.dense", "D", "F"),
+    "encoder/layers/mlp/down": (f"{_LAYER}.output.dense", "F", "D"),
+    "pooler/dense": ("bert.pooler.dense", "D", "D"),
+    "mlm_head/transform": ("cls.predictions.transform.dense", "D", "D"),
+    "nsp_head/dense": ("cls.seq_relationship", "D", "2"),
+    "sop_head/dense": ("cls.seq_relationship", "D", "2"),  # the same, with another meaning
+    "classifier/dense": ("classifier", "D", "C"),
+    "tagger/dense": ("classifier", "D", "C"),
+    "span/dense": ("qa_outputs", "D", "C"),
 }
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_NORMS = {
+    "encoder/embeddings/norm": "bert.embeddings.LayerNorm",
+    "encoder/layers/attention_norm": f"{_LAYER}.attention.output.LayerNorm",
+    "encoder/layers/mlp_norm": f"{_LAYER}.output.LayerNorm",
+    "mlm_head/norm": "cls.predictions.transform.LayerNorm",
+}
+_TABLES = {
+    "encoder/embeddings/tokens": ("bert.embeddings.word_embeddings.weight", "VD"),
+    "encoder/embeddings/positions": ("bert.embeddings.position_embeddings.weight", "PD"),
+    "encoder/embeddings/segments": ("bert.embeddings.token_type_embeddings.weight", "SD"),
+    "mlm_head/bias": ("cls.predictions.bias", "V"),
+}
 _ALIGNMENT = 64  # bytes, of JAX's arrays on a CPU
 _STACKED = "encoder/layers/"
-_TWO_INPUT_AXES = "encoder/layers/attention/out/kernel"  # heads, and the width of one
 
 # The MLM output matrix is the token table, and its bias is there once: copies must be equal.
 TIED = {
@@ -62,6 +67,28 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
+class _Entry(NamedTuple):
+    """A row of the table: one array of ours."""
+
+    name: str  # theirs
+    inputs: str  # axes of a matrix that go in; '' for what is no matrix
+    axes: str  # the others
+
+
+def _entries() -> Iterator[tuple[str, _Entry]]:
+    for path, (name, inputs, outputs) in _DENSE.items():
+        yield f"{path}/kernel", _Entry(f"{name}.weight", inputs, outputs)
+        yield f"{path}/bias", _Entry(f"{name}.bias", "", outputs)
+    for path, name in _NORMS.items():
+        yield f"{path}/scale", _Entry(f"{name}.weight", "", "D")
+        yield f"{path}/bias", _Entry(f"{name}.bias", "", "D")
+    for path, (name, axes) in _TABLES.items():
+        yield path, _Entry(name, "", axes)
+
+
+_ENTRIES = dict(_entries())
+
+
 class Place(NamedTuple):
     """Where one of their tensors is in our tree."""
 
@@ -70,6 +97,35 @@ class Place(NamedTuple):
     layer: int | None  # on the stacked axis
     shape: tuple[int, ...]  # theirs
     transposed: bool
+
+
+def make_shapes(
+    encoder: EncoderConfig, groups: Collection[str], outputs: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array of some groups, by its path, for a post-norm encoder.
+
+    Args:
+      encoder: its shape.
+      groups: of parameters.
+      outputs: C, of a task's head.
+    """
+    sizes = {
+        "V": encoder.vocab_size,
+        "D": encoder.width,
+        "P": encoder.max_length,
+        "S": encoder.segments,
+        "H": encoder.heads,
+        "K": encoder.width // encoder.heads,
+        "F": encoder.mlp_width,
+        "C": outputs,
+        "2": 2,
+    }
+    shapes = {}
+    for path, entry in _ENTRIES.items():
+        if path.partition("/")[0] in groups:
+            shape = tuple(sizes[axis] for axis in entry.inputs + entry.axes)
+            shapes[path] = (encoder.layers, *shape) if path.startswith(_STACKED) else shape
+    return shapes
 
 
 def places(abstract: Params) -> list[Place]:
@@ -86,20 +142,16 @@ def places(abstract: Params) -> list[Place]:
 
 
 def _places_of_leaf(path: str, shape: tuple[int, ...]) -> list[Place]:
-    name = _NAMES.get(path)
-    if name is None:
-        parent, _, leaf = path.rpartition("/")
-        name = f"{_NAMES[parent]}.{_LEAVES[leaf]}"
+    entry = _ENTRIES[path]
     layers: Iterable[int | None] = [None]
     if path.startswith(_STACKED):
         layers, shape = range(shape[0]), shape[1:]
-    transposed = path.endswith("/kernel")
-    if transposed:
-        inputs = 2 if path == _TWO_INPUT_AXES else 1
+    inputs = len(entry.inputs)
+    if inputs:
         shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
     elif path.endswith("/bias"):
         shape = (math.prod(shape),)
-    return [Place(name.format(layer=each), path, each, shape, transposed) for each in layers]
+    return [Place(entry.name.format(layer=n), path, n, shape, inputs > 0) for n in layers]
 
 
 def to_theirs(params: Params) -> dict[str, np.ndarray]:
