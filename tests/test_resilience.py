@@ -177,7 +177,8 @@ def test_another_mesh_goes_on_with_the_same_rows(
     drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
 ) -> None:
     still = ["--config.encoder.dropout_rate=0.0", "--config.encoder.attention_dropout_rate=0.0"]
-    flags = [*pretrain_flags, *still]
+    # Many steps, each saved: so a run is stopped inside.
+    flags = [*pretrain_flags, *still, "--config.steps=40", "--config.checkpoint_steps=1"]
     whole = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'whole'}")
     assert whole.status == 0
     moved = tmp_path / "moved"
