@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup quickstart test test-beam lint format
+.PHONY: setup quickstart test faults test-beam lint format
 
 # The stamp is older than the list of dependencies whenever that has changed.
 setup: $(VENV)/.installed
@@ -19,6 +19,9 @@ quickstart: setup  ## text to predictions on this machine, in minutes
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+faults: setup  ## kills and damage at random moments, and every mesh: half an hour
+	$(BIN)/python -m pytest -q -m slow tests
 
 test-beam:  ## the test of prepare_beam, in an environment of its own
 	test -d .venv-beam || $(PYTHON) -m venv .venv-beam

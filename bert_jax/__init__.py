@@ -2,8 +2,10 @@
 
 import signal
 import sys
+import time
 
 __version__ = "0.1.0"
+STARTED = time.monotonic()  # about when the process began: a driver imports this first
 
 # While Python looks for the module of `python -m bert_jax.DRIVER`, argv[0] is "-m". The driver's
 # imports, which follow, take seconds; ctrl-C ends them without a traceback. `cli.run` takes over.

@@ -9,6 +9,8 @@ exactly, and takes no optimizer and no step.
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import pathlib
 import platform
@@ -23,6 +25,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
+    EveryNSteps,
     LatestN,
 )
 
@@ -30,23 +33,40 @@ import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.fingerprint import fingerprints, json_digest, leaf_name
 from bert_jax.losses import Params
+from bert_jax.processes import any_process, first_alone
 from bert_jax.training import TrainState
 
 FOLDER = "checkpoints"  # of a run's directory
+DAMAGED = "damaged"  # of a run's directory, for checkpoints that are set aside
+FORMAT = 1  # of what is written here; readers refuse a later one
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is not what was saved."""
 
 
 class Checkpoints:
     """The checkpoints of one run; saving goes on in the background."""
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int, keep_best: bool = False) -> None:
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int,
+        keep_best: bool = False,
+        keep_every_steps: int = 0,
+    ) -> None:
         """Opens WORKDIR/checkpoints, making it when the first is saved.
 
         Args:
           workdir: of the run.
           keep: how many of the newest are kept.
           keep_best: keep the one with the highest score too, of those that have one.
+          keep_every_steps: keep those of its multiples too; 0: none of them.
         """
         policies: list[Any] = [LatestN(keep)]
+        if keep_every_steps:
+            policies.append(EveryNSteps(keep_every_steps))
         if keep_best:
             policies.append(
                 BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
@@ -76,6 +96,7 @@ class Checkpoints:
         if state.opt_state is not None:
             arrays["opt_state"] = state.opt_state
         facts = facts | {
+            "format": FORMAT,
             "step": step,
             "fingerprints": {item: fingerprints(tree) for item, tree in arrays.items()},
             "versions": _versions(),
@@ -170,6 +191,11 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
         digest = facts.pop("digest", None)
     except Exception as error:  # a damaged file makes the readers below raise anything
         raise _damaged(checkpoint / "facts", _reason(error)) from error
+    if facts.get("format", FORMAT) > FORMAT:  # those of earlier versions have none
+        raise UserError(
+            f"{checkpoint} has format {facts['format']}, and this version of bert_jax knows up to"
+            f" {FORMAT}: use the version that wrote it, {facts['versions']['bert_jax']}, or a later"
+        )
     if digest is None:
         raise UserError(f"{checkpoint} was written by another version of bert_jax: use that one")
     if digest != json_digest(facts):
@@ -177,8 +203,65 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
     return facts
 
 
-def _damaged(path: pathlib.Path, reason: str) -> UserError:
-    return UserError(f"{path} is damaged ({reason}): remove this checkpoint to use an earlier one")
+def newest_facts(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns the facts of a run's newest checkpoint that has them whole; {} where it has none."""
+    for step in reversed(steps_in(workdir)):
+        with contextlib.suppress(DamagedCheckpoint):
+            return read_facts(pathlib.Path(workdir) / FOLDER / str(step))
+    return {}
+
+
+def restore_newest(
+    workdir: str | os.PathLike, abstract: TrainState
+) -> tuple[TrainState, dict[str, Any], list[str]]:
+    """Restores the newest sound checkpoint of a run, exactly, and sets damaged ones aside.
+
+    The caller must hold the directory. At least one checkpoint must be there.
+
+    Args:
+      workdir: of the run.
+      abstract: the state that the run would have, with shardings.
+
+    Returns:
+      The state, the facts of its checkpoint, and a warning for each that was damaged.
+
+    Raises:
+      UserError: if none is sound, or one does not fit the run.
+    """
+    workdir, damaged = pathlib.Path(workdir), []
+    for step in reversed(steps_in(workdir)):
+        checkpoint = workdir / FOLDER / str(step)
+        try:
+            facts = read_facts(checkpoint)
+            state = restore_state(checkpoint, abstract)
+        except DamagedCheckpoint as error:
+            damaged.append((step, str(error).partition(": remove this")[0]))
+            continue
+        for lost, _ in damaged:
+            first_alone(functools.partial(_set_aside, workdir, lost))
+        warnings = [
+            f"warning: {reason}; it is set aside in {workdir / DAMAGED}, and steps {step + 1:,} to"
+            f" {lost:,} are done again"
+            for lost, reason in damaged
+        ]
+        return state, facts, warnings
+    raise UserError(
+        f"no checkpoint of {workdir} is sound ({damaged[0][1]}): bring one back from a copy, or"
+        " name another --workdir to begin anew"
+    )
+
+
+def _set_aside(workdir: pathlib.Path, step: int) -> None:
+    """Moves a checkpoint where no run looks for one, and keeps what is there already."""
+    (workdir / DAMAGED).mkdir(exist_ok=True)
+    names = (str(step) if n == 0 else f"{step}-{n}" for n in itertools.count())
+    free = next(name for name in names if not (workdir / DAMAGED / name).exists())
+    os.rename(workdir / FOLDER / str(step), workdir / DAMAGED / free)
+
+
+def _damaged(path: pathlib.Path, reason: str) -> DamagedCheckpoint:
+    said = f"{path} is damaged ({reason}): remove this checkpoint to use an earlier one"
+    return DamagedCheckpoint(said)
 
 
 def _reason(error: Exception) -> str:
@@ -242,10 +325,12 @@ def _restore(
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(f"{checkpoint}/{item} does not fit: {'; '.join(problems[:3])}{more}")
+    restored, failure = None, None
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        # The handler alone: a checkpointer would wait for processes that found damage.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                checkpoint / item,
+                checkpoint / item,  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=abstract,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -253,7 +338,10 @@ def _restore(
                 ),
             )
     except Exception as error:  # as above
-        raise _damaged(checkpoint / item, _reason(error)) from error
+        failure = error
+    if any_process(failure is not None):
+        reason = _reason(failure) if failure else "another process cannot read its part"
+        raise _damaged(checkpoint / item, reason) from failure
     for name, found in fingerprints(restored).items():
         if found != facts["fingerprints"][item].get(name):
             raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")

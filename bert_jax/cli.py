@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable, Sequence
@@ -20,10 +21,14 @@ from absl import app, flags, logging
 from bert_jax import config as configs
 from bert_jax.config import RootConfig, flatten, item_type, validate
 from bert_jax.errors import UserError
+from bert_jax.rendezvous import RESTART_STATUS, Lifeline
 
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
 Config = TypeVar("Config", bound=RootConfig)
+
+_lifeline: Lifeline | None = None  # of a run of several processes
+_LIFELINE_SECONDS = 5
 
 
 def run(
@@ -34,8 +39,8 @@ def run(
 ) -> None:
     """Runs a driver: parses flags, calls `main`, and turns what the user caused into one line.
 
-    The exit status is 0, 1 after an error, or 128 and the number of the signal that stopped the
-    driver: 130 after ctrl-C, 143 after SIGTERM.
+    The exit status is 0; 1 after an error; `RESTART_STATUS` where the same command goes on, after
+    SIGTERM, ctrl-C or the loss of another process; 130 where a second ctrl-C ended it at once.
 
     Args:
       main: the driver.
@@ -56,11 +61,12 @@ def run(
         return [name]
 
     try:
-        app.run(lambda _: main(), flags_parser=parse)
+        app.run(lambda _: _main(main), flags_parser=parse)
     except UserError as error:
         _end(f"error: {error}", 1)
     except Stopped as stopped:
-        _end(str(stopped), 128 + stopped.signal)
+        _leave(0, "")  # all stop after the same step
+        _end(str(stopped), RESTART_STATUS)
     except KeyboardInterrupt:
         _end("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
@@ -73,6 +79,29 @@ def run(
         if error.filename is None:
             raise
         _end(f"error: cannot use {error.filename}: {error.strerror}", 1)
+    except Exception as error:
+        if _lifeline is None:
+            raise
+        # A collective fails when a process is gone: then the lifeline says so and ends this one.
+        time.sleep(_LIFELINE_SECONDS)
+        traceback.print_exc()
+        _end(f"error: {type(error).__name__}: {str(error)[:200]}", 1)
+
+
+def _main(main: Callable[[], None]) -> None:
+    main()
+    _leave(0, "")
+
+
+def leave_through(lifeline: Lifeline) -> None:
+    """Lets the other processes of the run know when and why this one ends."""
+    global _lifeline
+    _lifeline = lifeline
+
+
+def _leave(status: int, said: str) -> None:
+    if _lifeline:
+        _lifeline.leave(status, said)
 
 
 def _quiet_libraries() -> None:
@@ -91,19 +120,18 @@ def _quiet_libraries() -> None:
 
 
 def _end(message: str, status: int) -> None:
+    said = " ".join(message.split())
+    _leave(status, said.removeprefix("error: "))
     if "--debug" in sys.argv[1:]:
         raise  # this is called while the error is handled
-    print(" ".join(message.split()), file=sys.stderr)
+    print(said, file=sys.stderr, flush=True)
+    if _lifeline:
+        os._exit(status)  # JAX would wait for the other processes
     sys.exit(status)
 
 
 class Stopped(Exception):
     """A run was asked to end and has saved everything; the message says how to go on."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        """Takes the signal that asked."""
-        super().__init__(message)
-        self.signal = signal_number
 
 
 class StopRequest:
@@ -111,12 +139,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         """Nothing is asked for yet."""
-        self.signal = 0  # that asked first
+        self._asked = False
 
-    @property
-    def requested(self) -> bool:
-        """Whether the loop should end."""
-        return self.signal != 0
+    def requested(self, step: int) -> bool:
+        """Whether the loop should end after this step."""
+        del step
+        return self._asked
 
     def __enter__(self) -> "StopRequest":
         """Installs the handlers."""
@@ -129,9 +157,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = self.signal or number
+        self._asked = True
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:
@@ -172,7 +200,7 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
         if value is None and leaf is not bool:
             value = arguments[position + 1] if position + 1 < len(arguments) else ""
         if path is None:
-            recipe = _check_recipe(value or "", config_type)
+            recipe = read_recipe(value or "", config_type)
         elif recipe is None:
             raise UserError(
                 f"--config.{path} has no --config=FILE before it: name the recipe first"
@@ -181,33 +209,36 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
             _check_value(path, leaf, value)
 
 
-def _check_recipe(given: str, config_type: type) -> RootConfig:
-    """Runs a recipe once, before ml_collections does, to say which line of it is wrong.
+def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> Config:
+    """Runs a recipe: FILE.py, or FILE.py:WORD, which calls get_config(WORD).
 
-    FILE.py:WORD calls get_config(WORD).
+    `--config` is read so before ml_collections reads it, to say which line of it is wrong.
+
+    Raises:
+      UserError: for a file that is none, or returns something else, or fails, with the line.
     """
     path, _, word = given.partition(":")
     if not os.path.isfile(path):
         raise UserError(
-            f"--config={path} is no file: name a recipe, such as configs/pretrain_mini.py"
+            f"--{flag}={path} is no file: name a recipe, such as configs/pretrain_mini.py"
         )
     try:
         config = runpy.run_path(path)["get_config"](*([word] if word else []))
     except SyntaxError as error:
-        raise UserError(f"--config={path}, line {error.lineno}: {error.msg}") from error
+        raise UserError(f"--{flag}={path}, line {error.lineno}: {error.msg}") from error
     except UserError:
         raise
     except Exception as error:  # the file is the user's: anything may be in it
         if isinstance(error, KeyError) and error.args == ("get_config",):
-            raise UserError(f"--config={path} defines no get_config(): add one") from None
+            raise UserError(f"--{flag}={path} defines no get_config(): add one") from None
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
         at = f", line {lines[-1]}" if lines else ""
         said = f"{type(error).__name__}: {error}{_nearest_attribute(str(error))}"
-        raise UserError(f"--config={path}{at}: {said}") from error
+        raise UserError(f"--{flag}={path}{at}: {said}") from error
     if not isinstance(config, config_type):
         raise UserError(
-            f"--config={path} returns a {type(config).__name__}, and this driver needs a"
+            f"--{flag}={path} returns a {type(config).__name__}, and this driver needs a"
             f" {config_type.__name__}: choose another recipe"
         )
     return config

@@ -62,6 +62,17 @@ class ComputeType(enum.Enum):
     BFLOAT16 = "bfloat16"
 
 
+class Remat(enum.Enum):
+    """What a layer keeps from its forward pass for the backward pass; the rest is computed again.
+
+    It changes memory and speed, never values.
+    """
+
+    NONE = "none"  # everything is kept
+    PRODUCTS = "products"  # its input and the outputs of its matrix products with parameters
+    INPUTS = "inputs"  # its input alone
+
+
 class ExampleFormat(enum.Enum):
     """What an example is made of (RoBERTa, section 4.2)."""
 
@@ -128,6 +139,7 @@ class EncoderConfig:
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1  # on attention probabilities
     compute_type: ComputeType = ComputeType.FLOAT32
+    remat: Remat = Remat.NONE
     unroll: int = (
         1  # layers per iteration of the scan; changes speed and compile time, never values
     )
@@ -193,6 +205,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-6
     bias_correction: bool = True  # False: as the published BERT code
+    first_moment_type: ComputeType = ComputeType.FLOAT32  # BFLOAT16 saves 2 bytes a parameter
     weight_decay: float = 0.01  # not on biases and layer norms
     clip_norm: float = 1.0  # of the global gradient norm; 0: off
 
@@ -207,6 +220,14 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class HostsConfig:
+    """How the processes of a run wait for each other."""
+
+    start_seconds: int = 300  # in which all must have come
+    heartbeat_seconds: int = 60  # in which a host that vanished is noticed
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class PretrainConfig:
     """A pretraining run."""
 
@@ -215,12 +236,14 @@ class PretrainConfig:
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     phases: list[PhaseConfig] = dataclasses.field(
         default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
     )
     mlm_loss_weight: float = 1.0  # of the mean MLM loss in the joint loss
     sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
     batch_size: int = 256  # B, rows in the global batch
+    micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
     steps: int = 1_000_000
     seed: int = 0
     max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
@@ -231,6 +254,9 @@ class PretrainConfig:
     )
     checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted
+    keep_every_steps: int = 0  # checkpoints of its multiples are never deleted; 0: none of them
+    profile: str = ""  # FIRST:LAST, the steps whose profile goes to WORKDIR/profile; '': none
+    debug: bool = False  # check ids, and end at the first NaN with its cause; slow
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -271,6 +297,7 @@ class FinetuneConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     transfer: bool = (
         True  # False: the checkpoint gives its shape and tokenizer, no values (a baseline)
     )
@@ -283,6 +310,8 @@ class FinetuneConfig:
     label_smoothing: float = 0.0  # of classes
     class_weights: str = ""  # of classes: LABEL=WEIGHT,...; or 'balanced'; '': all 1
     batch_size: int = 32  # E, examples or windows in a batch
+    micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
+    remat: Remat = Remat.NONE  # of the encoder
     epochs: int = 3
     patience: int = 0  # epochs without a better score before the run ends; 0: never
     warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
@@ -290,23 +319,18 @@ class FinetuneConfig:
     seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
     max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 20
+    profile: str = ""  # FIRST:LAST, the steps whose profile goes to WORKDIR/profile; '': none
+    debug: bool = False  # check ids, and end at the first NaN with its cause; slow
 
 
-# A resumed run may change these: they decide what is reported and kept, never what is computed.
+# A resumed run may change these: they decide where and how it is computed, what is reported and
+# what is kept; never the rows, the model or the schedule.
 FREE_FIELDS = frozenset(
-    {
-        "log_steps",
-        "max_skipped_steps",
-        "eval_steps",
-        "eval_batches",
-        "checkpoint_steps",
-        "keep_checkpoints",
-    }
-    | {"data.local_dir"}
+    {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
+    | {"remat", "data.local_dir", "log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
+    | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
+    | {"hosts.start_seconds", "hosts.heartbeat_seconds"}
 )
-
-# What the configs of earlier versions lack; the default is what those versions did.
-ADDED_FIELDS = frozenset({"activation"})
 
 MAX_PHASES = 16  # what the name of a row has room for
 
@@ -329,9 +353,16 @@ def validate(config: RootConfig) -> None:
     for axis in ("fsdp", "tensor"):
         _at_least(f"mesh.{axis}", getattr(config.mesh, axis), 1)
     _at_least("mesh.data", config.mesh.data, 0)
-    _at_least("batch_size", config.batch_size, 1)
+    _at_least("hosts.start_seconds", config.hosts.start_seconds, 1)
+    _at_least("hosts.heartbeat_seconds", config.hosts.heartbeat_seconds, 4)
+    for name in ("batch_size", "micro_batches"):
+        _at_least(name, getattr(config, name), 1)
     _at_least("log_steps", config.log_steps, 1)
     _at_least("max_skipped_steps", config.max_skipped_steps, 0)
+    if config.profile:
+        first, _, last = config.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+            raise UserError(f"--config.profile={config.profile} must be FIRST:LAST, such as 10:15")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--config.seed={config.seed} must be from 0 to {2**32 - 1}")
 
@@ -401,7 +432,8 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)
-    _at_least("eval_steps", config.eval_steps, 0)
+    for name in ("eval_steps", "keep_every_steps"):
+        _at_least(name, getattr(config, name), 0)
     if config.optimizer.warmup_steps >= config.steps:
         raise UserError(
             f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"
@@ -588,18 +620,20 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
-    """Builds a config from what `to_dict` returned.
+    """Builds a config from what `to_dict` returned, now or in an earlier version.
+
+    A field that the earlier version had not takes its default, which is what that version did.
 
     Raises:
-      UserError: for an unknown field, or a missing one that is not of `ADDED_FIELDS`.
+      UserError: for an unknown field.
     """
     types = typing.get_type_hints(config_type)
-    found = values if isinstance(values, dict) else {}
-    wrong = (found.keys() ^ types.keys()) - (ADDED_FIELDS - found.keys())
-    if wrong:
+    if not isinstance(values, dict):
+        raise UserError(f"stored {config_type.__name__} is no dictionary")
+    if unknown := sorted(values.keys() - types.keys()):
         raise UserError(
-            f"stored {config_type.__name__} was written by another version of bert_jax:"
-            f" its fields differ in {', '.join(sorted(wrong))}"
+            f"stored {config_type.__name__} is not of this version of bert_jax, which knows no"
+            f" {', '.join(unknown)}: use the version that wrote it"
         )
     return config_type(**{name: _typed(types[name], value) for name, value in values.items()})
 

@@ -16,10 +16,11 @@ from absl import flags
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint, read_facts
-from bert_jax.config import MeshConfig
+from bert_jax.config import HostsConfig, MeshConfig
 from bert_jax.data.splits import dev_sources
 from bert_jax.errors import UserError
 from bert_jax.finetuned import FineTuned
+from bert_jax.processes import is_first, join
 from bert_jax.staging import locked_staging
 from bert_jax.task_kinds import KINDS, check_source
 from bert_jax.task_plots import plot_confusion, plot_reliability
@@ -32,7 +33,9 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_b
 
 def main() -> None:
     """Restores the checkpoint, scores the file, and writes what came out."""
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/sst2"))
+    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/sst2")
+    join(HostsConfig(), {"checkpoint": named, "data": _DATA.value})
+    checkpoint = find_checkpoint(named)
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
     if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} is there already: name a new or an empty directory")
@@ -50,7 +53,7 @@ def main() -> None:
     print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
     for name, score in scores.items():
         print(f"{name:24}{score:.4g}")
-    if output is None:
+    if output is None or not is_first():
         return
     dumps = functools.partial(json.dumps, ensure_ascii=False)
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]

@@ -27,7 +27,7 @@ def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> Outp
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
         outputs = model.apply({"params": params}, batch, deterministic=True)
         assert isinstance(outputs, jax.Array)
-        return outputs, totals_of(outputs, batch)[1]
+        return outputs, totals_of(outputs, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))
 

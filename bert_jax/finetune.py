@@ -10,12 +10,11 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from absl import flags
 from ml_collections import config_flags
 
@@ -24,42 +23,47 @@ from bert_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
+    newest_facts,
     read_facts,
-    restore_state,
+    restore_newest,
     steps_in,
 )
-from bert_jax.config import (
-    EncoderMode,
-    FinetuneConfig,
-    OptimizerConfig,
-    TaskKind,
-    to_dict,
-)
+from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, flatten, to_dict
 from bert_jax.data import draws
 from bert_jax.data.loader import load_batches
 from bert_jax.data.splits import Task
 from bert_jax.data.task_batches import TaskBatches
 from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream, examples_per_row
+from bert_jax.debugging import check_ids, profiled, watched
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.files import write_atomically
 from bert_jax.fingerprint import json_digest
-from bert_jax.logs import RunLog, StepReports
+from bert_jax.flops import finetuning_flops
+from bert_jax.health import Health
+from bert_jax.logs import StartClock, StepReports, open_log
 from bert_jax.loop import run_steps
-from bert_jax.losses import Params, Totals, make_task_loss
+from bert_jax.losses import Params
 from bert_jax.model import Batch
-from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.processes import (
+    check_agreed,
+    first_alone,
+    is_first,
+    join,
+    keep_compiled,
+    stop_request,
+)
+from bert_jax.programs import Compiled, finetuning_step
 from bert_jax.task_kinds import (
     KINDS,
     chosen_metric,
     class_weights,
     make_model,
     read_task,
-    training_totals,
 )
 from bert_jax.tokenizer import tokenizer_from_dict
-from bert_jax.training import TrainState, abstract_state, init_state, make_train_step, run_key
-from bert_jax.transfer import frozen_groups, initial_params, parameter_table, read_encoder
+from bert_jax.training import TrainState, init_state, run_key_on
+from bert_jax.transfer import initial_params, parameter_table, read_encoder
 from bert_jax.workdir import check_workdir, claim_workdir
 
 SUMMARY_FILE = "summary.json"  # of several seeds
@@ -71,26 +75,17 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this run")
 
 
-class Compiled(NamedTuple):
-    """The steps of a run and what they were made of."""
-
-    tx: optax.GradientTransformation
-    abstract: TrainState
-    learning_rate: optax.Schedule
-    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
-
-
 class Setup:
     """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
 
-    def __init__(self, config: FinetuneConfig, checkpoint: pathlib.Path) -> None:
+    def __init__(self, config: FinetuneConfig, checkpoint: pathlib.Path, clock: StartClock) -> None:
         """Reads the checkpoint's facts and the task, and checks that they go together.
 
         Raises:
           UserError: for what does not fit, before anything is trained or written.
         """
         facts = read_facts(checkpoint)
-        self.config, self.checkpoint = config, checkpoint
+        self.config, self.checkpoint, self.clock = config, checkpoint, clock
         self.stored_tokenizer = facts["tokenizer"]  # with its fingerprint
         self.source = json_digest(facts["fingerprints"]["params"])  # which parameters it has
         self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
@@ -116,20 +111,7 @@ class Setup:
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
 
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> Compiled:
-        config, frozen = self.config, frozen_groups(self.config)
-        optimizer = with_warmup(config, steps)
-        relative_rates = None
-        if frozen:
-            rate = config.head_learning_rate or optimizer.learning_rate
-            optimizer = dataclasses.replace(optimizer, learning_rate=rate)
-        elif config.layer_decay < 1 or config.head_learning_rate:
-            head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
-            relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
-        tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
-        abstract = abstract_state(self.model, tx, self.mesh)
-        loss_fn = make_task_loss(self.model, training_totals(config, weights))
-        train_step = make_train_step(loss_fn, _as_it_is, tx, abstract)
-        return Compiled(tx, abstract, learning_rate_schedule(optimizer, steps), train_step)
+        return finetuning_step(self.config, self.model, self.mesh, steps, weights)
 
     def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:
         """Deals inputs out, to be run through the model."""
@@ -141,12 +123,6 @@ class Setup:
         features, _ = self.on_devices(inputs).outputs(self.features_step, params)
         kept = np.stack(features) if self.model.whole_inputs else features
         return dataclasses.replace(inputs, features=kept)
-
-
-def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
-    """Resolves `warmup_share` where no number of steps was given."""
-    warmup = config.optimizer.warmup_steps or round(config.warmup_share * steps)
-    return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
 def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
@@ -213,16 +189,8 @@ class Scorer:
         return scores
 
 
-def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
-    """Returns how many steps a directory holds, and how its run was getting on.
-
-    Raises:
-      UserError: if it holds the run of other examples, or from another checkpoint.
-    """
-    done = steps_in(workdir)
-    if not done:
-        return 0, Progress()
-    facts = read_facts(workdir / FOLDER / str(done[-1]))
+def check_same_task(setup: Setup, workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Raises UserError if a directory holds the run of other examples or another checkpoint."""
     if facts["task"] != setup.task_digest:
         raise UserError(
             f"{workdir} began with other examples or another tokenizer: give the same"
@@ -233,22 +201,15 @@ def read_progress(setup: Setup, workdir: pathlib.Path) -> tuple[int, Progress]:
             f"{workdir} began with the parameters of {facts['checkpoint']}, which are not those of"
             f" {setup.checkpoint}: give that --checkpoint, or name another --workdir"
         )
-    return done[-1], Progress(**facts["progress"])
 
 
-def begin(
-    setup: Setup, config: FinetuneConfig, compiled: Compiled, workdir: pathlib.Path, step: int
-) -> tuple[TrainState, str]:
-    """Restores a step, or puts the transferred groups over fresh ones; also says which."""
-    if step:
-        resumed = workdir / FOLDER / str(step)
-        said = f"resuming at step {step:,} from {resumed}"
-        return restore_state(resumed, compiled.abstract), said
+def begin(setup: Setup, config: FinetuneConfig, compiled: Compiled) -> tuple[TrainState, list[str]]:
+    """Puts the transferred groups over fresh ones; also says which."""
     abstract = compiled.abstract.params
     params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
     table = parameter_table(params, transferred, config)
     state = init_state(params, compiled.tx, compiled.abstract)
-    return state, f"from {setup.checkpoint}:\n{table}"
+    return state, [f"from {setup.checkpoint}:\n{table}"]
 
 
 def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
@@ -261,27 +222,42 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
       UserError: for a directory that holds another run.
       cli.Stopped: if the user asked for it; all is saved.
     """
-    config = dataclasses.replace(setup.config, seed=seed, seeds=1)
+    config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
     check_workdir(workdir, config)
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
-    groups = sharding.row_groups(setup.mesh)
+    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
     batches = setup.rows.deal(
-        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=groups
+        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
     )
     steps = config.epochs * batches.per_epoch
     weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
     compiled = setup.compiled(steps, weights)
 
     # The state: resumed, or made of what is transferred.
-    first_step, progress = read_progress(setup, workdir)
-    if first_step >= steps or progress.is_over(config.patience):
-        print(f"{workdir} is finished: {first_step:,} steps")
+    progress = Progress()
+    if facts := newest_facts(workdir):
+        check_same_task(setup, workdir, facts)
+        progress = Progress(**facts["progress"])
+    step = facts.get("step", 0)
+    if step >= steps or progress.is_over(config.patience):
+        print(f"{workdir} is finished: {step:,} steps")
         return best_scores(workdir)
-    state, said = begin(setup, config, compiled, workdir, first_step)
-    claim_workdir(workdir, config)
-    log = RunLog(workdir, first_step=first_step, steps=steps)
-    for line in (said, *_introduction(setup, inputs, batches)):
+    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
+    claim = functools.partial(claim_workdir, workdir, config)
+    if steps_in(workdir):
+        first_alone(claim)
+        state, facts, said = restore_newest(workdir, compiled.abstract)
+        progress = Progress(**facts["progress"])
+        said.append(f"resuming at step {facts['step']:,} from {workdir / FOLDER}")
+    else:
+        state, said = begin(setup, config, compiled)
+        first_alone(claim)
+    keep_compiled(workdir)
+    first_step = int(state.step)
+    clock.mark("parameters")
+    log = open_log(workdir, first_step=first_step, steps=steps)
+    for line in (*said, *_introduction(setup, inputs, batches)):
         log.say(line)
 
     # What is learned from, and what is scored.
@@ -297,18 +273,36 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         batch_size=batches.rows,
         host_rows=rows,
     )
-    global_batches = (
-        sharding.global_batch(batch, rows, batches.rows, setup.mesh) for batch in local_batches
+
+    def to_devices(batch: dict[str, np.ndarray]) -> Batch:
+        if config.debug:
+            check_ids(batch, setup.encoder)
+        return sharding.global_batch(batch, rows, batches.rows, setup.mesh)
+
+    global_batches = profiled(
+        map(to_devices, local_batches),
+        first_step,
+        config.profile,
+        workdir / "profile",
     )
 
     facts = _facts(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
-    skipped = config.max_skipped_steps
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, skipped)
-    step, key = first_step, run_key(seed)
-    with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
+
+    def rows_of(step: int) -> str:
+        epoch, batch = divmod(step - 1, batches.per_epoch)
+        return f"batch {batch} of epoch {epoch}, counted from 0"
+
+    flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
+    health = Health(config.max_skipped_steps, rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, health)
+    train_step = compiled.train_step
+    if config.debug:
+        train_step = watched(train_step, rows_of)
+    step, key = first_step, run_key_on(setup.mesh, seed)
+    with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
-            compiled.train_step,
+            train_step,
             state,
             global_batches,
             key,
@@ -317,10 +311,12 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             stop=stop,
         )
         for step, state, last in trained:
+            if step == first_step + 1:
+                log.started(clock, state)
             ends_epoch = step % batches.per_epoch == 0
             if not ends_epoch and not last:
                 continue
-            with reports.paused():
+            with reports.paused("evaluation"):
                 scores, score = {}, None  # what stops inside an epoch is no candidate for the best
                 if ends_epoch:
                     scores = scorer(state.params)
@@ -329,6 +325,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
                     log.write(step, scores)
                     told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     log.say(f"epoch {step // batches.per_epoch}: {told}")
+            with reports.paused("checkpoint"):
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, facts | now, score=score)
             if progress.is_over(config.patience):
@@ -338,7 +335,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     log.close()
     if step < steps and not progress.is_over(config.patience):
         raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+            f"stopped at step {step:,} and saved: the same command goes on from there"
         )
     print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
     return best_scores(workdir)
@@ -387,7 +384,7 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
     check_workdir(workdir, config)
     for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
         training_inputs(dataclasses.replace(config, seed=seed), setup.task)
-    claim_workdir(workdir, config)
+    first_alone(lambda: claim_workdir(workdir, config))
     metric = f"dev_{setup.metric}"
     scores = {}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -401,7 +398,8 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
         "failed": int(np.count_nonzero(values <= setup.floor)),
         "scores": scores,
     }
-    write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    if is_first():
+        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
     for seed, value in zip(scores, values, strict=True):
         print(f"seed {seed:<6} {metric} {value:.4f}")
     print(
@@ -412,19 +410,20 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
 
 def main() -> None:
     """Checks everything, then trains."""
+    clock = StartClock()
+    clock.mark("imports")
     config = cli.checked_config(_CONFIG.value, FinetuneConfig)
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
+    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/base")
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
-    setup = Setup(config, checkpoint)
+    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "checkpoint": named})
+    checkpoint = find_checkpoint(named)
+    clock.mark("other processes")
+    setup = Setup(config, checkpoint, clock)
+    clock.mark("data")
     if config.seeds > 1:
         train_seeds(setup, workdir)
     else:
         train(setup, config.seed, workdir)
-
-
-def _as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
-    del key, step
-    return batch
 
 
 if __name__ == "__main__":

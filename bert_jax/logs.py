@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,12 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from bert_jax.errors import UserError
+import bert_jax
+from bert_jax.chips import find_chip
 from bert_jax.files import write_atomically
+from bert_jax.health import Health
 
-LOG_FILE = "log.jsonl"
+LOG_FILE, STARTS_FILE = "log.jsonl", "starts.jsonl"
 
 
 class RunLog:
@@ -58,11 +61,66 @@ class RunLog:
         """Shows a line without disturbing the bar."""
         self._bar.write(text, file=sys.stderr)
 
+    def started(self, clock: "StartClock", state: Any) -> None:
+        """Waits for the first step, and records where the time until then went.
+
+        Each start has a line of its own in WORKDIR/starts.jsonl.
+        """
+        jax.block_until_ready(state)
+        clock.mark("first step")
+        self.say(clock.describe())
+        entry = {
+            "step": self._first_step,
+            "time": time.time(),
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+            "seconds": clock.parts,
+        }
+        with self._path.with_name(STARTS_FILE).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def held_out(self, step: int, means: dict[str, float]) -> None:
+        """Records and shows what an evaluation found."""
+        self.write(step, {f"heldout_{name}": value for name, value in means.items()})
+        # The loss before the accuracy; compiled steps return their totals by name.
+        shown = sorted(means, key=lambda name: (name.partition("_")[0], "loss" not in name))
+        said = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
+        self.say(f"step {step:,} held out: {' '.join(said)}")
+
     def close(self) -> None:
         """Finishes the files and the bar."""
         self._bar.close()
         self._file.close()
         self._board.close()
+
+
+class SilentLog(RunLog):
+    """The log of a process that is not the first: it tells nothing."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Records nothing."""
+
+    def progress(self, step: int, text: str) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Shows nothing."""
+
+    def started(self, clock: "StartClock", state: Any) -> None:
+        """Records nothing."""
+
+    def close(self) -> None:
+        """Has nothing to finish."""
+
+
+def open_log(workdir: pathlib.Path, *, first_step: int, steps: int) -> RunLog:
+    """Opens the log of a run, which process 0 writes."""
+    if jax.process_index():
+        return SilentLog()
+    return RunLog(workdir, first_step=first_step, steps=steps)
 
 
 def duration(seconds: float) -> str:
@@ -103,7 +161,8 @@ class StepReports:
         log: RunLog,
         log_steps: int,
         learning_rate: Callable[[int], Any],
-        max_skipped_steps: int,
+        flops_of: Callable[[int], float],
+        health: Health,
     ) -> None:
         """Starts the clock.
 
@@ -111,14 +170,16 @@ class StepReports:
           log: takes the reports.
           log_steps: between them.
           learning_rate: the schedule, to be logged.
-          max_skipped_steps: in a row; more end the run.
+          flops_of: a step -> operations of the model for a real token (`flops.py`).
+          health: looks at every step.
         """
-        self._max_skipped, self._skipped_in_a_row = max_skipped_steps, 0
         self._log, self._log_steps, self._learning_rate = log, log_steps, learning_rate
+        self._flops_of, self._health = flops_of, health
         self._totals: list[Any] = []  # of the steps since the last report, on the device
         self._step = 0
         self._begin = time.monotonic()
         self._waited = 0.0
+        self._pauses: dict[str, float] = {}
 
     def add(self, step: int, totals: Any) -> None:
         """Takes the totals of a finished (or running) step, and reports if one is due.
@@ -138,62 +199,86 @@ class StepReports:
         fetched = jax.device_get(self._totals)
         now = time.monotonic()
         seconds = max(now - self._begin, 1e-9)
-        tokens = sum(float(totals["tokens"].sum) for totals in fetched)
         means = divide(fetched)
         del means["tokens"], means["skipped"]
         # Where every step was skipped there is no loss to tell.
         values: dict[str, Any] = {name: x for name, x in means.items() if math.isfinite(x)}
         with jax.transfer_guard("allow"):
-            learning_rate = float(self._learning_rate(self._step - 1))
-        values |= {
-            "learning_rate": learning_rate,
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds,
-            "data_wait_share": self._waited / seconds,
-        }
-        self._totals, self._begin, self._waited = [], now, 0.0
-        if skipped := self._skipped_steps(fetched):
-            values["skipped_steps"] = skipped
-        self._log.write(self._step, values)
+            values["learning_rate"] = float(self._learning_rate(self._step - 1))
+        first = self._step + 1 - len(fetched)
+        tokens = [float(each["tokens"].sum) for each in fetched]
+        flops = sum(n * self._flops_of(step) for step, n in enumerate(tokens, start=first))
+        values |= {"tokens": sum(tokens), **pace(sum(tokens), flops, seconds)}
+        values["data_wait_share"] = self._waited / seconds
+        values |= {f"{name}_seconds": spent for name, spent in self._pauses.items()}
+        self._totals, self._begin, self._waited, self._pauses = [], now, 0.0, {}
+        found, lines = self._health.check(first, fetched)
+        for line in lines:
+            self._log.say(line)
+        self._log.write(self._step, values | found)
         told = f"loss {values.get('loss', math.nan):.4f}"
         self._log.progress(self._step, f"{told}, {values['tokens_per_second']:,.0f} tokens/s")
-
-    def _skipped_steps(self, fetched: Sequence[Any]) -> list[int]:
-        """Names the steps that were skipped.
-
-        Raises:
-          UserError: if too many of them were in a row.
-        """
-        skipped = []
-        for step, totals in enumerate(fetched, start=self._step + 1 - len(fetched)):
-            if not totals["skipped"].sum:
-                self._skipped_in_a_row = 0
-                continue
-            skipped.append(step)
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row > self._max_skipped:
-                raise UserError(
-                    f"the last {self._skipped_in_a_row} steps until {step} have a loss or a"
-                    " gradient that is no number: lower --config.optimizer.learning_rate, or raise"
-                    " its warmup_steps; none of them changed the parameters, and the checkpoints"
-                    " are sound"
-                )
-        if skipped:
-            named = ", ".join(map(str, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
-            self._log.say(f"skipped, for their loss or gradient is no number: steps {named}")
-        return skipped
 
     def waited(self, seconds: float) -> None:
         """Counts time in which the device had no data."""
         self._waited += seconds
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of the pace: it is not spent on training steps."""
+    def paused(self, what: str) -> Iterator[None]:
+        """Leaves the time inside out of the pace; the next report tells it as `{what}_seconds`."""
         self.flush()
         begin = time.monotonic()
         yield
-        self._begin += time.monotonic() - begin
+        spent = time.monotonic() - begin
+        self._begin += spent
+        self._pauses[what] = self._pauses.get(what, 0.0) + spent
+
+
+def pace(tokens: float, flops: float, seconds: float) -> dict[str, float]:
+    """Returns how fast all devices were, and what was needed of their memory.
+
+    Args:
+      tokens: real ones, without padding.
+      flops: of the model for them (`flops.py`).
+      seconds: that they took.
+
+    Returns:
+      `tokens_per_second`, `tokens_per_second_per_device`, `model_flops_per_second`, `memory_bytes`
+      (the most so far on a device of this host; where devices do not tell, as on CPU, of this
+      process), and, where `chips.py` knows the device, `mfu`: the share of its bfloat16 peak.
+    """
+    devices, device = jax.device_count(), jax.local_devices()[0]
+    values = {
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_second_per_device": tokens / seconds / devices,
+        "model_flops_per_second": flops / seconds,
+    }
+    memory = device.memory_stats() or {}
+    in_kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    values["memory_bytes"] = float(memory.get("peak_bytes_in_use", in_kibibytes * 1024))
+    if chip := find_chip(device.device_kind):
+        values["mfu"] = flops / seconds / (devices * chip.flops)
+    return values
+
+
+class StartClock:
+    """Where the seconds go from the start of the process to the end of its first step."""
+
+    def __init__(self) -> None:
+        """Counts from the import of this package."""
+        self._last = bert_jax.STARTED
+        self.parts: dict[str, float] = {}
+
+    def mark(self, part: str) -> None:
+        """Names what the time since the last mark went to."""
+        now = time.monotonic()
+        self.parts[part] = round(now - self._last, 3)
+        self._last = now
+
+    def describe(self) -> str:
+        """Says it in a line."""
+        parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.parts.items())
+        return f"first step done {sum(self.parts.values()):.1f} s after the start: {parts}"
 
 
 def divide(totals: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bert_jax import cli
 from bert_jax.logs import StepReports
+from bert_jax.processes import JointStop
 from bert_jax.training import TrainState
 
 
@@ -17,7 +18,7 @@ def run_steps(
     *,
     steps: int,
     reports: StepReports,
-    stop: cli.StopRequest,
+    stop: cli.StopRequest | JointStop,
 ) -> Iterator[tuple[int, TrainState, bool]]:
     """Trains, and hands over after each step, for evaluation and saving.
 
@@ -43,6 +44,6 @@ def run_steps(
         reports.waited(time.monotonic() - asked)
         state, totals = train_step(state, batch, key)
         reports.add(step, totals)
-        last = step == steps or stop.requested
+        last = stop.requested(step) or step == steps
         yield step, state, last
     reports.flush()

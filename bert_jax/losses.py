@@ -4,6 +4,8 @@
 what they return.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,10 +27,47 @@ class Total(NamedTuple):
 
 
 Totals = dict[str, Total]
-# params, batch, dropout key (None: no dropout) -> loss in nats, totals to log
-LossFn = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, Totals]]
-# outputs, batch -> loss, totals to log
-TotalsOf = Callable[[jax.Array, Batch], tuple[jax.Array, Totals]]
+# outputs, batch -> totals; the one named `loss` is to be made small
+TotalsOf = Callable[[jax.Array, Batch], Totals]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss:
+    """A sum of means of a batch, each of a total and with a factor.
+
+    Attributes:
+      totals: params, batch, dropout key (None: no dropout) -> all totals, to log.
+      weights: batch -> the weight of each total that counts. It needs no forward pass, so that
+        the parts of a batch can be divided by the weight of the whole.
+      factors: of those totals' means in the loss.
+    """
+
+    totals: Callable[[Params, Batch, jax.Array | None], Totals]
+    weights: Callable[[Batch], dict[str, jax.Array]]
+    factors: dict[str, float]
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_key: jax.Array | None,
+        weights: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Totals]:
+        """Returns the loss, in nats or squared units, and all totals.
+
+        Args:
+          params: of the model.
+          batch: or a part of one.
+          dropout_key: None for no dropout.
+          weights: of the whole batch, where this is a part: then the losses of the parts add.
+        """
+        totals = self.totals(params, batch, dropout_key)
+        weights = self.weights(batch) if weights is None else weights
+        terms = [
+            factor * mean(Total(totals[name].sum, weights[name]))
+            for name, factor in self.factors.items()
+        ]
+        return functools.reduce(jnp.add, terms), totals
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
@@ -62,7 +101,7 @@ def mean(total: Total) -> jax.Array:
 
 def make_pretraining_loss(
     model: PretrainingModel, *, mlm_weight: float = 1.0, sentence_weight: float = 1.0
-) -> LossFn:
+) -> Loss:
     """Returns the joint loss of a pretraining model: weighted means of the MLM and sentence losses.
 
     Args:
@@ -72,38 +111,55 @@ def make_pretraining_loss(
     """
     name = model.objective.value
     positive = {"nsp": "random", "sop": "swapped"}.get(name)  # whose share tells the balance
+    factors = {"mlm_loss": mlm_weight}
+    if positive:
+        factors[f"{name}_loss"] = sentence_weight
 
-    def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
+    def totals_of(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
         logits = _apply(model, params, batch, dropout_key)
         mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
         totals = {"mlm_loss": cross_entropy(*mlm), "mlm_accuracy": accuracy(*mlm)}
-        loss = mlm_weight * mean(totals["mlm_loss"])
         if logits.sentence is None:
-            return loss, totals
+            return totals
         labels, weights = batch["labels"], batch["weights"]
         sentence = logits.sentence, labels, weights
-        totals |= {
+        return totals | {
             f"{name}_loss": cross_entropy(*sentence),
             f"{name}_accuracy": accuracy(*sentence),
             f"{name}_{positive}_share": Total(jnp.sum(labels * weights), jnp.sum(weights)),
         }
-        return loss + sentence_weight * mean(totals[f"{name}_loss"]), totals
 
-    return loss_fn
+    def weights_of(batch: Batch) -> dict[str, jax.Array]:
+        weights = {"mlm_loss": batch["mlm_weights"], f"{name}_loss": batch["weights"]}
+        return {each: jnp.sum(weights[each]) for each in factors}
+
+    return Loss(totals_of, weights_of, factors)
 
 
-def make_task_loss(model: nn.Module, totals_of: TotalsOf) -> LossFn:
+def make_task_loss(
+    model: nn.Module, totals_of: TotalsOf, class_weights: tuple[float, ...] = ()
+) -> Loss:
     """Returns the loss of a `TaskModel`.
 
     Args:
       model: gives the outputs.
-      totals_of: outputs and batch to the loss and the totals, such as `class_totals`.
+      totals_of: outputs and batch to the totals, such as `class_totals`.
+      class_weights: as `totals_of` has them.
     """
 
-    def loss_fn(params: Params, batch: Batch, dropout_key: jax.Array | None):
+    def totals(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
         return totals_of(_apply(model, params, batch, dropout_key), batch)
 
-    return loss_fn
+    def weights_of(batch: Batch) -> dict[str, jax.Array]:
+        return {"loss": jnp.sum(weights_in_loss(batch, class_weights))}
+
+    return Loss(totals, weights_of, {"loss": 1.0})
+
+
+def weights_in_loss(batch: Batch, class_weights: tuple[float, ...]) -> jax.Array:
+    """Returns the weight of each slot in the loss, [B, N or T] float32: its own, by class."""
+    weights = batch["weights"]
+    return weights * jnp.asarray(class_weights)[batch["labels"]] if class_weights else weights
 
 
 def class_totals(
@@ -112,7 +168,7 @@ def class_totals(
     *,
     label_smoothing: float = 0.0,
     class_weights: tuple[float, ...] = (),
-) -> tuple[jax.Array, Totals]:
+) -> Totals:
     """The cross-entropy of classes, of whole inputs or of tokens.
 
     Args:
@@ -123,19 +179,19 @@ def class_totals(
         know them.
 
     Returns:
-      The weighted mean in nats, and the totals `loss` and `accuracy`.
+      `loss`, in nats, and `accuracy`.
     """
     labels, weights = batch["labels"], batch["weights"]
-    in_loss = weights * jnp.asarray(class_weights)[labels] if class_weights else weights
+    in_loss = weights_in_loss(batch, class_weights)
     loss = cross_entropy(logits, labels, in_loss)
     if label_smoothing:
         even = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
         spread = jnp.sum(even * in_loss)
         loss = loss._replace(sum=(1 - label_smoothing) * loss.sum + label_smoothing * spread)
-    return mean(loss), {"loss": loss, "accuracy": accuracy(logits, labels, weights)}
+    return {"loss": loss, "accuracy": accuracy(logits, labels, weights)}
 
 
-def number_totals(values: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
+def number_totals(values: jax.Array, batch: Batch) -> Totals:
     """The squared error of numbers.
 
     Args:
@@ -143,15 +199,14 @@ def number_totals(values: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
       batch: `labels` and `weights` [B, N] float32.
 
     Returns:
-      The mean in squared units of the labels, and the total `loss`.
+      `loss`, in squared units of the labels.
     """
     weights = batch["weights"]
     errors = jnp.square(values[:, :, 0] - batch["labels"])
-    loss = Total(jnp.sum(errors * weights), jnp.sum(weights))
-    return mean(loss), {"loss": loss}
+    return {"loss": Total(jnp.sum(errors * weights), jnp.sum(weights))}
 
 
-def span_totals(logits: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
+def span_totals(logits: jax.Array, batch: Batch) -> Totals:
     """The cross-entropy of the first and the last token of answers (BERT, section 4.2).
 
     The softmax is over the tokens of an example's own, so it is the same packed or not.
@@ -162,7 +217,7 @@ def span_totals(logits: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
         example; `weights` [B, N] float32.
 
     Returns:
-      The mean of both, in nats, and the totals `loss` and `accuracy`: of both being the likeliest.
+      `loss`, the mean of both in nats, and `accuracy`: of both being the likeliest.
     """
     labels, weights = batch["labels"], batch["weights"]
     slots = 1 + jnp.arange(weights.shape[1])
@@ -176,7 +231,7 @@ def span_totals(logits: jax.Array, batch: Batch) -> tuple[jax.Array, Totals]:
         right *= jnp.max(scores, axis=-1) == chosen
     weight = jnp.sum(weights)
     loss = Total(jnp.sum(jnp.where(weights > 0, losses, 0) * weights), weight)
-    return mean(loss), {"loss": loss, "accuracy": Total(jnp.sum(right * weights), weight)}
+    return {"loss": loss, "accuracy": Total(jnp.sum(right * weights), weight)}
 
 
 def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:

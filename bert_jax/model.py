@@ -5,6 +5,7 @@ parameters that have them; `sharding.py` says what they mean on a mesh.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.attention import attention, dropout
-from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit
+from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit, Remat
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -300,6 +301,7 @@ class Encoder(nn.Module):
         keys = None
         if not deterministic:
             keys = jax.random.split(self.make_rng("dropout"), self.config.layers)
+        run = _rematerialised(run, self.config.remat)
         below, last = _split_last((self.layers, keys))
         x = self.embeddings(batch, deterministic=deterministic)
 
@@ -315,6 +317,17 @@ class Encoder(nn.Module):
         if self.config.norm is Norm.PRE:
             wanted = [self.final_norm(x) for x in wanted]
         return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
+
+
+def _rematerialised(run: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """Wraps a layer so that the backward pass computes again what is not kept."""
+    if remat is Remat.NONE:
+        return run
+    # In a scan the compiler cannot undo the saving by joining the two computations.
+    checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+    if remat is Remat.INPUTS:
+        return checkpoint(run)
+    return checkpoint(run, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
 def _split_last(stack: Any) -> tuple[Any, Any]:

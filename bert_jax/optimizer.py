@@ -44,9 +44,10 @@ def make_optimizer(
         None: all have the same.
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    moment_type = jnp.dtype(config.first_moment_type.value)
     trained = optax.chain(
         clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        adam(config.beta1, config.beta2, config.epsilon),
+        adam(config.beta1, config.beta2, config.epsilon, mu_dtype=moment_type),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         scale_by_layer_norms() if config.rule is Optimizer.LAMB else optax.identity(),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
@@ -146,12 +147,13 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def scale_by_uncorrected_adam(
-    beta1: float, beta2: float, epsilon: float
+    beta1: float, beta2: float, epsilon: float, mu_dtype: Any = jnp.float32
 ) -> optax.GradientTransformation:
     """Adam as the published BERT code has it: moments start at 0 and are not corrected for it."""
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        mu = jax.tree.map(lambda p: jnp.zeros_like(p, mu_dtype), params)
+        nu = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, nu)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -159,6 +161,7 @@ def scale_by_uncorrected_adam(
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
+        mu = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
 
     return optax.GradientTransformation(init, update)

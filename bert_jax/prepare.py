@@ -13,7 +13,6 @@ import functools
 import json
 import pathlib
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +119,7 @@ def _told_how_to_go_on(staging: pathlib.Path) -> Iterator[None]:
         if not pieces.has_finished_shards(staging):
             raise
         message = "stopped: the same command goes on at the last finished shard"
-        raise cli.Stopped(message, signal.SIGINT) from None
+        raise cli.Stopped(message) from None
 
 
 def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ Where the parameters come from, in this order:
 3. Random values, from --config.seed.
 """
 
-import dataclasses
 import functools
+import itertools
 import pathlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -24,8 +26,10 @@ from bert_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
+    newest_facts,
     read_facts,
     restore_groups,
+    restore_newest,
     restore_state,
     steps_in,
 )
@@ -34,109 +38,89 @@ from bert_jax.config import (
     MaskingConfig,
     MaskStrategy,
     PretrainConfig,
+    flatten,
     to_dict,
 )
 from bert_jax.data.corpora import Corpora, open_corpora
 from bert_jax.data.feed import Cursor, Feed, PhaseRows
+from bert_jax.debugging import check_ids, explain_step, profiled, watched
 from bert_jax.errors import UserError
-from bert_jax.heads import PretrainingModel
-from bert_jax.logs import RunLog, StepReports
+from bert_jax.flops import pretraining_flops
+from bert_jax.health import Health
+from bert_jax.logs import StartClock, StepReports, open_log
 from bert_jax.loop import run_steps
-from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.losses import Params
+from bert_jax.masking import masked_slots
 from bert_jax.model import Batch
-from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.phases import Phase, resolve_phases
+from bert_jax.processes import check_agreed, first_alone, join, keep_compiled, stop_request
+from bert_jax.programs import (
+    Compiled,
+    mask_vocabulary,
+    masking,
+    pretraining_step,
+    resolve_vocabulary,
+)
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import (
     PrepareFn,
     TrainState,
-    abstract_state,
     evaluate,
     init_params,
     init_state,
     make_eval_step,
-    make_train_step,
-    run_key,
+    run_key_on,
 )
 from bert_jax.workdir import check_workdir, claim_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run")
+_REPLAY = flags.DEFINE_integer("replay", 0, "a step to run to and examine; nothing is written")
 _INIT = flags.DEFINE_string("init", "", "a pretraining checkpoint whose parameters to start from")
-
-
-def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
-    """Fills in the vocabulary size, or checks the one that was given."""
-    if config.encoder.vocab_size == 0:
-        config.encoder.vocab_size = tokenizer.vocab_size
-    elif config.encoder.vocab_size < tokenizer.vocab_size:
-        raise UserError(
-            f"--config.encoder.vocab_size={config.encoder.vocab_size} is less than the tokenizer's"
-            f" {tokenizer.vocab_size}: leave it 0 to take the tokenizer's"
-        )
-
-
-def masking(config: MaskingConfig, steps: int, tokenizer: Tokenizer) -> PrepareFn:
-    """Binds the corruption to a tokenizer, and its rate to a run of so many steps.
-
-    Raises:
-      UserError: if words are to be chosen and the tokenizer does not tell them.
-    """
-    by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
-    size = tokenizer.vocab_size
-    vocabulary = MaskVocabulary(
-        special_ids=dataclasses.astuple(tokenizer.special),
-        mask_id=tokenizer.special.mask,
-        vocab_size=size,
-        word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
-    )
-
-    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
-        rate = mask_rate(config, step, steps)
-        return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
-
-    return prepare
 
 
 def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
     """Returns the masking that makes held-out losses of all runs comparable: the published one."""
     strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
-    return masking(MaskingConfig(strategy=strategy), 1, tokenizer)
+    config = MaskingConfig(strategy=strategy)
+    return masking(config, 1, mask_vocabulary(config, tokenizer))
 
 
-def start(
-    config: PretrainConfig,
-    workdir: pathlib.Path,
-    init: str,
-    corpora: Corpora,
-    seed_state: tuple[Any, Any, TrainState],
-) -> tuple[TrainState, Cursor, str]:
-    """Resumes, transfers or begins, in this order.
+def resume(
+    config: PretrainConfig, workdir: pathlib.Path, corpora: Corpora, compiled: Compiled
+) -> tuple[TrainState, Cursor, list[str]]:
+    """Goes on where the run in the directory was.
+
+    Returns:
+      The state, the place in the data, and lines that say where they are from.
+    """
+    state, facts, said = restore_newest(workdir, compiled.abstract)
+    checkpoint = workdir / FOLDER / str(facts["step"])
+    _same_tokenizer(facts, corpora.tokenizer, checkpoint)
+    if facts["corpus"] != corpora.fingerprint:
+        raise UserError(
+            f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
+            " one again, or name another --workdir"
+        )
+    said.append(f"resuming at step {facts['step']:,} from {checkpoint}")
+    return state, Cursor.from_json(facts["cursor"]), said
+
+
+def begin(
+    config: PretrainConfig, init: str, corpora: Corpora, compiled: Compiled
+) -> tuple[TrainState, Cursor, list[str]]:
+    """Transfers parameters or draws them.
 
     Args:
       config: of the run.
-      workdir: of the run.
       init: the checkpoint to transfer from, or ''.
       corpora: of the run.
-      seed_state: model, optimizer and abstract state.
+      compiled: the step of the run and what it was made of.
 
     Returns:
-      The state, the place in the data, and a line that says where they are from.
+      As `resume`.
     """
-    model, tx, abstract = seed_state
-    if steps := steps_in(workdir):
-        checkpoint = workdir / FOLDER / str(steps[-1])
-        facts = read_facts(checkpoint)
-        _same_tokenizer(facts, corpora.tokenizer, checkpoint)
-        if facts["corpus"] != corpora.fingerprint:
-            raise UserError(
-                f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
-                " one again, or name another --workdir"
-            )
-        state = restore_state(checkpoint, abstract)
-        cursor = Cursor.from_json(facts["cursor"])
-        return state, cursor, f"resuming at step {steps[-1]:,} from {checkpoint}"
+    abstract = compiled.abstract
     if init:
         checkpoint = find_checkpoint(init)
         facts = read_facts(checkpoint)
@@ -148,9 +132,10 @@ def start(
         params = restore_groups(checkpoint, abstract.params, abstract.params)
         said = f"continuing from the parameters of {checkpoint}, with a fresh optimizer at step 0"
     else:
-        params = init_params(model, config.seed, abstract.params)
+        params = init_params(compiled.model, config.seed, abstract.params)
         said = f"starting from random parameters (seed {config.seed})"
-    return init_state(params, tx, abstract), Cursor.at_start(0, len(corpora.train)), said
+    state = init_state(params, compiled.tx, abstract)
+    return state, Cursor.at_start(0, len(corpora.train)), [said]
 
 
 def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path) -> None:
@@ -161,117 +146,194 @@ def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pat
         )
 
 
+class HeldOut:
+    """The losses on the held-out split: of all runs comparable, by the published masking."""
+
+    def __init__(self, setup: "Setup", config: PretrainConfig) -> None:
+        """Compiles nothing yet, and reads no row."""
+        self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
+        self._batches, self._pool_last = config.eval_batches, config.encoder.causal
+        mask_fn = held_out_masking(config.encoder, setup.corpora.tokenizer)
+        self._step = make_eval_step(setup.compiled.loss, mask_fn)
+        self._key = run_key_on(setup.mesh, 0)  # the same for all runs
+        self._rows = functools.cache(self._make_rows)
+
+    def _make_rows(self, phase: int) -> dict[str, np.ndarray]:
+        rows = self._batches * self._phases[phase].batch_size
+        return self._corpora.held_out(self._phases[phase].data, rows, pool_last=self._pool_last)
+
+    def __call__(self, step: int, params: Params) -> dict[str, float]:
+        """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
+        phase = next(phase for phase in self._phases if step <= phase.end_step)
+        parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
+        return evaluate(self._step, params, parts, self._key)
+
+
+class Setup:
+    """What a run is made of: data, devices and the compiled step."""
+
+    def __init__(self, config: PretrainConfig, clock: StartClock) -> None:
+        """Opens the corpora and checks that everything goes together.
+
+        Raises:
+          UserError: for what does not, before anything is written.
+        """
+        self.config, self.phases = config, resolve_phases(config)
+        self.corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
+        tokenizer = self.corpora.tokenizer
+        resolve_vocabulary(config, tokenizer)
+        vocabulary = mask_vocabulary(config.masking, tokenizer)
+        clock.mark("data")
+        self.mesh = sharding.make_mesh(config.mesh)
+        for phase in self.phases:
+            sharding.check_batch_size(phase.batch_size, self.mesh, config.micro_batches)
+        sharding.check_encoder(config.encoder, self.mesh)
+        self.compiled = pretraining_step(config, vocabulary, self.mesh)
+        self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
+
+    def feed(self, first_step: int, cursor: Cursor, say: Callable[[str], None]) -> Feed:
+        """Returns this host's batches from a step on; `say` takes a line about each phase."""
+        config, corpora = self.config, self.corpora
+
+        def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
+            rows = PhaseRows(
+                corpora.train,
+                corpora.weights,
+                phase,
+                corpora.tokenizer.special,
+                seed=config.seed,
+                pool_last=config.encoder.causal,
+                start=cursor,
+            )
+            number = f"phase {phase.number + 1} of {len(self.phases)}"
+            for name, stream in zip(corpora.weights, rows.streams, strict=True):
+                plan = stream.first_plan().describe(phase.data.length)
+                say(f"{number}, first block of {name}: {plan}")
+            return rows
+
+        return Feed(self.phases, open_rows, self.host_rows, first_step=first_step, cursor=cursor)
+
+    def global_batches(self, feed: Feed) -> Iterator[Batch]:
+        """Yields the feed's batches on the devices."""
+        for phase, batch in feed:
+            if self.config.debug:
+                check_ids(batch, self.config.encoder)
+            rows = self.host_rows(phase.batch_size)
+            yield sharding.global_batch(batch, rows, phase.batch_size, self.mesh)
+
+    def flops_of(self, step: int) -> float:
+        """Returns the operations of the model for a real token of a step."""
+        phase = next(phase for phase in self.phases if step <= phase.end_step)
+        data = phase.data
+        slots = masked_slots(data.length, data.max_examples_per_row, self.config.masking)
+        return pretraining_flops(self.config.encoder, data.length, slots)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what every checkpoint of the run says about it."""
+        config, tokenizer = self.config, self.corpora.tokenizer
+        return {
+            "kind": "pretraining",
+            "config": to_dict(config),
+            "encoder": to_dict(config.encoder),
+            "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
+            "corpus": self.corpora.fingerprint,
+        }
+
+
+def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
+    """Runs to a step again, writing nothing, and looks for the first NaN inside that step."""
+    checkpoint = max((step for step in steps_in(workdir) if step < last), default=0)
+    compiled, corpora = setup.compiled, setup.corpora
+    if checkpoint:
+        place = workdir / FOLDER / str(checkpoint)
+        state, facts = restore_state(place, compiled.abstract), read_facts(place)
+        cursor = Cursor.from_json(facts["cursor"])
+    else:
+        state, cursor, _ = begin(setup.config, init, corpora, compiled)
+    print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
+    feed = setup.feed(checkpoint, cursor, lambda line: None)
+    key = run_key_on(setup.mesh, setup.config.seed)
+    batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
+    for step, batch in enumerate(batches, start=checkpoint + 1):
+        if step == last:
+            said = explain_step(compiled.train_step, state, batch, key)
+            print(f"step {step:,} ({feed.rows_of(step)}): {said}")
+        else:
+            state, _ = compiled.train_step(state, batch, key)
+
+
 def main() -> None:
     """Checks everything, then trains."""
+    clock = StartClock()
+    clock.mark("imports")
     config = cli.checked_config(_CONFIG.value, PretrainConfig)
     workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/base"))
-
-    # Data, and what it decides.
-    phases = resolve_phases(config)
-    corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
-    tokenizer = corpora.tokenizer
-    resolve_vocabulary(config, tokenizer)
-    mask_fn = masking(config.masking, config.steps, tokenizer)
-
-    # Devices, model and optimizer.
-    mesh = sharding.make_mesh(config.mesh)
-    for phase in phases:
-        sharding.check_batch_size(phase.batch_size, mesh)
-    sharding.check_encoder(config.encoder, mesh)
+    if _REPLAY.value:
+        config.debug = True
+    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "init": _INIT.value})
+    clock.mark("other processes")
+    setup = Setup(config, clock)
     check_workdir(workdir, config)
-    model = PretrainingModel(config.encoder, config.data.objective)
-    tx = make_optimizer(config.optimizer, config.steps)
-    abstract = abstract_state(model, tx, mesh)
+    if _REPLAY.value:
+        replay(setup, workdir, _INIT.value, _REPLAY.value)
+        return
 
     # Parameters: resumed, transferred or fresh.
-    state, cursor, said = start(config, workdir, _INIT.value, corpora, (model, tx, abstract))
-    first_step = int(state.step)
-    if first_step >= config.steps:
-        print(f"{workdir} is finished: {first_step:,} steps")
+    compiled, corpora = setup.compiled, setup.corpora
+    newest = newest_facts(workdir).get("step", 0)
+    if newest >= config.steps:
+        print(f"{workdir} is finished: {newest:,} steps")
         return
-    claim_workdir(workdir, config)
-    tokenizer.save(workdir / "tokenizer")  # for `prepare` of other corpora; checkpoints have theirs
-    log = RunLog(workdir, first_step=first_step, steps=config.steps)
-    log.say(said)
+    check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
+    claim = functools.partial(claim_workdir, workdir, config)
+    if steps_in(workdir):
+        first_alone(claim)
+        state, cursor, said = resume(config, workdir, corpora, compiled)
+    else:
+        state, cursor, said = begin(config, _INIT.value, corpora, compiled)
+        first_alone(claim)
+        # For `prepare` of other corpora; checkpoints have theirs.
+        first_alone(functools.partial(corpora.tokenizer.save, workdir / "tokenizer"))
+    keep_compiled(workdir)
+    first_step = int(state.step)
+    clock.mark("parameters")
+
+    log = open_log(workdir, first_step=first_step, steps=config.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    log.say(f"{parameters:,} parameters on {sharding.describe(mesh)}")
-    for line in (*corpora.copied, corpora.describe()):
+    said.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
+    for line in (*said, *corpora.copied, corpora.describe()):
         log.say(line)
-
-    loss_fn = make_pretraining_loss(
-        model,
-        mlm_weight=config.mlm_loss_weight,
-        sentence_weight=config.sentence_loss_weight,
+    feed = setup.feed(first_step, cursor, log.say)
+    batches = profiled(setup.global_batches(feed), first_step, config.profile, workdir / "profile")
+    train_step = compiled.train_step
+    if config.debug:
+        train_step = watched(train_step, feed.rows_of)
+    health = Health(config.max_skipped_steps, feed.rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, health)
+    held_out = HeldOut(setup, config)
+    checkpoints = Checkpoints(
+        workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps
     )
-    train_step = make_train_step(loss_fn, mask_fn, tx, abstract)
-    # Held-out losses of all runs are comparable: the published rates, and a key of their own.
-    eval_step = make_eval_step(loss_fn, held_out_masking(config.encoder, tokenizer))
-
-    def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
-        rows = PhaseRows(
-            corpora.train,
-            corpora.weights,
-            phase,
-            tokenizer.special,
-            seed=config.seed,
-            pool_last=config.encoder.causal,
-            start=cursor,
-        )
-        for name, stream in zip(corpora.weights, rows.streams, strict=True):
-            plan = stream.first_plan().describe(phase.data.length)
-            log.say(f"phase {phase.number + 1} of {len(phases)}, first block of {name}: {plan}")
-        return rows
-
-    host_rows = functools.partial(sharding.host_rows, mesh=mesh)
-    feed = Feed(phases, open_rows, host_rows, first_step=first_step, cursor=cursor)
-    batches = (
-        sharding.global_batch(batch, host_rows(phase.batch_size), phase.batch_size, mesh)
-        for phase, batch in feed
-    )
-    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-    facts = {
-        "kind": "pretraining",
-        "config": to_dict(config),
-        "encoder": to_dict(config.encoder),
-        "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
-        "corpus": corpora.fingerprint,
-    }
-
-    @functools.cache
-    def held_out(phase: int) -> dict[str, np.ndarray]:
-        rows = config.eval_batches * phases[phase].batch_size
-        return corpora.held_out(phases[phase].data, rows, pool_last=config.encoder.causal)
-
-    def evaluate_heldout(step: int, state: TrainState) -> None:
-        phase = next(phase for phase in phases if step <= phase.end_step)
-        parts = sharding.global_batches(held_out(phase.number), phase.batch_size, mesh)
-        means = evaluate(eval_step, state.params, parts, eval_key)
-        log.write(step, {f"heldout_{name}": value for name, value in means.items()})
-        # The loss before the accuracy; compiled steps return their totals by name.
-        shown = sorted(means, key=lambda name: (name.partition("_")[0], "loss" not in name))
-        said = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
-        log.say(f"step {step:,} held out: {' '.join(said)}")
-
-    rate = learning_rate_schedule(config.optimizer, config.steps)
-    key, eval_key = run_key(config.seed), run_key(0)
-    reports = StepReports(log, config.log_steps, rate, config.max_skipped_steps)
+    facts, key = setup.facts(), run_key_on(setup.mesh, config.seed)
     step = first_step
-    with cli.StopRequest() as stop, jax.transfer_guard("disallow"):
+    with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
             train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
         )
         for step, state, last in trained:
+            if step == first_step + 1:
+                log.started(clock, state)
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
-                with reports.paused():
-                    evaluate_heldout(step, state)
+                with reports.paused("evaluation"):
+                    log.held_out(step, held_out(step, state.params))
             if step % config.checkpoint_steps == 0 or last:
-                with reports.paused():
+                with reports.paused("checkpoint"):
                     checkpoints.save(state, facts | {"cursor": feed.cursor(step)})
         checkpoints.close()
     log.close()
     if step < config.steps:
         raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there", stop.signal
+            f"stopped at step {step:,} and saved: the same command goes on from there"
         )
     print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
 

@@ -30,7 +30,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices, all of them by default, as (data, fsdp, tensor).
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the sizes do not multiply to the number of devices, or do not suit the torus
+        that their links make.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
@@ -42,7 +43,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         )
     shape = (data, config.fsdp, config.tensor)
     axis_types = (AxisType.Auto,) * len(shape)  # make_mesh's own default has no use here: Explicit
-    return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
+    try:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
+    except NotImplementedError:
+        sides = np.max([device.coords for device in devices], axis=0) + 1
+        raise UserError(
+            f"--config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} cannot be"
+            f" laid over chips linked as {' x '.join(map(str, sides))}: choose sizes that are"
+            " products of those"
+        ) from None
 
 
 def row_groups(mesh: Mesh) -> int:
@@ -50,13 +59,14 @@ def row_groups(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the rows divide among the data axes of the mesh."""
-    parts = row_groups(mesh)
-    if batch_size % parts:
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError unless the rows divide among the data axes of the mesh, and then parts."""
+    groups = row_groups(mesh)
+    if batch_size % (groups * parts):
+        into = f" and {parts} micro_batches in each" if parts > 1 else ""
         raise UserError(
-            f"--config.batch_size={batch_size} cannot be split over {parts} groups of devices:"
-            f" choose a multiple of {parts}"
+            f"--config.batch_size={batch_size} cannot be split over {groups} groups of devices"
+            f"{into}: choose a multiple of {groups * parts}"
         )
 
 
@@ -69,6 +79,28 @@ def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
                 f"--config.mesh.{axis}={parts} does not divide encoder.{field}={size}:"
                 " choose a divisor of it"
             )
+
+
+def micro_batches(batch: dict[str, jax.Array], parts: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """Cuts a batch inside each device's rows, so that no row moves to another device.
+
+    Args:
+      batch: field -> [B, ...], split over the data axes; B divides among parts and groups.
+      parts: A.
+      mesh: from `make_mesh`.
+
+    Returns:
+      field -> [A, B / A, ...], the second axis split over the data axes.
+    """
+    groups = row_groups(mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(None, *BATCH_SPEC))
+
+    def cut(field: jax.Array) -> jax.Array:
+        own = field.reshape(groups, parts, -1, *field.shape[1:])
+        field = own.swapaxes(0, 1).reshape(parts, -1, *field.shape[1:])
+        return jax.lax.with_sharding_constraint(field, sharding)
+
+    return jax.tree.map(cut, batch)
 
 
 def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:

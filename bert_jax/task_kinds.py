@@ -17,7 +17,14 @@ from bert_jax.data.splits import Split, Task, dev_sources
 from bert_jax.data.task_rows import TaskInputs
 from bert_jax.errors import UserError
 from bert_jax.heads import TaskModel
-from bert_jax.losses import TotalsOf, class_totals, number_totals, span_totals
+from bert_jax.losses import (
+    Loss,
+    TotalsOf,
+    class_totals,
+    make_task_loss,
+    number_totals,
+    span_totals,
+)
 from bert_jax.tokenizer import Tokenizer
 
 
@@ -149,16 +156,16 @@ def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[
     )
 
 
-def training_totals(config: FinetuneConfig, weights: tuple[float, ...]) -> TotalsOf:
+def training_loss(
+    model: TaskModel, config: FinetuneConfig, class_weights: tuple[float, ...]
+) -> Loss:
     """Returns the loss to train with: smoothed, if the run asks for it, and weighted by class."""
-    kind = KINDS[config.task]
-    if kind.totals is not class_totals:
-        return kind.totals
-    return functools.partial(
-        class_totals,
-        label_smoothing=config.label_smoothing,
-        class_weights=weights,
-    )
+    totals = KINDS[config.task].totals
+    if totals is class_totals:
+        totals = functools.partial(
+            class_totals, label_smoothing=config.label_smoothing, class_weights=class_weights
+        )
+    return make_task_loss(model, totals, class_weights)
 
 
 def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tuple[float, ...]:

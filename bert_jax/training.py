@@ -14,9 +14,9 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.logs import divide
-from bert_jax.losses import LossFn, Params, Total, Totals
+from bert_jax.losses import Loss, Params, Total, Totals
 from bert_jax.model import Batch
-from bert_jax.sharding import parameter_shardings, replicated
+from bert_jax.sharding import micro_batches, parameter_shardings, replicated
 
 # batch, the run's row key, finished steps (int32 scalar) -> batch
 PrepareFn = Callable[[Batch, jax.Array, jax.Array | int], Batch]
@@ -36,6 +36,11 @@ class TrainState(NamedTuple):
 def run_key(seed: int) -> jax.Array:
     """Returns the key that everything random on the device is derived from."""
     return jax.random.key(seed, impl="threefry2x32")
+
+
+def run_key_on(mesh: Mesh, seed: int) -> jax.Array:
+    """Returns the run's key on every device of a mesh, so that no step has to bring it there."""
+    return jax.jit(functools.partial(run_key, seed), out_shardings=replicated(mesh))()
 
 
 def make_dropout_key(key: jax.Array, step: jax.Array) -> jax.Array:
@@ -108,24 +113,76 @@ def init_state(
     return TrainState(step, params, opt_state)
 
 
+# A loss and all totals, and the gradient of the loss.
+Gradient = tuple[tuple[jax.Array, Totals], Params]
+
+
+def gradient_of_parts(
+    loss: Loss, params: Params, batch: Batch, dropout_key: jax.Array, parts: int, mesh: Mesh
+) -> Gradient:
+    """Adds the gradients of a batch's parts, computed one after another.
+
+    Each is divided by the weights of the whole batch, so that the sum is the whole batch's gradient
+    however unevenly the weights lie.
+
+    Args:
+      loss: of the model.
+      params: to differentiate by.
+      batch: masked already; its rows must divide among parts and groups of devices.
+      dropout_key: parts derive their own from it.
+      parts: how many.
+      mesh: that the rows are split over.
+    """
+    weights = loss.weights(batch)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def add(total: Gradient, part: tuple[jax.Array, Batch]) -> tuple[Gradient, None]:
+        number, rows = part
+        own = gradient(params, rows, jax.random.fold_in(dropout_key, number), weights)
+        return jax.tree.map(jnp.add, total, own), None
+
+    cut = jnp.arange(parts), micro_batches(batch, parts, mesh)
+    first = jax.tree.map(lambda field: field[0], cut[1])
+    shapes = jax.eval_shape(gradient, params, first, dropout_key, weights)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, cut)[0]
+
+
 def make_train_step(
-    loss_fn: LossFn, prepare_fn: PrepareFn, tx: optax.GradientTransformation, abstract: TrainState
+    loss: Loss,
+    prepare_fn: PrepareFn,
+    tx: optax.GradientTransformation,
+    abstract: TrainState,
+    parts: int = 1,
+    *,
+    donate: bool = True,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]:
     """Returns the compiled update (state, batch, run key) -> (state, totals).
 
     Where the loss or a gradient is no finite number, the update is skipped: the step counts,
     parameters and optimizer stay as they are, and the step's totals are empty but for `skipped`.
-    The state is donated: the one passed in must not be used again.
+
+    Args:
+      loss: of the model.
+      prepare_fn: draws the masks, of the whole batch.
+      tx: the optimizer.
+      abstract: the state's shapes and shardings.
+      parts: that the batch is computed in, one after another, to save memory.
+      donate: the new state takes the place of the one passed in, which must not be used again.
     """
+    mesh = abstract.step.sharding.mesh
+
+    def gradient(params: Params, batch: Batch, dropout_key: jax.Array) -> Gradient:
+        if parts > 1:
+            return gradient_of_parts(loss, params, batch, dropout_key, parts, mesh)
+        return jax.value_and_grad(loss, has_aux=True)(params, batch, dropout_key)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
         batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS), state.step)
         dropout_key = make_dropout_key(key, state.step)
-        (loss, totals), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, batch, dropout_key
-        )
+        (value, totals), grads = gradient(state.params, batch, dropout_key)
         norm = optax.tree.norm(grads)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
         def unless_skipped(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
@@ -134,7 +191,7 @@ def make_train_step(
         params = unless_skipped(optax.apply_updates(state.params, updates), state.params)
         opt_state = unless_skipped(opt_state, state.opt_state)
         one = jnp.ones(())
-        totals |= {"loss": Total(loss, one), "grad_norm": Total(norm, one)}
+        totals |= {"loss": Total(value, one), "grad_norm": Total(norm, one)}
         totals = unless_skipped(totals, jax.tree.map(jnp.zeros_like, totals))
         totals["tokens"] = Total(jnp.sum(batch["example_ids"] > 0).astype(jnp.float32), one)
         totals["skipped"] = Total(1.0 - is_finite, one)
@@ -143,20 +200,20 @@ def make_train_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         train_step,
-        donate_argnums=0,
+        donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
     )
 
 
 def make_eval_step(
-    loss_fn: LossFn, prepare_fn: PrepareFn
+    loss: Loss, prepare_fn: PrepareFn
 ) -> Callable[[Params, Batch, jax.Array], Totals]:
     """Returns the compiled evaluation (params, batch, run key) -> totals, without dropout."""
 
     @jax.jit
     def eval_step(params: Params, batch: Batch, key: jax.Array) -> Totals:
-        _, totals = loss_fn(params, prepare_fn(batch, jax.random.fold_in(key, _ROWS), 0), None)
-        return totals
+        batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS), 0)
+        return loss.totals(params, batch, None)
 
     return eval_step
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.checkpoint import groups_in, read_facts, restore_groups
 from bert_jax.config import (
@@ -24,20 +25,25 @@ TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where th
 
 
 def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
-    """Returns the encoder that a checkpoint holds, with this run's dropout.
+    """Returns the encoder that a checkpoint holds, with this run's dropout and rematerialisation.
 
     Raises:
       UserError: if the run asks for longer rows, or more layers, than it has.
     """
-    encoder = from_dict(EncoderConfig, facts["encoder"])
+    return task_encoder(from_dict(EncoderConfig, facts["encoder"]), config)
+
+
+def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+    """Returns a pretrained encoder as this run has it; raises as `read_encoder`."""
     check_task_length(config.data.length, encoder)
     for name in ("fresh_layers", "feature_layers"):
         if (asked := getattr(config, name)) > encoder.layers:
             raise UserError(
                 f"--config.{name}={asked}: the checkpoint's encoder has {encoder.layers} layers"
             )
+    rate = config.dropout_rate
     return dataclasses.replace(
-        encoder, dropout_rate=config.dropout_rate, attention_dropout_rate=config.dropout_rate
+        encoder, dropout_rate=rate, attention_dropout_rate=rate, remat=config.remat
     )
 
 
@@ -56,7 +62,7 @@ def initial_params(
         groups = [group for group in groups if group != "pooler"]
     transferred = restore_groups(checkpoint, abstract, groups)
     if transferred and config.fresh_layers:
-        kept = jnp.arange(model.config.layers) < model.config.layers - config.fresh_layers
+        kept = np.arange(model.config.layers) < model.config.layers - config.fresh_layers
         transferred["encoder"]["layers"] = jax.tree.map(
             lambda old, new: jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new),
             transferred["encoder"]["layers"],

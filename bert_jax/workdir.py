@@ -4,12 +4,19 @@ import fcntl
 import json
 import os
 import pathlib
+import socket
+import threading
+import time
+import uuid
+from typing import Any
 
 from bert_jax.config import RootConfig, differences, from_dict, to_dict
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, LEASE_FILE = "config.json", "lease.json"
+
+LEASE_SECONDS = 60  # after which one that is not renewed has ended
 
 _held: list[int] = []  # open directories; the system's locks on them end with this process
 
@@ -50,6 +57,9 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
 def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
     """Makes the directory, holds it until this process ends, and writes the resolved config.
 
+    By a lock of the operating system, which ends with the process. Where the storage has none, as
+    mounted buckets, by a lease: a file that is renewed, and runs out.
+
     Raises:
       UserError: if another process holds it.
     """
@@ -59,11 +69,53 @@ def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise UserError(
-            f"another process is at work in --workdir={workdir}: wait for it, or name another"
-            " directory"
-        ) from None
+        raise _taken(workdir, "another process") from None
     except OSError:
-        pass  # this file system has no locks
+        _lease(workdir)
     _held.append(lock)
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_dict(config), indent=1).encode())
+
+
+def _taken(workdir: pathlib.Path, by: str) -> UserError:
+    return UserError(
+        f"{by} is at work in --workdir={workdir}: wait for it, or name another directory"
+    )
+
+
+def _lease(workdir: pathlib.Path) -> None:
+    """Takes the lease, if need be when the last one has run out, and renews it from now on."""
+    own = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
+
+    def renew() -> None:
+        content = json.dumps(own | {"time": time.time()})
+        write_atomically(workdir / LEASE_FILE, content.encode())
+
+    def keep() -> None:
+        while True:
+            time.sleep(LEASE_SECONDS / 4)
+            renew()
+
+    _wait_for_the_end(workdir)
+    renew()
+    time.sleep(LEASE_SECONDS / 30)
+    if (now := _read_lease(workdir)).get("id") != own["id"]:  # two came at once
+        raise _taken(workdir, f"process {now.get('process')} of {now.get('host')}")
+    threading.Thread(target=keep, name="lease", daemon=True).start()
+
+
+def _wait_for_the_end(workdir: pathlib.Path) -> None:
+    """Returns when a lease is not renewed for its time; raises UserError when it is."""
+    found, begin = _read_lease(workdir), time.monotonic()
+    if time.time() - found.get("time", 0.0) > LEASE_SECONDS:
+        return
+    while time.monotonic() - begin < LEASE_SECONDS:
+        time.sleep(LEASE_SECONDS / 60)
+        if _read_lease(workdir) != found:
+            raise _taken(workdir, f"process {found['process']} of {found['host']}")
+
+
+def _read_lease(workdir: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads((workdir / LEASE_FILE).read_text())
+    except (OSError, ValueError):
+        return {}

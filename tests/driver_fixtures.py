@@ -118,13 +118,18 @@ class Drivers:
         stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
         constants: Mapping[str, int] | None = None,
+        patch: str = "",
     ) -> Running:
-        """Starts a driver; `constants` of modules, such as "bert_jax.x.SIZE", may be set for it."""
+        """Starts a driver.
+
+        `constants` of modules, such as "bert_jax.x.SIZE", may be set for it; `patch` is a module of
+        the tests whose `install` is called first.
+        """
         self._count += 1
         prefix = self._directory / f"{self._count}"
         content = stdin.encode() if isinstance(stdin, str) else stdin
         prefix.with_suffix(".in").write_bytes(content)
-        arguments = (f"bert_jax.{driver}", flags, prefix, environment or {}, constants or {})
+        arguments = (f"bert_jax.{driver}", flags, prefix, environment or {}, constants or {}, patch)
         # A daemon could have no processes of its own.
         process = self._context.Process(target=_become, args=arguments)
         process.start()
@@ -138,10 +143,17 @@ class Drivers:
         stdin: str | bytes = b"",
         environment: Mapping[str, str] | None = None,
         constants: Mapping[str, int] | None = None,
+        patch: str = "",
     ) -> Result:
-        return self.start(
-            driver, *flags, stdin=stdin, environment=environment, constants=constants
-        ).wait()
+        running = self.start(
+            driver,
+            *flags,
+            stdin=stdin,
+            environment=environment,
+            constants=constants,
+            patch=patch,
+        )
+        return running.wait()
 
     def end(self) -> None:
         """Ends what is still running."""
@@ -155,6 +167,7 @@ def _become(
     prefix: pathlib.Path,
     environment: Mapping[str, str],
     constants: Mapping[str, int],
+    patch: str,
 ) -> None:
     for number, suffix, mode in ((0, ".in", os.O_RDONLY), (1, ".out", None), (2, ".err", None)):
         mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if mode is None else mode
@@ -164,6 +177,8 @@ def _become(
     for name, value in constants.items():
         where, _, constant = name.rpartition(".")
         setattr(importlib.import_module(where), constant, value)
+    if patch:
+        importlib.import_module(patch).install()
     os.chdir(ROOT)
     sys.argv = [module, *flags]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -332,7 +347,8 @@ def assert_same_bits(ours: object, theirs: object) -> None:
 
 
 # What depends on the clock.
-_TIMINGS = ("tokens_per_second", "data_wait_share")
+_TIMINGS = {"tokens_per_second", "tokens_per_second_per_device", "model_flops_per_second"}
+_TIMINGS |= {"memory_bytes", "data_wait_share", "evaluation_seconds", "checkpoint_seconds"}
 
 
 def log_of(workdir: pathlib.Path) -> list[dict]:

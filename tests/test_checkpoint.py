@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from driver_fixtures import Run, abstract_of, assert_same_bits, newest, state_of
 
+from bert_jax import checkpoint
 from bert_jax.checkpoint import (
     Checkpoints,
     find_checkpoint,
     groups_in,
     read_facts,
     restore_groups,
+    restore_newest,
     restore_state,
     steps_in,
 )
@@ -66,6 +68,23 @@ def test_the_best_is_kept_and_found_by_later_processes_too(tmp_path: pathlib.Pat
     for name in (".", "checkpoints", "checkpoints/2"):
         assert find_checkpoint(tmp_path / name) == tmp_path / "checkpoints/2"
     assert find_checkpoint(tmp_path / "checkpoints/5") == tmp_path / "checkpoints/5"
+
+
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every_steps=3)
+    for step in range(1, 9):
+        checkpoints.save(small_state(step), {"kind": "test"})
+    checkpoints.close()
+    assert steps_in(tmp_path) == [3, 6, 8]
+
+
+def test_a_later_format_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    save(tmp_path, small_state(1))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="has format 3, and this version .* knows up to 1: use"):
+        restore_newest(tmp_path, abstract(small_state(1)))
+    assert steps_in(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "empty", "run/checkpoints/9"])

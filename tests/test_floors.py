@@ -14,13 +14,15 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
-    {"errors", "data.ragged", "data.batches", "data.windows"},
-    {"config", "files", "fingerprint", "token_offsets", "workers", "staging"}
-    | {"data.documents", "data.duplicates"},
+    {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
+    {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
+    | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
+    | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
-    {"workdir", "tokenizer_training", "plots", "data.sources", "data.layout", "data.shards"}
+    {"workdir", "processes", "tokenizer_training", "plots"}
+    | {"data.sources", "data.layout", "data.shards"}
     | {"data.task_batches", "data.tables", "metrics", "task_plots"},
     {"attention", "masking", "data.examples", "data.pieces"}
     | {"data.tagged_files", "data.question_files", "data.task_rows"},
@@ -29,15 +31,18 @@ FLOORS = [
     {"heads", "data.rows", "data.loader"} | {"data.tasks", "data.tag_task", "data.span_task"},
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
-    {"checkpoint", "loop"},
+    {"checkpoint", "loop", "debugging"},
     {"transfer", "finetuned", "interop.json_files"},
     {"interop.names", "interop.huggingface_config", "interop.fast_tokenizer"},
     {"interop.architectures", "interop.weights", "interop.huggingface_tokenizer"},
     {"interop.foreign", "interop.verify", "interop.model_card"},
     {"interop.huggingface", "interop.tf1", "interop.peer"},
     {"interop.tf1_forward"},
-    {"task_predictors"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert"},
+    {"task_predictors", "programs"},
+    {"stages"},
+    {"ahead"},
+    {"plan_report"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert", "plan"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
@@ -90,7 +95,7 @@ def test_who_may_import_what(name: str) -> None:
     assert "experiments" not in roots and "launch" not in roots and "configs" not in roots
     if name.startswith("data.") or name in ("tokenizer", "tokenizer_training", "token_offsets"):
         assert not roots & {"jax", "flax", "optax", "orbax"}
-    if name not in DRIVERS | {"cli"}:
+    if name not in DRIVERS | {"cli", "processes"}:
         assert not roots & {"absl", "ml_collections"}
     if name != "data.loader":
         assert "grain" not in roots

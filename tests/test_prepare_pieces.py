@@ -100,7 +100,7 @@ def test_an_interrupted_prepare_goes_on(
     result = running.wait()
     assert not output.exists() and not (staging / "corpus/manifest.json").exists()
     if stop == signal.SIGINT:
-        assert result.status == 130 and not result.out
+        assert result.status == 75 and not result.out
         assert result.err == "stopped: the same command goes on at the last finished shard\n"
     else:
         assert result.status == -signal.SIGKILL
@@ -140,7 +140,7 @@ runpy.run_module("bert_jax.prepare", run_name="__main__", alter_sys=True)
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == 75
     assert err == "stopped: the same command goes on at the last finished shard\n"
 
 

@@ -115,7 +115,7 @@ class Feed:
         """
         self._phases, self._open_rows, self._host_rows = phases, open_rows, host_rows
         self._first_step, self._cursor = first_step, cursor
-        self._current: tuple[Phase, int, PhaseRows] | None = None
+        self._opened: list[tuple[Phase, int, PhaseRows]] = []
 
     def __iter__(self) -> Iterator[tuple[Phase, dict[str, np.ndarray]]]:
         """Yields (phase, fields of this host's rows), a step at a time."""
@@ -125,7 +125,7 @@ class Feed:
                 cursor = Cursor.at_start(phase.number, len(cursor.places))
             first_step = max(self._first_step, phase.first_step)
             rows = self._open_rows(phase, cursor)
-            self._current = phase, first_step, rows
+            self._opened.append((phase, first_step, rows))
             batches = load_batches(
                 rows.rows,
                 batches=phase.end_step - first_step,
@@ -136,10 +136,18 @@ class Feed:
                 yield phase, batch
 
     def cursor(self, step: int) -> Cursor:
-        """Returns the cursor after a step of the phase that is being read."""
-        if self._current is None:
-            return self._cursor
-        phase, first_step, rows = self._current
-        if step == phase.end_step and phase is not self._phases[-1]:
-            return Cursor.at_start(phase.number + 1, len(self._cursor.places))
-        return rows.cursor((step - first_step) * phase.batch_size)
+        """Returns the cursor after a step that has been read."""
+        for phase, first_step, rows in reversed(self._opened):
+            if step == phase.end_step and phase is not self._phases[-1]:
+                return Cursor.at_start(phase.number + 1, len(self._cursor.places))
+            if step >= first_step:
+                return rows.cursor((step - first_step) * phase.batch_size)
+        return self._cursor
+
+    def rows_of(self, step: int) -> str:
+        """Names the rows of a step that has been read, in words: where they begin, and how many."""
+        cursor = self.cursor(step - 1)
+        begins = " and ".join(
+            f"epoch {place.epoch} block {place.block} row {place.row:,}" for place in cursor.places
+        )
+        return f"{self._phases[cursor.phase].batch_size} rows from {begins}"

@@ -1,0 +1,86 @@
+"""What the losses of a run say about its health: steps that were skipped, and sudden rises."""
+
+import collections
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bert_jax.errors import UserError
+
+_WINDOW_STEPS = 100  # before a step, which its loss is compared with
+_LEAST_STEPS = 20  # of them, before anything is compared
+_SPREADS = 6.0  # above their mean, in standard deviations, and a loss is called a spike
+_NAMED = 10  # steps in one line
+
+
+class Health:
+    """Reads the totals of finished steps, in their order."""
+
+    def __init__(self, max_skipped_steps: int, rows_of: Callable[[int], str]) -> None:
+        """Has seen nothing yet.
+
+        Args:
+          max_skipped_steps: in a row; more end the run.
+          rows_of: a step -> the names of its rows, in words.
+        """
+        self._max_skipped, self._rows_of = max_skipped_steps, rows_of
+        self._skipped_in_a_row = 0
+        self._losses: collections.deque[float] = collections.deque(maxlen=_WINDOW_STEPS)
+
+    def check(self, first_step: int, totals: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+        """Looks at steps that follow those seen before.
+
+        Args:
+          first_step: the number of the first of them.
+          totals: fetched, of each step.
+
+        Returns:
+          What to record, `skipped_steps` and `loss_spikes` with their steps and rows where there
+          are any, and lines to show.
+
+        Raises:
+          UserError: if too many steps in a row were skipped.
+        """
+        skipped, spikes = {}, {}
+        for step, each in enumerate(totals, start=first_step):
+            if each["skipped"].sum:
+                skipped[step] = self._rows_of(step)
+                self._count_skipped(step)
+                continue
+            self._skipped_in_a_row = 0
+            loss = float(each["loss"].sum / each["loss"].weight)
+            if self._is_spike(loss):
+                spikes[step] = f"loss {loss:.4f}, {self._rows_of(step)}"
+            self._losses.append(loss)
+        told = (
+            ("skipped_steps", skipped, "skipped, for the loss or a gradient is no number"),
+            ("loss_spikes", spikes, "the loss rose suddenly"),
+        )
+        values = {
+            name: {str(n): rows for n, rows in steps.items()} for name, steps, _ in told if steps
+        }
+        return values, [_words(reason, steps) for _, steps, reason in told if steps]
+
+    def _count_skipped(self, step: int) -> None:
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > self._max_skipped:
+            first = step - self._skipped_in_a_row + 1
+            raise UserError(
+                f"the last {self._skipped_in_a_row} steps until {step} have a loss or a gradient"
+                " that is no number: none of them changed the parameters, and the checkpoints are"
+                f" sound. See what happens by --replay={first}; lower"
+                " --config.optimizer.learning_rate, or raise its warmup_steps"
+            )
+
+    def _is_spike(self, loss: float) -> bool:
+        if len(self._losses) < _LEAST_STEPS:
+            return False
+        mean, spread = statistics.fmean(self._losses), statistics.stdev(self._losses)
+        return loss > mean + _SPREADS * spread and not math.isclose(loss, mean, rel_tol=0.01)
+
+
+def _words(reason: str, steps: dict[int, str]) -> str:
+    named = "; ".join(f"step {step:,} ({rows})" for step, rows in list(steps.items())[:_NAMED])
+    more = f" and {len(steps) - _NAMED} more" if len(steps) > _NAMED else ""
+    return f"{reason}: {named}{more}"
