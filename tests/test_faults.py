@@ -1,6 +1,7 @@
 """Many faults at random moments; `make faults` runs them and prints how often what happened."""
 
 import collections
+import contextlib
 import pathlib
 import random
 import shutil
@@ -41,7 +42,8 @@ def tell(capsys: pytest.CaptureFixture[str], what: str, counts: collections.Coun
 def kill_after(running: Running, seconds: float) -> bool:
     """Kills a process after a time; returns whether it was still alive."""
     time.sleep(seconds)
-    running.send(signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        running.send(signal.SIGKILL)
     return running.wait().status == -signal.SIGKILL
 
 
@@ -53,7 +55,8 @@ def kill_in_a_save(running: Running, workdir: pathlib.Path) -> bool:
         if any(workdir.glob(f"{FOLDER}/*.*")) or len(steps_in(workdir)) != before:
             break
         time.sleep(0.001)
-    running.send(signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        running.send(signal.SIGKILL)
     return running.wait().status == -signal.SIGKILL
 
 
