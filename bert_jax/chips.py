@@ -28,8 +28,8 @@ _GIB = 2.0**30
 # TPUs: Google Cloud's documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", key
 # specifications, read in 2025. It gives the links in both directions together (v5e 400, v5p 1200,
 # v6e 800 GB/s); here is half of that. Of v4: Jouppi et al., "TPU v4: An Optically Reconfigurable
-# Supercomputer" (2023), table 4: six links of 50 GB/s. Of the memory, what libtpu 0.0.42 says that it
-# has for a program ("exceeds available HBM"); it keeps the rest.
+# Supercomputer" (2023), table 4: six links of 50 GB/s. Memory: what libtpu 0.0.42 says that it has
+# for a program ("exceeds available HBM"); it keeps the rest for itself.
 _V4 = Chip("TPU v4", 275e12, 30.75 * _GIB, 1200e9, 300e9)
 _V5E = Chip("TPU v5e", 197e12, 15.75 * _GIB, 819e9, 200e9)
 _V5P = Chip("TPU v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9)
