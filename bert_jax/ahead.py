@@ -24,8 +24,7 @@ class Footprint:
       batch: bytes.
       temporaries: bytes of activations, gradients and the like, at their most.
       program: bytes of the machine's instructions.
-      limit: bytes that the compiler has; 0 where it let the program pass.
-      costs: of a step; None where it does not fit.
+      costs: of a step; None where the compiler gave up, for its temporaries alone are too large.
       sent: (operation, mesh axes) -> bytes that a device sends in a step.
     """
 
@@ -34,14 +33,8 @@ class Footprint:
     batch: int
     temporaries: int
     program: int
-    limit: int
     costs: Costs | None
     sent: dict[tuple[str, str], float]
-
-    @property
-    def fits(self) -> bool:
-        """Whether the compiler found room for it."""
-        return self.costs is not None
 
     @property
     def held(self) -> int:
@@ -68,13 +61,10 @@ def compile_stage(stage: Stage) -> Footprint:
     try:
         compiled = stage.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        found = parse_out_of_memory(str(error), sum(held.values()))
-        if found is None:
+        temporaries = parse_out_of_memory(str(error), sum(held.values()))
+        if temporaries is None:
             raise
-        temporaries, limit = found
-        return Footprint(
-            **held, temporaries=temporaries, program=0, limit=limit, costs=None, sent={}
-        )
+        return Footprint(**held, temporaries=temporaries, program=0, costs=None, sent={})
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise RuntimeError("this version of JAX tells nothing of what it compiled")
@@ -90,7 +80,6 @@ def compile_stage(stage: Stage) -> Footprint:
         **held,
         temporaries=memory.temp_size_in_bytes + max(beside, 0),
         program=memory.generated_code_size_in_bytes,
-        limit=0,
         costs=costs,
         sent=sent,
     )
@@ -104,7 +93,7 @@ def device_bytes(tree: Any) -> int:
     )
 
 
-def parse_out_of_memory(message: str, held: int) -> tuple[int, int] | None:
+def parse_out_of_memory(message: str, held: int) -> int | None:
     """Reads what a compiler says of a program that is too large.
 
     Args:
@@ -112,15 +101,13 @@ def parse_out_of_memory(message: str, held: int) -> tuple[int, int] | None:
       held: bytes of the program's arguments.
 
     Returns:
-      Bytes of temporaries, and of the memory that there is; None for another error.
+      Bytes of temporaries; None for another error.
     """
-    number = r"([\d.]+)([KMGT]?)i?B?"
-    if match := re.search(rf"temporaries \({number}\) exceeds available \w+ \({number}\)", message):
-        needed, limit = _bytes(match[1], match[2]), _bytes(match[3], match[4])
-        return needed, limit
-    if match := re.search(rf"Used {number} of {number} hbm", message):
-        needed, limit = _bytes(match[1], match[2]), _bytes(match[3], match[4])
-        return max(needed - held, 0), limit
+    number = r"([\d.]+)([KMGT]?)"
+    if match := re.search(rf"temporaries \({number}\) exceeds available", message):
+        return _bytes(match[1], match[2])
+    if match := re.search(rf"Used {number} of \S+ hbm", message):
+        return max(_bytes(match[1], match[2]) - held, 0)
     return None
 
 

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from bert_jax import cli, sharding
 from bert_jax.ahead import Footprint, compile_stage, device_bytes
-from bert_jax.chips import find_chip
+from bert_jax.chips import Chip, find_chip
 from bert_jax.config import FinetuneConfig, PretrainConfig, validate
 from bert_jax.data.corpora import corpus_tokenizer
 from bert_jax.data.mixture import parse_mixture
@@ -81,19 +81,19 @@ class Planner:
         mesh = sharding.make_mesh(self._task.mesh, devices)
         return [finetuning_stage(self._task, self.config.encoder, self._examples, mesh)]
 
-    def advise(self, plans: Sequence[Planned], devices: Sequence[Any]) -> list[str]:
+    def advise(self, plans: Sequence[Planned], devices: Sequence[Any], chip: Chip) -> list[str]:
         """Finds the changes that make pretraining fit, and tells the cheapest two.
 
         Args:
           plans: of the phases.
           devices: that they were compiled for.
+          chip: what each of them is.
         """
         phase = max(
-            (number for number, plan in enumerate(plans) if not plan.footprint.fits),
+            (number for number, plan in enumerate(plans) if not plan.fits),
             key=lambda number: plans[number].footprint.peak,
         )
-        worst = plans[phase].footprint
-        chip = find_chip(devices[0].device_kind)
+        worst, memory = plans[phase].footprint, chip.memory_bytes
 
         def should_fit(overrides: Overrides, keeps: float) -> bool:
             try:
@@ -102,7 +102,7 @@ class Planner:
                 return False
             abstract = stage.compiled.abstract
             held = device_bytes((abstract, stage.batch))
-            return held + keeps * worst.temporaries <= worst.limit
+            return held + keeps * worst.temporaries <= memory
 
         peaks: dict[str, int] = {}
 
@@ -115,14 +115,14 @@ class Planner:
                 else:
                     footprint = compile_aloud(stages[number], named)
                     tried.append(planned(stages[number], footprint, chip))
-                if not tried[-1].footprint.fits:
+                if not tried[-1].fits:
                     return None
             peaks[named] = max(plan.footprint.peak for plan in tried)
             return device_hours(tried)
 
         kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
         found = find_changes(kinds, should_fit, try_out)
-        needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(worst.limit)}"
+        needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(memory)}"
         if not found:
             return [f"does not fit: {needed}; no change that was tried makes it fit"]
         lines = [f"does not fit: {needed}; it fits with"]
@@ -190,8 +190,7 @@ def compile_aloud(stage: Stage, note: str) -> Footprint:
     begin = time.monotonic()
     print(f"compiling {stage.name}, {note} ...", end="", file=sys.stderr, flush=True)
     footprint = compile_stage(stage)
-    said = "" if footprint.fits else ", does not fit"
-    print(f" {time.monotonic() - begin:.0f} s{said}", file=sys.stderr, flush=True)
+    print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     return footprint
 
 
@@ -229,8 +228,8 @@ def main() -> None:
         print(report(plans[name], chip, _PRICE.value), end="\n\n")
         of_pretraining = plans[name][: len(pretraining)]
         lines = totals(plans[name], _PRICE.value)
-        if not all(plan.footprint.fits for plan in of_pretraining):
-            lines += planner.advise(of_pretraining, devices[name])
+        if chip and not all(plan.fits for plan in of_pretraining):
+            lines += planner.advise(of_pretraining, devices[name], chip)
         print("\n".join(lines), end="\n\n", flush=True)
     if len(names) > 1:
         print(summary(list(plans.items()), _PRICE.value))

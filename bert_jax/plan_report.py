@@ -14,26 +14,36 @@ _NEGLIGIBLE = 0.01  # of what is sent: operations below it are told together
 
 
 class Planned(NamedTuple):
-    """A stage, what it takes, and how long on a chip whose peaks are known."""
+    """A stage, what it takes, and how long on a chip.
+
+    Attributes:
+      stage: of the run.
+      footprint: of it.
+      fits: whether a device has room for it. A compiler asks that of the temporaries alone.
+      estimate: of its times; None where it does not fit, or nothing is known of the device.
+    """
 
     stage: Stage
     footprint: Footprint
+    fits: bool
     estimate: Estimate | None
 
 
 def planned(stage: Stage, footprint: Footprint, chip: Chip | None) -> Planned:
-    """Joins what belongs together; without a chip, or room on it, there is no estimate of time."""
-    if chip is None or footprint.costs is None:
-        return Planned(stage, footprint, None)
+    """Judges what a stage takes by a chip; None is a device of which nothing is known."""
+    costs = footprint.costs
+    fits = costs is not None and (chip is None or footprint.peak <= chip.memory_bytes)
+    if chip is None or costs is None or not fits:
+        return Planned(stage, footprint, fits, None)
     estimated = estimate(
         chip,
-        footprint.costs,
+        costs,
         tokens=stage.tokens,
         model_flops=stage.model_flops,
         steps=stage.steps,
         devices=stage.mesh.size,
     )
-    return Planned(stage, footprint, estimated)
+    return Planned(stage, footprint, fits, estimated)
 
 
 def size(amount: float) -> str:
@@ -102,13 +112,13 @@ def _memory_rows() -> list[Row]:
         ("  optimizer", lambda p: size(p.footprint.optimizer)),
         ("  batch", lambda p: size(p.footprint.batch)),
         ("  activations, gradients, ...", lambda p: size(p.footprint.temporaries)),
-        ("  program", lambda p: size(p.footprint.program) if p.footprint.fits else "-"),
+        ("  program", lambda p: size(p.footprint.program) if p.footprint.costs else "-"),
         ("  together", lambda p: size(p.footprint.peak)),
     ]
 
 
 def _share(plan: Planned, chip: Chip) -> str:
-    if not plan.footprint.fits:
+    if not plan.fits:
         return "does not fit"
     return f"{100 * plan.footprint.peak / chip.memory_bytes:.0f} %"
 
@@ -136,8 +146,8 @@ def _sent_rows(plans: Sequence[Planned]) -> list[str]:
 
     def line(label: str, keys: Sequence[tuple[str, str]]) -> str:
         sums = [sum(plan.footprint.sent.get(key, 0) for key in keys) for plan in plans]
-        there = [plan.footprint.fits for plan in plans]
-        cells = [amount(sent, "B") if fits else "-" for sent, fits in zip(sums, there, strict=True)]
+        known = [plan.footprint.costs is not None for plan in plans]
+        cells = [amount(sent, "B") if told else "-" for sent, told in zip(sums, known, strict=True)]
         return _line(label, cells)
 
     lines = [line(f"  {operation} over {axes}", [(operation, axes)]) for operation, axes in told]
@@ -205,7 +215,7 @@ def summary(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str
     for name, plans in named:
         for plan in plans:
             each = plan.estimate
-            cells = ["does not fit" if not plan.footprint.fits else size(plan.footprint.peak)]
+            cells = ["does not fit" if not plan.fits else size(plan.footprint.peak)]
             if each:
                 cells += [
                     amount(each.tokens_per_second(each.seconds) / each.devices, ""),
