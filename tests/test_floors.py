@@ -32,9 +32,12 @@ FLOORS = [
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop", "debugging"},
-    {"transfer", "finetuned"},
-    {"task_predictors", "programs"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict"},
+    {"transfer", "finetuned", "pretrained"},
+    {"task_predictors", "programs", "inspection.stored"},
+    {"inspection.tables"},
+    {"inspection.internals", "inspection.changes"},
+    {"inspection.plots"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "inspection.__main__"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]
