@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates", "hlo_costs", "health"},
-    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
+    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases", "vector_files"}
     | {"flops", "topologies"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
@@ -33,7 +33,7 @@ FLOORS = [
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop", "debugging"},
     {"transfer", "finetuned", "pretrained"},
-    {"task_predictors", "programs", "inspection.stored"},
+    {"task_predictors", "programs", "inspection.stored"} | {"text_vectors", "pseudo_likelihood"},
     {"inspection.tables"},
     {"inspection.internals", "inspection.changes"},
     {"inspection.plots"},
