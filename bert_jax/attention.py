@@ -24,6 +24,31 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     return jnp.where(keep, x / (1 - threshold / 2**16), 0)
 
 
+def attention_probabilities(
+    query: jax.Array,
+    key: jax.Array,
+    query_examples: jax.Array,
+    key_examples: jax.Array,
+    query_places: jax.Array | None = None,
+) -> jax.Array:
+    """Returns how much each token reads from each token of its own example.
+
+    The arguments are those of `attention`. Padding (example 0) attends to padding, so that no row
+    of probabilities is empty; nothing reads what comes of it.
+
+    Returns:
+      [B, H, P, T] float32; the last axis adds up to 1.
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
+    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
+    if query_places is not None:
+        key_places = jnp.arange(key.shape[1], dtype=jnp.int32)
+        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 def attention(
     query: jax.Array,
     key: jax.Array,
@@ -36,9 +61,6 @@ def attention(
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """Lets each token attend to the tokens of its own example: all, or none after itself.
-
-    Padding (example 0) attends to padding, so that no row of probabilities is empty; nothing reads
-    what comes of it.
 
     Args:
       query: [B, P, H, K] float.
@@ -54,14 +76,8 @@ def attention(
     Returns:
       [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
-    scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
-    if query_places is not None:
-        key_places = jnp.arange(key.shape[1], dtype=jnp.int32)
-        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    probabilities = attention_probabilities(query, key, query_examples, key_examples, query_places)
+    probabilities = probabilities.astype(value.dtype)
     if dropout_key is not None:
         probabilities = dropout(probabilities, dropout_rate, dropout_key)
     return jnp.einsum("bhts,bshk->bthk", probabilities, value)

@@ -351,8 +351,8 @@ def _restore(
 def _stored(checkpoint: pathlib.Path, item: str) -> Any:
     """Returns the tree of an item with the metadata of its arrays for leaves."""
     try:
-        with ocp.StandardCheckpointer() as reader:
-            metadata = reader.metadata(checkpoint / item).item_metadata
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+            metadata = reader.metadata(checkpoint / item)  # pyright: ignore[reportArgumentType]
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
         return metadata.tree
@@ -381,3 +381,47 @@ def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]
 
 def _words(leaf: tuple[tuple[int, ...], str]) -> str:
     return f"{leaf[1]}[{','.join(map(str, leaf[0]))}]"
+
+
+def arrays_in(checkpoint: pathlib.Path, item: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns shape and dtype of each array of an item by its name, and reads none of them.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      item: 'params' or 'opt_state'.
+
+    Raises:
+      UserError: if the list of arrays is damaged.
+    """
+    return _leaves(_stored(checkpoint, item))
+
+
+def read_array(checkpoint: pathlib.Path, item: str, name: str, facts: dict[str, Any]) -> np.ndarray:
+    """Reads one array onto this host, whatever mesh wrote it, and nothing of the others.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      item: 'params' or 'opt_state'.
+      name: of the array, one of `arrays_in`.
+      facts: of the checkpoint.
+
+    Raises:
+      UserError: if it cannot be read, or is not what was saved.
+    """
+    wanted = ocp.RestoreArgs(restore_type=np.ndarray)
+    target = jax.tree_util.tree_map_with_path(
+        lambda path, _: wanted if leaf_name(path) == name else ocp.PLACEHOLDER,
+        _stored(checkpoint, item),
+    )
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+            restored = reader.restore(
+                checkpoint / item,  # pyright: ignore[reportArgumentType]
+                args=ocp.args.PyTreeRestore(item=target, restore_args=target),
+            )
+    except Exception as error:  # as above
+        raise _damaged(checkpoint / item, f"{name}: {_reason(error)}") from error
+    array = next(leaf for leaf in jax.tree.leaves(restored) if leaf is not ocp.PLACEHOLDER)
+    if fingerprints({name: array})[name] != facts["fingerprints"][item].get(name):
+        raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
+    return array

@@ -36,6 +36,7 @@ def run(
     *,
     config_type: type | None = None,
     unknown_flags: list[str] | None = None,
+    positional: list[str] | None = None,
 ) -> None:
     """Runs a driver: parses flags, calls `main`, and turns what the user caused into one line.
 
@@ -46,6 +47,7 @@ def run(
       main: the driver.
       config_type: the root that `--config` must return, to explain a wrong override.
       unknown_flags: takes flags that are another program's; without it they are refused.
+      positional: takes arguments that are no flags; without it they are refused.
     """
     if "--debug" not in sys.argv[1:]:
         _quiet_libraries()
@@ -53,8 +55,12 @@ def run(
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def parse(argv: Sequence[str]) -> list[str]:
+        flags.FLAGS.set_gnu_getopt(positional is not None)  # flags may follow other arguments
         name, *rest = _parse_flags(list(argv), config_type, unknown_flags is not None)
         for argument in rest:
+            if positional is not None and not argument.startswith("--"):
+                positional.append(argument)
+                continue
             if unknown_flags is None or not argument.startswith("--"):
                 raise UserError(f"unexpected argument {argument!r}: flags begin with --")
             unknown_flags.append(argument)

@@ -9,13 +9,7 @@ from jax.sharding import Mesh
 from bert_jax.checkpoint import restore_groups
 from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.splits import Outputs
-from bert_jax.data.task_rows import (
-    NO_LABEL,
-    RowFormat,
-    TaskInputs,
-    examples_per_row,
-    row_length,
-)
+from bert_jax.data.task_rows import NO_LABEL, RowFormat, TaskInputs
 from bert_jax.errors import UserError
 from bert_jax.evaluation import InputsOnDevices, make_outputs_step
 from bert_jax.task_kinds import KINDS, make_model
@@ -86,13 +80,13 @@ class FineTuned:
         Returns:
           The outputs of each input.
         """
-        length = row_length(inputs.sizes, self.encoder.max_length)
-        rows = RowFormat(
-            length=length,
-            special=self.tokenizer.special,
+        rows = RowFormat.for_inputs(
+            inputs.sizes,
+            self.tokenizer.special,
+            max_length=self.encoder.max_length,
             pool_last=self.encoder.causal,
             batch_size=batch_size,
-            max_examples=examples_per_row(length) if packed else 1,
+            packed=packed,
         )
         on_devices = InputsOnDevices(inputs, rows, self._mesh, whole_inputs=self._whole_inputs)
         return on_devices.outputs(self._step, self._params)[0]

@@ -5,16 +5,23 @@
     python -m bert_jax.predict --checkpoint=runs/wnut --text='Angela Merkel visits Paris .'
     python -m bert_jax.predict --checkpoint=runs/squad --text='Who?' --text_pair='It was she.'
     python -m bert_jax.predict --checkpoint=runs/sst2 --json --input=lines.txt
+    python -m bert_jax.predict --checkpoint=runs/base --score --input=lines.txt
+    python -m bert_jax.predict --checkpoint=runs/base --features=mean --layer=-2 \
+        --input=lines.txt --output=vectors.npy
 
 The input is plain text; [CLS] and [SEP] are added here. Only filling reads the letters [MASK] as
 the mask; everywhere else they are text. A task of pairs takes lines of two texts with a tab
 between, such as a question and the text to search.
+
+`--score` tells how likely a pretrained model finds a text, each token masked in turn. `--features`
+writes vectors of any checkpoint: of [CLS], of the mean over a text, or of each of its tokens.
 """
 
 import contextlib
 import functools
 import itertools
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,18 +30,19 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import find_checkpoint, read_facts, restore_groups
-from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
+from bert_jax import cli
+from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.data.task_rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.finetuned import FineTuned
-from bert_jax.heads import PretrainingModel
+from bert_jax.pretrained import one_device, restore_encoder, restore_masked_lm
+from bert_jax.pseudo_likelihood import PseudoLikelihood
 from bert_jax.task_predictors import PREDICTORS, check_fits, shown_texts, texts
-from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
-from bert_jax.training import abstract_params
+from bert_jax.text_vectors import Pooling, TextVectors, encode_lines, lowest_layers, with_specials
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.vector_files import check_output, line_columns, token_columns, write_vectors
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
@@ -43,6 +51,14 @@ _INPUT = flags.DEFINE_string("input", None, "a file of lines to read instead of 
 _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
+_SCORE = flags.DEFINE_bool("score", False, "tell the pseudo-log-likelihood of texts")
+_FEATURES = flags.DEFINE_enum(
+    "features", None, [p.value for p in Pooling], "write vectors of texts"
+)
+_LAYER = flags.DEFINE_integer("layer", -1, "whose vectors: 1 is the lowest, -1 the last")
+_OUTPUT = flags.DEFINE_string("output", None, "of --features: a new .npy or .parquet")
+
+_BLOCK = 64  # batches whose results are told, or written, at a time
 
 MASK_TEXT = "[MASK]"
 
@@ -60,14 +76,12 @@ class FillMask:
 
     def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], top_k: int) -> None:
         """Restores a pretraining checkpoint."""
-        self._tokenizer = tokenizer_from_dict(facts["tokenizer"])
-        self._encoder = from_dict(EncoderConfig, facts["encoder"])
+        lm = restore_masked_lm(checkpoint, facts, one_device())
+        model: Any = lm.model
+        self._tokenizer, self._params = lm.tokenizer, lm.params
+        self._encoder: EncoderConfig = model.config
         self._top_k = min(top_k, self._tokenizer.vocab_size)
-        objective = SentenceObjective(facts["config"]["data"]["objective"])
-        self._classes = _SENTENCE_CLASSES[objective]
-        model: Any = PretrainingModel(self._encoder, objective)
-        abstract = abstract_params(model, _one_device())
-        self._params = restore_groups(checkpoint, abstract, abstract)
+        self._classes = _SENTENCE_CLASSES[model.objective]
 
         @jax.jit
         def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
@@ -130,11 +144,6 @@ class FillMask:
         ]
 
 
-def _one_device() -> Mesh:
-    """Prediction is small: it stays on one device of whatever machine it runs on."""
-    return sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
-
-
 def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
     """Encodes a text in which [MASK] is the mask; what is between is encoded as text."""
     parts = [tokenizer.encode(part) for part in text.split(MASK_TEXT)]
@@ -187,24 +196,127 @@ def show_masks(prediction: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Restores the checkpoint, then predicts batch by batch."""
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
-    facts = read_facts(checkpoint)
+class Scores:
+    """How likely a pretrained model finds texts."""
+
+    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], batch_size: int) -> None:
+        """Restores a pretraining checkpoint."""
+        mesh = one_device()
+        lm = restore_masked_lm(checkpoint, facts, mesh)
+        self.tokenizer, self.max_length = lm.tokenizer, lm.model.config.max_length
+        self._likelihood = PseudoLikelihood(lm, mesh, batch_size=batch_size)
+
+    def __call__(
+        self, inputs: Sequence[tuple[str, str]], a: list[np.ndarray], b: list[np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """Returns for each its texts, `score` (their sum, in nats) and `tokens`, in order.
+
+        A token has `token` and `log_probability`.
+        """
+        told = []
+        for pair, first, second, each in zip(inputs, a, b, self._likelihood(a, b), strict=True):
+            pieces = [self.tokenizer.id_to_piece(int(id)) for id in (*first, *second)]
+            tokens = [
+                {"token": piece, "log_probability": float(one)}
+                for piece, one in zip(pieces, each, strict=True)
+            ]
+            told.append(texts(*pair) | {"score": float(each.sum()), "tokens": tokens})
+        return told
+
+
+def show_score(prediction: dict[str, Any]) -> str:
+    """Words a score for a person."""
+    count = len(prediction["tokens"])
+    perplexity = math.exp(-prediction["score"] / count)
+    return (
+        f"{shown_texts(prediction)}\n  {prediction['score']:.4f}  of {count} tokens,"
+        f" pseudo-perplexity {perplexity:.4g}"
+    )
+
+
+def _print_scores(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
+    score = Scores(checkpoint, facts, _BATCH_SIZE.value)
+    inputs = _all_inputs()
+    a, b = encode_lines(inputs, score.tokenizer, score.max_length, _source())
+    show = _dumps if _JSON.value else show_score
+    for block in _blocks(len(inputs)):
+        for prediction in score(inputs[block], a[block], b[block]):
+            print(show(prediction), flush=True)
+
+
+def _write_features(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
+    output = pathlib.Path(cli.require("output", _OUTPUT.value, "vectors.npy"))
+    check_output(output)
+    mesh, pooling = one_device(), Pooling(_FEATURES.value)
+    encoder = lowest_layers(restore_encoder(checkpoint, facts, mesh), _LAYER.value)
+    tokenizer = encoder.tokenizer
+    inputs = _all_inputs()
+    a, b = encode_lines(inputs, tokenizer, encoder.config.max_length, _source())
+    vectors = TextVectors(encoder, mesh, pooling, batch_size=_BATCH_SIZE.value)
+    made = (vectors(a[block], b[block]) for block in _blocks(len(inputs)))
+    if pooling is Pooling.TOKENS:
+        ids = with_specials(a, b, tokenizer.special)
+        pieces = [tokenizer.id_to_piece(id) for id in range(tokenizer.vocab_size)]
+        columns, rows = token_columns(made, ids, pieces), sum(map(len, ids))
+    else:
+        columns, rows = line_columns(made, ["\t".join(filter(None, i)) for i in inputs]), len(a)
+    write_vectors(output, columns, rows)
+    print(f"wrote {output}: {rows:,} vectors of {encoder.config.width}")
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    size = _BLOCK * _BATCH_SIZE.value
+    return (slice(begin, begin + size) for begin in range(0, count, size))
+
+
+def _source() -> str:
+    return "--text" if _TEXT.value is not None else _INPUT.value or "standard input"
+
+
+@contextlib.contextmanager
+def _inputs() -> Iterator[Iterator[tuple[str, str]]]:
+    given = _INPUT.value
+    with open(given, "rb") if given else contextlib.nullcontext(sys.stdin.buffer) as lines:
+        yield read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
+
+
+def _all_inputs() -> list[tuple[str, str]]:
+    with _inputs() as inputs:
+        return list(inputs)
+
+
+_dumps = functools.partial(json.dumps, ensure_ascii=False)
+
+
+def _print_predictions(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
     if facts["kind"] == "pretraining":
         predict, show = FillMask(checkpoint, facts, _TOP_K.value), show_masks
     else:
-        tuned = FineTuned(checkpoint, facts, _one_device())
+        tuned = FineTuned(checkpoint, facts, one_device())
         predict = PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE.value)
         show = predict.show
-    if _JSON.value:
-        show = functools.partial(json.dumps, ensure_ascii=False)
-    given = _INPUT.value
-    with open(given, "rb") if given else contextlib.nullcontext(sys.stdin.buffer) as lines:
-        inputs = read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
+    show = _dumps if _JSON.value else show
+    with _inputs() as inputs:
         while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
             for prediction in predict(batch):
                 print(show(prediction), flush=True)
+
+
+def main() -> None:
+    """Restores the checkpoint, then predicts, scores or writes vectors."""
+    if _SCORE.value and _FEATURES.value:
+        raise UserError(f"--score and --features={_FEATURES.value} are two things: choose one")
+    for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
+        if flag.present and not _FEATURES.value:
+            raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
+    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
+    facts = read_facts(checkpoint)
+    if _FEATURES.value:
+        _write_features(checkpoint, facts)
+    elif _SCORE.value:
+        _print_scores(checkpoint, facts)
+    else:
+        _print_predictions(checkpoint, facts)
 
 
 if __name__ == "__main__":

@@ -31,36 +31,55 @@ def to_float64(params: Tree) -> Tree:
 
 def encode(params: Tree, token_ids: Array, segment_ids: Array, shape: Shape) -> Array:
     """Maps one example, [n] and [n], to [n, D]; `params` is the group `encoder`."""
-    tables = params["embeddings"]
-    x = tables["tokens"][token_ids] + tables["segments"][segment_ids]
-    x = normalise(tables["norm"], x + tables["positions"][: len(token_ids)], shape)
-    stacked = params["layers"]
-    for i in range(len(stacked["attention_norm"]["scale"])):
-        layer = _select(stacked, i)
-        if shape.pre_norm:
-            x = x + attend(layer["attention"], normalise(layer["attention_norm"], x, shape), shape)
-            x = x + feed_forward(layer["mlp"], normalise(layer["mlp_norm"], x, shape))
-        else:
-            x = normalise(layer["attention_norm"], x + attend(layer["attention"], x, shape), shape)
-            x = normalise(layer["mlp_norm"], x + feed_forward(layer["mlp"], x), shape)
+    x = trace(params, token_ids, segment_ids, shape)[0][-1]
     return normalise(params["final_norm"], x, shape) if shape.pre_norm else x
 
 
-def attend(params: Tree, x: Array, shape: Shape) -> Array:
-    """Self-attention over all of [n, D], or over what is not later."""
+def trace(params: Tree, token_ids: Array, segment_ids: Array, shape: Shape) -> tuple[Array, Array]:
+    """As `encode`, and keeps the residual stream, [L + 1, n, D], and who reads whom, [L, H, n, n].
+
+    The first of the stream is the embeddings; in a pre-norm encoder no final norm is in it.
+    """
+    tables = params["embeddings"]
+    x = tables["tokens"][token_ids] + tables["segments"][segment_ids]
+    x = normalise(tables["norm"], x + tables["positions"][: len(token_ids)], shape)
+    stacked, stream, readings = params["layers"], [x], []
+    for i in range(len(stacked["attention_norm"]["scale"])):
+        layer = _select(stacked, i)
+        seen = normalise(layer["attention_norm"], x, shape) if shape.pre_norm else x
+        readings.append(attention_weights(layer["attention"], seen, shape))
+        x = x + attend(layer["attention"], seen, readings[-1])
+        if shape.pre_norm:
+            x = x + feed_forward(layer["mlp"], normalise(layer["mlp_norm"], x, shape))
+        else:
+            x = normalise(layer["attention_norm"], x, shape)
+            x = normalise(layer["mlp_norm"], x + feed_forward(layer["mlp"], x), shape)
+        stream.append(x)
+    return np.stack(stream), np.stack(readings)
+
+
+def attend(params: Tree, x: Array, weights: Array) -> Array:
+    """Self-attention over all of [n, D], of which each token reads `weights`, [H, n, n]."""
     out = params["out"]["bias"].copy()
-    width = params["query"]["kernel"].shape[-1]
+    for head, own in enumerate(weights):
+        value = x @ params["value"]["kernel"][:, head] + params["value"]["bias"][head]
+        out = out + own @ value @ params["out"]["kernel"][head]
+    return out
+
+
+def attention_weights(params: Tree, x: Array, shape: Shape) -> Array:
+    """How much each of [n, D] reads from all, or from what is not later: [H, n, n]."""
+    width, every = params["query"]["kernel"].shape[-1], []
     for head in range(params["query"]["kernel"].shape[1]):
-        query, key, value = (
+        query, key = (
             x @ params[name]["kernel"][:, head] + params[name]["bias"][head]
-            for name in ("query", "key", "value")
+            for name in ("query", "key")
         )
         weights = np.exp(query @ key.T / math.sqrt(width))
         if shape.causal:
             weights = np.tril(weights)
-        weights /= weights.sum(axis=1, keepdims=True)
-        out = out + weights @ value @ params["out"]["kernel"][head]
-    return out
+        every.append(weights / weights.sum(axis=1, keepdims=True))
+    return np.stack(every)
 
 
 def feed_forward(params: Tree, x: Array) -> Array:

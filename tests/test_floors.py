@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"},
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates", "hlo_costs", "health"},
-    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases"}
+    {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases", "vector_files"}
     | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
@@ -32,17 +32,18 @@ FLOORS = [
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop", "debugging"},
-    {"transfer", "finetuned", "interop.json_files"},
+    {"transfer", "finetuned", "pretrained", "interop.json_files"},
     {"interop.names", "interop.huggingface_config", "interop.fast_tokenizer"},
     {"interop.architectures", "interop.weights", "interop.huggingface_tokenizer"},
     {"interop.foreign", "interop.verify", "interop.model_card"},
     {"interop.huggingface", "interop.tf1", "interop.peer"},
     {"interop.tf1_forward"},
-    {"task_predictors", "programs"},
-    {"stages"},
-    {"ahead"},
-    {"plan_report"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert", "plan"},
+    {"task_predictors", "programs", "inspection.stored"} | {"text_vectors", "pseudo_likelihood"},
+    {"stages", "inspection.tables"},
+    {"ahead", "inspection.internals", "inspection.changes"},
+    {"plan_report", "inspection.plots"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert", "plan"}
+    | {"inspection.__main__"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]

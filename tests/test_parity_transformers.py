@@ -11,6 +11,7 @@ from conftest import Batch, make_batch, with_targets
 from bert_jax import sharding, training
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig
 from bert_jax.heads import PretrainingModel
+from bert_jax.inspection import encoder_internals
 from bert_jax.interop.names import from_theirs
 from bert_jax.losses import Params, make_pretraining_loss, mean
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
@@ -60,8 +61,8 @@ def make_pairs(seed: int) -> Batch:
     return with_targets(make_batch(CONFIG, rows=8, length=24, examples=1, seed=seed), seed)
 
 
-def run_peer(model: Any, batch: Batch) -> Any:
-    """Runs their model on our batch: loss and logits."""
+def run_peer(model: Any, batch: Batch, **wanted: bool) -> Any:
+    """Runs their model on our batch: loss and logits, and what else is wanted."""
     labels = np.where(batch["mlm_weights"] > 0, batch["mlm_labels"], -100)
     tensors = {
         "input_ids": batch["token_ids"],
@@ -70,7 +71,8 @@ def run_peer(model: Any, batch: Batch) -> Any:
         "labels": labels,
         "next_sentence_label": batch["labels"][:, 0],
     }
-    return model(**{name: torch.tensor(field).long() for name, field in tensors.items()})
+    inputs = {name: torch.tensor(field).long() for name, field in tensors.items()}
+    return model(**inputs, **wanted)
 
 
 def to_params(tensors: dict[str, np.ndarray], config: EncoderConfig) -> Params:
@@ -104,6 +106,18 @@ def test_forward_logits_agree(peer, widening):
     np.testing.assert_allclose(logits.mlm[real], mlm[real], rtol=0, atol=atol)
     np.testing.assert_allclose(logits.sentence[:, 0], nsp, rtol=0, atol=atol)
     assert mlm[real].std() > 0.05 * widening  # witness: the logits are not all alike
+
+
+def test_hidden_states_and_attention_agree(peer):
+    params, batch = to_params(values(peer), CONFIG)["encoder"], make_pairs(0)
+    hidden, attention = jax.device_get(encoder_internals(CONFIG, params, batch))
+    theirs = run_peer(peer, batch, output_hidden_states=True, output_attentions=True)
+    real = batch["example_ids"] > 0
+    for ours, other in zip(hidden, theirs.hidden_states, strict=True):
+        np.testing.assert_allclose(ours[real], other.detach().numpy()[real], rtol=0, atol=1e-5)
+    for ours, other in zip(attention, theirs.attentions, strict=True):
+        ours, other = (x.swapaxes(1, 2)[real] for x in (ours, other.detach().numpy()))
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-6)
 
 
 def test_gradients_agree(peer):

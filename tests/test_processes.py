@@ -1,5 +1,6 @@
 """Real jobs of several processes on this machine: they give what one gives, and end together."""
 
+import functools
 import pathlib
 import signal
 import socket
@@ -19,6 +20,7 @@ from driver_fixtures import (
 )
 
 from bert_jax.checkpoint import read_facts, steps_in
+from bert_jax.inspection import open_checkpoint
 
 DEVICES = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
 
@@ -98,6 +100,10 @@ def test_several_processes_pretrain_as_one_does(
     assert_same_losses(several, alone)
     ours, theirs = (read_facts(newest(each)) for each in (several, alone))
     assert ours["cursor"] == theirs["cursor"]
+    stored, whole = open_checkpoint(several).params, state_of(newest(several)).params["encoder"]
+    for name in ("embeddings/tokens", "layers/mlp/up/kernel"):  # each process wrote a part
+        leaf = functools.reduce(lambda tree, key: tree[key], name.split("/"), whole)
+        np.testing.assert_array_equal(stored[f"encoder/{name}"], leaf)
 
 
 @pytest.mark.parametrize("killed", [0, 1])

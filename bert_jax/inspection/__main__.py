@@ -1,0 +1,147 @@
+"""Looks into checkpoints from the terminal.
+
+    python -m bert_jax.inspection runs/base                      # every parameter
+    python -m bert_jax.inspection runs/base --show=layers --match=attention
+    python -m bert_jax.inspection runs/base runs/sst2            # what fine-tuning moved
+    python -m bert_jax.inspection runs/base --show=changes       # from step to step of one run
+    python -m bert_jax.inspection runs/base --show=neighbours --text=bear
+    python -m bert_jax.inspection runs/base --show=tokens --text='this teddy bear is so cute.'
+    python -m bert_jax.inspection runs/base --show=attention --text='a cat sat.' --output=maps.png
+
+A run means its best or newest checkpoint. No accelerator is needed, whatever wrote it.
+"""
+
+import json
+from collections.abc import Callable
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from bert_jax import cli
+from bert_jax.errors import UserError
+from bert_jax.inspection.changes import changes, changes_by_step, only_in_one
+from bert_jax.inspection.internals import internals, masked_in_turn, state_table
+from bert_jax.inspection.plots import plot_attention_grid, plot_changes, plot_steps
+from bert_jax.inspection.stored import open_checkpoint
+from bert_jax.inspection.tables import (
+    Table,
+    group_table,
+    moment_table,
+    neighbours,
+    parameter_table,
+)
+
+_MATCH = flags.DEFINE_string("match", "", "show parameters in whose name this regex is found")
+_SORT = flags.DEFINE_string("sort", "", "the column to sort parameters by")
+_VALUES = flags.DEFINE_bool("values", True, "False: shapes alone; nothing is read")
+_TEXT = flags.DEFINE_string("text", "", "for neighbours a token, for tokens and attention a text")
+_TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
+_COUNT = flags.DEFINE_integer("count", 10, "neighbours, or likeliest tokens", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", "", "a .png or .svg to draw changes or attention into")
+_JSON = flags.DEFINE_bool("json", False, "print rows as JSON lines")
+
+_given: list[str] = []  # one or two checkpoints
+
+
+def _parameters() -> Table:
+    return parameter_table(
+        open_checkpoint(_given[0]).params,
+        match=_MATCH.value,
+        sort=_SORT.value,
+        values=_VALUES.value,
+    )
+
+
+def _groups() -> Table:
+    return group_table(open_checkpoint(_given[0]).params, match=_MATCH.value)
+
+
+def _layers() -> Table:
+    params = open_checkpoint(_given[0]).params
+    return parameter_table(params, match=_MATCH.value, sort=_SORT.value, by_layer=True)
+
+
+def _moments() -> Table:
+    return moment_table(open_checkpoint(_given[0]), match=_MATCH.value, by_layer=True)
+
+
+def _changes() -> Table:
+    if len(_given) == 1:
+        table = changes_by_step(_given[0], match=_MATCH.value)
+        _draw(lambda: plot_steps(table))
+        return table
+    before, after = map(open_checkpoint, _given)
+    table = changes(before, after, match=_MATCH.value)
+    _draw(lambda: plot_changes(changes(before, after, match=_MATCH.value, by_array=True)))
+    return table
+
+
+def _neighbours() -> Table:
+    return neighbours(open_checkpoint(_given[0]), _text("bear"), count=_COUNT.value)
+
+
+def _tokens() -> Table:
+    text = _text("this teddy bear is so cute.")
+    lm = open_checkpoint(_given[0]).restore_masked_lm()
+    return masked_in_turn(lm, text, _TEXT_PAIR.value, count=min(_COUNT.value, 5))
+
+
+def _attention() -> Table:
+    text = _text("this teddy bear is so cute.")
+    inside = internals(open_checkpoint(_given[0]).restore_encoder(), text, _TEXT_PAIR.value)
+    _draw(lambda: plot_attention_grid(inside))
+    return state_table(inside)
+
+
+_VIEWS: dict[str, Callable[[], Table]] = {
+    "parameters": _parameters,
+    "groups": _groups,
+    "layers": _layers,
+    "moments": _moments,
+    "changes": _changes,
+    "neighbours": _neighbours,
+    "tokens": _tokens,
+    "attention": _attention,
+}
+_SHOW = flags.DEFINE_enum(
+    "show", None, list(_VIEWS), "what; by default parameters, or the changes of two checkpoints"
+)
+
+
+def _text(example: str) -> str:
+    return cli.require("text", _TEXT.value, repr(example))
+
+
+def _draw(plot: Callable[[], Figure]) -> None:
+    if not _OUTPUT.value:
+        return
+    if not _OUTPUT.value.endswith((".png", ".svg")):
+        raise UserError(f"--output={_OUTPUT.value} must end in .png or .svg")
+    plot().savefig(_OUTPUT.value, dpi=120)
+
+
+def main() -> None:
+    """Prints a table, and draws what can be drawn."""
+    if not _given:
+        raise UserError("no checkpoint is named: for example runs/base")
+    shown = _SHOW.value or ("changes" if len(_given) == 2 else "parameters")
+    most = 2 if shown == "changes" else 1
+    if len(_given) > most:
+        takes = "two checkpoints" if most == 2 else "one checkpoint"
+        raise UserError(f"--show={shown} takes {takes}: leave out {_given[most]}")
+    if _OUTPUT.value and shown not in ("changes", "attention"):
+        raise UserError(f"--show={shown} has no picture: leave out --output={_OUTPUT.value}")
+    table = _VIEWS[shown]()
+    if _JSON.value:
+        print("\n".join(json.dumps(row, ensure_ascii=False) for row in table))
+        return
+    if len(_given) == 1:
+        print(open_checkpoint(_given[0]))
+    else:
+        for name, groups in zip(_given, only_in_one(*map(open_checkpoint, _given)), strict=True):
+            print(f"only in {name}: {', '.join(groups) or 'nothing'}")
+    print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main, positional=_given)

@@ -1,0 +1,172 @@
+"""What happens inside the model on one text: hidden states, attention, and what it would fill in.
+
+The layers are the model's own `EncoderBlock`, run one by one; nothing of the forward pass is
+written a second time.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.attention import attention_probabilities
+from bert_jax.config import EncoderConfig
+from bert_jax.data.task_rows import input_sizes, make_token_rows, row_length
+from bert_jax.errors import UserError
+from bert_jax.inspection.tables import Table
+from bert_jax.losses import Params
+from bert_jax.model import Batch, Embeddings, EncoderBlock
+from bert_jax.pretrained import MaskedLM, TrainedEncoder
+from bert_jax.task_predictors import check_fits
+from bert_jax.tokenizer import Tokenizer
+
+
+class Internals(NamedTuple):
+    """What an encoder computed on one input of n tokens, [CLS] and [SEP] among them."""
+
+    tokens: list[str]  # [n] pieces
+    hidden: np.ndarray  # [L + 1, n, D] float32: the embeddings, then the output of each layer
+    attention: np.ndarray  # [L, H, n, n] float32: how much token i (row) reads from token j
+
+
+def encoder_internals(
+    config: EncoderConfig, params: Params, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Runs the encoder and keeps what is inside, without dropout.
+
+    Args:
+      config: of the encoder.
+      params: of `model.Encoder`.
+      batch: `token_ids`, `example_ids`, `segment_ids`, `positions`, each [B, T] int32.
+
+    Returns:
+      The residual stream, [L + 1, B, T, D]: the embeddings, then what each layer gives; a pre-norm
+      encoder normalises it once more before a head reads it. And the attention probabilities,
+      [L, B, H, T, T] float32.
+    """
+    example_ids = batch["example_ids"]
+    embeddings, block = Embeddings(config), EncoderBlock(config)
+    x: Any = embeddings.apply({"params": params["embeddings"]}, batch, deterministic=True)
+    places = jnp.arange(x.shape[1], dtype=jnp.int32)[None] if config.causal else None
+
+    def layer(x: jax.Array, layer_params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        y, kept = block.apply(
+            {"params": layer_params},
+            x,
+            example_ids,
+            deterministic=True,
+            capture_intermediates=lambda module, _: module.name in ("query", "key"),
+            mutable=["intermediates"],
+        )
+        made: Any = kept["intermediates"]["attention"]
+        query, key = (made[name]["__call__"][0] for name in ("query", "key"))
+        return y, (y, attention_probabilities(query, key, example_ids, example_ids, places))
+
+    _, (outputs, attention) = jax.lax.scan(layer, x, params["layers"])
+    return jnp.concatenate([x[None], outputs]), attention
+
+
+def internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> Internals:
+    """Runs a restored encoder on one text, or a pair.
+
+    Args:
+      encoder: from `StoredCheckpoint.restore_encoder`.
+      text: [CLS] and [SEP] are added.
+      text_pair: the second text of a pair; '': a single text.
+
+    Raises:
+      UserError: if the text is empty, or longer than the position table.
+    """
+    batch, size = _row(encoder.tokenizer, encoder.config, text, text_pair)
+    run = jax.jit(functools.partial(encoder_internals, encoder.config))
+    hidden, attention = jax.device_get(run(encoder.params, batch))
+    ids = batch["token_ids"][0, :size].tolist()
+    return Internals(
+        [encoder.tokenizer.id_to_piece(id) for id in ids],
+        hidden[:, 0, :size].astype(np.float32),
+        attention[:, 0, :, :size, :size],
+    )
+
+
+def _row(
+    tokenizer: Tokenizer, config: EncoderConfig, text: str, text_pair: str
+) -> tuple[dict[str, np.ndarray], int]:
+    """Writes one input as a batch of one row, and says how many of its places are tokens."""
+    a, b = [tokenizer.encode(text)], [tokenizer.encode(text_pair)]
+    if not len(a[0]):
+        raise UserError("the text is empty: give it a word")
+    size = int(input_sizes(a, b)[0])
+    check_fits(text, size, config)
+    length = row_length(np.array([size]), config.max_length)
+    one, last = np.ones(1, np.int64), config.causal
+    return make_token_rows(a, b, one, length, tokenizer.special, slots=1, pool_last=last)[0], size
+
+
+def state_table(inside: Internals) -> Table:
+    """Tells how the vectors of a text change from layer to layer.
+
+    Returns:
+      `layer` (0: the embeddings); `norm`, the mean over tokens; `kept`, the mean cosine of a
+      token's vector and the one before the layer; `alike`, the mean cosine of two different tokens
+      of the text: near 1 where the layer tells tokens hardly apart; `spread`, the mean entropy of
+      attention in nats, over tokens and heads: 0 where each reads one token.
+    """
+    unit = inside.hidden / np.maximum(np.linalg.norm(inside.hidden, axis=-1, keepdims=True), 1e-30)
+    different = ~np.eye(unit.shape[1], dtype=bool)
+    p = inside.attention
+    entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=-1).mean(axis=(1, 2))
+    return Table(
+        {
+            "layer": layer,
+            "norm": float(np.linalg.norm(inside.hidden[layer], axis=-1).mean()),
+            "kept": float((unit[layer] * unit[layer - 1]).sum(axis=-1).mean()) if layer else None,
+            "alike": float((unit[layer] @ unit[layer].T)[different].mean()),
+            "spread": float(entropy[layer - 1]) if layer else None,
+        }
+        for layer in range(len(unit))
+    )
+
+
+def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int = 5) -> Table:
+    """Hides each token of a text in turn, the others shown, and tells what the model would say.
+
+    Args:
+      lm: from `StoredCheckpoint.restore_masked_lm`.
+      text: [CLS] and [SEP] are added, and not hidden.
+      text_pair: the second text of a pair; '': a single text.
+      count: likeliest tokens that are told.
+
+    Returns:
+      A row for each token: `token`, its `probability`, its `rank` (1: the model would say it), and
+      `likeliest`, a list of (token, probability).
+
+    Raises:
+      UserError: if the text is empty, or longer than the position table.
+    """
+    tokenizer, special = lm.tokenizer, lm.tokenizer.special
+    batch, size = _row(tokenizer, lm.model.config, text, text_pair)
+    ids = batch["token_ids"][0]
+    hidden = np.flatnonzero(~np.isin(ids[:size], [special.cls, special.sep]))
+    batch = {name: np.repeat(field, len(hidden), axis=0) for name, field in batch.items()}
+    batch["token_ids"][np.arange(len(hidden)), hidden] = special.mask
+    batch["mlm_positions"] = hidden[:, None].astype(np.int32)
+    logits = jax.jit(functools.partial(lm.model.apply, deterministic=True))(
+        {"params": lm.params}, batch
+    )
+    # What a larger table holds beyond the tokenizer's vocabulary are no tokens.
+    probabilities = jax.nn.softmax(logits.mlm[:, 0, : tokenizer.vocab_size])
+    rows = Table()
+    for place, row in zip(hidden, np.asarray(probabilities), strict=True):
+        own = row[ids[place]]
+        best = np.argsort(-row, kind="stable")[:count].tolist()
+        rows.append(
+            {
+                "token": tokenizer.id_to_piece(int(ids[place])),
+                "probability": float(own),
+                "rank": int((row > own).sum()) + 1,
+                "likeliest": [(tokenizer.id_to_piece(i), float(row[i])) for i in best],
+            }
+        )
+    return rows

@@ -1,0 +1,142 @@
+"""A checkpoint, opened: each array is read when it is asked for, and no other."""
+
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.checkpoint import arrays_in, find_checkpoint, read_array, read_facts
+from bert_jax.config import EncoderConfig, from_dict
+from bert_jax.errors import UserError
+from bert_jax.pretrained import (
+    MaskedLM,
+    TrainedEncoder,
+    one_device,
+    restore_encoder,
+    restore_masked_lm,
+)
+from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
+
+
+class StoredArrays(Mapping[str, np.ndarray]):
+    """The arrays of a checkpoint by name, such as 'encoder/embeddings/tokens'.
+
+    Looking one up reads it from disk and checks its bits; nothing is kept.
+
+    Attributes:
+      shapes: of each array, with its dtype; known without reading it.
+    """
+
+    def __init__(self, checkpoint: pathlib.Path, item: str, facts: dict[str, Any]) -> None:
+        """Reads the list of arrays.
+
+        Args:
+          checkpoint: CHECKPOINTS/STEP.
+          item: 'params' or 'opt_state'.
+          facts: of the checkpoint.
+
+        Raises:
+          UserError: if the list is damaged.
+        """
+        self.shapes = arrays_in(checkpoint, item)
+        self._read = functools.partial(read_array, checkpoint, item, facts=facts)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Reads an array; raises UserError if it is damaged."""
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._read(name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names the arrays, group by group."""
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        """How many arrays."""
+        return len(self.shapes)
+
+    def matching(self, match: str) -> list[str]:
+        """Returns the names in which a regular expression is found; '' finds all.
+
+        Raises:
+          UserError: if there is none, or it is no regular expression.
+        """
+        try:
+            found = [name for name in self if re.search(match, name)]
+        except re.error as error:
+            raise UserError(f"match={match!r} is no regular expression: {error}") from None
+        if not found:
+            groups = sorted({name.partition("/")[0] for name in self})
+            raise UserError(f"match={match!r} is in no name: there are {', '.join(groups)}")
+        return found
+
+    def tree(self) -> dict[str, Any]:
+        """Returns shapes and dtypes as a tree, for a viewer such as treescope."""
+        tree: dict[str, Any] = {}
+        for name, (shape, dtype) in self.shapes.items():
+            *groups, leaf = name.split("/")
+            inner = functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)
+            inner[leaf] = jax.ShapeDtypeStruct(shape, dtype)
+        return tree
+
+
+class StoredCheckpoint:
+    """A checkpoint of pretraining or fine-tuning.
+
+    Attributes:
+      path: CHECKPOINTS/STEP.
+      facts: what was saved beside the arrays: kind, config, step, versions.
+      params: the parameters.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Reads the facts and the list of arrays; see `open_checkpoint`."""
+        self.path = path
+        self.facts = read_facts(path)
+        self.params = StoredArrays(path, "params", self.facts)
+
+    @functools.cached_property
+    def opt_state(self) -> StoredArrays:
+        """The arrays of the optimizer."""
+        return StoredArrays(self.path, "opt_state", self.facts)
+
+    @functools.cached_property
+    def encoder(self) -> EncoderConfig:
+        """The shape of the encoder."""
+        return from_dict(EncoderConfig, self.facts["encoder"])
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that all of its text went through."""
+        return tokenizer_from_dict(self.facts["tokenizer"])
+
+    def restore_encoder(self) -> TrainedEncoder:
+        """Restores the encoder onto one device, to run it."""
+        return restore_encoder(self.path, self.facts, one_device())
+
+    def restore_masked_lm(self) -> MaskedLM:
+        """Restores encoder and heads; raises UserError where there is no masked-LM head."""
+        return restore_masked_lm(self.path, self.facts, one_device())
+
+    def __repr__(self) -> str:
+        """Says what it is in one line."""
+        sizes = [int(np.prod(shape)) for shape, _ in self.params.shapes.values()]
+        return (
+            f"{self.facts['kind']}, step {self.facts['step']:,}: {self.encoder.layers} layers,"
+            f" {self.encoder.width} wide, {self.encoder.heads} heads; {sum(sizes):,} parameters"
+            f" in {len(sizes)} arrays"
+        )
+
+
+def open_checkpoint(directory: str | os.PathLike[str]) -> StoredCheckpoint:
+    """Opens a run (its best or newest step) or one of its checkpoints/STEP.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    return StoredCheckpoint(find_checkpoint(directory))

@@ -1,0 +1,229 @@
+"""Tables of what is stored: parameters, by array or by layer, optimizer moments, neighbours."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.inspection.stored import StoredArrays, StoredCheckpoint
+from bert_jax.tokenizer import Tokenizer
+
+STACKED = "encoder/layers/"  # of arrays with a leading axis of layers
+
+
+class Table(list[dict[str, Any]]):
+    """Rows, each a dictionary with the same keys, shown in columns.
+
+    `pandas.DataFrame(table)` takes it as it is.
+    """
+
+    def __repr__(self) -> str:
+        """Aligns the columns: numbers to the right, words to the left."""
+        if not self:
+            return "(no rows)"
+        columns = []
+        for name in self[0]:
+            cells = [name, *(_shown(row[name]) for row in self)]
+            width = max(map(len, cells))
+            is_number = any(isinstance(row[name], int | float) for row in self)
+            columns.append(
+                [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]
+            )
+        return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case tuple():
+            return "x".join(map(str, value)) or "()"
+        case list():
+            return ", ".join(f"{_shown(name)} {number:.3f}" for name, number in value)
+    return str(value)
+
+
+def by_layers(name: str, array: np.ndarray) -> Iterator[tuple[int | None, np.ndarray]]:
+    """Yields the layers of a stacked array, numbered from 1; another array whole, as None."""
+    if name.startswith(STACKED):
+        yield from enumerate(array, start=1)
+    else:
+        yield None, array
+
+
+def parameter_table(
+    arrays: StoredArrays,
+    *,
+    match: str = "",
+    sort: str = "",
+    by_layer: bool = False,
+    values: bool = True,
+) -> Table:
+    """Tells shape and statistics of arrays; at any time one of them is in memory.
+
+    Args:
+      arrays: of a checkpoint.
+      match: a regular expression that is searched in the names; '': all.
+      sort: the column to sort by, numbers from the largest; '': as they are stored.
+      by_layer: a row for each layer of a stacked array.
+      values: False: shapes alone, and nothing is read.
+
+    Returns:
+      `name`, `shape`, `type`, `count`, `bytes`; with values `mean`, `spread` (standard deviation)
+      and `norm` (the root of the sum of squares). By layer also `layer`, from 1; None for what is
+      in no layer.
+
+    Raises:
+      UserError: if nothing matches, an array is damaged, or there is no such column.
+    """
+    rows = Table()
+    for name in arrays.matching(match):
+        shape, dtype = arrays.shapes[name]
+        if values:
+            array = arrays[name]
+        else:
+            array = np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape)
+        for layer, part in by_layers(name, array) if by_layer else [(None, array)]:
+            row = {"layer": layer} if by_layer else {}
+            row |= {"name": name, "shape": part.shape, "type": dtype}
+            row |= {"count": part.size, "bytes": part.nbytes}
+            rows.append(row | (_statistics(part) if values else {}))
+    if by_layer:
+        rows.sort(key=lambda row: row["layer"] or 0)
+    if sort:
+        if sort not in rows[0]:
+            raise UserError(f"sort={sort} is no column: choose one of {', '.join(rows[0])}")
+        words = isinstance(rows[0][sort], str | tuple)
+        rows.sort(key=lambda row: row[sort] or 0, reverse=not words)
+    return rows
+
+
+def _statistics(array: np.ndarray) -> dict[str, float]:
+    wide = array.astype(np.float64)
+    return {
+        "mean": float(wide.mean()),
+        "spread": float(wide.std()),
+        "norm": math.sqrt(float(np.square(wide).sum())),
+    }
+
+
+def group_table(arrays: StoredArrays, *, match: str = "") -> Table:
+    """Adds up the arrays of each group and reads none of them.
+
+    Returns:
+      `group`, `arrays` (how many), `count`, `bytes`, `share` (of the count).
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in parameter_table(arrays, match=match, values=False):
+        parts = row["name"].split("/")
+        group = "/".join(parts[: 2 if parts[0] == "encoder" else 1])
+        groups.setdefault(group, []).append(row)
+    total = sum(row["count"] for rows in groups.values() for row in rows)
+    return Table(
+        {
+            "group": group,
+            "arrays": len(rows),
+            "count": sum(row["count"] for row in rows),
+            "bytes": sum(row["bytes"] for row in rows),
+            "share": sum(row["count"] for row in rows) / total,
+        }
+        for group, rows in groups.items()
+    )
+
+
+def layer_arrays(arrays: StoredArrays, layer: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of one layer, without the axis of layers.
+
+    Args:
+      arrays: the parameters of a checkpoint.
+      layer: from 1, the lowest.
+
+    Raises:
+      UserError: if there is no such layer.
+    """
+    names = arrays.matching(f"^{STACKED}")
+    layers = arrays.shapes[names[0]][0][0]
+    if not 1 <= layer <= layers:
+        raise UserError(f"layer={layer} is not there: choose 1 to {layers}")
+    return {name.removeprefix(STACKED): arrays[name][layer - 1] for name in names}
+
+
+def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: bool = False) -> Table:
+    """Tells what the optimizer remembers of the gradient of each parameter.
+
+    Returns:
+      `name`; `first`, the root mean square of the running mean of the gradient; `second`, that of
+      the gradient itself, from the running mean of its square; `ratio` of the two: near 1 where
+      every step pulls the same way, near 0 where the steps contradict each other. By layer also
+      `layer`, as in `parameter_table`.
+
+    Raises:
+      UserError: if nothing matches, or an array is damaged.
+    """
+    state, rows = checkpoint.opt_state, Table()
+    stored = {moment: _by_parameter(state, f"/{moment}/") for moment in ("mu", "nu")}
+    for name in checkpoint.params.matching(match):
+        if name not in stored["mu"]:
+            continue  # a frozen group has no moments
+        mean, square = (state[stored[moment][name]].astype(np.float64) for moment in ("mu", "nu"))
+        parts = zip(by_layers(name, mean), by_layers(name, square), strict=True)
+        whole = [((None, mean), (None, square))]
+        for (layer, first), (_, second) in parts if by_layer else whole:
+            sizes = math.sqrt(np.square(first).mean()), math.sqrt(second.mean())
+            row = {"layer": layer} if by_layer else {}
+            row |= {"name": name, "first": sizes[0], "second": sizes[1]}
+            rows.append(row | {"ratio": sizes[0] / sizes[1] if sizes[1] else 0.0})
+    if by_layer:
+        rows.sort(key=lambda row: row["layer"] or 0)
+    return rows
+
+
+def _by_parameter(state: StoredArrays, moment: str) -> dict[str, str]:
+    return {name.partition(moment)[2]: name for name in state if moment in name}
+
+
+def neighbours(checkpoint: StoredCheckpoint, token: str, *, count: int = 10) -> Table:
+    """Finds the tokens whose embeddings point most nearly the same way.
+
+    Args:
+      checkpoint: only its token table is read.
+      token: a piece as the vocabulary has it, such as '##ing', or a word that is one token.
+      count: how many.
+
+    Returns:
+      `token`, `id`, `cosine`; the nearest first, without the token itself.
+
+    Raises:
+      UserError: if the word is not one token.
+    """
+    tokenizer = checkpoint.tokenizer
+    id = _token_id(tokenizer, token)
+    table = checkpoint.params["encoder/embeddings/tokens"][: tokenizer.vocab_size]
+    table = table.astype(np.float64)
+    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-30)
+    cosines = table @ table[id]
+    nearest = [int(i) for i in np.argsort(-cosines, kind="stable") if i != id][:count]
+    return Table(
+        {"token": tokenizer.id_to_piece(i), "id": i, "cosine": float(cosines[i])} for i in nearest
+    )
+
+
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    for id in range(tokenizer.vocab_size):
+        if tokenizer.id_to_piece(id) == token:
+            return id
+    ids = tokenizer.encode(token)
+    if len(ids) != 1:
+        pieces = " ".join(tokenizer.id_to_piece(int(id)) for id in ids)
+        raise UserError(
+            f"{token!r} is {len(ids)} tokens ({pieces or 'none'}): choose one of them, or another"
+            " word"
+        )
+    return int(ids[0])
