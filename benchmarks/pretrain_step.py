@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.sizes import SIZES
 from bert_jax import sharding
 from bert_jax.config import EncoderConfig, MaskingConfig, MeshConfig, OptimizerConfig
 from bert_jax.heads import PretrainingModel
@@ -27,8 +28,6 @@ from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import make_optimizer
 from bert_jax.training import abstract_state, init_params, init_state, make_train_step, run_key
-
-SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12)}
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")

@@ -4,7 +4,7 @@
 exactly, and takes no optimizer and no step.
 
     CHECKPOINTS/STEP/params/     one array for each parameter
-    CHECKPOINTS/STEP/opt_state/  the optimizer's
+    CHECKPOINTS/STEP/opt_state/  the optimizer's; an imported checkpoint has none
     CHECKPOINTS/STEP/facts/      JSON: config, tokenizer, place in the data, fingerprints, versions
 """
 
@@ -83,7 +83,8 @@ class Checkpoints:
         """Saves a step; returns when the arrays are copied, and the step may go on.
 
         Args:
-          state: its `step` names the checkpoint.
+          state: its `step` names the checkpoint; its `opt_state` may be None, so that it can be
+            started from, and not resumed.
           facts: JSON-ready; what a user of the checkpoint needs besides its arrays.
           score: for `keep_best`, higher is better.
 
@@ -91,13 +92,13 @@ class Checkpoints:
           UserError: if this one, or the one before, cannot be written.
         """
         step = int(jax.device_get(state.step))
+        arrays = {"params": state.params}
+        if state.opt_state is not None:
+            arrays["opt_state"] = state.opt_state
         facts = facts | {
             "format": FORMAT,
             "step": step,
-            "fingerprints": {
-                "params": fingerprints(state.params),
-                "opt_state": fingerprints(state.opt_state),
-            },
+            "fingerprints": {item: fingerprints(tree) for item, tree in arrays.items()},
             "versions": _versions(),
         }
         facts["digest"] = json_digest(facts)
@@ -105,8 +106,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    opt_state=ocp.args.StandardSave(state.opt_state),
+                    **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
                     facts=ocp.args.JsonSave(facts),
                 ),
                 metrics=None if score is None else {"score": score},
@@ -330,7 +330,7 @@ def _restore(
         # The handler alone: a checkpointer would wait for processes that found damage.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                checkpoint / item,
+                checkpoint / item,  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=abstract,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -352,7 +352,7 @@ def _stored(checkpoint: pathlib.Path, item: str) -> Any:
     """Returns the tree of an item with the metadata of its arrays for leaves."""
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-            metadata = reader.metadata(checkpoint / item)
+            metadata = reader.metadata(checkpoint / item)  # pyright: ignore[reportArgumentType]
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
         return metadata.tree
@@ -416,7 +416,7 @@ def read_array(checkpoint: pathlib.Path, item: str, name: str, facts: dict[str, 
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                checkpoint / item,
+                checkpoint / item,  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(item=target, restore_args=target),
             )
     except Exception as error:  # as above

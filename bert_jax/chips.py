@@ -11,7 +11,7 @@ class Chip:
       name: for people.
       flops: bfloat16 products and additions a second, without sparsity. On TPU float32 products
         have the same peak: by default JAX multiplies them in bfloat16.
-      memory_bytes: of the main memory.
+      memory_bytes: of the main memory, that a program may have.
       memory_bandwidth: of it, bytes a second.
       link_bandwidth: bytes a second that a chip sends over all its links to other chips.
     """
@@ -28,11 +28,12 @@ _GIB = 2.0**30
 # TPUs: Google Cloud's documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", key
 # specifications, read in 2025. It gives the links in both directions together (v5e 400, v5p 1200,
 # v6e 800 GB/s); here is half of that. Of v4: Jouppi et al., "TPU v4: An Optically Reconfigurable
-# Supercomputer" (2023), table 4: six links of 50 GB/s.
-_V4 = Chip("TPU v4", 275e12, 32 * _GIB, 1200e9, 300e9)
-_V5E = Chip("TPU v5e", 197e12, 16 * _GIB, 819e9, 200e9)
-_V5P = Chip("TPU v5p", 459e12, 95 * _GIB, 2765e9, 600e9)
-_V6E = Chip("TPU v6e", 918e12, 32 * _GIB, 1638e9, 400e9)
+# Supercomputer" (2023), table 4: six links of 50 GB/s. Memory: what libtpu 0.0.42 says that it has
+# for a program ("exceeds available HBM"); it keeps the rest for itself.
+_V4 = Chip("TPU v4", 275e12, 30.75 * _GIB, 1200e9, 300e9)
+_V5E = Chip("TPU v5e", 197e12, 15.75 * _GIB, 819e9, 200e9)
+_V5P = Chip("TPU v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9)
+_V6E = Chip("TPU v6e", 918e12, 31.25 * _GIB, 1638e9, 400e9)
 
 # NVIDIA: the data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU".
 # Their figures with sparsity are halved, and NVLink's of both directions together, too.

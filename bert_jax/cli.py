@@ -206,7 +206,7 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
         if value is None and leaf is not bool:
             value = arguments[position + 1] if position + 1 < len(arguments) else ""
         if path is None:
-            recipe = _check_recipe(value or "", config_type)
+            recipe = read_recipe(value or "", config_type)
         elif recipe is None:
             raise UserError(
                 f"--config.{path} has no --config=FILE before it: name the recipe first"
@@ -215,33 +215,36 @@ def _check_config_flags(arguments: list[str], config_type: type) -> None:
             _check_value(path, leaf, value)
 
 
-def _check_recipe(given: str, config_type: type) -> RootConfig:
-    """Runs a recipe once, before ml_collections does, to say which line of it is wrong.
+def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> Config:
+    """Runs a recipe: FILE.py, or FILE.py:WORD, which calls get_config(WORD).
 
-    FILE.py:WORD calls get_config(WORD).
+    `--config` is read so before ml_collections reads it, to say which line of it is wrong.
+
+    Raises:
+      UserError: for a file that is none, or returns something else, or fails, with the line.
     """
     path, _, word = given.partition(":")
     if not os.path.isfile(path):
         raise UserError(
-            f"--config={path} is no file: name a recipe, such as configs/pretrain_mini.py"
+            f"--{flag}={path} is no file: name a recipe, such as configs/pretrain_mini.py"
         )
     try:
         config = runpy.run_path(path)["get_config"](*([word] if word else []))
     except SyntaxError as error:
-        raise UserError(f"--config={path}, line {error.lineno}: {error.msg}") from error
+        raise UserError(f"--{flag}={path}, line {error.lineno}: {error.msg}") from error
     except UserError:
         raise
     except Exception as error:  # the file is the user's: anything may be in it
         if isinstance(error, KeyError) and error.args == ("get_config",):
-            raise UserError(f"--config={path} defines no get_config(): add one") from None
+            raise UserError(f"--{flag}={path} defines no get_config(): add one") from None
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
         at = f", line {lines[-1]}" if lines else ""
         said = f"{type(error).__name__}: {error}{_nearest_attribute(str(error))}"
-        raise UserError(f"--config={path}{at}: {said}") from error
+        raise UserError(f"--{flag}={path}{at}: {said}") from error
     if not isinstance(config, config_type):
         raise UserError(
-            f"--config={path} returns a {type(config).__name__}, and this driver needs a"
+            f"--{flag}={path} returns a {type(config).__name__}, and this driver needs a"
             f" {config_type.__name__}: choose another recipe"
         )
     return config

@@ -31,6 +31,14 @@ class PositionInit(enum.Enum):
     SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
 
 
+class Activation(enum.Enum):
+    """The nonlinearity of the feed-forward layers and of the masked-LM head."""
+
+    GELU = "gelu"  # the exact one, x Phi(x) (Hendrycks and Gimpel, 2016)
+    GELU_TANH = "gelu_tanh"  # its approximation by tanh (the same, section 2)
+    RELU = "relu"
+
+
 class Optimizer(enum.Enum):
     """How gradients become updates."""
 
@@ -123,6 +131,7 @@ class EncoderConfig:
     max_length: int = 512  # rows of the position table, so the longest example, in tokens
     segments: int = 2  # rows of the segment table
     norm: Norm = Norm.POST
+    activation: Activation = Activation.GELU
     causal: bool = False  # True: a token attends only to itself and those before it
     norm_epsilon: float = 1e-12
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations

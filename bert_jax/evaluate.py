@@ -41,7 +41,9 @@ def main() -> None:
         raise UserError(f"--output={output} is there already: name a new or an empty directory")
     tuned = FineTuned(checkpoint, read_facts(checkpoint), sharding.make_mesh(MeshConfig()))
     task, data = tuned.config.task, tuned.config.data
-    source = _DATA.value or dev_sources(data)["dev"]
+    source = _DATA.value or dev_sources(data).get("dev")
+    if source is None:
+        raise UserError(f"--data is not set, and {checkpoint} was imported: name a labelled file")
     check_source(task, source)
     split = KINDS[task].read_split(source, data, tuned.tokenizer, tuned.labels)
     if _DATA.value:

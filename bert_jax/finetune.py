@@ -226,9 +226,9 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     check_workdir(workdir, config)
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
-    groups = sharding.row_groups(setup.mesh)
+    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
     batches = setup.rows.deal(
-        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=groups
+        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
     )
     steps = config.epochs * batches.per_epoch
     weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])

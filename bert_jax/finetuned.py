@@ -39,7 +39,7 @@ class FineTuned:
         Raises:
           UserError: if it is damaged, or was not fine-tuned.
         """
-        if facts["kind"] == "pretraining":
+        if facts["kind"] not in [kind.value for kind in TaskKind]:
             raise UserError(
                 f"{checkpoint} was pretrained and has no head for a task: fine-tune it first"
             )

@@ -21,16 +21,13 @@ def fingerprints(tree: Any) -> dict[str, int]:
     It is the sum, modulo 2^32, of each element's bits times an odd number that depends on its
     place: any one flipped bit changes it, and a swap of two elements does too.
     """
-    sums = jax.device_get(_fingerprint_leaves(jax.tree.leaves(tree)))
+    # One after another: each needs as much scratch memory as it is large.
+    sums = [jax.device_get(_fingerprint(leaf)) for leaf in jax.tree.leaves(tree)]
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): int(value) for (path, _), value in zip(paths, sums, strict=True)}
 
 
 @jax.jit
-def _fingerprint_leaves(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_fingerprint(leaf) for leaf in leaves]
-
-
 def _fingerprint(leaf: jax.Array) -> jax.Array:
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)

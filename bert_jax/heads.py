@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.model import (
+    ACTIVATIONS,
     Batch,
     Dropout,
     Encoder,
     Pooler,
     bias_init,
     dense,
-    gelu,
     layer_norm,
 )
 
@@ -33,7 +33,7 @@ class MaskedLMHead(nn.Module):
         """Maps [B, M, D] and the table [V, D] to float32 logits [B, M, V]."""
         config = self.config
         x = dense(config, config.width, ("embed", "transformed"), "transform")(x)
-        x = layer_norm(config, "norm")(gelu(x))
+        x = layer_norm(config, "norm")(ACTIVATIONS[config.activation](x))
         logits = jnp.einsum(
             "bmd,vd->bmv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
         )

@@ -3,11 +3,10 @@
 XLA's own analysis counts the body of a loop once; here it counts as often as it runs.
 """
 
-import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -40,37 +39,52 @@ class Collective:
 
 
 @dataclasses.dataclass
+class Moved:
+    """How often a collective operation runs, and the bytes that it moves.
+
+    Attributes:
+      runs: of it.
+      payload_bytes: what a device puts in; of a gather, what it takes out.
+      sent_bytes: what a device sends, where the algorithm sends least.
+    """
+
+    runs: int = 0
+    payload_bytes: float = 0.0
+    sent_bytes: float = 0.0
+
+
+@dataclasses.dataclass
 class Costs:
     """What one device does in one run of a program.
 
     Attributes:
       flops: of matrix products and convolutions, two for each multiplication with its addition.
-      memory_bytes: read from and written to the main memory.
-      payload_bytes: of each collective, what a device puts in (of a gather: takes out).
-      sent_bytes: of each collective, what a device sends where the algorithm sends least.
-      collective_runs: how often each runs.
+      memory_bytes: read from and written to the main memory, without the padding of tiles.
+      collectives: what each moves.
     """
 
     flops: float = 0.0
     memory_bytes: float = 0.0
-    payload_bytes: collections.Counter[Collective] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    sent_bytes: collections.Counter[Collective] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    collective_runs: collections.Counter[Collective] = dataclasses.field(
-        default_factory=collections.Counter
-    )
+    collectives: dict[Collective, Moved] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sent_bytes(self) -> float:
+        """What the device sends in all."""
+        return sum(moved.sent_bytes for moved in self.collectives.values())
 
     def add(self, other: "Costs", times: int = 1) -> None:
         """Adds what runs so many times."""
         self.flops += times * other.flops
         self.memory_bytes += times * other.memory_bytes
-        for name in ("payload_bytes", "sent_bytes", "collective_runs"):
-            ours = getattr(self, name)
-            for collective, amount in getattr(other, name).items():
-                ours[collective] += times * amount
+        for collective, moved in other.collectives.items():
+            self.add_collective(collective, moved, times)
+
+    def add_collective(self, collective: Collective, moved: Moved, times: int = 1) -> None:
+        """Adds a collective operation that runs so many times."""
+        ours = self.collectives.setdefault(collective, Moved())
+        ours.runs += times * moved.runs
+        ours.payload_bytes += times * moved.payload_bytes
+        ours.sent_bytes += times * moved.sent_bytes
 
 
 def program_costs(program: Program, devices: int) -> Costs:
@@ -107,10 +121,8 @@ class _Counter:
                 self._add_called(costs, instruction)
                 costs.flops += self._flops(instruction, within)
                 costs.memory_bytes += self._traffic(instruction, within)
-            for collective, put_in, sent in self._collectives(name).values():
-                costs.payload_bytes[collective] += put_in
-                costs.sent_bytes[collective] += sent
-                costs.collective_runs[collective] += 1
+            for collective, moved in self._collectives(name).values():
+                costs.add_collective(collective, moved)
             self._known[name] = costs
         return self._known[name]
 
@@ -138,7 +150,7 @@ class _Counter:
             return sum(self._flops(each, called) for each in called.values())
         return 0.0
 
-    def _collectives(self, name: str) -> dict[tuple, tuple[Collective, float, float]]:
+    def _collectives(self, name: str) -> dict[tuple, tuple[Collective, Moved]]:
         """Returns the collective operations of a computation and of what is fused into it.
 
         TPU programs spread one over several fusions, each of which names it whole; its channel and
@@ -173,22 +185,23 @@ class _Counter:
 
     def _collective(
         self, instruction: Instruction, within: Computation, name: str
-    ) -> tuple[Collective, float, float]:
-        """Returns a collective operation, what a device puts in, and what it sends."""
+    ) -> tuple[Collective, Moved]:
+        """Returns a collective operation, and what one run of it moves."""
         operation = instruction.opcode.removesuffix("-start")
         if operation == "all-reduce" and "all-reduce-scatter" in name:
             operation = "reduce-scatter"  # so TPUs have it: a sum of which each keeps a part
         groups = parse_groups(instruction.attributes)
         put_in = sum(array.bytes for array in _operand_arrays(instruction, within))
         if operation == "collective-permute":
-            moved = [pair for pair in groups if pair[0] != pair[1]]
-            return Collective(operation, tuple((moved or groups)[0])), put_in, put_in * bool(moved)
+            pairs = [pair for pair in groups if pair[0] != pair[1]]
+            moved = Moved(1, put_in, put_in if pairs else 0)
+            return Collective(operation, tuple((pairs or groups)[0])), moved
         group = tuple(groups[0]) if groups else ()
         size = len(group) or self._devices
         if operation == "all-gather":
             put_in *= size
         rounds = 2 if operation == "all-reduce" else 1
-        return Collective(operation, group), put_in, put_in * rounds * (size - 1) / size
+        return Collective(operation, group), Moved(1, put_in, put_in * rounds * (size - 1) / size)
 
     def _traffic(self, instruction: Instruction, within: Computation) -> float:
         """Counts the bytes of main memory that an instruction reads and writes."""
@@ -334,7 +347,7 @@ def _convolution_flops(convolution: Instruction, within: Computation) -> float:
     return 2.0 * batch * result["f"] * kernel["i"] * pairs
 
 
-def _window(attributes: str):
+def _window(attributes: str) -> Callable[[int], tuple[int, int, int, int, int]]:
     """Returns axis -> (size, stride, low padding, dilation of the source, of the kernel)."""
     match = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(part.split("=") for part in match[1].split()) if match else {}
@@ -344,8 +357,9 @@ def _window(attributes: str):
             return fields[name].split("x")[axis] if name in fields else default
 
         low = int(field("pad", "0_0").split("_")[0])
-        numbers = (int(field(name, "1")) for name in ("size", "stride"))
-        dilations = (int(field(name, "1")) for name in ("lhs_dilate", "rhs_dilate"))
-        return (*numbers, low, *dilations)
+        size, stride, dilation, kernel_dilation = (
+            int(field(name, "1")) for name in ("size", "stride", "lhs_dilate", "rhs_dilate")
+        )
+        return size, stride, low, dilation, kernel_dilation
 
     return of_axis

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.attention import attention, dropout
-from bert_jax.config import EncoderConfig, Norm, PositionInit, Remat
+from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit, Remat
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -87,6 +87,18 @@ def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU; written with erf, which costs less than the erfc of `jax.nn.gelu`."""
     wide = x.astype(jnp.float32)  # in bfloat16 1 + erf would lose the tail
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The approximation of GELU by tanh."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+ACTIVATIONS = {
+    Activation.GELU: gelu,
+    Activation.GELU_TANH: gelu_tanh,
+    Activation.RELU: jax.nn.relu,
+}
 
 
 class Dropout(nn.Module):
@@ -170,15 +182,17 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two affine maps with the exact GELU between them."""
+    """Two affine maps with the activation between them."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
-        x = gelu(dense(self.config, self.config.mlp_width, ("embed", "mlp"), "up")(x))
-        return dense(self.config, self.config.width, ("mlp", "embed"), "down")(x)
+        config = self.config
+        x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
+        x = ACTIVATIONS[config.activation](x)
+        return dense(config, config.width, ("mlp", "embed"), "down")(x)
 
 
 class EncoderBlock(nn.Module):

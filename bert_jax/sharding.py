@@ -30,7 +30,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices, all of them by default, as (data, fsdp, tensor).
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the sizes do not multiply to the number of devices, or do not suit the torus
+        that their links make.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
@@ -42,7 +43,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         )
     shape = (data, config.fsdp, config.tensor)
     axis_types = (AxisType.Auto,) * len(shape)  # make_mesh's own default has no use here: Explicit
-    return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
+    try:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
+    except NotImplementedError:
+        sides = np.max([device.coords for device in devices], axis=0) + 1
+        raise UserError(
+            f"--config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} cannot be"
+            f" laid over chips linked as {' x '.join(map(str, sides))}: choose sizes that are"
+            " products of those"
+        ) from None
 
 
 def row_groups(mesh: Mesh) -> int:

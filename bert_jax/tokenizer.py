@@ -39,7 +39,7 @@ _PIECE_NAMES = {
     "mask": ("[MASK]", "<mask>"),
 }
 _SPACE = "▁"  # what SentencePiece writes for a space, so before a word
-_WORDPIECE_NAMES = {
+SPECIAL_PIECES_OF_WORDPIECE = {
     "pad": "[PAD]",
     "unk": "[UNK]",
     "cls": "[CLS]",
@@ -127,7 +127,7 @@ class Tokenizer(abc.ABC):
         """Joins ordinary tokens to text."""
 
     @abc.abstractmethod
-    def _model_file(self) -> tuple[str, bytes]:
+    def model_file(self) -> tuple[str, bytes]:
         """Returns the name and the content of the file that holds the vocabulary."""
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -157,7 +157,7 @@ class Tokenizer(abc.ABC):
           UserError: if the files cannot be written.
         """
         directory = pathlib.Path(directory)
-        name, content = self._model_file()
+        name, content = self.model_file()
         settings = {
             "kind": self.kind,
             "settings": self.to_dict()["settings"],
@@ -289,7 +289,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _decode_text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
 
-    def _model_file(self) -> tuple[str, bytes]:
+    def model_file(self) -> tuple[str, bytes]:
+        """See `Tokenizer.model_file`."""
         return SENTENCEPIECE_FILE, self._model
 
 
@@ -303,13 +304,17 @@ class WordPieceTokenizer(Tokenizer):
         vocab: Sequence[str],
         *,
         lower_case: bool,
+        strip_accents: bool | None = None,
+        split_han: bool = True,
         name: str = "WordPiece vocabulary",
     ):
         """Builds the tokenizer from its pieces.
 
         Args:
           vocab: the pieces in the order of their ids.
-          lower_case: whether text is lower-cased and loses its accents, as in BERT uncased.
+          lower_case: whether text is lower-cased, as in BERT uncased.
+          strip_accents: whether it loses its accents; None: where it is lower-cased.
+          split_han: whether each Chinese character is a word.
           name: what error messages call the vocabulary.
 
         Raises:
@@ -324,21 +329,29 @@ class WordPieceTokenizer(Tokenizer):
                     f"{name}: line {id + 1} repeats {piece!r} of line {ids[piece] + 1}: remove one"
                 )
             ids[piece] = id
-        missing = [piece for piece in _WORDPIECE_NAMES.values() if piece not in ids]
+        missing = [piece for piece in SPECIAL_PIECES_OF_WORDPIECE.values() if piece not in ids]
         if missing:
             raise UserError(f"{name} has no {', '.join(missing)}: add a line for each of them")
         self._vocab = list(vocab)
-        self._lower_case = lower_case
+        self.lower_case = lower_case
+        self.strip_accents = lower_case if strip_accents is None else strip_accents
+        self.split_han = split_han
         # Special pieces are not registered with the library, or text would match them. As its
         # words end at brackets, no word can be looked up as "[MASK]" either.
         self._tokenizer = tokenizers.Tokenizer(
             tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
         )
-        self._tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
+        self._tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+            lowercase=lower_case,
+            strip_accents=self.strip_accents,
+            handle_chinese_chars=split_han,
+        )
         self._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         self._tokenizer.decoder = tokenizers.decoders.WordPiece()
         self.vocab_size = len(self._vocab)
-        self.special = SpecialIds(**{role: ids[p] for role, p in _WORDPIECE_NAMES.items()})
+        self.special = SpecialIds(
+            **{role: ids[p] for role, p in SPECIAL_PIECES_OF_WORDPIECE.items()}
+        )
         self.fingerprint = _fingerprint(self.to_dict())
 
     def encode(self, text: str) -> np.ndarray:
@@ -375,16 +388,19 @@ class WordPieceTokenizer(Tokenizer):
 
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`; the model is the list of pieces."""
-        return {
-            "kind": self.kind,
-            "settings": {"lower_case": self._lower_case},
-            "model": list(self._vocab),
-        }
+        settings = {"lower_case": self.lower_case}
+        # Only where they differ from BERT's own: the settings are part of the fingerprint.
+        if self.strip_accents != self.lower_case:
+            settings["strip_accents"] = self.strip_accents
+        if not self.split_han:
+            settings["split_han"] = False
+        return {"kind": self.kind, "settings": settings, "model": list(self._vocab)}
 
     def _decode_text(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
 
-    def _model_file(self) -> tuple[str, bytes]:
+    def model_file(self) -> tuple[str, bytes]:
+        """See `Tokenizer.model_file`."""
         return VOCAB_FILE, "".join(f"{piece}\n" for piece in self._vocab).encode()
 
 
@@ -405,7 +421,7 @@ def load_tokenizer(path: str | os.PathLike[str], *, lower_case: bool = True) -> 
     if path.suffix == ".model":
         return SentencePieceTokenizer(_read_file(path), str(path))
     if path.suffix == ".txt":
-        return WordPieceTokenizer(_read_vocab(path), lower_case=lower_case, name=str(path))
+        return WordPieceTokenizer(read_vocab(path), lower_case=lower_case, name=str(path))
     raise UserError(
         f"{str(path)!r} is no tokenizer: give a saved tokenizer's directory, a *.model file or a"
         " vocab.txt"
@@ -428,10 +444,14 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
                 ) from None
         case {
             "kind": "wordpiece",
-            "settings": {"lower_case": bool(lower_case)},
+            "settings": {"lower_case": bool(), **other} as settings,
             "model": list(vocab),
-        } if all(isinstance(piece, str) for piece in vocab):
-            return WordPieceTokenizer(vocab, lower_case=lower_case)
+        } if (
+            all(isinstance(piece, str) for piece in vocab)
+            and other.keys() <= {"strip_accents", "split_han"}
+            and all(isinstance(value, bool) for value in other.values())
+        ):
+            return WordPieceTokenizer(vocab, **settings)
     raise UserError("the stored tokenizer is damaged or was written by another version of bert_jax")
 
 
@@ -449,7 +469,7 @@ def _load_directory(directory: pathlib.Path) -> Tokenizer:
         case {"kind": "sentencepiece", "settings": dict(), "fingerprint": str()}:
             model = base64.b64encode(_read_file(directory / SENTENCEPIECE_FILE)).decode("ascii")
         case {"kind": "wordpiece", "settings": dict(), "fingerprint": str()}:
-            model = _read_vocab(directory / VOCAB_FILE)
+            model = read_vocab(directory / VOCAB_FILE)
         case _:
             raise UserError(
                 f"{str(directory / SETTINGS_FILE)!r} is damaged or was written by another version"
@@ -464,7 +484,12 @@ def _load_directory(directory: pathlib.Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_vocab(path: pathlib.Path) -> list[str]:
+def read_vocab(path: pathlib.Path) -> list[str]:
+    """Reads the pieces of a vocab.txt.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
     try:
         text = _read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -43,6 +43,20 @@ def test_learns_a_task_that_words_decide(finetuned: Run) -> None:
     assert find_checkpoint(finetuned[0]).parent.parent == finetuned[0]
 
 
+def test_rows_divide_among_the_parts_of_a_batch(
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run, tmp_path: pathlib.Path
+) -> None:
+    """Without dropout, a batch in parts has the losses of the whole one."""
+    parts = "--config.micro_batches=5"
+    result = drivers.run("finetune", *finetune_flags(task, pretrained, tmp_path), parts)
+    assert result.status == 0, result
+    ours, expected = (
+        [entry["loss"] for entry in log_of(run) if "loss" in entry]
+        for run in (tmp_path, finetuned[0])
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)
+
+
 def test_says_what_is_transferred_and_what_is_fresh(finetuned: Run) -> None:
     table = [line.split() for line in finetuned[1].err.splitlines()]
     assert ["classifier", "26", "fresh", "trained", "0.03"] in table

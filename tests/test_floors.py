@@ -18,7 +18,7 @@ FLOORS = [
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases", "vector_files"}
-    | {"flops", "topologies"}
+    | {"flops", "roofline", "topologies", "plan_advice"}
     | {"data.draws", "data.corpus", "data.packing"}
     | {"data.python_docs", "data.text_files", "data.records", "data.sentences"},
     {"workdir", "processes", "tokenizer_training", "plots"}
@@ -32,12 +32,18 @@ FLOORS = [
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
     {"checkpoint", "loop", "debugging"},
-    {"transfer", "finetuned", "pretrained"},
+    {"transfer", "finetuned", "pretrained", "interop.json_files"},
+    {"interop.names", "interop.huggingface_config", "interop.fast_tokenizer"},
+    {"interop.architectures", "interop.weights", "interop.huggingface_tokenizer"},
+    {"interop.foreign", "interop.verify", "interop.model_card"},
+    {"interop.huggingface", "interop.tf1", "interop.peer"},
+    {"interop.tf1_forward"},
     {"task_predictors", "programs", "inspection.stored"} | {"text_vectors", "pseudo_likelihood"},
-    {"inspection.tables"},
-    {"inspection.internals", "inspection.changes"},
-    {"inspection.plots"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict", "inspection.__main__"},
+    {"stages", "inspection.tables"},
+    {"ahead", "inspection.internals", "inspection.changes"},
+    {"plan_report", "inspection.plots"},
+    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert", "plan"}
+    | {"inspection.__main__"},
     {"prepare_beam"},
 ]
 DRIVERS = FLOORS[-2] | FLOORS[-1]

@@ -15,9 +15,9 @@ import reference
 from conftest import classification_model, make_batch, random_params, with_targets
 
 from bert_jax.attention import dropout
-from bert_jax.config import ComputeType, EncoderConfig, Norm, PositionInit
+from bert_jax.config import Activation, ComputeType, EncoderConfig, Norm, PositionInit
 from bert_jax.heads import PretrainingModel
-from bert_jax.model import Dropout, Encoder, EncoderBlock, gelu
+from bert_jax.model import ACTIVATIONS, Dropout, Encoder, EncoderBlock, gelu
 from bert_jax.training import run_key
 
 replace = dataclasses.replace
@@ -232,6 +232,23 @@ def test_gelu_is_the_exact_one(kind):
     error = np.abs(np.asarray(y, np.float64) - exact)
     step = float(jnp.finfo(kind).eps)
     assert (error <= step * np.abs(exact) + 3e-7 * np.abs(wide)).all()
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [
+        (
+            Activation.GELU_TANH,
+            lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        ),
+        (Activation.RELU, lambda x: np.maximum(x, 0)),
+    ],
+)
+def test_other_activations(activation, formula):
+    x = jnp.linspace(-6, 6, 401)
+    expected = formula(np.asarray(x, np.float64))
+    np.testing.assert_allclose(ACTIVATIONS[activation](x), expected, atol=1e-6)
+    assert ACTIVATIONS[activation](x.astype("bfloat16")).dtype == "bfloat16"
 
 
 # --- dropout

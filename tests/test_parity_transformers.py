@@ -12,14 +12,13 @@ from bert_jax import sharding, training
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig
 from bert_jax.heads import PretrainingModel
 from bert_jax.inspection import encoder_internals
-from bert_jax.losses import make_pretraining_loss, mean
+from bert_jax.interop.names import from_theirs
+from bert_jax.losses import Params, make_pretraining_loss, mean
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-from huggingface_weights import to_params  # noqa: E402
 
 CONFIG = EncoderConfig(
     vocab_size=300,
@@ -74,6 +73,13 @@ def run_peer(model: Any, batch: Batch, **wanted: bool) -> Any:
     }
     inputs = {name: torch.tensor(field).long() for name, field in tensors.items()}
     return model(**inputs, **wanted)
+
+
+def to_params(tensors: dict[str, np.ndarray], config: EncoderConfig) -> Params:
+    """Maps their values, or gradients, to our tree."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    abstract = training.abstract_params(PretrainingModel(config), mesh)
+    return from_theirs(abstract, tensors.__getitem__)
 
 
 def values(model: Any) -> dict[str, np.ndarray]:

@@ -1,0 +1,109 @@
+"""Time and memory of importing a model of 110 M parameters, beside reading its file.
+
+    python -m benchmarks.import_model --vocab=vocab.txt
+
+`read` is `safetensors.numpy.load_file`, what anybody does with the file; `parameters` is the same
+file as our tree; `checkpoint` is its writing, compressed and with fingerprints. Reading and
+importing take turns, each time in a process of its own that has imported a tiny model, so that
+libraries are loaded and memory is not. `cpu` are the seconds of all cores. Memory is the peak of
+the process above what it held before, as a multiple of the file's size, with the pages of the
+mapped file.
+"""
+
+import collections
+import json
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags
+from jax.sharding import Mesh
+from safetensors.numpy import load_file
+
+from bert_jax import convert, sharding
+from bert_jax.config import MeshConfig
+from bert_jax.interop import huggingface
+from bert_jax.interop.weights import SAFETENSORS_FILE
+
+_VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of 30,522 pieces")
+_RUNS = flags.DEFINE_integer("runs", 5, "of each, of which medians are told")
+_MEASURE = flags.DEFINE_list("measure", [], "read or import, and a directory: in this process")
+
+
+def resident_bytes() -> int:
+    """Returns what this process holds in memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def timed(make: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Returns what is made, the seconds that it took, and those of all cores."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    made = make()
+    return made, time.perf_counter() - begin, time.process_time() - cpu
+
+
+def import_tiny(directory: pathlib.Path, mesh: Mesh) -> None:
+    """Loads the libraries and compiles what is always the same."""
+    tiny = huggingface.read_directory(directory / "tiny", mesh)
+    with tempfile.TemporaryDirectory() as target:
+        convert.write_checkpoint(tiny, pathlib.Path(target, "run"))
+
+
+def measure(what: str, directory: pathlib.Path) -> dict[str, float]:
+    """Reads, or imports and writes, once."""
+    mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
+    import_tiny(directory, mesh)
+    before = resident_bytes()
+    if what == "read":
+        _, seconds, cpu = timed(lambda: load_file(directory / SAFETENSORS_FILE))
+        return {"read": seconds, "read cpu": cpu}
+    model, seconds, cpu = timed(lambda: huggingface.read_directory(directory, mesh))
+    figures = {"parameters": seconds, "parameters cpu": cpu}
+    with tempfile.TemporaryDirectory() as target:
+        run = pathlib.Path(target, "run")
+        _, seconds, cpu = timed(lambda: convert.write_checkpoint(model, run))
+    figures |= {"checkpoint": seconds, "checkpoint cpu": cpu}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
+    return figures | {"memory": (peak - before) / (directory / SAFETENSORS_FILE).stat().st_size}
+
+
+def main(argv: list[str]) -> None:
+    """Makes the models, measures in fresh processes, and prints the medians."""
+    del argv
+    if _MEASURE.value:
+        what, directory = _MEASURE.value
+        print(json.dumps(measure(what, pathlib.Path(directory))))
+        return
+    import transformers
+
+    runs: dict[str, list[float]] = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory() as made:
+        tiny: dict[str, Any] = dict(hidden_size=12, intermediate_size=12, num_hidden_layers=1)
+        models: list[tuple[str, Any]] = [(made, {}), (f"{made}/tiny", tiny)]
+        for directory, shape in models:
+            model = transformers.BertForPreTraining(transformers.BertConfig(**shape))
+            model.save_pretrained(directory)
+            shutil.copyfile(_VOCAB.value or "", pathlib.Path(directory, "vocab.txt"))
+            del model
+        for _ in range(_RUNS.value):
+            for what in ("read", "import"):
+                flag = f"--measure={what},{made}"
+                command = [sys.executable, "-m", "benchmarks.import_model", flag]
+                said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+                for name, value in json.loads(said).items():
+                    runs[name].append(value)
+    for name, values in runs.items():
+        print(f"{name:16} {statistics.median(values):.2f} ({min(values):.2f})")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,93 @@
+"""What each lever of memory saves and costs, read from the compiled step: nothing is run.
+
+    python -m benchmarks.memory --size=base --batch=32 --length=128
+    python -m benchmarks.memory --size=base --batch=32 --length=128 --devices=8
+
+With several devices the table is of meshes, by the bytes that one device holds. Bytes are those of
+XLA on CPU; operations are those of the program, on one device.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.sizes import SIZES
+from bert_jax import sharding
+from bert_jax.ahead import compile_stage
+from bert_jax.config import ComputeType, EncoderConfig, MeshConfig, PretrainConfig, Remat
+from bert_jax.masking import MaskVocabulary
+from bert_jax.stages import pretraining_stages
+
+_SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
+_BATCH = flags.DEFINE_integer("batch", 32, "rows")
+_LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
+_DEVICES = flags.DEFINE_integer("devices", 1, "more than one: meshes of them are compared")
+
+VOCAB = 30_522
+
+LEVERS = {
+    "as it is": {},
+    "micro_batches=2": {"micro_batches": 2},
+    "micro_batches=4": {"micro_batches": 4},
+    "micro_batches=8": {"micro_batches": 8},
+    "encoder.remat=products": {"remat": Remat.PRODUCTS},
+    "encoder.remat=inputs": {"remat": Remat.INPUTS},
+    "encoder.unroll=12": {"unroll": 12},
+    "encoder.compute_type=bfloat16": {"compute_type": ComputeType.BFLOAT16},
+    "optimizer.first_moment_type=bfloat16": {"first_moment_type": ComputeType.BFLOAT16},
+    "remat=inputs, micro_batches=4": {"remat": Remat.INPUTS, "micro_batches": 4},
+}
+
+
+def config_with(changes: dict) -> PretrainConfig:
+    """Returns a config of the size, with fields of whichever group has them changed."""
+    layers, width, heads = SIZES[_SIZE.value]
+    encoder = EncoderConfig(
+        vocab_size=VOCAB, layers=layers, width=width, heads=heads, mlp_width=4 * width
+    )
+    config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
+    config.data.length = _LENGTH.value
+    for name, value in changes.items():
+        groups = (config, config.encoder, config.optimizer)
+        group = next(g for g in groups if name in {f.name for f in dataclasses.fields(g)})
+        setattr(group, name, value)
+    return config
+
+
+def measure(changes: dict, mesh: MeshConfig) -> tuple[float, float, float]:
+    """Returns gibibytes held from step to step, gibibytes of temporaries, and operations."""
+    ids = (0, 1, 2, 3, 4)
+    vocabulary = MaskVocabulary(ids, ids[-1], VOCAB, np.ones(VOCAB, bool))
+    devices = sharding.make_mesh(mesh, jax.devices()[: _DEVICES.value])
+    (stage,) = pretraining_stages(config_with(changes), vocabulary, devices)
+    footprint = compile_stage(stage)
+    assert footprint.costs
+    gib = 2.0**30
+    return footprint.held / gib, footprint.temporaries / gib, footprint.costs.flops
+
+
+def main(_: list[str]) -> None:
+    """Compiles every setting and prints a line for each."""
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+    settings = [(name, changes, MeshConfig()) for name, changes in LEVERS.items()]
+    if _DEVICES.value > 1:
+        powers = [2**n for n in range(_DEVICES.value.bit_length())]
+        meshes = [MeshConfig(fsdp=n) for n in powers] + [MeshConfig(tensor=n) for n in powers[1:]]
+        settings = [(f"fsdp={mesh.fsdp} tensor={mesh.tensor}", {}, mesh) for mesh in meshes]
+    print("| setting | state, GiB | temporaries, GiB | both, of the first | operations |")
+    print("|---|---|---|---|---|")
+    first = None
+    for name, changes, mesh in settings:
+        held, temporaries, flops = measure(changes, mesh)
+        first = first or (held + temporaries, flops)
+        print(
+            f"| {name} | {held:.2f} | {temporaries:.2f} | {(held + temporaries) / first[0]:.2f} |"
+            f" {flops / first[1]:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

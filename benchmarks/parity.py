@@ -1,0 +1,109 @@
+"""How far a converted model is from transformers: every head, both ways, beside a float64 run.
+
+    python -m benchmarks.parity --vocab=vocab.txt
+
+Models of 2, 6 and 12 layers are drawn at random, with weights of their initial size (standard
+deviation 0.02) and with larger ones (0.06, norms and biases off 1 and 0), whose activations are
+as large as those of trained models. The table is Markdown. `ours` and `theirs` are the distances
+of both libraries, in float32, from transformers in float64.
+"""
+
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import jax
+import torch
+import transformers
+from absl import app, flags
+
+from bert_jax import sharding
+from bert_jax.config import EncoderConfig, MeshConfig, from_dict
+from bert_jax.interop import huggingface, peer, verify
+from bert_jax.interop.architectures import GROUPS
+from bert_jax.tokenizer import tokenizer_from_dict
+
+_VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
+_LAYERS = flags.DEFINE_list("layers", ["2", "6", "12"], "sizes of models")
+
+_WIDTH_OF_A_HEAD = 64
+_HEADS = {2: 2, 6: 6, 12: 12}
+
+
+def make_model(architecture: str, layers: int, vocab_size: int, *, trained: bool) -> Any:
+    """Draws a model of transformers."""
+    torch.manual_seed(layers)
+    width = _HEADS[layers] * _WIDTH_OF_A_HEAD
+    make_config: Any = transformers.BertConfig  # its keywords are not all declared
+    config = make_config(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=_HEADS[layers],
+        intermediate_size=4 * width,
+        num_labels=3 if "Classification" in architecture else 2,
+    )
+    model = getattr(transformers, architecture)(config).eval()
+    if trained:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(3)
+                else:
+                    parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def run_float64(directory: pathlib.Path, architecture: str, batch: verify.Batch) -> verify.Outputs:
+    """Runs transformers in double precision."""
+    return peer.load_model(directory, architecture, pooler=True, dtype="float64").run(batch)
+
+
+def distance(one: verify.Outputs, other: verify.Outputs, batch: verify.Batch) -> float:
+    """Returns the greatest difference of all outputs."""
+    return max(each.greatest for each in verify.compare(one, other, batch))
+
+
+def measure(architecture: str, layers: int, *, trained: bool) -> None:
+    """Prints two rows: there, and back."""
+    mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
+    pieces = pathlib.Path(_VOCAB.value).read_text(encoding="utf-8").count("\n")
+    with tempfile.TemporaryDirectory() as made:
+        first, second = pathlib.Path(made, "first"), pathlib.Path(made, "second")
+        make_model(architecture, layers, pieces, trained=trained).save_pretrained(first)
+        shutil.copyfile(_VOCAB.value, first / "vocab.txt")
+        model = huggingface.read_directory(first, mesh)
+        second.mkdir()
+        huggingface.write_directory(model, second)
+        encoder = from_dict(EncoderConfig, model.facts["encoder"])
+        tokenizer = tokenizer_from_dict(model.facts["tokenizer"])
+        batch = verify.make_rows(tokenizer, encoder, verify.SENTENCES)
+        ours = verify.our_outputs(model, batch)
+        exact = run_float64(first, architecture, batch)
+        for way, directory in (("to ours", first), ("to theirs", second)):
+            theirs = peer.load_model(directory, architecture, pooler=True).run(batch)
+            found = verify.compare(ours, theirs, batch)
+            largest = max(each.largest for each in found)
+            greatest = max(each.greatest for each in found)
+            print(
+                f"| {architecture} | {layers} | {'trained-like' if trained else 'initial'} | {way}"
+                f" | {greatest:.1e} | {largest:.3g} | {greatest / largest:.1e}"
+                f" | {distance(ours, exact, batch):.1e} | {distance(theirs, exact, batch):.1e} |",
+                flush=True,
+            )
+
+
+def main(_: list[str]) -> None:
+    """Prints the table."""
+    transformers.utils.logging.disable_progress_bar()
+    print("| architecture | layers | weights | way | greatest | largest | ratio | ours | theirs |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for layers in map(int, _LAYERS.value):
+        for trained in (False, True):
+            for architecture in GROUPS:
+                measure(architecture, layers, trained=trained)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Models of other libraries: transformers' directories, both ways, and Google's TF1 checkpoints."""

@@ -1,0 +1,162 @@
+"""Our tokenizers as objects of the `tokenizers` library, whose tokenizer.json transformers reads.
+
+WordPiece is that library's own. A SentencePiece model is rebuilt from its pieces, scores and
+normaliser. Two things the library does otherwise, so that rare texts get other ids:
+- Unigram adds scores in double precision and SentencePiece in single, so that of two segmentations
+  that are equally likely they may take another one.
+- Where normalisation changes a character that a combining mark follows, it drops the mark.
+"""
+
+import base64
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, decoders, models, normalizers, processors
+
+from bert_jax.errors import UserError
+from bert_jax.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
+
+_SPACE = "▁"
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of a piece
+_UNIGRAM, _BPE = 1, 2  # types of a model
+_SINGLE_PRECISION = 1e-6  # relative, of a sum of scores
+
+
+def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """Builds the tokenizer; it puts [CLS] and [SEP] around texts, and finds special pieces in them.
+
+    Raises:
+      UserError: for a SentencePiece model with something that the library has not.
+    """
+    if isinstance(tokenizer, WordPieceTokenizer):
+        fast = _wordpiece(tokenizer)
+    else:
+        assert isinstance(tokenizer, SentencePieceTokenizer)
+        fast = _sentencepiece(tokenizer)
+    special = {
+        role: (tokenizer.id_to_piece(id), id)
+        for role, id in dataclasses.asdict(tokenizer.special).items()
+    }
+    fast.add_special_tokens([piece for piece, _ in special.values()])
+    cls, sep = special["cls"], special["sep"]
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{cls[0]}:0 $A:0 {sep[0]}:0",
+        pair=f"{cls[0]}:0 $A:0 {sep[0]}:0 $B:1 {sep[0]}:1",
+        special_tokens=[cls, sep],
+    )
+    return fast
+
+
+def _wordpiece(tokenizer: WordPieceTokenizer) -> tokenizers.Tokenizer:
+    pieces = {tokenizer.id_to_piece(id): id for id in range(tokenizer.vocab_size)}
+    fast = tokenizers.Tokenizer(
+        models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
+    fast.normalizer = normalizers.BertNormalizer(
+        lowercase=tokenizer.lower_case,
+        strip_accents=tokenizer.strip_accents,
+        handle_chinese_chars=tokenizer.split_han,
+    )
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    return fast
+
+
+def _sentencepiece(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
+    proto = _proto(tokenizer)
+    _check_sentencepiece(proto)
+    make_model = _unigram if proto.trainer_spec.model_type == _UNIGRAM else _bpe
+    fast = tokenizers.Tokenizer(make_model(proto))
+    fast.normalizer = _normalizer(proto.normalizer_spec)
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        steps.append(decoders.Strip(" ", 1, 0))
+    fast.decoder = decoders.Sequence(steps)
+    return fast
+
+
+def _proto(tokenizer: SentencePieceTokenizer) -> Any:
+    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    proto.ParseFromString(base64.b64decode(tokenizer.to_dict()["model"]))
+    return proto
+
+
+def are_equally_likely(tokenizer: Tokenizer, one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two segmentations of the same characters have the same score in a unigram model."""
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        return False
+    proto = _proto(tokenizer)
+    texts = ["".join(proto.pieces[id].piece for id in ids) for ids in (one, other)]
+    scores = [sum(proto.pieces[id].score for id in ids) for ids in (one, other)]
+    return (
+        proto.trainer_spec.model_type == _UNIGRAM
+        and texts[0] == texts[1]
+        and math.isclose(*scores, rel_tol=_SINGLE_PRECISION)
+    )
+
+
+def _check_sentencepiece(proto: Any) -> None:
+    spec = proto.trainer_spec
+    problem = ""
+    if spec.model_type not in (_UNIGRAM, _BPE):
+        problem = "is neither unigram nor BPE"
+    elif spec.treat_whitespace_as_suffix:
+        problem = "marks where words end (treat_whitespace_as_suffix)"
+    elif not proto.normalizer_spec.escape_whitespaces:
+        problem = "does not mark spaces (escape_whitespaces is off)"
+    elif any(piece.type in (_USER_DEFINED, _UNUSED) for piece in proto.pieces):
+        problem = "has user-defined or unused pieces"
+    if problem:
+        raise UserError(
+            f"the SentencePiece model {problem}, which tokenizer.json cannot say exactly: this"
+            " model cannot be exported"
+        )
+
+
+def _unigram(proto: Any) -> models.Unigram:
+    return models.Unigram(
+        [(piece.piece, piece.score) for piece in proto.pieces],
+        unk_id=_unknown(proto)[1],
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )
+
+
+def _bpe(proto: Any) -> models.BPE:
+    """A pair of pieces is merged the earlier, the higher the score of what it becomes."""
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
+    merges = [
+        (whole[:cut], whole[cut:])
+        for whole in sorted(scores, key=lambda piece: -scores[piece])
+        for cut in range(1, len(whole))
+        if whole[:cut] in scores and whole[cut:] in scores
+    ]
+    return models.BPE(
+        {piece.piece: id for id, piece in enumerate(proto.pieces)},
+        merges,
+        unk_token=_unknown(proto)[0],
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )
+
+
+def _unknown(proto: Any) -> tuple[str, int]:
+    return next((p.piece, id) for id, p in enumerate(proto.pieces) if p.type == _UNKNOWN)
+
+
+def _normalizer(spec: Any) -> normalizers.Normalizer:
+    """Does what SentencePiece does before it looks for pieces, in its order."""
+    steps: list[normalizers.Normalizer] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex("^ +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    steps.append(normalizers.Replace(" ", _SPACE))
+    if spec.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(f"{_SPACE}+$"), ""))
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(_SPACE))
+    return normalizers.Sequence(steps)

@@ -1,0 +1,190 @@
+"""Directories of transformers: read one into a model, write a model as one."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from safetensors.numpy import save_file
+
+from bert_jax.config import (
+    ComputeType,
+    EncoderConfig,
+    FinetuneConfig,
+    PositionInit,
+    PretrainConfig,
+    from_dict,
+)
+from bert_jax.errors import UserError
+from bert_jax.fingerprint import fingerprints, json_digest
+from bert_jax.interop.architectures import (
+    CLASSES,
+    ENCODER,
+    ENCODER_KIND,
+    PRETRAINING_KIND,
+    SPANS,
+    TOKENS,
+    Model,
+    abstract_groups,
+    architecture_of,
+)
+from bert_jax.interop.foreign import check_vocabulary, described, read_foreign, read_labels
+from bert_jax.interop.huggingface_config import read_encoder, write_encoder
+from bert_jax.interop.huggingface_tokenizer import read_max_length, read_tokenizer, write_tokenizer
+from bert_jax.interop.json_files import read_json
+from bert_jax.interop.model_card import make_card
+from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, to_theirs
+from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
+from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
+
+CONFIG_FILE = "config.json"
+FACTS_FILE = "bert_jax.json"  # what their files have no place for, of a model that is from here
+CARD_FILE = "README.md"
+
+
+def read_directory(
+    directory: pathlib.Path,
+    mesh: Mesh,
+    *,
+    tokenizer: Tokenizer | None = None,
+    pairs: bool = False,
+    padded_vocabulary: bool = False,
+) -> Model:
+    """Reads a model that transformers, or `write_directory`, wrote.
+
+    Args:
+      directory: with config.json, weights and a tokenizer.
+      mesh: of one device, where the parameters go.
+      tokenizer: the model's, if the directory has none that can be read.
+      pairs: whether a classifier reads pairs of texts.
+      padded_vocabulary: whether the embedding may have more rows than the vocabulary has pieces.
+
+    Raises:
+      UserError: if it is no BERT, not whole, or its parts do not fit together.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{directory} has no {CONFIG_FILE}: name a directory of transformers")
+    values = read_json(path)
+    encoder = read_encoder(values, path)
+    tensors = open_weights(directory)
+    model = _read_own(directory, values, encoder, tensors, mesh)
+    if model is None:
+        model = read_foreign(str(directory), values, encoder, tensors, mesh, pairs=pairs)
+        tokenizer = tokenizer or read_tokenizer(directory)
+        check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
+        model.facts["tokenizer"] = described(tokenizer)
+    if max_length := read_max_length(directory):
+        model.facts["max_length"] = min(max_length, encoder.max_length)
+    return model
+
+
+def _read_own(
+    directory: pathlib.Path,
+    values: Mapping[str, Any],
+    encoder: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    mesh: Mesh,
+) -> Model | None:
+    """Reads a model that was exported from here, with all that is known of it.
+
+    None if it was not, or its files have changed since: then only their files count.
+    """
+    path = directory / FACTS_FILE
+    if not path.is_file():
+        return None
+    facts, of_params = _read_facts(path)
+    stored = dataclasses.replace(
+        from_dict(EncoderConfig, facts["encoder"]),
+        position_init=PositionInit.NORMAL,  # neither is there once the parameters are
+        compute_type=ComputeType.FLOAT32,
+        unroll=1,
+    )
+    if stored != encoder or values.get("architectures") != [architecture_of(facts)]:
+        return None
+    if facts.get("labels"):
+        facts["labels"] = read_labels(values, directory)
+    groups = dict.fromkeys(name.partition("/")[0] for name in of_params)
+    abstract = abstract_groups(facts, groups, mesh)
+    check_tensors(str(directory), tensors, abstract)
+    params = from_theirs(abstract, lambda name: tensors[name].read())
+    return Model(params, facts, []) if fingerprints(params) == of_params else None
+
+
+def _read_facts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns what was known of a model, and the fingerprints of its parameters."""
+    facts = read_json(path)
+    try:
+        if facts.pop("digest") != json_digest(facts):
+            raise ValueError
+        tokenizer_from_dict(facts["tokenizer"])
+        pretrained = facts["kind"] in (PRETRAINING_KIND, ENCODER_KIND)
+        from_dict(PretrainConfig if pretrained else FinetuneConfig, facts["config"])
+        return facts, dict(facts.pop("fingerprints"))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged: remove it to read the directory without it") from None
+
+
+def write_directory(model: Model, directory: pathlib.Path) -> None:
+    """Writes a model for transformers, with a card, and what only this project can use.
+
+    Args:
+      model: with exactly the groups of its architecture.
+      directory: exists and is empty.
+
+    Raises:
+      UserError: for what transformers' BERT, or tokenizer.json, cannot be.
+    """
+    facts = model.facts
+    encoder = from_dict(EncoderConfig, facts["encoder"])
+    tokenizer = tokenizer_from_dict(facts["tokenizer"])
+    architecture = architecture_of(facts)
+    values = {
+        "architectures": [architecture],
+        **write_encoder(encoder),
+        **_write_labels(facts, architecture),
+        "pad_token_id": tokenizer.special.pad,
+    }
+    write_tokenizer(tokenizer, directory, facts.get("max_length", encoder.max_length))
+    own = {name: facts[name] for name in _OWN_FACTS if name in facts}
+    own["fingerprints"] = fingerprints(model.params)
+    own["digest"] = json_digest(own)
+    _write_json(directory / CONFIG_FILE, values)
+    _write_json(directory / FACTS_FILE, own)
+    (directory / CARD_FILE).write_text(make_card(model, architecture), encoding="utf-8")
+    prefix = PREFIX if architecture == ENCODER else ""  # an encoder by itself has none
+    tensors = {
+        name.removeprefix(prefix): np.ascontiguousarray(tensor)
+        for name, tensor in to_theirs(model.params).items()
+    }
+    save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "pt"})
+    # That library lets nobody else read its file.
+    (directory / SAFETENSORS_FILE).chmod((directory / CONFIG_FILE).stat().st_mode)
+
+
+_OWN_FACTS = ("kind", "config", "encoder", "tokenizer", "labels", "scores", "max_length")
+
+
+def _write_labels(facts: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    labels: Sequence[str] = facts.get("labels", [])
+    if architecture == TOKENS:
+        return _named(labels)
+    if architecture == CLASSES and labels:
+        return _named(labels) | {"problem_type": "single_label_classification"}
+    if architecture == CLASSES:
+        return _named(["LABEL_0"]) | {"problem_type": "regression"}
+    return _named(["LABEL_0", "LABEL_1"]) if architecture == SPANS else {}
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
+def _write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

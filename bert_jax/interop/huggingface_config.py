@@ -1,0 +1,143 @@
+"""config.json of transformers: what each field of the encoder is called there, and what is BERT."""
+
+import pathlib
+from typing import Any
+
+from bert_jax.config import Activation, EncoderConfig, Norm, validate_encoder
+from bert_jax.errors import UserError
+
+# Theirs: ours. What a file leaves out has the same default on both sides: that of BERT base.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "max_position_embeddings": "max_length",
+    "type_vocab_size": "segments",
+    "layer_norm_eps": "norm_epsilon",
+    "initializer_range": "init_stddev",
+    "hidden_dropout_prob": "dropout_rate",
+    "attention_probs_dropout_prob": "attention_dropout_rate",
+}
+_ACTIVATIONS = {
+    "gelu": Activation.GELU,
+    "gelu_python": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+}
+_WRITTEN_ACTIVATIONS = {
+    Activation.GELU: "gelu",
+    Activation.GELU_TANH: "gelu_new",
+    Activation.RELU: "relu",
+}
+# What must have one value, where it is there; a field that is off, such as false, always passes.
+_ONLY = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+    "directionality": "bidi",
+}
+# Why some kinds of models are no BERT, as users know them.
+_OTHERS = {
+    "roberta": "its positions begin behind the padding id",
+    "xlm-roberta": "its positions begin behind the padding id",
+    "camembert": "its positions begin behind the padding id",
+    "albert": "its layers share their parameters",
+    "deberta": "its positions are relative",
+    "deberta-v2": "its positions are relative",
+    "mpnet": "its positions are relative",
+    "electra": "its embeddings have a width of their own",
+    "distilbert": "it has no segments",
+    "modernbert": "its positions are rotations",
+}
+# Fields that change nothing in what a trained encoder computes, or that are read elsewhere.
+_HARMLESS = frozenset(
+    "architectures id2label label2id num_labels problem_type"
+    " _name_or_path transformers_version torch_dtype dtype use_cache return_dict"
+    " attn_implementation _attn_implementation _attn_implementation_autoset"
+    " gradient_checkpointing classifier_dropout finetuning_task task_specific_params"
+    " tokenizer_class prefix pad_token_id bos_token_id eos_token_id sep_token_id cls_token_id"
+    " mask_token_id unk_token_id output_attentions output_hidden_states output_past torchscript"
+    " pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head"
+    " pooler_type max_length min_length num_beams num_beam_groups num_return_sequences"
+    " temperature top_k top_p typical_p repetition_penalty length_penalty diversity_penalty"
+    " encoder_no_repeat_ngram_size chunk_size_feed_forward do_sample early_stopping".split()
+)
+
+
+def read_encoder(values: dict[str, Any], path: pathlib.Path) -> EncoderConfig:
+    """Returns the encoder that a config.json, or Google's bert_config.json, describes.
+
+    Args:
+      values: of the file.
+      path: of it, for errors.
+
+    Raises:
+      UserError: for a field that makes it no BERT, or that this project does not know.
+    """
+    for name, only in _ONLY.items():
+        if (value := values.get(name)) is not None and value != only:
+            why = f" ({_OTHERS[value]})" if name == "model_type" and value in _OTHERS else ""
+            raise UserError(
+                f"{path}: {name}={_shown(value)} is no BERT{why}: only {name}={_shown(only)} can be"
+                " converted"
+            )
+    known = _FIELDS.keys() | _ONLY.keys() | _HARMLESS | {"hidden_act"}
+    for name, value in values.items():
+        if name not in known and value:
+            raise UserError(
+                f"{path}: {name}={_shown(value)} is not implemented: remove the field if the model"
+                " is a plain BERT without it"
+            )
+    if "vocab_size" not in values:
+        raise UserError(f"{path} has no vocab_size: it is no config of a BERT")
+    activation = values.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise UserError(
+            f"{path}: hidden_act={_shown(activation)} is not implemented: only"
+            f" {', '.join(_ACTIVATIONS)} are"
+        )
+    found = {ours: _number(values, name, path) for name, ours in _FIELDS.items() if name in values}
+    encoder = EncoderConfig(activation=_ACTIVATIONS[activation], **found)
+    try:
+        validate_encoder(encoder)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return encoder
+
+
+def _number(values: dict[str, Any], name: str, path: pathlib.Path) -> Any:
+    value = values[name]
+    wanted = type(getattr(EncoderConfig(), _FIELDS[name]))
+    if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else int):
+        raise UserError(f"{path}: {name}={_shown(value)} is no {wanted.__name__}")
+    return wanted(value)
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def write_encoder(encoder: EncoderConfig) -> dict[str, Any]:
+    """Returns the fields of config.json that describe an encoder.
+
+    Raises:
+      UserError: for what transformers' BERT cannot be.
+    """
+    for name, wanted in (("norm", Norm.POST), ("causal", False)):
+        if (value := getattr(encoder, name)) != wanted:
+            raise UserError(
+                f"encoder.{name}={getattr(value, 'value', value)} cannot be exported: the BERT of"
+                f" transformers has {name}={getattr(wanted, 'value', wanted)}"
+            )
+    fields = {name: getattr(encoder, ours) for name, ours in _FIELDS.items()}
+    return {
+        "model_type": "bert",
+        **fields,
+        "hidden_act": _WRITTEN_ACTIVATIONS[encoder.activation],
+        "dtype": "float32",
+    }

@@ -1,0 +1,159 @@
+"""The tokenizer of a directory of transformers: read one, write one."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from bert_jax.errors import UserError
+from bert_jax.interop.fast_tokenizer import make_fast_tokenizer
+from bert_jax.interop.json_files import read_json
+from bert_jax.tokenizer import (
+    SPECIAL_PIECES_OF_WORDPIECE,
+    VOCAB_FILE,
+    Tokenizer,
+    WordPieceTokenizer,
+    read_vocab,
+)
+
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
+
+_ENDLESS = 10**9  # a maximal length above this says that there is none
+# Ours, theirs in tokenizer_config.json, theirs in the normaliser of tokenizer.json.
+_SETTINGS = (
+    ("lower_case", "do_lower_case", "lowercase"),
+    ("strip_accents", "strip_accents", "strip_accents"),
+    ("split_han", "tokenize_chinese_chars", "handle_chinese_chars"),
+)
+_DEFAULTS = {"lower_case": True, "strip_accents": None, "split_han": True}
+
+
+def read_tokenizer(directory: pathlib.Path) -> WordPieceTokenizer:
+    """Reads the WordPiece tokenizer of a directory.
+
+    The vocabulary is that of tokenizer.json if it is there, else of vocab.txt. The settings are
+    those of tokenizer_config.json; what it leaves out, of tokenizer.json; else BERT's.
+
+    Raises:
+      UserError: if there is none, or it is of another kind.
+    """
+    said = _said_settings(directory)
+    path = directory / TOKENIZER_FILE
+    if path.is_file():
+        vocab, settings = _read_fast(path)
+        said = settings | said
+    elif (directory / VOCAB_FILE).is_file():
+        path = directory / VOCAB_FILE
+        vocab = read_vocab(path)
+    else:
+        raise UserError(
+            f"{directory} has no tokenizer (neither {TOKENIZER_FILE} nor {VOCAB_FILE}): name it"
+            " with --tokenizer"
+        )
+    return WordPieceTokenizer(vocab, **_DEFAULTS | said, name=str(path))
+
+
+def read_max_length(directory: pathlib.Path) -> int | None:
+    """Returns the longest input, in tokens, that the tokenizer's settings allow, if they say."""
+    path = directory / SETTINGS_FILE
+    found = read_json(path).get("model_max_length") if path.is_file() else None
+    return int(found) if isinstance(found, (int, float)) and 0 < found < _ENDLESS else None
+
+
+def _said_settings(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / SETTINGS_FILE
+    values = read_json(path) if path.is_file() else {}
+    for role, piece in SPECIAL_PIECES_OF_WORDPIECE.items():
+        found = values.get(f"{role}_token") or piece
+        found = found.get("content") if isinstance(found, dict) else found
+        if found != piece:
+            raise UserError(f"{path}: {role}_token={found} is not implemented: it must be {piece}")
+    return {
+        ours: _switch(values[theirs], theirs, path)
+        for ours, theirs, _ in _SETTINGS
+        if theirs in values
+    }
+
+
+def _switch(value: Any, name: str, path: pathlib.Path) -> bool | None:
+    if isinstance(value, bool) or (value is None and "accents" in name):
+        return value
+    raise UserError(f"{path}: {name}={value} is neither true nor false")
+
+
+def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
+    """Reads the vocabulary and the settings of a tokenizer.json that holds BERT's WordPiece."""
+
+    def refuse(what: str) -> UserError:
+        return UserError(
+            f"{path}: {what} is not BERT's WordPiece: name the tokenizer that the model was"
+            " trained with by --tokenizer"
+        )
+
+    values = read_json(path)
+    match values:
+        case {
+            "model": {"vocab": dict(ids), **model},
+            "normalizer": {"type": "BertNormalizer", **normalizer},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+        }:
+            pass
+        case {"model": {"type": str(kind)}} if kind != "WordPiece":
+            raise refuse(f"model.type={kind}")
+        case _:
+            raise refuse("its model, normalizer or pre_tokenizer")
+    for name, wanted in (
+        ("type", "WordPiece"),
+        ("unk_token", "[UNK]"),
+        ("continuing_subword_prefix", "##"),
+        ("max_input_chars_per_word", 100),
+    ):
+        if model.get(name, wanted) != wanted:
+            raise refuse(f"model.{name}={model[name]}")
+    if not normalizer.get("clean_text", True):
+        raise refuse("normalizer.clean_text=false")
+    if set(ids.values()) != set(range(len(ids))):
+        raise UserError(f"{path}: the ids of the vocabulary are not 0 to {len(ids) - 1}")
+    special = SPECIAL_PIECES_OF_WORDPIECE.values()
+    for added in values.get("added_tokens", []):
+        if (piece := added.get("content")) not in special:
+            raise refuse(f"the added token {piece!r}")
+    settings = {
+        ours: _switch(normalizer[theirs], theirs, path)
+        for ours, _, theirs in _SETTINGS
+        if theirs in normalizer
+    }
+    return sorted(ids, key=ids.__getitem__), settings
+
+
+def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: int) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and the vocabulary's own file.
+
+    Args:
+      tokenizer: ours.
+      directory: to write to.
+      max_length: of an input, in tokens.
+
+    Raises:
+      UserError: if tokenizer.json cannot say it.
+    """
+    fast = make_fast_tokenizer(tokenizer)
+    fast.save(str(directory / TOKENIZER_FILE))
+    special = {
+        f"{role}_token": tokenizer.id_to_piece(id)
+        for role, id in dataclasses.asdict(tokenizer.special).items()
+    }
+    values: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    if isinstance(tokenizer, WordPieceTokenizer):
+        values["tokenizer_class"] = "BertTokenizer"
+        values |= {theirs: getattr(tokenizer, ours) for ours, theirs, _ in _SETTINGS}
+    (directory / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    name, content = tokenizer.model_file()
+    (directory / name).write_bytes(content)

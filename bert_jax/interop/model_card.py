@@ -1,0 +1,95 @@
+"""The README.md of an exported model: how to use it, and what is known of its run."""
+
+from typing import Any
+
+import jax
+
+import bert_jax
+from bert_jax.interop.architectures import (
+    CLASSES,
+    ENCODER,
+    MASKED_LM,
+    PRETRAINING,
+    SPANS,
+    TOKENS,
+    Model,
+)
+
+_PIPELINES = {
+    PRETRAINING: "fill-mask",
+    MASKED_LM: "fill-mask",
+    ENCODER: "feature-extraction",
+    CLASSES: "text-classification",
+    TOKENS: "token-classification",
+    SPANS: "question-answering",
+}
+
+
+def make_card(model: Model, architecture: str) -> str:
+    """Writes the card; it says what the checkpoint knows, and no more."""
+    facts = model.facts
+    pipeline = _PIPELINES[architecture]
+    count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    encoder = facts["encoder"]
+    rows = {
+        "model": architecture,
+        "parameters": f"{count:,}",
+        "layers": f"{encoder['layers']} of width {encoder['width']}, {encoder['heads']} heads each",
+        "longest input": f"{facts.get('max_length', encoder['max_length'])} tokens",
+        "vocabulary": f"{encoder['vocab_size']:,} ({facts['tokenizer']['kind']})",
+        **_run(facts),
+        "exported by": f"bert_jax {bert_jax.__version__}",
+    }
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {pipeline}",
+        "tags: [bert, bert_jax]",
+        "---",
+        "",
+        "# A BERT from bert_jax",
+        "",
+        "```python",
+        f"from transformers import AutoTokenizer, {architecture}",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")',
+        f'model = {architecture}.from_pretrained("DIRECTORY")',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
+        "",
+        "`bert_jax.json` holds the whole config of the run; `python -m bert_jax.convert"
+        " --from=hf:DIRECTORY --to=CHECKPOINT` makes a checkpoint of it again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _run(facts: dict[str, Any]) -> dict[str, Any]:
+    config = facts["config"]
+    if "imported" in facts:
+        return {"imported from": facts["imported"]}
+    rows = {"steps": f"{facts['step']:,}"} if "step" in facts else {}
+    rows |= {"batch size": config["batch_size"], "seed": config["seed"]}
+    optimizer = config["optimizer"]
+    rows["optimizer"] = f"{optimizer['rule']}, learning rate {optimizer['learning_rate']:g}"
+    data = config["data"]
+    if "objective" in data:
+        rows["objectives"] = f"masked LM, {data['objective']}"
+        rows["masking"] = f"{config['masking']['strategy']}, rate {config['masking']['rate']:g}"
+        if data["objective"] == "sop":
+            rows["sentence classes"] = "0: in their order, 1: swapped"
+    else:
+        rows["task"] = config["task"]
+        rows["epochs"] = config["epochs"]
+        for name, score in facts["scores"].items():
+            rows[name] = f"{score:.4g}"
+    if facts.get("labels"):
+        rows["labels"] = ", ".join(facts["labels"])
+    return rows
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,151 @@
+"""Checkpoints of Google's TensorFlow 1 code for BERT; TensorFlow reads them.
+
+Beside PREFIX.index and its data stand bert_config.json and vocab.txt. Their matrices are [inputs,
+outputs]; here they are shown under the names and in the layout of transformers, so that one table
+serves both. What an optimizer left is passed over.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.errors import UserError
+from bert_jax.interop.architectures import CLASSES, SPANS, Model
+from bert_jax.interop.foreign import check_vocabulary, described, read_foreign
+from bert_jax.interop.huggingface_config import read_encoder
+from bert_jax.interop.json_files import read_json
+from bert_jax.interop.names import Tensor, canonical
+from bert_jax.tokenizer import (
+    SPECIAL_PIECES_OF_WORDPIECE,
+    VOCAB_FILE,
+    Tokenizer,
+    WordPieceTokenizer,
+    read_vocab,
+)
+
+CONFIG_FILE = "bert_config.json"
+
+_SLOTS = ("adam_m", "adam_v", "AdamWeightDecayOptimizer", "AdamWeightDecayOptimizer_1")
+_HEADS = {
+    "cls/predictions/output_bias": "cls.predictions.bias",
+    "cls/seq_relationship/output_weights": "cls.seq_relationship.weight",
+    "cls/seq_relationship/output_bias": "cls.seq_relationship.bias",
+    "cls/squad/output_weights": "qa_outputs.weight",
+    "cls/squad/output_bias": "qa_outputs.bias",
+    "output_weights": "classifier.weight",
+    "output_bias": "classifier.bias",
+}
+
+
+def read_checkpoint(
+    prefix: pathlib.Path,
+    mesh: Mesh,
+    *,
+    tokenizer: Tokenizer | None = None,
+    pairs: bool = False,
+    padded_vocabulary: bool = False,
+) -> Model:
+    """Reads a checkpoint, as `huggingface.read_directory` reads a directory.
+
+    Args:
+      prefix: the path without .index.
+      mesh: of one device, for shapes.
+      tokenizer: the model's; None: of vocab.txt, uncased if no piece has a capital letter.
+      pairs: whether a classifier reads pairs of texts.
+      padded_vocabulary: whether the embedding may have more rows than the vocabulary has pieces.
+
+    Raises:
+      UserError: if it is no BERT, not whole, or its parts do not fit together.
+    """
+    tensors = _open(prefix)
+    path = prefix.with_name(CONFIG_FILE)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: put the model's {CONFIG_FILE} beside {prefix}")
+    values = read_json(path)
+    encoder = read_encoder(values, path)
+    values = {"architectures": None, **_head_of(tensors)}
+    model = read_foreign(str(prefix), values, encoder, tensors, mesh, pairs=pairs)
+    if tokenizer is None:
+        tokenizer = _read_tokenizer(prefix)
+        case = "uncased" if tokenizer.lower_case else "cased"
+        model.notes.append(f"the vocabulary is {case}, as its pieces show")
+    check_vocabulary(tokenizer, encoder, prefix, padded=padded_vocabulary)
+    model.facts["tokenizer"] = described(tokenizer)
+    return model
+
+
+def open_reader(prefix: pathlib.Path) -> Any:
+    """Opens a checkpoint by TensorFlow.
+
+    Raises:
+      UserError: if TensorFlow is not installed, or the checkpoint is not there or damaged.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise UserError(
+            f"tf1:{prefix} needs TensorFlow to be read: pip install -e '.[tf1]'"
+        ) from None
+    if not prefix.with_name(f"{prefix.name}.index").is_file():
+        raise UserError(f"{prefix}.index is not there: name a checkpoint without its .index")
+    try:
+        return tf.train.load_checkpoint(str(prefix))
+    except Exception as error:  # its errors have no common type
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{prefix} is damaged ({reason}): copy or download it again") from None
+
+
+def _open(prefix: pathlib.Path) -> dict[str, Tensor]:
+    reader = open_reader(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    tensors = {}
+    for variable, shape in reader.get_variable_to_shape_map().items():
+        if variable == "global_step" or variable.rpartition("/")[2] in _SLOTS:
+            continue
+        transposed = variable.endswith("/kernel")
+        shape = tuple(shape[::-1] if transposed else shape)
+
+        def read(variable: str = variable, transposed: bool = transposed) -> np.ndarray:
+            try:
+                values = reader.get_tensor(variable)
+            except Exception as error:  # as above
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"{prefix}: {variable} is damaged ({reason})") from None
+            return values.T if transposed else values
+
+        tensors[their_name(variable)] = Tensor(shape, dtypes[variable].name, read)
+    return tensors
+
+
+def their_name(variable: str) -> str:
+    """Returns the name that transformers has for a variable.
+
+    `bert/encoder/layer_3/output/LayerNorm/gamma` is `bert.encoder.layer.3.output.LayerNorm.weight`.
+    """
+    if variable in _HEADS:
+        return _HEADS[variable]
+    name = re.sub(r"/layer_(\d+)/", r"/layer.\1/", variable).replace("/", ".")
+    name = re.sub(r"\.kernel$", ".weight", name)
+    return canonical(re.sub(r"_embeddings$", "_embeddings.weight", name))
+
+
+def _head_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Describes the head of a fine-tuned checkpoint as config.json would."""
+    if "qa_outputs.weight" in tensors:
+        return {"architectures": [SPANS]}
+    if "classifier.weight" in tensors:
+        return {"architectures": [CLASSES], "num_labels": tensors["classifier.weight"].shape[0]}
+    return {}
+
+
+def _read_tokenizer(prefix: pathlib.Path) -> WordPieceTokenizer:
+    path = prefix.with_name(VOCAB_FILE)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: put it beside {prefix}, or name --tokenizer")
+    vocab = read_vocab(path)
+    ordinary = set(vocab) - set(SPECIAL_PIECES_OF_WORDPIECE.values())
+    cased = any(piece != piece.lower() for piece in ordinary)
+    return WordPieceTokenizer(vocab, lower_case=not cased, name=str(path))

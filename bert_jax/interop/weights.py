@@ -1,0 +1,142 @@
+"""The tensors of a directory of transformers: safetensors, or a pickle that may hold no code."""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from bert_jax.errors import UserError
+from bert_jax.interop.names import Tensor, canonical
+
+SAFETENSORS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"  # of several files
+PICKLE_FILE = "pytorch_model.bin"
+
+_DTYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F64": "float64",
+    "I32": "int32",
+    "I64": "int64",
+}
+
+
+def open_weights(directory: pathlib.Path) -> dict[str, Tensor]:
+    """Finds the tensors of a directory, by canonical name; safetensors come before a pickle.
+
+    Of safetensors only the headers are read, until a tensor is asked for.
+
+    Raises:
+      UserError: if there are none, or a file is damaged, or holds more than tensors.
+    """
+    if (directory / SAFETENSORS_FILE).is_file():
+        return _by_canonical_name(_open_safetensors(directory / SAFETENSORS_FILE), directory)
+    if (directory / INDEX_FILE).is_file():
+        return _by_canonical_name(_open_shards(directory), directory)
+    if (directory / PICKLE_FILE).is_file():
+        return _by_canonical_name(_open_pickle(directory / PICKLE_FILE), directory)
+    raise UserError(
+        f"{directory} has no weights: none of {SAFETENSORS_FILE}, {INDEX_FILE} and {PICKLE_FILE}"
+    )
+
+
+def _by_canonical_name(tensors: Mapping[str, Tensor], directory: pathlib.Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if canonical(name) in found:
+            raise UserError(f"{directory} has two tensors for {canonical(name)}: remove one")
+        found[canonical(name)] = tensor
+    return found
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+    """Checks a file by its library, and shows its tensors where they lie in the mapped file.
+
+    The library itself would copy each, which takes longer than all else.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+        mapped = np.memmap(path, np.uint8, mode="r")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is no whole safetensors file ({error}): copy or download it again"
+        ) from None
+    data = 8 + int.from_bytes(mapped[:8].tobytes(), "little")  # behind the header and its size
+    header = json.loads(mapped[8:data].tobytes())
+    tensors = {}
+    for name, (dtype, shape) in found.items():
+        begin, end = header[name]["data_offsets"]
+        content = mapped[data + begin : data + end]
+        dtype = _DTYPES.get(str(dtype), str(dtype))
+        tensors[name] = Tensor(tuple(shape), dtype, _reader(content, tuple(shape), dtype))
+    return tensors
+
+
+def _reader(content: np.ndarray, shape: tuple[int, ...], dtype: str) -> Callable[[], np.ndarray]:
+    return lambda: content.view(jnp.dtype(dtype)).reshape(shape)
+
+
+def _open_shards(directory: pathlib.Path) -> dict[str, Tensor]:
+    path = directory / INDEX_FILE
+    try:
+        where = json.loads(path.read_bytes())["weight_map"]
+        files = sorted(set(where.values()))
+        if any(pathlib.PurePath(file).name != file for file in files):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} is damaged: it must have a weight_map of tensors to files beside it"
+        ) from None
+    absent = [file for file in files if not (directory / file).is_file()]
+    if absent:
+        raise UserError(f"{path} names {', '.join(absent)}, not there: copy them to {directory}")
+    shards = {file: _open_safetensors(directory / file) for file in files}
+    astray = [name for name, file in where.items() if name not in shards[file]]
+    if astray:
+        raise UserError(f"{path} puts {astray[0]} in {where[astray[0]]}, which has it not")
+    return {name: shards[file][name] for name, file in where.items()}
+
+
+def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
+    """Reads a PyTorch file by the loader that builds tensors and plain containers only."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} needs PyTorch to be read: pip install -e '.[hf]', or convert it to"
+            f" {SAFETENSORS_FILE}"
+        ) from None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged or hostile file raises is not listed anywhere
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is refused: it is damaged, or holds more than tensors, which could be code"
+            f" ({type(error).__name__}: {reason}); save its state_dict alone, as"
+            f" {SAFETENSORS_FILE}"
+        ) from None
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in values.items()
+    ):
+        raise UserError(
+            f"{path} is refused: it holds more than tensors by name; save the model's state_dict"
+            " alone"
+        )
+    return {name: _of_torch(value) for name, value in values.items()}
+
+
+def _of_torch(value: Any) -> Tensor:
+    dtype = str(value.dtype).removeprefix("torch.")
+
+    def read() -> np.ndarray:
+        # NumPy has no bfloat16, and float32 holds all of its values.
+        return (value.float() if dtype == "bfloat16" else value).numpy()
+
+    return Tensor(tuple(value.shape), dtype, read)

@@ -1,0 +1,239 @@
+"""Says what a run needs and costs on devices that need not be there.
+
+    python -m bert_jax.plan --config=configs/pretrain_base.py --topology=v5e:4x4,v5e:16x16 \
+        --config.encoder.vocab_size=30522 --price=1.2 \
+        --finetune_config=configs/finetune_sst2.py --finetune_examples=67349
+
+The step that the run would take is compiled for each topology. A topology is a TPU slice, for which
+libtpu must be installed, or `cpu:N`. Times are what the peaks of the chips allow, never measured;
+evaluations, checkpoints and starting are not counted.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from bert_jax import cli, sharding
+from bert_jax.ahead import Footprint, compile_stage, device_bytes
+from bert_jax.chips import Chip, find_chip
+from bert_jax.config import FinetuneConfig, PretrainConfig, validate
+from bert_jax.data.corpora import corpus_tokenizer
+from bert_jax.data.mixture import parse_mixture
+from bert_jax.errors import UserError
+from bert_jax.masking import MaskVocabulary
+from bert_jax.plan_advice import Overrides, as_flags, changed, changes, find_changes
+from bert_jax.plan_report import Planned, device_hours, planned, report, size, summary, totals
+from bert_jax.programs import mask_vocabulary, resolve_vocabulary
+from bert_jax.stages import Stage, finetuning_stage, pretraining_stages
+from bert_jax.topologies import check_compiler, cpu_devices, parse_topologies, topology_devices
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "what to plan for: v5e:4x4,cpu:8,...")
+_PRICE = flags.DEFINE_float("price", 0.0, "of a chip for an hour, in any currency; 0: no costs")
+_FINETUNE = flags.DEFINE_string("finetune_config", "", "a recipe that returns a FinetuneConfig")
+_EXAMPLES = flags.DEFINE_integer("finetune_examples", 0, "in the training split of that task")
+
+_UNREAD = "(not read)"  # stands for files that a plan needs no more than the names of
+
+# Without these the TPU compiler asks the network which machine this is, and complains; and it
+# refuses to work for two processes at once, as chips would.
+_TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+class Planner:
+    """A run, and what it takes on some devices."""
+
+    def __init__(self, config: PretrainConfig, task: FinetuneConfig | None, examples: int) -> None:
+        """Takes what is planned; `examples` are those of the task.
+
+        Raises:
+          UserError: if there is no size of the vocabulary.
+        """
+        self.vocabulary = planned_vocabulary(config)
+        self.config, self._task, self._examples = config, task, examples
+
+    def stages(self, devices: Sequence[Any], overrides: Overrides | None = None) -> list[Stage]:
+        """Returns the phases of pretraining on these devices, with fields of the config changed."""
+        config = changed(self.config, overrides or {})
+        validate(config)
+        mesh = sharding.make_mesh(config.mesh, devices)
+        return pretraining_stages(config, self.vocabulary, mesh)
+
+    def task_stages(self, devices: Sequence[Any]) -> list[Stage]:
+        """Returns the fine-tuning run on these devices, if there is one."""
+        if self._task is None:
+            return []
+        mesh = sharding.make_mesh(self._task.mesh, devices)
+        return [finetuning_stage(self._task, self.config.encoder, self._examples, mesh)]
+
+    def advise(self, plans: Sequence[Planned], devices: Sequence[Any], chip: Chip) -> list[str]:
+        """Finds the changes that make pretraining fit, and tells the cheapest two.
+
+        Args:
+          plans: of the phases.
+          devices: that they were compiled for.
+          chip: what each of them is.
+        """
+        phase = max(
+            (number for number, plan in enumerate(plans) if not plan.fits),
+            key=lambda number: plans[number].footprint.peak,
+        )
+        worst, memory = plans[phase].footprint, chip.memory_bytes
+
+        def should_fit(overrides: Overrides, keeps: float) -> bool:
+            try:
+                stage = self.stages(devices, overrides)[phase]
+            except UserError:  # such as a mesh that the links do not allow
+                return False
+            abstract = stage.compiled.abstract
+            held = device_bytes((abstract, stage.batch))
+            return held + keeps * worst.temporaries <= memory
+
+        peaks: dict[str, int] = {}
+
+        def try_out(overrides: Overrides) -> float | None:
+            stages, named = self.stages(devices, overrides), as_flags(overrides)
+            tried = []
+            for number in sorted(range(len(stages)), key=lambda number: number != phase):
+                if number != phase and all(name.startswith("phases[") for name in overrides):
+                    tried.append(plans[number])  # it is as it was
+                else:
+                    footprint = compile_aloud(stages[number], named)
+                    tried.append(planned(stages[number], footprint, chip))
+                if not tried[-1].fits:
+                    return None
+            peaks[named] = max(plan.footprint.peak for plan in tried)
+            return device_hours(tried)
+
+        kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
+        found = find_changes(kinds, should_fit, try_out)
+        needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(memory)}"
+        if not found:
+            return [f"does not fit: {needed}; no change that was tried makes it fit"]
+        lines = [f"does not fit: {needed}; it fits with"]
+        for hours, overrides in found:
+            named = as_flags(overrides)
+            lines.append(f"  {named}: {size(peaks[named])}, {hours:,.0f} device-hours")
+        return lines
+
+
+def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
+    """Returns the vocabulary of the corpus, or one of the size that is given.
+
+    Fills in the size in the config. Which tokens are special does not change what a step costs.
+
+    Raises:
+      UserError: if there is neither a corpus nor a size.
+    """
+    if config.data.corpus != _UNREAD:
+        tokenizer = corpus_tokenizer(next(iter(parse_mixture(config.data.corpus))))
+        resolve_vocabulary(config, tokenizer)
+        return mask_vocabulary(config.masking, tokenizer)
+    vocab_size = config.encoder.vocab_size
+    if vocab_size == 0:
+        raise UserError(
+            "--config.encoder.vocab_size=0 takes the tokenizer's, and no corpus is named: give the"
+            " size, such as --config.encoder.vocab_size=30522, or --config.data.corpus"
+        )
+    special_ids = tuple(range(min(5, vocab_size)))
+    return MaskVocabulary(special_ids, special_ids[-1], vocab_size, np.ones(vocab_size, bool))
+
+
+def with_names(config: Any) -> Any:
+    """Fills in names of files that a recipe leaves to the user, so that it can be validated."""
+    if isinstance(config, PretrainConfig):
+        data = dataclasses.replace(config.data, corpus=config.data.corpus or _UNREAD)
+        return dataclasses.replace(config, data=data)
+    if isinstance(config, FinetuneConfig):
+        data = dataclasses.replace(config.data, train=_UNREAD, dev=_UNREAD)
+        return dataclasses.replace(config, data=data)
+    return config
+
+
+def read_task_config(path: str, examples: int) -> FinetuneConfig | None:
+    """Reads the recipe of the fine-tuning run, if there is one.
+
+    Raises:
+      UserError: if it is wrong, or the number of its examples is missing.
+    """
+    if not path:
+        if examples:
+            raise UserError(f"--finetune_examples={examples} needs --finetune_config=FILE")
+        return None
+    if examples < 1:
+        raise UserError(
+            f"--finetune_examples={examples}: say how many examples {path} trains on, such as"
+            " --finetune_examples=67349"
+        )
+    return cli.checked_config(
+        with_names(cli.read_recipe(path, FinetuneConfig, "finetune_config")), FinetuneConfig
+    )
+
+
+def compile_aloud(stage: Stage, note: str) -> Footprint:
+    """Compiles a stage, and says on stderr that it does and how long it took."""
+    begin = time.monotonic()
+    print(f"compiling {stage.name}, {note} ...", end="", file=sys.stderr, flush=True)
+    footprint = compile_stage(stage)
+    print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    return footprint
+
+
+def main() -> None:
+    """Checks everything, then compiles and reports topology after topology."""
+    names = parse_topologies(_TOPOLOGY.value)
+    if not 0 <= _PRICE.value < float("inf"):
+        raise UserError(f"--price={_PRICE.value} must be 0 or more")
+    config = cli.checked_config(with_names(_CONFIG.value), PretrainConfig)
+    task = read_task_config(_FINETUNE.value, _EXAMPLES.value)
+    check_compiler(names)
+    for name, value in _TPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read what is for a TPU
+    jax.config.update("jax_num_cpu_devices", cpu_devices(names))
+
+    planner = Planner(config, task, _EXAMPLES.value)
+    devices = {name: topology_devices(name) for name in names}
+    stages = {
+        name: (planner.stages(there), planner.task_stages(there)) for name, there in devices.items()
+    }
+    plans: dict[str, list[Planned]] = {}
+    for name, (pretraining, finetuning) in stages.items():
+        chip = find_chip(devices[name][0].device_kind)
+        join = functools.partial(planned, chip=chip)
+        plans[name] = [
+            join(stage, compile_aloud(stage, name)) for stage in (*pretraining, *finetuning)
+        ]
+        mesh = pretraining[0].mesh
+        parameters = sum(
+            leaf.size for leaf in jax.tree.leaves(pretraining[0].compiled.abstract.params)
+        )
+        print(f"{name}: {parameters:,} parameters on {sharding.describe(mesh)}\n")
+        print(report(plans[name], chip, _PRICE.value), end="\n\n")
+        of_pretraining = plans[name][: len(pretraining)]
+        lines = totals(plans[name], _PRICE.value)
+        if chip and not all(plan.fits for plan in of_pretraining):
+            lines += planner.advise(of_pretraining, devices[name], chip)
+        print("\n".join(lines), end="\n\n", flush=True)
+    if len(names) > 1:
+        print(summary(list(plans.items()), _PRICE.value))
+
+
+if __name__ == "__main__":
+    cli.run(main, config_type=PretrainConfig)
