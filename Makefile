@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup quickstart test faults test-beam lint format
+.PHONY: setup quickstart notebooks test faults test-beam lint format
 
 # The stamp is older than the list of dependencies whenever that has changed.
 setup: $(VENV)/.installed
@@ -16,6 +16,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 quickstart: setup  ## text to predictions on this machine, in minutes
 	$(BIN)/python -m launch.quickstart
+
+notebooks: quickstart  ## executes the notebooks on what the quickstart made
+	$(BIN)/python -m notebooks.execute
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

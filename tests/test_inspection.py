@@ -228,6 +228,13 @@ def test_neighbours(pretrained: Run) -> None:
         assert [row["id"] for row in found] == expected
         assert found[0]["cosine"] == pytest.approx(cosines[expected[0]], rel=1e-5)
         assert found[0]["token"] == tokenizer.id_to_piece(expected[0])
+    pieces = [tokenizer.id_to_piece(id) for id in range(40)]
+    inner = next(id for id in range(5, 40) if len(tokenizer.encode(pieces[id])) == 2)
+    found = inspection.neighbours(checkpoint, pieces[inner], count=39)  # of no word alone
+    assert sorted([inner, *(row["id"] for row in found)]) == list(range(40))
+    assert len(inspection.neighbours(checkpoint, "[MASK]")) == 10
+    with pytest.raises(UserError, match="'☃' is not in the vocabulary|'☃' is 2 tokens"):
+        inspection.neighbours(checkpoint, "☃")
     with pytest.raises(UserError, match=r"'red stone' is \d+ tokens .*▁.*: choose one of them"):
         inspection.neighbours(checkpoint, "red stone")
 

@@ -106,6 +106,6 @@ def _name_ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None
 
 def _write(axes: Axes, values: np.ndarray, most: float) -> None:
     for (row, column), value in np.ndenumerate(values):
-        color = "white" if value > most / 2 else "black"
+        color = "white" if value > 0.6 * most else "black"
         text = "" if np.isnan(value) else f"{value:.2g}"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)

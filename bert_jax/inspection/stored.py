@@ -102,7 +102,9 @@ class StoredCheckpoint:
 
     @functools.cached_property
     def opt_state(self) -> StoredArrays:
-        """The arrays of the optimizer."""
+        """The arrays of the optimizer; raises UserError where there are none."""
+        if not (self.path / "opt_state").is_dir():
+            raise UserError(f"{self.path} has no optimizer: name a run that was trained here")
         return StoredArrays(self.path, "opt_state", self.facts)
 
     @functools.cached_property

@@ -194,14 +194,14 @@ def neighbours(checkpoint: StoredCheckpoint, token: str, *, count: int = 10) -> 
 
     Args:
       checkpoint: only its token table is read.
-      token: a piece as the vocabulary has it, such as '##ing', or a word that is one token.
+      token: a word that is one token, or a piece as the vocabulary has it, such as '##ing'.
       count: how many.
 
     Returns:
       `token`, `id`, `cosine`; the nearest first, without the token itself.
 
     Raises:
-      UserError: if the word is not one token.
+      UserError: if it is neither.
     """
     tokenizer = checkpoint.tokenizer
     id = _token_id(tokenizer, token)
@@ -216,14 +216,16 @@ def neighbours(checkpoint: StoredCheckpoint, token: str, *, count: int = 10) -> 
 
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Finds a word that is one token, or else a piece: "two" is the word, not a part of one."""
+    ids = tokenizer.encode(token).tolist()
+    if len(ids) == 1 and ids[0] != tokenizer.special.unk:
+        return ids[0]
     for id in range(tokenizer.vocab_size):
         if tokenizer.id_to_piece(id) == token:
             return id
-    ids = tokenizer.encode(token)
-    if len(ids) != 1:
-        pieces = " ".join(tokenizer.id_to_piece(int(id)) for id in ids)
-        raise UserError(
-            f"{token!r} is {len(ids)} tokens ({pieces or 'none'}): choose one of them, or another"
-            " word"
-        )
-    return int(ids[0])
+    pieces = " ".join(map(tokenizer.id_to_piece, ids))
+    raise UserError(
+        f"{token!r} is {len(ids)} tokens ({pieces or 'none'}): choose one of them, or another word"
+        if len(ids) != 1
+        else f"{token!r} is not in the vocabulary: choose another word"
+    )
