@@ -13,11 +13,9 @@ import functools
 import itertools
 import os
 import pathlib
-import platform
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +27,10 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.fingerprint import fingerprints, json_digest, leaf_name
 from bert_jax.losses import Params
-from bert_jax.processes import any_process, first_alone
+from bert_jax.processes import any_process, first_alone, versions
 from bert_jax.training import TrainState
 
 FOLDER = "checkpoints"  # of a run's directory
@@ -99,7 +96,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "fingerprints": {item: fingerprints(tree) for item, tree in arrays.items()},
-            "versions": _versions(),
+            "versions": versions(),
         }
         facts["digest"] = json_digest(facts)
         with self._told():
@@ -133,17 +130,6 @@ class Checkpoints:
 
 def _score(metrics: Any) -> float:
     return metrics["score"]
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "bert_jax": bert_jax.__version__,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "orbax": ocp.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def steps_in(directory: str | os.PathLike) -> list[int]:

@@ -240,10 +240,10 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         check_same_task(setup, workdir, facts)
         progress = Progress(**facts["progress"])
     step = facts.get("step", 0)
+    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
     if step >= steps or progress.is_over(config.patience):
         print(f"{workdir} is finished: {step:,} steps")
         return best_scores(workdir)
-    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
     claim = functools.partial(claim_workdir, workdir, config)
     if steps_in(workdir):
         first_alone(claim)

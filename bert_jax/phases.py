@@ -1,6 +1,7 @@
 """The phases of a pretraining run, with every setting filled in."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from bert_jax.config import PhaseConfig, PretrainConfig, PretrainDataConfig
 from bert_jax.errors import UserError
@@ -47,3 +48,8 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
         phases.append(Phase(number, begin, end, phase.batch_size or config.batch_size, data))
         begin = end
     return phases
+
+
+def phase_of(phases: Sequence[Phase], step: int) -> Phase:
+    """Returns the phase that a step, counted from 1, is of."""
+    return next(phase for phase in phases if step <= phase.end_step)

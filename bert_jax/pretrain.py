@@ -52,7 +52,7 @@ from bert_jax.loop import run_steps
 from bert_jax.losses import Params
 from bert_jax.masking import masked_slots
 from bert_jax.model import Batch
-from bert_jax.phases import Phase, resolve_phases
+from bert_jax.phases import Phase, phase_of, resolve_phases
 from bert_jax.processes import check_agreed, first_alone, join, keep_compiled, stop_request
 from bert_jax.programs import (
     Compiled,
@@ -164,7 +164,7 @@ class HeldOut:
 
     def __call__(self, step: int, params: Params) -> dict[str, float]:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
-        phase = next(phase for phase in self._phases if step <= phase.end_step)
+        phase = phase_of(self._phases, step)
         parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
         return evaluate(self._step, params, parts, self._key)
 
@@ -223,8 +223,7 @@ class Setup:
 
     def flops_of(self, step: int) -> float:
         """Returns the operations of the model for a real token of a step."""
-        phase = next(phase for phase in self.phases if step <= phase.end_step)
-        data = phase.data
+        data = phase_of(self.phases, step).data
         slots = masked_slots(data.length, data.max_examples_per_row, self.config.masking)
         return pretraining_flops(self.config.encoder, data.length, slots)
 
@@ -281,10 +280,10 @@ def main() -> None:
     # Parameters: resumed, transferred or fresh.
     compiled, corpora = setup.compiled, setup.corpora
     newest = newest_facts(workdir).get("step", 0)
+    check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
     if newest >= config.steps:
         print(f"{workdir} is finished: {newest:,} steps")
         return
-    check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
     claim = functools.partial(claim_workdir, workdir, config)
     if steps_in(workdir):
         first_alone(claim)

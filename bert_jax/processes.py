@@ -67,7 +67,7 @@ def join(config: HostsConfig, facts: dict[str, Any]) -> None:
         processes=place.processes,
         host=socket.gethostname(),
         clock=time.time(),
-        facts=facts | _versions(),
+        facts=facts | versions(),
     )
     lifeline = meet(
         place.coordinator,
@@ -134,7 +134,8 @@ def _found_by_jax() -> _Place:
     return _Place(coordinator, processes, process, local_device_ids)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides a run's numbers, by name."""
     return {
         "bert_jax": bert_jax.__version__,
         "jax": jax.__version__,

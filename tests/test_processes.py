@@ -1,6 +1,8 @@
 """Real jobs of several processes on this machine: they give what one gives, and end together."""
 
+import fcntl
 import functools
+import os
 import pathlib
 import signal
 import socket
@@ -185,16 +187,27 @@ def test_two_processes_fine_tune_and_evaluate_as_one_does(drivers, pretrained: R
     assert len(ours.splitlines()) == len(theirs.splitlines()) == 17
 
 
-def test_an_error_of_one_ends_all(drivers, pretrain_flags, pair, tmp_path):
+def test_an_error_that_all_find_is_told_by_all(drivers, pretrain_flags, tmp_path):
     flags = [*pretrain_flags, f"--workdir={tmp_path / 'run'}"]
-    jobs = start(drivers, "pretrain", *flags, f"--config.data.local_dir={tmp_path / 'file/x'}")
-    del jobs[:]
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("mine")
     results = [job.wait() for job in start(drivers, "pretrain", *flags)]
     assert [result.status for result in results] == [1, 1]
     for result in results:
         assert "holds files and no run" in result.err and "Traceback" not in result.err
+
+
+def test_an_error_of_one_ends_all(drivers, pretrain_flags, tmp_path):
+    # Process 0 alone claims the directory; the other waits for it inside a collective.
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    jobs = start(drivers, "pretrain", *pretrain_flags, f"--workdir={tmp_path}")
+    results = [job.wait() for job in jobs]
+    os.close(lock)
+    assert [result.status for result in results] == [1, 1]
+    assert results[0].err.startswith("error: another process is at work in")
+    assert results[1].err.startswith("error: process 0 (")
+    assert f"ended: another process is at work in --workdir={tmp_path}" in results[1].err
 
 
 def test_who_is_missing_is_told_before_anything_is_written(drivers, pretrain_flags, tmp_path):
