@@ -9,11 +9,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream, outputs_of_inputs
+from bert_jax.config import EncoderConfig
+from bert_jax.data.task_rows import (
+    RowFormat,
+    TaskInputs,
+    TaskStream,
+    examples_per_row,
+    outputs_of_inputs,
+    row_length,
+)
 from bert_jax.heads import TaskModel
 from bert_jax.logs import divide
 from bert_jax.losses import Params, Totals, TotalsOf
 from bert_jax.model import Batch
+from bert_jax.tokenizer import SpecialIds
 
 # params, batch -> outputs [R, N or T, ...], totals
 OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
@@ -100,3 +109,30 @@ class InputsOnDevices:
         while waiting:
             take()
         return outputs, divide(totals)
+
+
+def deal_out(
+    inputs: TaskInputs,
+    encoder: EncoderConfig,
+    special: SpecialIds,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    packed: bool,
+    whole_inputs: bool,
+) -> InputsOnDevices:
+    """Deals new inputs out, in rows as long as the longest of them needs.
+
+    Args:
+      inputs: at least one, none longer than the position table.
+      encoder: that will read them.
+      special: ids of [PAD], [CLS] and [SEP].
+      mesh: from `sharding.make_mesh`.
+      batch_size: E.
+      packed: whether several inputs may be in a row.
+      whole_inputs: whether outputs are of inputs, rather than of tokens.
+    """
+    length = row_length(inputs.sizes, encoder.max_length)
+    most = examples_per_row(length) if packed else 1
+    rows = RowFormat(length, special, encoder.causal, batch_size, most)
+    return InputsOnDevices(inputs, rows, mesh, whole_inputs=whole_inputs)

@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from bert_jax.checkpoint import restore_groups
 from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.splits import Outputs
-from bert_jax.data.task_rows import NO_LABEL, RowFormat, TaskInputs
+from bert_jax.data.task_rows import NO_LABEL, TaskInputs
 from bert_jax.errors import UserError
-from bert_jax.evaluation import InputsOnDevices, make_outputs_step
+from bert_jax.evaluation import deal_out, make_outputs_step
 from bert_jax.task_kinds import KINDS, make_model
 from bert_jax.tokenizer import tokenizer_from_dict
 from bert_jax.training import abstract_params
@@ -80,13 +80,13 @@ class FineTuned:
         Returns:
           The outputs of each input.
         """
-        rows = RowFormat.for_inputs(
-            inputs.sizes,
+        on_devices = deal_out(
+            inputs,
+            self.encoder,
             self.tokenizer.special,
-            max_length=self.encoder.max_length,
-            pool_last=self.encoder.causal,
+            self._mesh,
             batch_size=batch_size,
             packed=packed,
+            whole_inputs=self._whole_inputs,
         )
-        on_devices = InputsOnDevices(inputs, rows, self._mesh, whole_inputs=self._whole_inputs)
         return on_devices.outputs(self._step, self._params)[0]

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.data.task_rows import RowFormat, TaskInputs
+from bert_jax.data.task_rows import TaskInputs
 from bert_jax.errors import UserError
-from bert_jax.evaluation import InputsOnDevices
+from bert_jax.evaluation import deal_out
 from bert_jax.losses import Params, Totals
 from bert_jax.model import Batch
 from bert_jax.pretrained import MaskedLM
@@ -66,16 +66,15 @@ class PseudoLikelihood:
           those of B: [size] float32, in nats.
         """
         copies = _masked_copies(a, b, self._lm.tokenizer.special.mask)
-        config = self._lm.model.config
-        rows = RowFormat.for_inputs(
-            copies.sizes,
+        on_devices = deal_out(
+            copies,
+            self._lm.model.config,
             self._lm.tokenizer.special,
-            max_length=config.max_length,
-            pool_last=config.causal,
+            self._mesh,
             batch_size=self._batch_size,
             packed=self._packed,
+            whole_inputs=True,
         )
-        on_devices = InputsOnDevices(copies, rows, self._mesh, whole_inputs=True)
         told = np.concatenate(on_devices.outputs(self._step, self._lm.params)[0])
         ends = np.cumsum([len(first) + len(second) for first, second in zip(a, b, strict=True)])
         return np.split(told, ends[:-1])

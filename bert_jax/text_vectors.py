@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.data.task_rows import RowFormat, TaskInputs, input_sizes
+from bert_jax.data.task_rows import TaskInputs, input_sizes
 from bert_jax.data.tasks import encode_inputs
 from bert_jax.errors import UserError
-from bert_jax.evaluation import InputsOnDevices
+from bert_jax.evaluation import deal_out
 from bert_jax.losses import Params, Totals
 from bert_jax.model import Batch, Encoder
 from bert_jax.pretrained import TrainedEncoder
@@ -142,17 +142,15 @@ class TextVectors:
         """
         labels = np.zeros(len(a), np.int32)  # which nothing reads
         inputs = TaskInputs(a, b, labels, np.arange(len(a)))
-        config = self._encoder.config
-        rows = RowFormat.for_inputs(
-            inputs.sizes,
+        on_devices = deal_out(
+            inputs,
+            self._encoder.config,
             self._encoder.tokenizer.special,
-            max_length=config.max_length,
-            pool_last=config.causal,
+            self._mesh,
             batch_size=self._batch_size,
             packed=self._packed,
+            whole_inputs=self._pooling is not Pooling.TOKENS,
         )
-        whole = self._pooling is not Pooling.TOKENS
-        on_devices = InputsOnDevices(inputs, rows, self._mesh, whole_inputs=whole)
         return on_devices.outputs(self._step, self._encoder.params)[0]
 
 

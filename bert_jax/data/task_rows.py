@@ -80,31 +80,6 @@ class RowFormat:
     batch_size: int
     max_examples: int
 
-    @classmethod
-    def for_inputs(
-        cls,
-        sizes: np.ndarray,
-        special: SpecialIds,
-        *,
-        max_length: int,
-        pool_last: bool,
-        batch_size: int,
-        packed: bool,
-    ) -> "RowFormat":
-        """Returns rows as long as the longest of some inputs needs.
-
-        Args:
-          sizes: [I] int64, tokens of each, none above `max_length`.
-          special: ids of [PAD], [CLS] and [SEP].
-          max_length: rows of the position table.
-          pool_last: as above.
-          batch_size: E.
-          packed: whether several inputs may be in a row.
-        """
-        length = row_length(sizes, max_length)
-        most = examples_per_row(length) if packed else 1
-        return cls(length, special, pool_last, batch_size, most)
-
     def deal(
         self, inputs: TaskInputs, *, epochs: int, seed: int, rows_multiple: int
     ) -> TaskBatches:
