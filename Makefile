@@ -21,7 +21,7 @@ notebooks: quickstart  ## executes the notebooks on what the quickstart made
 	$(BIN)/python -m notebooks.execute
 
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0
 
 faults: setup  ## kills and damage at random moments, and every mesh: half an hour
 	$(BIN)/python -m pytest -q -m slow tests

@@ -84,7 +84,7 @@ class Lifeline:
     def __init__(self, own: str, lines: dict[int, tuple[str, _Line]]) -> None:
         """Takes this process's name, and the names and connections of the others by number."""
         self._own, self._lines = own, lines
-        self._leaving = threading.Event()
+        self._leaving, self._told = threading.Event(), threading.Event()
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def leave(self, status: int, said: str) -> None:
@@ -101,6 +101,7 @@ class Lifeline:
             self._leaving.set()
             for _, line in self._lines.values():
                 line.send({"status": status, "said": said})
+            self._told.set()
 
     def _watch(self) -> None:
         with contextlib.ExitStack() as opened:
@@ -113,6 +114,7 @@ class Lifeline:
                     name, line = self._lines[key.data]
                     message = line.receive()
                     if self._leaving.is_set():
+                        self._told.wait()  # who is not told takes a closed connection for a death
                         return
                     if message is None:
                         said = f"{name} is gone: start all processes again, and they go on"

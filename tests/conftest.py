@@ -1,8 +1,11 @@
 """Eight fake CPU devices, and the small models and batches that the tests share."""
 
 import os
+import signal
 from typing import Any
 
+# A shell's background jobs ignore ctrl-C, and so would the drivers that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The programs are many and tiny: compiling them takes longer than running them.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bert_jax import rendezvous
 from bert_jax.errors import UserError
 from bert_jax.rendezvous import Lifeline, Member, meet
 
@@ -53,6 +54,26 @@ def test_all_meet_and_the_port_is_free_again() -> None:
     for lifeline in lifelines:
         assert isinstance(lifeline, Lifeline)
         lifeline.leave(0, "")
+
+
+def test_who_leaves_while_others_do_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, send = [], rendezvous._Line.send
+
+    def send_slowly(line: Any, value: Any) -> None:
+        time.sleep(0.2)
+        send(line, value)
+
+    first, *others = meet_all(*(member(n, 4) for n in range(4)))
+    monkeypatch.setattr(rendezvous._Line, "send", send_slowly)
+    monkeypatch.setattr(rendezvous.os, "_exit", ended.append)
+    threads = [threading.Thread(target=each.leave, args=(0, "")) for each in (others[0], first)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for lifeline in others[1:]:
+        lifeline.leave(0, "")
+    assert not ended
 
 
 def told(*members: Member, seconds: float = 20) -> str:
