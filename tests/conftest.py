@@ -4,8 +4,6 @@ import os
 import signal
 from typing import Any
 
-# A shell's background jobs ignore ctrl-C, and so would the drivers that the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The programs are many and tiny: compiling them takes longer than running them.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -22,6 +20,8 @@ from bert_jax.training import run_key
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A shell's background jobs ignore ctrl-C, and so would the drivers that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["driver_fixtures"]
 
