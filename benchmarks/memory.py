@@ -74,7 +74,9 @@ def main(_: list[str]) -> None:
     settings = [(name, changes, MeshConfig()) for name, changes in LEVERS.items()]
     if _DEVICES.value > 1:
         powers = [2**n for n in range(_DEVICES.value.bit_length())]
-        meshes = [MeshConfig(fsdp=n) for n in powers] + [MeshConfig(tensor=n) for n in powers[1:]]
+        heads = SIZES[_SIZE.value][2]
+        meshes = [MeshConfig(fsdp=n) for n in powers]
+        meshes += [MeshConfig(tensor=n) for n in powers[1:] if heads % n == 0]
         settings = [(f"fsdp={mesh.fsdp} tensor={mesh.tensor}", {}, mesh) for mesh in meshes]
     print("| setting | state, GiB | temporaries, GiB | both, of the first | operations |")
     print("|---|---|---|---|---|")
