@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from bert_jax import config as configs
 from bert_jax.config import RootConfig, flatten, item_type, validate
@@ -56,7 +57,7 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         flags.FLAGS.set_gnu_getopt(positional is not None)  # flags may follow other arguments
-        name, *rest = _parse_flags(list(argv), config_type, unknown_flags is not None)
+        name, *rest = _parse_flags(flags.FLAGS, list(argv), config_type, unknown_flags is not None)
         for argument in rest:
             if positional is not None and not argument.startswith("--"):
                 positional.append(argument)
@@ -182,11 +183,34 @@ def checked_config(config: Any, config_type: type[Config]) -> Config:
     return config
 
 
-def _parse_flags(argv: list[str], config_type: type | None, known_only: bool) -> list[str]:
+def resolve_config(recipe: str, overrides: Sequence[str], config_type: type[Config]) -> Config:
+    """Returns what `--config=RECIPE --config.OVERRIDE ...` comes to, not validated yet.
+
+    Args:
+      recipe: FILE.py, or FILE.py:WORD.
+      overrides: such as "optimizer.learning_rate=1e-3"; a later one wins.
+      config_type: the root that the recipe must return.
+
+    Raises:
+      UserError: for a recipe or an override that a driver would refuse.
+    """
+    argv = ["", f"--config={recipe}", *(f"--config.{override}" for override in overrides)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", values, sys_argv=argv)
+    _parse_flags(values, argv, config_type)
+    return values["config"].value
+
+
+def _parse_flags(
+    values: flags.FlagValues,
+    argv: list[str],
+    config_type: type | None,
+    known_only: bool = False,
+) -> list[str]:
     if config_type is not None:
         _check_config_flags(argv[1:], config_type)
     try:
-        return flags.FLAGS(argv, known_only=known_only)
+        return values(argv, known_only=known_only)
     except flags.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{message.removeprefix('FATAL Flags parsing error: ')}") from None

@@ -1,0 +1,48 @@
+"""How large studies are done: on a laptop, on a GPU node, on a TPU pod."""
+
+from experiments.study import Size
+
+CPU = Size(
+    prepare=("--source=text:{data}/text", "--layout=paragraphs"),
+    recipe="configs/pretrain_tiny_cpu.py",
+    finetune=(
+        "optimizer.learning_rate=1e-3",
+        "dropout_rate=0.1",
+        "epochs=2",
+        "data.length=64",
+    ),
+    minutes=60,
+    cores=1,
+)
+GPU = Size(
+    prepare=(
+        "--source=text:{data}/text",
+        "--layout=paragraphs",
+        "--tokenizer=train:wordpiece:30522",
+    ),
+    recipe="configs/pretrain_small.py",
+    pretrain=(
+        "encoder.compute_type=bfloat16",
+        "steps=100000",
+        "optimizer.learning_rate=5e-4",
+        "optimizer.warmup_steps=5000",
+        "checkpoint_steps=5000",
+    ),
+    finetune=("optimizer.learning_rate=1e-4",),
+    seeds=5,
+    minutes=24 * 60,
+)
+POD = Size(
+    prepare=(
+        "--source=text:{data}/text",
+        "--layout=paragraphs",
+        "--tokenizer=train:wordpiece:30522",
+    ),
+    recipe="configs/pretrain_base.py",
+    pretrain=("encoder.compute_type=bfloat16", "checkpoint_steps=2000"),
+    seeds=3,
+    minutes=7 * 24 * 60,
+    hosts=4,
+    accelerator="v5e:4x4",
+)
+SIZES = {"cpu": CPU, "gpu": GPU, "pod": POD}

@@ -1,0 +1,119 @@
+"""Where the runs of a study can go: each backend says by which commands, and which runs live."""
+
+import abc
+import pathlib
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+from bert_jax.errors import UserError
+from experiments.study import Run, Size
+from launch.states import StudyFolder
+
+
+class Command(NamedTuple):
+    """What is typed, and what it reads from its standard input."""
+
+    words: list[str]
+    stdin: str = ""
+
+    def __str__(self) -> str:
+        """Returns it as one would type it in a shell."""
+        line = shlex.join(self.words)
+        return f"{line} <<'END'\n{self.stdin}\nEND" if self.stdin else line
+
+
+class Study(NamedTuple):
+    """What a backend must know of the study."""
+
+    name: str
+    size: Size
+    folder: StudyFolder
+    runs: Sequence[Run]
+
+    def number(self, run: Run) -> int:
+        """Returns a run's place in the plan, by which jobs are told theirs."""
+        return self.runs.index(run)
+
+
+class Backend(abc.ABC):
+    """Starts runs elsewhere, and says which of them live.
+
+    Attributes:
+      needs: programs that must be there, and what brings them.
+      options: names that `--option=NAME=VALUE` may have, and what each is.
+      required: those without which nothing can be started.
+      poll_seconds: between two looks.
+    """
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    options: ClassVar[Mapping[str, str]] = {}
+    required: ClassVar[Sequence[str]] = ()
+    poll_seconds: ClassVar[float] = 20.0
+
+    def __init__(self, study: Study, options: Mapping[str, str]) -> None:
+        """Takes the study and the options, which have been checked."""
+        self.study, self.given = study, options
+
+    @classmethod
+    def check(cls, options: Mapping[str, str]) -> None:
+        """Raises UserError for an option that is unknown or missing."""
+        known = ", ".join(cls.options) or "none"
+        for name in options:
+            if name not in cls.options:
+                raise UserError(f"--option={name}: there is no such option here; there are {known}")
+        for name in cls.required:
+            if name not in options:
+                raise UserError(f"--option={name}=... is missing: {cls.options[name]}")
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raises UserError where a program is missing."""
+        for program, remedy in cls.needs.items():
+            if shutil.which(program) is None:
+                raise UserError(f"{program} is not installed: {remedy}")
+
+    def room(self, alive: Sequence[Run]) -> int | None:
+        """Returns how many more may start beside those; None: as many as there are."""
+        del alive
+        return None
+
+    @abc.abstractmethod
+    def commands(self, runs: Sequence[Run]) -> list[Command]:
+        """Returns what starts runs."""
+
+    def start(self, runs: Sequence[Run]) -> None:
+        """Starts runs."""
+        for command in self.commands(runs):
+            call(command)
+
+    @abc.abstractmethod
+    def alive(self, runs: Sequence[Run]) -> list[Run]:
+        """Returns those that are at work, or will be without another start."""
+
+    def end(self, run: Run) -> None:
+        """Gives back what a run had, now that it is over."""
+        del run
+
+    def stop(self) -> str:
+        """Is called when the sweep is asked to end; returns a line about the runs that live."""
+        return "runs that have been started go on; the same command watches them again"
+
+
+def call(command: Command) -> str:
+    """Runs a command; returns what it wrote.
+
+    Raises:
+      UserError: if it fails, with its last words.
+    """
+    done = subprocess.run(
+        command.words, input=command.stdin, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        last = said[-1] if said else "no word"
+        name = pathlib.Path(command.words[0]).name
+        raise UserError(f"{name} failed with status {done.returncode}: {last}")
+    return done.stdout

@@ -1,0 +1,169 @@
+"""What is known of a study's runs, as files in its folder: who runs, who is done, who failed.
+
+    plan.json            the study and all runs, with their commands
+    corpus, pretrain/nsp/seed-0, ...   what the runs make
+    output/NAME.txt      what a run said, over all its attempts
+    states/NAME.json     its attempts: when, where, and how each ended
+    states/NAME.lock     locked while an attempt is at work on this machine
+
+One process writes a run's state: the one that starts its driver (`job.py`).
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
+from bert_jax.rendezvous import RESTART_STATUS
+from experiments.study import Run
+
+PLAN_FILE = "plan.json"
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One start of a run's driver."""
+
+    began: float  # seconds since 1970
+    host: str
+    process: int  # of the driver, or of what starts it on all hosts
+    cores: tuple[int, ...] = ()  # that it is bound to; none: not bound
+    ended: float | None = None
+    status: int | None = None  # of its exit; None: it still runs, or ended without a word
+
+
+class StudyFolder:
+    """The files of a study."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Takes the folder, which may not exist yet."""
+        self.path = path
+
+    def output(self, run: Run) -> pathlib.Path:
+        """Returns where a run's words go."""
+        return self.path / "output" / f"{run.name}.txt"
+
+    def lock(self, run: Run) -> pathlib.Path:
+        """Returns the file that is locked while a run is at work on this machine."""
+        return self.path / "states" / f"{run.name}.lock"
+
+    def attempts(self, run: Run) -> list[Attempt]:
+        """Reads the attempts of a run, the newest last."""
+        try:
+            stored = json.loads(self._state(run).read_text())
+        except FileNotFoundError:
+            return []
+        return [Attempt(**attempt | {"cores": tuple(attempt["cores"])}) for attempt in stored]
+
+    def write_attempts(self, run: Run, attempts: Sequence[Attempt]) -> None:
+        """Writes them."""
+        path = self._state(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps([dataclasses.asdict(attempt) for attempt in attempts])
+        write_atomically(path, content.encode())
+
+    def _state(self, run: Run) -> pathlib.Path:
+        return self.path / "states" / f"{run.name}.json"
+
+    def is_done(self, run: Run) -> bool:
+        """Whether an attempt ended well."""
+        return any(attempt.status == 0 for attempt in self.attempts(run))
+
+    def is_locked(self, run: Run) -> bool:
+        """Whether an attempt is at work on this machine."""
+        try:
+            with self.lock(run).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def last_words(self, run: Run, lines: int) -> list[str]:
+        """Returns the end of what a run said."""
+        try:
+            with self.output(run).open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
+                said = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return [line for line in said.splitlines() if line.strip()][-lines:]
+
+    def write_plan(self, study: str, size: str, runs: Sequence[Run]) -> None:
+        """Writes what the folder is for.
+
+        Raises:
+          UserError: if it is another study's, or a run's command changed: what is finished stays.
+        """
+        if stored := self.read_plan():
+            if (stored["study"], stored["size"]) != (study, size):
+                raise UserError(
+                    f"--workdir={self.path} holds {stored['study']} at size {stored['size']}, not"
+                    f" {study} at size {size}: name another directory"
+                )
+            known = {run["name"]: run for run in stored["runs"]}
+            for run in runs:
+                before = known.get(run.name)
+                if before and self.attempts(run) and tuple(before["flags"]) != run.flags:
+                    changed = sorted(set(before["flags"]) ^ set(run.flags))
+                    raise UserError(
+                        f"--workdir={self.path} began {run.name} with another command (it differs"
+                        f" in {', '.join(changed[:3])}): name another directory"
+                    )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"--workdir={self.path} holds files and no study: name a new or an empty directory"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        plan = {"study": study, "size": size, "runs": [dataclasses.asdict(run) for run in runs]}
+        write_atomically(self.path / PLAN_FILE, json.dumps(plan, indent=1).encode())
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """Returns the study, the size and the runs as they were written; None: there is no plan."""
+        try:
+            return json.loads((self.path / PLAN_FILE).read_text())
+        except FileNotFoundError:
+            return None
+
+    def runs(self) -> list[Run]:
+        """Reads the runs of the plan.
+
+        Raises:
+          UserError: if the folder has none.
+        """
+        if (plan := self.read_plan()) is None:
+            raise UserError(f"{self.path} holds no study: name a folder that launch.sweep made")
+        fields = ("flags", "needs", "variants")
+        return [Run(**run | {field: tuple(run[field]) for field in fields}) for run in plan["runs"]]
+
+
+def hold(path: pathlib.Path) -> int | None:
+    """Locks a file, which is made, until this process and those that inherit it have ended.
+
+    Returns:
+      Its descriptor; None where another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    for _ in range(20):  # who only looks whether it is locked holds it for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            time.sleep(0.05)
+    os.close(file)
+    return None
+
+
+def failures(attempts: Sequence[Attempt], since: float) -> int:
+    """Counts the attempts that failed after a time; one that asks for a restart has not."""
+    return sum(
+        attempt.began >= since and attempt.status not in (0, RESTART_STATUS) for attempt in attempts
+    )

@@ -1,0 +1,197 @@
+"""Runs a study: all its variants and seeds, here or on a cluster.
+
+    python -m launch.sweep experiments/drop_nsp.py --on=local --size=cpu
+
+What variants share is made once. What is finished is not done again: stopped or killed, the same
+command goes on where it was. A run that fails is tried again, then left, and the others go on.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from bert_jax import cli
+from bert_jax.errors import UserError
+from bert_jax.rendezvous import RESTART_STATUS
+from experiments.study import Places, Run, Size, Study, expand, load_study
+from launch import backends
+from launch.backends import Backend
+from launch.backends.local import Local
+from launch.backends.printed import Printed
+from launch.backends.slurm import Slurm
+from launch.states import StudyFolder, failures, hold
+from launch.table import State, Table
+
+BACKENDS: dict[str, type[Backend]] = {"local": Local, "slurm": Slurm, "print": Printed}
+
+_ON = flags.DEFINE_enum("on", "local", list(BACKENDS), "where the runs go; print: nowhere")
+_SIZE = flags.DEFINE_string("size", "cpu", "one of the study's")
+_WORKDIR = flags.DEFINE_string("workdir", "", "the folder of the study; '': runs/STUDY")
+_DATA = flags.DEFINE_string("data", "data", "the folder of texts and tasks (experiments/README.md)")
+_CORPUS = flags.DEFINE_string("corpus", "", "what prepare made already; '': it is made")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "of a study with one pretraining: the run that did it; '': it is made"
+)
+_SEEDS = flags.DEFINE_integer("seeds", 0, "of each variant; 0: as many as the size has", 0)
+_RETRIES = flags.DEFINE_integer("retries", 2, "how often a run that failed is tried again", 0)
+_OPTIONS = flags.DEFINE_multi_string("option", [], "NAME=VALUE, of where the runs go")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would start the runs, and end")
+
+_LAST_WORDS = 5  # lines of a run that failed
+
+
+class Sweep:
+    """Keeps the runs of a study going until each is done or has failed."""
+
+    def __init__(
+        self, folder: StudyFolder, runs: Sequence[Run], backend: Backend, *, retries: int
+    ) -> None:
+        """Takes the runs, each after those that it needs; one that fails has so many retries."""
+        self._folder, self._runs, self._backend = folder, runs, backend
+        self._began, self._retries = time.time(), retries
+        self._states = {run.name: State.WAITING for run in runs}
+        self._table = Table(folder)
+
+    def go(self, stop: cli.StopRequest) -> Mapping[str, State]:
+        """Returns where each run stands when no more can be done, or a stop is asked for."""
+        while not stop.requested(0):
+            alive = self._look()
+            ready = [run for run in self._runs if self._states[run.name] is State.READY]
+            room = self._backend.room(alive)
+            starting = ready if room is None else ready[:room]
+            if starting:
+                self._backend.start(starting)
+                for run in starting:
+                    self._states[run.name] = State.RUNNING
+                    self._table.say(f"started {run.name}")
+            self._table.show(self._runs, self._states)
+            if not alive and not starting:
+                break
+            time.sleep(self._backend.poll_seconds)
+        self._table.close()
+        return self._states
+
+    def _look(self) -> list[Run]:
+        """Brings the states up to date; returns the runs that live."""
+        open_runs = [run for run in self._runs if self._states[run.name] is not State.DONE]
+        alive = self._backend.alive(open_runs)
+        living = {run.name for run in alive}
+        for run in open_runs:  # those that a run needs come before it
+            before = self._states[run.name]
+            now = self._states[run.name] = self._state(run, run.name in living)
+            if before is State.RUNNING and now is not before:
+                self._backend.end(run)
+                self._tell_end(run, now)
+        return alive
+
+    def _state(self, run: Run, lives: bool) -> State:
+        needs = [self._states[name] for name in run.needs]
+        if lives:
+            return State.RUNNING
+        if self._folder.is_done(run):
+            return State.DONE
+        if failures(self._folder.attempts(run), self._began) > self._retries:
+            return State.FAILED
+        if State.FAILED in needs or State.BLOCKED in needs:
+            return State.BLOCKED
+        return State.READY if all(state is State.DONE for state in needs) else State.WAITING
+
+    def _tell_end(self, run: Run, state: State) -> None:
+        attempts = self._folder.attempts(run)
+        status = attempts[-1].status if attempts else None
+        if state is State.DONE:
+            self._table.say(f"done    {run.name}")
+        elif status == RESTART_STATUS:
+            self._table.say(f"stopped {run.name}: it asks to be started again")
+        else:
+            how = "without a word" if status is None else f"with status {status}"
+            again = "" if state is State.FAILED else "; it is tried again"
+            self._table.say(f"failed  {run.name}: it ended {how}{again}")
+            for line in self._folder.last_words(run, _LAST_WORDS):
+                self._table.say(f"        {line}")
+
+
+def chosen_size(study: Study) -> Size:
+    """Returns the size that the flags ask for.
+
+    Raises:
+      UserError: if the study has none of that name.
+    """
+    if _SIZE.value not in study.sizes:
+        raise UserError(f"--size={_SIZE.value}: the study has {', '.join(study.sizes)}")
+    size = study.sizes[_SIZE.value]
+    return dataclasses.replace(size, seeds=_SEEDS.value) if _SEEDS.value else size
+
+
+def chosen_options() -> dict[str, str]:
+    """Returns the values of --option by their names.
+
+    Raises:
+      UserError: for one without a value.
+    """
+    options = {}
+    for option in _OPTIONS.value:
+        name, equals, value = option.partition("=")
+        if not equals or not value:
+            raise UserError(f"--option={option} must be NAME=VALUE")
+        options[name] = value
+    return options
+
+
+def main() -> None:
+    """Checks everything, then makes the runs."""
+    if len(_ARGUMENTS) != 1:
+        raise UserError("name one study: python -m launch.sweep experiments/drop_nsp.py")
+    study, _ = load_study(_ARGUMENTS[0])
+    name, size = pathlib.Path(_ARGUMENTS[0]).stem, chosen_size(study)
+    folder = StudyFolder(pathlib.Path(_WORKDIR.value or f"runs/{name}"))
+    places = Places(
+        workdir=str(folder.path),
+        data=_DATA.value,
+        corpus=_CORPUS.value,
+        checkpoint=_CHECKPOINT.value,
+    )
+    if places.checkpoint and not study.one_pretraining:
+        raise UserError(f"--checkpoint={places.checkpoint}: the variants of {name} are pretrained")
+    runs = expand(study, size, places)
+    needs_data = any(places.data in flag for run in runs for flag in run.flags)
+    if needs_data and not pathlib.Path(places.data).is_dir():
+        raise UserError(
+            f"--data={places.data} is no folder: experiments/README.md says what is in it"
+        )
+    backend_type, options = BACKENDS[_ON.value], chosen_options()
+    backend_type.check(options)
+    backend = backend_type(backends.Study(name, size, folder, runs), options)
+    if _DRY_RUN.value or _ON.value == "print":
+        for command in backend.commands(runs):
+            print(
+                shlex.join(command.words)
+                + (f" <<'END'\n{command.stdin}\nEND" * bool(command.stdin))
+            )
+        return
+    backend_type.check_installed()
+    folder.write_plan(name, _SIZE.value, runs)
+    if hold(folder.path / "sweep.lock") is None:
+        raise UserError(f"another sweep is at work in --workdir={folder.path}: wait for it")
+    with cli.StopRequest() as stop:
+        states = Sweep(folder, runs, backend, retries=_RETRIES.value).go(stop)
+    if stop.requested(0):
+        raise cli.Stopped(f"stopped: {backend.stop()}")
+    failed = [name for name, state in states.items() if state is State.FAILED]
+    if failed:
+        blocked = list(states.values()).count(State.BLOCKED)
+        waiting = f", and {blocked} more wait for them" if blocked else ""
+        raise UserError(
+            f"failed: {', '.join(failed)}{waiting}: their words are in {folder.path}/output; the"
+            " same command tries them again"
+        )
+    print(f"{len(runs)} runs are done: python -m experiments.report {folder.path}")
+
+
+_ARGUMENTS: list[str] = []
+
+if __name__ == "__main__":
+    cli.run(main, positional=_ARGUMENTS)
