@@ -31,13 +31,6 @@ _LAUNCHER = flags.DEFINE_string("launcher", "", "what starts the driver on all h
 _HOST = flags.DEFINE_integer("host", 0, "of the run's hosts, where each has a job: its number")
 
 
-def driver_command(folder: StudyFolder, run: Run) -> list[str]:
-    """Returns what a user would type for a run."""
-    command = [sys.executable, "-m", f"bert_jax.{run.driver}", *run.flags]
-    # The corpus is named by its flag --output.
-    return command if run.driver == "prepare" else [*command, f"--workdir={folder.path / run.name}"]
-
-
 @contextlib.contextmanager
 def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Lets the driver know when this process is asked to end."""
@@ -77,7 +70,7 @@ def attempt(
         inherited = (lock,)  # so that it is held as long as the driver lives, whatever befalls us
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    command = [*launcher, *driver_command(folder, run)]
+    command = [*launcher, *folder.command(run)]
     with output.open("ab", buffering=0) as words:
         words.write(f"$ {shlex.join(command)}\n".encode())
         process = subprocess.Popen(
@@ -101,10 +94,12 @@ def main() -> None:
     runs = folder.runs()
     if not 0 <= _NUMBER.value < len(runs):
         raise UserError(f"--number={_NUMBER.value}: {folder.path} has runs 0 to {len(runs) - 1}")
+    run = runs[_NUMBER.value]
     status = attempt(
         folder,
-        runs[_NUMBER.value],
-        launcher=shlex.split(_LAUNCHER.value),
+        run,
+        # One process prepares, with workers of its own.
+        launcher=[] if run.driver == "prepare" else shlex.split(_LAUNCHER.value),
         cores=[int(core) for core in _CORES.value],
         records=_HOST.value == 0,
     )

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,12 @@ class StudyFolder:
     def __init__(self, path: pathlib.Path) -> None:
         """Takes the folder, which may not exist yet."""
         self.path = path
+
+    def command(self, run: Run) -> list[str]:
+        """Returns what a user would type for a run."""
+        words = [sys.executable, "-m", f"bert_jax.{run.driver}", *run.flags]
+        # A corpus is named by its flag --output.
+        return words if run.driver == "prepare" else [*words, f"--workdir={self.path / run.name}"]
 
     def output(self, run: Run) -> pathlib.Path:
         """Returns where a run's words go."""

@@ -167,10 +167,7 @@ def main() -> None:
     backend = backend_type(backends.Study(name, size, folder, runs), options)
     if _DRY_RUN.value or _ON.value == "print":
         for command in backend.commands(runs):
-            print(
-                shlex.join(command.words)
-                + (f" <<'END'\n{command.stdin}\nEND" * bool(command.stdin))
-            )
+            print(command)
         return
     backend_type.check_installed()
     folder.write_plan(name, _SIZE.value, runs)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from experiments.study import Run
 from launch.backends import Backend, Command
-from launch.job import driver_command
 
 
 class Printed(Backend):
@@ -12,7 +11,7 @@ class Printed(Backend):
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
         """Returns what a user would type, in an order in which it can be typed."""
-        return [Command(driver_command(self.study.folder, run)) for run in runs]
+        return [Command(self.study.folder.command(run)) for run in runs]
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
         """Returns none: what a person does is not known here."""
