@@ -259,6 +259,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     log = open_log(workdir, first_step=first_step, steps=steps)
     for line in (*said, *_introduction(setup, inputs, batches)):
         log.say(line)
+    if not first_step:
+        log.write(0, {"metric": f"dev_{setup.metric}", "floor": setup.floor})
 
     # What is learned from, and what is scored.
     if config.encoder_mode is EncoderMode.CACHED:

@@ -105,20 +105,22 @@ def make_pretraining_loss(
     """Returns the joint loss of a pretraining model: weighted means of the MLM and sentence losses.
 
     Args:
-      model: its objective names the sentence loss in the totals: `nsp_loss`, `sop_accuracy`, ...
+      model: its objective names the sentence loss in the totals: `nsp_loss`, `sop_accuracy`, ...;
+        what a causal one predicts is told as `next_token_loss`, for it is no masked token.
       mlm_weight: of the mean MLM loss.
       sentence_weight: of the mean sentence loss.
     """
     name = model.objective.value
     positive = {"nsp": "random", "sop": "swapped"}.get(name)  # whose share tells the balance
-    factors = {"mlm_loss": mlm_weight}
+    tokens = "next_token" if model.config.causal else "mlm"
+    factors = {f"{tokens}_loss": mlm_weight}
     if positive:
         factors[f"{name}_loss"] = sentence_weight
 
     def totals_of(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
         logits = _apply(model, params, batch, dropout_key)
         mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
-        totals = {"mlm_loss": cross_entropy(*mlm), "mlm_accuracy": accuracy(*mlm)}
+        totals = {f"{tokens}_loss": cross_entropy(*mlm), f"{tokens}_accuracy": accuracy(*mlm)}
         if logits.sentence is None:
             return totals
         labels, weights = batch["labels"], batch["weights"]
@@ -130,7 +132,7 @@ def make_pretraining_loss(
         }
 
     def weights_of(batch: Batch) -> dict[str, jax.Array]:
-        weights = {"mlm_loss": batch["mlm_weights"], f"{name}_loss": batch["weights"]}
+        weights = {f"{tokens}_loss": batch["mlm_weights"], f"{name}_loss": batch["weights"]}
         return {each: jnp.sum(weights[each]) for each in factors}
 
     return Loss(totals_of, weights_of, factors)

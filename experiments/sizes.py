@@ -5,12 +5,7 @@ from experiments.study import Size
 CPU = Size(
     prepare=("--source=text:{data}/text", "--layout=paragraphs"),
     recipe="configs/pretrain_tiny_cpu.py",
-    finetune=(
-        "optimizer.learning_rate=1e-3",
-        "dropout_rate=0.1",
-        "epochs=2",
-        "data.length=64",
-    ),
+    finetune=("optimizer.learning_rate=1e-3", "epochs=2"),
     minutes=60,
     cores=1,
 )

@@ -154,6 +154,38 @@ class Run:
     seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study at a size, as its folder keeps it: all that a report needs beside the logs."""
+
+    study: str
+    size: str
+    question: str
+    base: str
+    variants: tuple[Variant, ...]
+    published: tuple[Published, ...]
+    runs: tuple[Run, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain dictionaries, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
+        """Returns what `to_dict` was made of, once through JSON."""
+        facts = {name: values[name] for name in ("study", "size", "question", "base")}
+        return cls(
+            variants=tuple(Variant(**_with_tuples(each)) for each in values["variants"]),
+            published=tuple(Published(**_with_tuples(each)) for each in values["published"]),
+            runs=tuple(Run(**_with_tuples(each)) for each in values["runs"]),
+            **facts,
+        )
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
 def load_study(path: str) -> tuple[Study, str]:
     """Runs a study's file.
 

@@ -21,8 +21,8 @@ from absl import flags
 
 from bert_jax import cli
 from bert_jax.errors import UserError
+from experiments.folder import Attempt, StudyFolder, hold
 from experiments.study import Run
-from launch.states import Attempt, StudyFolder, hold
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the study")
 _NUMBER = flags.DEFINE_integer("number", -1, "the run's place in the plan, from 0")
@@ -91,7 +91,7 @@ def attempt(
 def main() -> None:
     """Makes the attempt that the flags ask for, and ends as its driver did."""
     folder = StudyFolder(pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/drop_nsp")))
-    runs = folder.runs()
+    runs = folder.read_plan().runs
     if not 0 <= _NUMBER.value < len(runs):
         raise UserError(f"--number={_NUMBER.value}: {folder.path} has runs 0 to {len(runs) - 1}")
     run = runs[_NUMBER.value]

@@ -16,13 +16,13 @@ from absl import flags
 from bert_jax import cli
 from bert_jax.errors import UserError
 from bert_jax.rendezvous import RESTART_STATUS
-from experiments.study import Places, Run, Size, Study, expand, load_study
+from experiments.folder import StudyFolder, failures, hold
+from experiments.study import Places, Plan, Run, Size, Study, expand, load_study, variants_of
 from launch import backends
 from launch.backends import Backend
 from launch.backends.local import Local
 from launch.backends.printed import Printed
 from launch.backends.slurm import Slurm
-from launch.states import StudyFolder, failures, hold
 from launch.table import State, Table
 
 BACKENDS: dict[str, type[Backend]] = {"local": Local, "slurm": Slurm, "print": Printed}
@@ -35,6 +35,7 @@ _CORPUS = flags.DEFINE_string("corpus", "", "what prepare made already; '': it i
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "of a study with one pretraining: the run that did it; '': it is made"
 )
+_VARIANTS = flags.DEFINE_list("variants", [], "only these, among them the base; none: all")
 _SEEDS = flags.DEFINE_integer("seeds", 0, "of each variant; 0: as many as the size has", 0)
 _RETRIES = flags.DEFINE_integer("retries", 2, "how often a run that failed is tried again", 0)
 _OPTIONS = flags.DEFINE_multi_string("option", [], "NAME=VALUE, of where the runs go")
@@ -115,15 +116,23 @@ class Sweep:
 
 
 def chosen_size(study: Study) -> Size:
-    """Returns the size that the flags ask for.
+    """Returns the size that the flags ask for, with the seeds and variants that they ask for.
 
     Raises:
-      UserError: if the study has none of that name.
+      UserError: if the study has no such size or variant, or the base is not among them.
     """
     if _SIZE.value not in study.sizes:
         raise UserError(f"--size={_SIZE.value}: the study has {', '.join(study.sizes)}")
     size = study.sizes[_SIZE.value]
-    return dataclasses.replace(size, seeds=_SEEDS.value) if _SEEDS.value else size
+    variants = variants_of(study, size)
+    names = [variant.name for variant in variants]
+    for name in _VARIANTS.value:
+        if name not in names:
+            raise UserError(f"--variants={name}: the study has {', '.join(names)}")
+    if _VARIANTS.value and study.base not in _VARIANTS.value:
+        raise UserError(f"--variants lacks {study.base}, with which the others are compared")
+    chosen = [each for each in variants if each.name in (_VARIANTS.value or names)]
+    return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=tuple(chosen))
 
 
 def chosen_options() -> dict[str, str]:
@@ -145,7 +154,7 @@ def main() -> None:
     """Checks everything, then makes the runs."""
     if len(_ARGUMENTS) != 1:
         raise UserError("name one study: python -m launch.sweep experiments/drop_nsp.py")
-    study, _ = load_study(_ARGUMENTS[0])
+    study, question = load_study(_ARGUMENTS[0])
     name, size = pathlib.Path(_ARGUMENTS[0]).stem, chosen_size(study)
     folder = StudyFolder(pathlib.Path(_WORKDIR.value or f"runs/{name}"))
     places = Places(
@@ -170,7 +179,17 @@ def main() -> None:
             print(command)
         return
     backend_type.check_installed()
-    folder.write_plan(name, _SIZE.value, runs)
+    folder.write_plan(
+        Plan(
+            study=name,
+            size=_SIZE.value,
+            question=question,
+            base=study.base,
+            variants=variants_of(study, size),
+            published=study.published,
+            runs=tuple(runs),
+        )
+    )
     if hold(folder.path / "sweep.lock") is None:
         raise UserError(f"another sweep is at work in --workdir={folder.path}: wait for it")
     with cli.StopRequest() as stop:

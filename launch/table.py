@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from experiments.folder import StudyFolder
 from experiments.study import Run
-from launch.states import StudyFolder
 
 
 class State(enum.Enum):

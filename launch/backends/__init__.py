@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from bert_jax.errors import UserError
+from experiments.folder import StudyFolder
 from experiments.study import Run, Size
-from launch.states import StudyFolder
 
 
 class Command(NamedTuple):

@@ -6,7 +6,7 @@
     states/NAME.json     its attempts: when, where, and how each ended
     states/NAME.lock     locked while an attempt is at work on this machine
 
-One process writes a run's state: the one that starts its driver (`job.py`).
+One process writes a run's state: the one that starts its driver (`launch/job.py`).
 """
 
 import dataclasses
@@ -17,12 +17,11 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 from bert_jax.rendezvous import RESTART_STATUS
-from experiments.study import Run
+from experiments.study import Plan, Run
 
 PLAN_FILE = "plan.json"
 
@@ -103,52 +102,53 @@ class StudyFolder:
             return []
         return [line for line in said.splitlines() if line.strip()][-lines:]
 
-    def write_plan(self, study: str, size: str, runs: Sequence[Run]) -> None:
+    def write_plan(self, plan: Plan) -> None:
         """Writes what the folder is for.
 
         Raises:
           UserError: if it is another study's, or a run's command changed: what is finished stays.
         """
-        if stored := self.read_plan():
-            if (stored["study"], stored["size"]) != (study, size):
+        if before := self.find_plan():
+            if (before.study, before.size) != (plan.study, plan.size):
                 raise UserError(
-                    f"--workdir={self.path} holds {stored['study']} at size {stored['size']}, not"
-                    f" {study} at size {size}: name another directory"
+                    f"--workdir={self.path} holds {before.study} at size {before.size}, not"
+                    f" {plan.study} at size {plan.size}: name another directory"
                 )
-            known = {run["name"]: run for run in stored["runs"]}
-            for run in runs:
-                before = known.get(run.name)
-                if before and self.attempts(run) and tuple(before["flags"]) != run.flags:
-                    changed = sorted(set(before["flags"]) ^ set(run.flags))
-                    raise UserError(
-                        f"--workdir={self.path} began {run.name} with another command (it differs"
-                        f" in {', '.join(changed[:3])}): name another directory"
-                    )
+            self._check_same_commands(before, plan)
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(
                 f"--workdir={self.path} holds files and no study: name a new or an empty directory"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        plan = {"study": study, "size": size, "runs": [dataclasses.asdict(run) for run in runs]}
-        write_atomically(self.path / PLAN_FILE, json.dumps(plan, indent=1).encode())
+        write_atomically(self.path / PLAN_FILE, json.dumps(plan.to_dict(), indent=1).encode())
 
-    def read_plan(self) -> dict[str, Any] | None:
-        """Returns the study, the size and the runs as they were written; None: there is no plan."""
+    def _check_same_commands(self, before: Plan, now: Plan) -> None:
+        known = {run.name: run for run in before.runs}
+        for run in now.runs:
+            begun = known.get(run.name)
+            if begun and begun.flags != run.flags and self.attempts(run):
+                changed = sorted(set(begun.flags) ^ set(run.flags))
+                raise UserError(
+                    f"--workdir={self.path} began {run.name} with another command (it differs in"
+                    f" {', '.join(changed[:3])}): name another directory"
+                )
+
+    def find_plan(self) -> Plan | None:
+        """Reads the plan; None where there is none."""
         try:
-            return json.loads((self.path / PLAN_FILE).read_text())
+            return Plan.from_dict(json.loads((self.path / PLAN_FILE).read_text()))
         except FileNotFoundError:
             return None
 
-    def runs(self) -> list[Run]:
-        """Reads the runs of the plan.
+    def read_plan(self) -> Plan:
+        """Reads the plan.
 
         Raises:
-          UserError: if the folder has none.
+          UserError: if there is none.
         """
-        if (plan := self.read_plan()) is None:
+        if (plan := self.find_plan()) is None:
             raise UserError(f"{self.path} holds no study: name a folder that launch.sweep made")
-        fields = ("flags", "needs", "variants")
-        return [Run(**run | {field: tuple(run[field]) for field in fields}) for run in plan["runs"]]
+        return plan
 
 
 def hold(path: pathlib.Path) -> int | None:

@@ -1,0 +1,120 @@
+"""What the runs of a study measured and cost, read from their logs."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bert_jax.logs import LOG_FILE, STARTS_FILE, read_log
+from experiments.folder import StudyFolder
+from experiments.study import Plan, Run
+
+_HELD_OUT = "heldout_"
+_SHARES = "_share"  # a share of the labels tells about the data, not about the model
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What runs took, evaluations and checkpoints included, the time to start not.
+
+    Attributes:
+      device_seconds: of all devices together.
+      tokens: real ones that were trained on.
+      flops: of the model for them.
+    """
+
+    device_seconds: float = 0.0
+    tokens: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Returns both together."""
+        return Cost(
+            self.device_seconds + other.device_seconds,
+            self.tokens + other.tokens,
+            self.flops + other.flops,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a finished run has to say.
+
+    Attributes:
+      values: metric -> value: of the end of a pretraining, of the best epoch of a task.
+      curves: metric -> (step, value) of each evaluation.
+      collapsed: whether it ended no better than always giving the commonest answer.
+      cost: of the run.
+    """
+
+    values: Mapping[str, float]
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    collapsed: bool
+    cost: Cost
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether the smaller value of a metric is the better one."""
+    return metric.endswith("loss")
+
+
+def measure(folder: StudyFolder, run: Run) -> Measured:
+    """Reads the logs of a finished run; its metrics are named STAGE/METRIC."""
+    directory = folder.path / run.name
+    entries = read_log(directory / LOG_FILE)
+    starts = directory / STARTS_FILE
+    devices = read_log(starts)[-1]["devices"] if starts.exists() else 1
+    prefix, chosen = _HELD_OUT, None
+    if run.driver == "finetune":
+        chosen = next(entry for entry in entries if "metric" in entry)
+        prefix = "dev_"
+    evaluated = [entry for entry in entries if any(name.startswith(prefix) for name in entry)]
+    last = evaluated[-1]
+    if chosen:  # as finetune chooses: the first of the best
+        last = max(evaluated, key=lambda entry: entry[chosen["metric"]])
+    names = [n for n in last if n.startswith(prefix) and not n.endswith(_SHARES)]
+
+    def called(name: str) -> str:
+        return f"{run.stage}/{name.removeprefix(_HELD_OUT).removeprefix('dev_')}"
+
+    return Measured(
+        values={called(name): last[name] for name in names},
+        curves={
+            called(name): [(entry["step"], entry[name]) for entry in evaluated if name in entry]
+            for name in names
+        },
+        collapsed=bool(chosen) and last[chosen["metric"]] <= chosen["floor"],
+        cost=_cost(entries, devices),
+    )
+
+
+def main_metrics(folder: StudyFolder, runs: Iterable[Run]) -> list[str]:
+    """Returns the metrics by which tasks chose their best epochs."""
+    found = []
+    for run in runs:
+        if run.driver == "finetune" and folder.is_done(run):
+            entries = read_log(folder.path / run.name / LOG_FILE)
+            metric = next(entry["metric"] for entry in entries if "metric" in entry)
+            found.append(f"{run.stage}/{metric.removeprefix('dev_')}")
+    return list(dict.fromkeys(found))
+
+
+def _cost(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
+    seconds = tokens = flops = 0.0
+    for entry in entries:
+        if "tokens_per_second" in entry:
+            trained = entry["tokens"] / entry["tokens_per_second"]
+            tokens += entry["tokens"]
+            flops += entry["model_flops_per_second"] * trained
+            seconds += trained
+            seconds += sum(v for name, v in entry.items() if name in _PAUSES)
+    return Cost(seconds * devices, tokens, flops)
+
+
+_PAUSES = ("evaluation_seconds", "checkpoint_seconds")
+
+
+def served(plan: Plan, run: Run) -> tuple[str, ...]:
+    """Returns the variants whose row a run belongs to; none where it serves all of them."""
+    names = tuple(variant.name for variant in plan.variants)
+    return () if set(run.variants) == set(names) and len(names) > 1 else run.variants
