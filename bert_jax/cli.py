@@ -194,23 +194,19 @@ def resolve_config(recipe: str, overrides: Sequence[str], config_type: type[Conf
     Raises:
       UserError: for a recipe or an override that a driver would refuse.
     """
-    argv = ["", f"--config={recipe}", *(f"--config.{override}" for override in overrides)]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", values, sys_argv=argv)
-    _parse_flags(values, argv, config_type)
+    argv = ["", *(f"--config.{override}" for override in overrides)]
+    _check_config_flags([f"--config={recipe}", *argv[1:]], config_type)
+    config, values = read_recipe(recipe, config_type), flags.FlagValues()
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+    values(argv)
     return values["config"].value
 
 
-def _parse_flags(
-    values: flags.FlagValues,
-    argv: list[str],
-    config_type: type | None,
-    known_only: bool = False,
-) -> list[str]:
+def _parse_flags(argv: list[str], config_type: type | None, known_only: bool) -> list[str]:
     if config_type is not None:
         _check_config_flags(argv[1:], config_type)
     try:
-        return values(argv, known_only=known_only)
+        return flags.FLAGS(argv, known_only=known_only)
     except flags.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{message.removeprefix('FATAL Flags parsing error: ')}") from None

@@ -1,15 +1,15 @@
 """What the runs of a study measured and cost, read from their logs."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_jax.logs import LOG_FILE, STARTS_FILE, read_log
 from experiments.folder import StudyFolder
-from experiments.study import Plan, Run
+from experiments.study import Run
 
 _HELD_OUT = "heldout_"
+_PAUSES = ("evaluation_seconds", "checkpoint_seconds")
 _SHARES = "_share"  # a share of the labels tells about the data, not about the model
 
 
@@ -74,13 +74,12 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
         last = max(evaluated, key=lambda entry: entry[chosen["metric"]])
     names = [n for n in last if n.startswith(prefix) and not n.endswith(_SHARES)]
 
-    def called(name: str) -> str:
-        return f"{run.stage}/{name.removeprefix(_HELD_OUT).removeprefix('dev_')}"
-
     return Measured(
-        values={called(name): last[name] for name in names},
+        values={_called(run, name): last[name] for name in names},
         curves={
-            called(name): [(entry["step"], entry[name]) for entry in evaluated if name in entry]
+            _called(run, name): [
+                (entry["step"], entry[name]) for entry in evaluated if name in entry
+            ]
             for name in names
         },
         collapsed=bool(chosen) and last[chosen["metric"]] <= chosen["floor"],
@@ -88,15 +87,16 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
     )
 
 
-def main_metrics(folder: StudyFolder, runs: Iterable[Run]) -> list[str]:
-    """Returns the metrics by which tasks chose their best epochs."""
-    found = []
-    for run in runs:
-        if run.driver == "finetune" and folder.is_done(run):
-            entries = read_log(folder.path / run.name / LOG_FILE)
-            metric = next(entry["metric"] for entry in entries if "metric" in entry)
-            found.append(f"{run.stage}/{metric.removeprefix('dev_')}")
-    return list(dict.fromkeys(found))
+def metric_of(folder: StudyFolder, run: Run) -> str:
+    """Returns the metric that a finished run is judged by first."""
+    if run.driver == "pretrain":
+        return f"{run.stage}/mlm_loss"
+    entries = read_log(folder.path / run.name / LOG_FILE)
+    return _called(run, next(entry["metric"] for entry in entries if "metric" in entry))
+
+
+def _called(run: Run, name: str) -> str:
+    return f"{run.stage}/{name.removeprefix(_HELD_OUT).removeprefix('dev_')}"
 
 
 def _cost(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
@@ -109,12 +109,3 @@ def _cost(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
             seconds += trained
             seconds += sum(v for name, v in entry.items() if name in _PAUSES)
     return Cost(seconds * devices, tokens, flops)
-
-
-_PAUSES = ("evaluation_seconds", "checkpoint_seconds")
-
-
-def served(plan: Plan, run: Run) -> tuple[str, ...]:
-    """Returns the variants whose row a run belongs to; none where it serves all of them."""
-    names = tuple(variant.name for variant in plan.variants)
-    return () if set(run.variants) == set(names) and len(names) > 1 else run.variants

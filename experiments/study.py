@@ -166,6 +166,10 @@ class Plan:
     published: tuple[Published, ...]
     runs: tuple[Run, ...]
 
+    def variant(self, name: str) -> Variant:
+        """Returns a variant by its name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dictionaries, ready for JSON."""
         return dataclasses.asdict(self)

@@ -1,0 +1,67 @@
+"""What a study says: tables, curves and a page, from the logs of its runs.
+
+    python -m experiments.report runs/drop_nsp
+    python -m experiments.report runs/drop_nsp --keep=experiments/results/drop_nsp
+
+The second keeps the plan, the logs and the states of all runs in another folder, of which the same
+report can be made again, and makes it there.
+"""
+
+import pathlib
+import shutil
+
+from absl import flags
+from experiments.page import page
+
+from bert_jax import cli
+from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
+from bert_jax.logs import LOG_FILE, STARTS_FILE
+from bert_jax.workdir import CONFIG_FILE
+from experiments.folder import StudyFolder
+from experiments.pictures import draw
+from experiments.summary import summarise
+from experiments.tables import comma_separated, markdown
+
+_KEEP = flags.DEFINE_string("keep", "", "a folder for the logs and the report; '': no copy")
+
+
+def keep(folder: StudyFolder, copy: StudyFolder) -> None:
+    """Copies what a report is made of; what a run made beside its logs is left."""
+    plan = folder.read_plan()
+    copy.write_plan(plan)
+    for run in plan.runs:
+        if attempts := folder.attempts(run):
+            copy.write_attempts(run, attempts)
+        for name in (LOG_FILE, STARTS_FILE, CONFIG_FILE):
+            source = folder.path / run.name / name
+            if source.exists():
+                target = copy.path / run.name / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+
+
+def main() -> None:
+    """Writes table.md, values.csv, curves.png and index.html into the folder."""
+    if len(_ARGUMENTS) != 1:
+        raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
+    folder = StudyFolder(pathlib.Path(_ARGUMENTS[0]))
+    summarise(folder)  # what is wrong is told before anything is written
+    if _KEEP.value:
+        copy = StudyFolder(pathlib.Path(_KEEP.value))
+        keep(folder, copy)
+        folder = copy
+    summary = summarise(folder)
+    table = markdown(summary)
+    write_atomically(folder.path / "table.md", table.encode())
+    write_atomically(folder.path / "values.csv", comma_separated(summary).encode())
+    write_atomically(folder.path / "index.html", page(summary).encode())
+    draw(summary, folder.path / "curves.png")
+    print(table)
+    print(f"{folder.path}/index.html has the same to look at")
+
+
+_ARGUMENTS: list[str] = []
+
+if __name__ == "__main__":
+    cli.run(main, positional=_ARGUMENTS)

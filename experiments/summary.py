@@ -1,0 +1,176 @@
+"""The answer of a study: a row for each variant, and curves."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from bert_jax.errors import UserError
+from bert_jax.rendezvous import RESTART_STATUS
+from experiments.folder import StudyFolder
+from experiments.measures import Cost, Measured, lower_is_better, measure, metric_of
+from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdict
+from experiments.study import Plan, Run
+
+Curve = Sequence[tuple[int, float]]  # (step, mean over the seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A metric of a variant.
+
+    Attributes:
+      by_seed: the values.
+      mean: over the seeds.
+      difference: to the base, over the seeds that both have; None for the base, or without any.
+      verdict: what the difference shows; None where there is none.
+    """
+
+    by_seed: Mapping[int, float]
+    mean: Estimate
+    difference: Estimate | None = None
+    verdict: Verdict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A variant.
+
+    Attributes:
+      name: of the variant.
+      changes: its overrides.
+      cells: by metric; one that it has not is missing.
+      done: runs that are finished, of `runs`.
+      runs: that the variant has.
+      failed: those that failed.
+      collapsed: tasks that ended no better than always giving the commonest answer.
+      cost: of the finished ones.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    cells: Mapping[str, Cell]
+    done: int
+    runs: int
+    failed: int
+    collapsed: int
+    cost: Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """All that a report tells.
+
+    Attributes:
+      plan: of the study.
+      metrics: all of them; the main ones come first.
+      main: by which runs are judged first.
+      rows: in the order of the study, the base among them.
+      shared: cost of what all variants share.
+      curves: metric -> variant -> its values over the steps.
+    """
+
+    plan: Plan
+    metrics: Sequence[str]
+    main: Sequence[str]
+    rows: Sequence[Row]
+    shared: Cost
+    curves: Mapping[str, Mapping[str, Curve]]
+
+
+def summarise(folder: StudyFolder) -> Summary:
+    """Reads a study's folder, finished or not.
+
+    Raises:
+      UserError: if it is none, or no run is finished.
+    """
+    plan = folder.read_plan()
+    trained = [run for run in plan.runs if run.driver != "prepare"]
+    measured = {run.name: measure(folder, run) for run in trained if folder.is_done(run)}
+    if not measured:
+        raise UserError(f"no run of {folder.path} is finished: there is nothing to report yet")
+    names = [variant.name for variant in plan.variants]
+    # What serves all says nothing about any.
+    shared = [run for run in trained if len(names) > 1 and set(run.variants) == set(names)]
+    own = {name: [r for r in trained if name in r.variants and r not in shared] for name in names}
+    values = {name: _values(runs, measured) for name, runs in own.items()}
+    chosen = {metric_of(folder, run) for run in trained if run.name in measured}
+    found = dict.fromkeys(metric for of in values.values() for metric in of)
+    rows = [_row(plan, folder, name, own[name], values, measured) for name in names]
+    return Summary(
+        plan=plan,
+        metrics=sorted(found, key=lambda metric: metric not in chosen),
+        main=[metric for metric in found if metric in chosen],
+        rows=rows,
+        shared=_cost(shared, measured),
+        curves=_curves(own, measured),
+    )
+
+
+def _values(runs: Sequence[Run], measured: Mapping[str, Measured]) -> dict[str, dict[int, float]]:
+    """Returns metric -> seed -> value."""
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        if run.name in measured:
+            for metric, value in measured[run.name].values.items():
+                values[metric][run.seed] = value
+    return values
+
+
+def _row(
+    plan: Plan,
+    folder: StudyFolder,
+    name: str,
+    runs: Sequence[Run],
+    values: Mapping[str, Mapping[str, Mapping[int, float]]],
+    measured: Mapping[str, Measured],
+) -> Row:
+    variant, base = plan.variant(name), plan.variant(plan.base)
+    cells = {}
+    for metric, by_seed in values[name].items():
+        # What has the base's pretraining does not differ from it in that.
+        same = name == base.name or (
+            metric.startswith("pretrain/") and variant.pretrain == base.pretrain
+        )
+        theirs = {} if same else values[base.name].get(metric, {})
+        difference = paired_difference(by_seed, theirs)
+        said = difference and verdict(difference, lower_is_better=lower_is_better(metric))
+        cells[metric] = Cell(by_seed, estimate(list(by_seed.values())), difference, said)
+    done = [measured[run.name] for run in runs if run.name in measured]
+    return Row(
+        name=name,
+        changes=(*variant.pretrain, *variant.finetune),
+        cells=cells,
+        done=len(done),
+        runs=len(runs),
+        failed=sum(_has_failed(folder, run) for run in runs),
+        collapsed=sum(each.collapsed for each in done),
+        cost=_cost(runs, measured),
+    )
+
+
+def _has_failed(folder: StudyFolder, run: Run) -> bool:
+    statuses = [attempt.status for attempt in folder.attempts(run)]
+    return bool(statuses) and 0 not in statuses and statuses[-1] not in (RESTART_STATUS, None)
+
+
+def _cost(runs: Sequence[Run], measured: Mapping[str, Measured]) -> Cost:
+    return sum((measured[run.name].cost for run in runs if run.name in measured), Cost())
+
+
+def _curves(
+    own: Mapping[str, Sequence[Run]], measured: Mapping[str, Measured]
+) -> dict[str, dict[str, Curve]]:
+    """Averages the seeds at each step that all of the finished ones have."""
+    curves: dict[str, dict[str, Curve]] = defaultdict(dict)
+    for name, runs in own.items():
+        seeds: dict[str, list[dict[int, float]]] = defaultdict(list)
+        for run in runs:
+            if run.name in measured:
+                for metric, curve in measured[run.name].curves.items():
+                    seeds[metric].append(dict(curve))
+        for metric, each in seeds.items():
+            steps = sorted(set.intersection(*(set(points) for points in each)))
+            curves[metric][name] = [
+                (step, sum(points[step] for points in each) / len(each)) for step in steps
+            ]
+    return curves

@@ -1,0 +1,125 @@
+"""A study's answer as Markdown and as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from experiments.measures import Cost
+from experiments.statistics import Estimate, Verdict
+from experiments.study import Published
+from experiments.summary import Cell, Row, Summary
+
+
+def number(value: float) -> str:
+    """Writes a value with four digits that count."""
+    if not math.isfinite(value):
+        return "-"
+    digits = 3 if value == 0 else 3 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(digits, 0), 4)}f}"
+
+
+def with_interval(value: Estimate, *, signed: bool = False) -> str:
+    """Writes a mean and half the width of its interval."""
+    mean = number(value.mean)
+    if signed and value.mean > 0:
+        mean = f"+{mean}"
+    return f"{mean} ± {number(value.half_width)}" if value.values > 1 else mean
+
+
+def metric_words(metric: str) -> str:
+    """Names a metric in a column."""
+    return metric.replace("/", " ").replace("_", " ")
+
+
+def markdown(summary: Summary) -> str:
+    """Writes the question, what was found, what it cost, and what papers found."""
+    plan, metrics = summary.plan, summary.main
+    parts = [
+        f"# {plan.study}, size {plan.size}\n\n{plan.question}",
+        "Means over the seeds ± half of a 95 % interval (Student's t).",
+        _table(
+            ["variant", "finished", *map(metric_words, metrics), "failed", "collapsed"],
+            [
+                [_named(row, plan.base), f"{row.done} of {row.runs}"]
+                + [_mean(row.cells.get(metric)) for metric in metrics]
+                + [str(row.failed), str(row.collapsed)]
+                for row in summary.rows
+            ],
+        ),
+        f"Differences to `{plan.base}`, seed by seed, and what they show. Each interval is of its"
+        " own: of twenty, one is wrong by chance.",
+        _table(
+            ["variant", *map(metric_words, metrics)],
+            [
+                [row.name, *(_difference(row.cells.get(metric)) for metric in metrics)]
+                for row in summary.rows
+                if row.name != plan.base
+            ],
+        ),
+        "What the finished runs took, from the first step on, with its compilation.",
+        _table(
+            ["variant", "device-minutes", "tokens", "model FLOPs"],
+            [[row.name, *_cost(row.cost)] for row in summary.rows]
+            + [["shared by all", *_cost(summary.shared)]] * bool(summary.shared.tokens),
+        ),
+        "What each variant changes:",
+        _table(
+            ["variant", "changes"],
+            [
+                [row.name, " ".join(f"`{change}`" for change in row.changes) or "nothing"]
+                for row in summary.rows
+            ],
+        ),
+        *(published_table(each) for each in plan.published),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def published_table(published: Published) -> str:
+    """Writes the rows of a paper, marked as the paper's."""
+    rows = [
+        [name, *("-" if value is None else f"{value:g}" for value in values)]
+        for name, values in published.rows.items()
+    ]
+    table = _table(["the paper's row", *published.columns], rows)
+    return f"Published, not measured here: {published.source}.\n\n{table}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _named(row: Row, base: str) -> str:
+    return f"{row.name} (base)" if row.name == base else row.name
+
+
+def _mean(cell: Cell | None) -> str:
+    return with_interval(cell.mean) if cell else "-"
+
+
+def _difference(cell: Cell | None) -> str:
+    if cell is None or cell.difference is None or cell.verdict is None:
+        return "-"
+    said = with_interval(cell.difference, signed=True)
+    mark = "" if cell.verdict is Verdict.OPEN else "**"
+    return f"{said}, {mark}{cell.verdict.value}{mark}"
+
+
+def _cost(cost: Cost) -> list[str]:
+    return [f"{cost.device_seconds / 60:.1f}", f"{cost.tokens:,.0f}", f"{cost.flops:.3g}"]
+
+
+def comma_separated(summary: Summary) -> str:
+    """Writes a line for each value of each metric: variant, metric, seed, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "metric", "seed", "value"])
+    for row in summary.rows:
+        for metric, cell in row.cells.items():
+            for seed, value in sorted(cell.by_seed.items()):
+                writer.writerow([row.name, metric, seed, repr(value)])
+    return text.getvalue()
