@@ -57,7 +57,7 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         flags.FLAGS.set_gnu_getopt(positional is not None)  # flags may follow other arguments
-        name, *rest = _parse_flags(flags.FLAGS, list(argv), config_type, unknown_flags is not None)
+        name, *rest = _parse_flags(list(argv), config_type, unknown_flags is not None)
         for argument in rest:
             if positional is not None and not argument.startswith("--"):
                 positional.append(argument)
@@ -197,9 +197,11 @@ def resolve_config(recipe: str, overrides: Sequence[str], config_type: type[Conf
     argv = ["", *(f"--config.{override}" for override in overrides)]
     _check_config_flags([f"--config={recipe}", *argv[1:]], config_type)
     config, values = read_recipe(recipe, config_type), flags.FlagValues()
-    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+    holder = config_flags.DEFINE_config_dataclass(
+        "config", config, flag_values=values, sys_argv=argv
+    )
     values(argv)
-    return values["config"].value
+    return holder.value
 
 
 def _parse_flags(argv: list[str], config_type: type | None, known_only: bool) -> list[str]:

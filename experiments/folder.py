@@ -93,13 +93,14 @@ class StudyFolder:
         return False
 
     def last_words(self, run: Run, lines: int) -> list[str]:
-        """Returns the end of what a run said."""
+        """Returns the end of what a run said in its last attempt."""
         try:
             with self.output(run).open("rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
                 said = file.read().decode(errors="replace")
         except FileNotFoundError:
             return []
+        said = said.rpartition("\n$ ")[2]  # job.py begins an attempt with its command
         return [line for line in said.splitlines() if line.strip()][-lines:]
 
     def write_plan(self, plan: Plan) -> None:
