@@ -13,9 +13,9 @@ from experiments.summary import Cell, Row, Summary
 
 def number(value: float) -> str:
     """Writes a value with four digits that count."""
-    if not math.isfinite(value):
-        return "-"
-    digits = 3 if value == 0 else 3 - math.floor(math.log10(abs(value)))
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "-"
+    digits = 3 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(max(digits, 0), 4)}f}"
 
 

@@ -51,14 +51,13 @@ def named(overrides: tuple[str, ...]) -> set[str]:
     return {override.partition("=")[0] for override in overrides}
 
 
-@pytest.mark.parametrize("size", ["cpu", "gpu", "pod"])
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_variant_changes_exactly_the_fields_that_it_names(name: str, size: str) -> None:
+def test_a_variant_changes_exactly_the_fields_that_it_names(name: str) -> None:
     found = load(name)
-    chosen = found.sizes[size]
     nothing = Variant("nothing")
-    seen = set()
-    for variant in variants_of(found, chosen):
+    for chosen, variant in (
+        (size, variant) for size in found.sizes.values() for variant in variants_of(found, size)
+    ):
         base, ours = (pretraining_config(chosen, each) for each in (nothing, variant))
         fields = changed(base, ours)
         assert fields <= named(variant.pretrain)
@@ -67,8 +66,6 @@ def test_a_variant_changes_exactly_the_fields_that_it_names(name: str, size: str
         for task in found.tasks:
             base, ours = (finetuning_config(chosen, each, task) for each in (nothing, variant))
             assert changed(base, ours) <= named(variant.finetune)
-        seen.add((variant.pretrain, variant.finetune))
-    assert len(seen) == len(variants_of(found, chosen)), "two variants are the same"
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -1,0 +1,219 @@
+"""What is concluded from the logs of several seeds, and the page that shows it."""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.folder import Attempt, StudyFolder
+from experiments.page import page
+from experiments.statistics import Verdict, estimate, paired_difference, verdict
+from experiments.study import Plan, Published, Run, Variant
+from experiments.summary import Summary, summarise
+from experiments.tables import markdown, number
+
+# variant -> the held-out loss of each seed
+LOSSES = {"base": [2.0, 2.2, 2.4], "better": [1.5, 1.71, 1.9], "noisy": [1.9, 2.3, 2.35]}
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.1, 0.7, 0.4, 0.5]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = estimate(values)
+    np.testing.assert_allclose(found.mean, np.mean(values))
+    np.testing.assert_allclose(
+        [found.mean - found.half_width, found.mean + found.half_width], [low, high]
+    )
+    assert math.isnan(estimate([3.0]).half_width) and not estimate([3.0]).is_apart_from_zero
+
+
+def test_a_difference_is_that_of_the_seeds_that_both_have() -> None:
+    found = paired_difference({0: 1.0, 1: 2.0, 3: 9.0}, {0: 0.5, 1: 1.0, 2: 7.0})
+    assert found and found.values == 2 and found.mean == 0.75
+    reference = stats.ttest_rel([1.0, 2.0], [0.5, 1.0]).confidence_interval(0.95)
+    np.testing.assert_allclose(found.mean - found.half_width, reference.low)
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_verdicts() -> None:
+    fallen = estimate([-0.5, -0.49, -0.5])
+    assert verdict(fallen, lower_is_better=True) is Verdict.BETTER
+    assert verdict(fallen, lower_is_better=False) is Verdict.WORSE
+    assert verdict(estimate([-0.5, 0.1]), lower_is_better=True) is Verdict.OPEN
+    assert verdict(estimate([-0.5]), lower_is_better=True) is Verdict.OPEN
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (6.37340, "6.373"), (0.527312, "0.5273"), (88.45, "88.45"), (1234.56, "1235")],
+)
+def test_numbers_have_four_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def pretraining(variant: str, seed: int) -> Run:
+    return Run(
+        name=f"pretrain/{variant}/seed-{seed}",
+        driver="pretrain",
+        flags=(f"--config.seed={seed}",),
+        variants=(variant,),
+        stage="pretrain",
+        seed=seed,
+    )
+
+
+def task(variant: str, seed: int) -> Run:
+    return Run(
+        name=f"sst2/{variant}/seed-{seed}",
+        driver="finetune",
+        flags=(),
+        variants=(variant,),
+        stage="sst2",
+        seed=seed,
+    )
+
+
+def write_log(folder: StudyFolder, run: Run, entries: list[dict[str, Any]]) -> None:
+    log = folder.path / run.name / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (log.parent / "starts.jsonl").write_text('{"step": 0, "devices": 4}\n')
+    folder.write_attempts(run, [Attempt(0.0, "host", 1, ended=60.0, status=0)])
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> StudyFolder:
+    """A study of three variants and three seeds; one task has collapsed, one has failed."""
+    folder = StudyFolder(tmp_path)
+    runs = [
+        make(name, seed) for seed in range(3) for name in LOSSES for make in (pretraining, task)
+    ]
+    plan = Plan(
+        study="made_up",
+        size="cpu",
+        question="Is it </script><b>so</b>?\n\nNobody knows.",
+        base="base",
+        variants=(Variant("base"), Variant("better", ("a=1",)), Variant("noisy", ("b=2",))),
+        published=(Published(source="A paper", columns=("F1", "EM"), rows={"x": (88.5, None)}),),
+        runs=tuple(runs),
+    )
+    folder.write_plan(plan)
+    for run in runs:
+        (variant,) = run.variants
+        if run.driver == "pretrain":
+            loss = LOSSES[variant][run.seed]
+            pace = {"tokens": 600.0, "tokens_per_second": 60.0, "model_flops_per_second": 5.0}
+            entries = [
+                {"step": 5} | pace | {"checkpoint_seconds": 2.0},
+                {"step": 5, "heldout_mlm_loss": 3.0, "heldout_nsp_random_share": 0.5},
+                {"step": 10, "heldout_mlm_loss": loss, "heldout_nsp_random_share": 0.5},
+            ]
+        else:
+            if (variant, run.seed) == ("noisy", 2):
+                folder.write_attempts(run, [Attempt(0.0, "host", 1, ended=9.0, status=1)])
+                continue
+            best = 0.5 if (variant, run.seed) == ("noisy", 1) else 0.8 + run.seed / 100
+            entries = [
+                {"step": 0, "metric": "dev_accuracy", "floor": 0.5},
+                {"step": 4, "dev_accuracy": best, "dev_f1": 0.3, "dev_loss": 0.6},
+                {"step": 8, "dev_accuracy": 0.5, "dev_f1": 0.9, "dev_loss": 0.5},
+            ]
+        write_log(folder, run, entries)
+    return folder
+
+
+@pytest.fixture
+def summary(folder: StudyFolder) -> Summary:
+    return summarise(folder)
+
+
+def test_a_summary_of_several_seeds(summary: Summary) -> None:
+    assert list(summary.main) == ["pretrain/mlm_loss", "sst2/accuracy"]
+    assert set(summary.metrics) == {*summary.main, "sst2/f1", "sst2/loss"}  # shares tell of data
+    base, better, noisy = summary.rows
+    for row in summary.rows:
+        cell = row.cells["pretrain/mlm_loss"]
+        assert list(cell.by_seed.values()) == LOSSES[row.name]
+    assert better.cells["pretrain/mlm_loss"].verdict is Verdict.BETTER
+    assert noisy.cells["pretrain/mlm_loss"].verdict is Verdict.OPEN
+    assert base.cells["pretrain/mlm_loss"].difference is None
+    # The scores are those of the epoch with the best metric, not the best of each.
+    assert base.cells["sst2/f1"].by_seed == {0: 0.3, 1: 0.3, 2: 0.3}
+    assert (noisy.done, noisy.runs, noisy.failed, noisy.collapsed) == (5, 6, 1, 1)
+    assert (base.done, base.failed, base.collapsed) == (6, 0, 0)
+    assert base.cost.device_seconds == 3 * 4 * 12 and base.cost.tokens == 3 * 600
+    assert base.cost.flops == 3 * 50
+    assert summary.curves["pretrain/mlm_loss"]["base"] == [(5, 3.0), (10, pytest.approx(2.2))]
+
+
+def test_the_table_says_what_shows_and_what_does_not(summary: Summary) -> None:
+    text = markdown(summary)
+    assert "| base (base) | 6 of 6 | 2.200 ± 0.4968 | 0.8100 ± 0.0248 | 0 | 0 |" in text
+    assert "| better | -0.4967 ± 0.0143, **better** |" in text
+    assert "not enough seeds to tell" in text
+    assert "| x | 88.5 | - |" in text
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A real one, without a screen."""
+    paths = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in paths:
+        assert not os.environ.get("CI"), "chromium and chromium-driver are not installed"
+        pytest.skip("chromium and chromium-driver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = paths[0]
+    for flag in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--disable-background-networking")
+    options.add_argument("--disable-component-update")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(paths[1]))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_sorts_and_switches_metrics(
+    summary: Summary, browser: Any, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(page(summary))
+    browser.get(f"file://{path}")
+
+    def column(number: int) -> list[str]:
+        cells = f"#results tbody td:nth-child({number})"
+        return [cell.text for cell in browser.find_elements("css selector", cells)]
+
+    def click(selector: str, text: str) -> None:
+        (button,) = (
+            each for each in browser.find_elements("css selector", selector) if each.text == text
+        )
+        button.click()
+
+    assert browser.title == "made_up"
+    assert browser.find_element("id", "question").text.startswith("Is it </script><b>so</b>?")
+    assert column(1) == ["base", "better", "noisy"]
+    assert column(5) == ["", "better", "not enough seeds to tell"]
+    click("#results th button", "mean")
+    assert column(1) == ["better", "noisy", "base"]
+    click("#results th button", "mean")
+    assert column(1) == ["base", "noisy", "better"]
+    click("#metrics button", "sst2 accuracy")
+    assert column(2)[0].startswith("0.8100 ±")
+    assert len(browser.find_elements("css selector", "#means circle")) == 3
+    assert len(browser.find_elements("css selector", "#courses polyline")) == 3
+    assert "higher is better" in browser.find_element("id", "note").text
+    assert browser.find_element("id", "published").text.count("A paper") == 1
+    shown, address = column(1), browser.current_url
+    browser.get("about:blank")
+    browser.get(address)  # opened elsewhere it shows the same
+    assert column(1) == shown and column(2)[0].startswith("0.8100 ±")
+    assert not browser.get_log("browser")
