@@ -1,7 +1,7 @@
 """The model's outputs for every input of a split, in order, on any number of devices and hosts."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,15 +30,20 @@ OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
 _AHEAD = 2  # batches under way while the outputs of an earlier one are taken apart
 
 
-def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
-    """Returns the compiled evaluation, without dropout; every device holds all outputs."""
+def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
+    """Returns the evaluation, without dropout; to be compiled."""
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
         outputs = model.apply({"params": params}, batch, deterministic=True)
         assert isinstance(outputs, jax.Array)
         return outputs, totals_of(outputs, batch)
 
-    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+    return step
+
+
+def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
+    """Returns the compiled evaluation, without dropout; every device holds all outputs."""
+    return jax.jit(make_outputs(model, totals_of), out_shardings=sharding.replicated(mesh))
 
 
 def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
@@ -83,32 +88,56 @@ class InputsOnDevices:
           The outputs of each input, [C] or [size, C] float32, and the means of the totals: every
           sum is added before the one division.
         """
+        outputs: list[Any] = [None] * len(self._sizes)
+        totals = []
+        for number, made, sums in self._results(step, params):
+            totals.append(sums)
+            self._take_apart(number, made, outputs)
+        return outputs, divide(totals)
+
+    def outputs_of_runs(
+        self, step: OutputsFn, params: Params, runs: int
+    ) -> list[tuple[list[np.ndarray], dict[str, float]]]:
+        """Runs the step of several runs over all batches.
+
+        Args:
+          step: whose outputs and totals have a leading axis of at least `runs`.
+          params: of all.
+          runs: how many are asked for, the first ones.
+
+        Returns:
+          For each run what `outputs` returns.
+        """
+        outputs: list[list[Any]] = [[None] * len(self._sizes) for _ in range(runs)]
+        totals: list[list[Totals]] = [[] for _ in range(runs)]
+        for number, made, sums in self._results(step, params):
+            for run in range(runs):
+                totals[run].append(jax.tree.map(lambda leaf, run=run: leaf[run], sums))
+                self._take_apart(number, made[run], outputs[run])
+        return [(each, divide(sums)) for each, sums in zip(outputs, totals, strict=True)]
+
+    def _results(self, step: OutputsFn, params: Params) -> Iterator[tuple[int, np.ndarray, Totals]]:
+        """Yields the number of each batch and what the step made of it, fetched."""
         rows = self._batches.rows
         local = sharding.host_rows(rows, self._mesh)
-        outputs: list[Any] = [None] * len(self._sizes)
-        totals: list[Totals] = []
         waiting = collections.deque()
-
-        def take() -> None:
-            number, made = waiting.popleft()
-            chosen, held = self._batches.batch(number)
-            made, sums = jax.device_get(made)
-            totals.append(sums)
-            parts = outputs_of_inputs(
-                made, self._sizes[chosen], held, tokens=not self._whole_inputs
-            )
-            for place, part in zip(chosen.tolist(), parts, strict=True):
-                outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
-
         for number in range(self._batches.per_epoch):
             batch = self._stream.rows(number * rows + local)
             batch = sharding.global_batch(batch, local, rows, self._mesh)
             waiting.append((number, step(params, batch)))
             if len(waiting) > _AHEAD:
-                take()
-        while waiting:
-            take()
-        return outputs, divide(totals)
+                number, made = waiting.popleft()
+                yield number, *jax.device_get(made)
+        for number, made in waiting:
+            yield number, *jax.device_get(made)
+
+    def _take_apart(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
+        """Puts the outputs of a batch where those of its inputs belong."""
+        chosen, held = self._batches.batch(number)
+        tokens = not self._whole_inputs
+        parts = outputs_of_inputs(made, self._sizes[chosen], held, tokens=tokens)
+        for place, part in zip(chosen.tolist(), parts, strict=True):
+            outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
 
 
 def deal_out(

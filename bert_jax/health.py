@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from bert_jax.errors import UserError
 
 _WINDOW_STEPS = 100  # before a step, which its loss is compared with
@@ -33,7 +35,8 @@ class Health:
 
         Args:
           first_step: the number of the first of them.
-          totals: fetched, of each step.
+          totals: fetched, of each step; with an axis of runs where they are of several. A step is
+            skipped if all skip it, and its loss is the mean of the others.
 
         Returns:
           What to record, `skipped_steps` and `loss_spikes` with their steps and rows where there
@@ -44,12 +47,12 @@ class Health:
         """
         skipped, spikes = {}, {}
         for step, each in enumerate(totals, start=first_step):
-            if each["skipped"].sum:
+            if np.all(each["skipped"].sum):
                 skipped[step] = self._rows_of(step)
                 self._count_skipped(step)
                 continue
             self._skipped_in_a_row = 0
-            loss = float(each["loss"].sum / each["loss"].weight)
+            loss = float(np.sum(each["loss"].sum) / np.sum(each["loss"].weight))
             if self._is_spike(loss):
                 spikes[step] = f"loss {loss:.4f}, {self._rows_of(step)}"
             self._losses.append(loss)

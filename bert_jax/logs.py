@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -206,7 +207,7 @@ class StepReports:
         with jax.transfer_guard("allow"):
             values["learning_rate"] = float(self._learning_rate(self._step - 1))
         first = self._step + 1 - len(fetched)
-        tokens = [float(each["tokens"].sum) for each in fetched]
+        tokens = [float(np.sum(each["tokens"].sum)) for each in fetched]
         flops = sum(n * self._flops_of(step) for step, n in enumerate(tokens, start=first))
         values |= {"tokens": sum(tokens), **pace(sum(tokens), flops, seconds)}
         values["data_wait_share"] = self._waited / seconds
@@ -285,14 +286,14 @@ def divide(totals: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Adds (sum, weight) pairs by name, then divides once.
 
     Args:
-      totals: fetched from the device; at least one.
+      totals: fetched from the device; at least one. Arrays of several runs are added as well.
 
     Returns:
       The quotients; nan where there was no weight.
     """
     means = {}
     for name in totals[0]:
-        weight = sum(float(each[name].weight) for each in totals)
-        total = sum(float(each[name].sum) for each in totals)
+        weight = sum(float(np.sum(each[name].weight)) for each in totals)
+        total = sum(float(np.sum(each[name].sum)) for each in totals)
         means[name] = total / weight if weight else math.nan
     return means

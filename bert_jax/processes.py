@@ -90,6 +90,19 @@ def join(config: HostsConfig, facts: dict[str, Any]) -> None:
         sys.stdout = open(os.devnull, "w")
 
 
+def refuse_several(what: str) -> None:
+    """Raises UserError if this process is one of several.
+
+    Args:
+      what: runs in one alone, for the message.
+    """
+    place = _place()
+    if place is not None and place.processes > 1:
+        raise UserError(
+            f"--processes={place.processes}: {what} runs in one process: start it on one host alone"
+        )
+
+
 def _place() -> _Place | None:
     """Returns where this process stands; None where it is alone."""
     environment = os.environ

@@ -5,7 +5,6 @@ The drivers that train run them; `plan` compiles the very same ahead of time.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +21,13 @@ from bert_jax.config import (
 )
 from bert_jax.errors import UserError
 from bert_jax.heads import PretrainingModel, TaskModel
-from bert_jax.losses import Loss, Totals, make_pretraining_loss
+from bert_jax.losses import Loss, make_pretraining_loss
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
 from bert_jax.task_kinds import training_loss
 from bert_jax.tokenizer import Tokenizer
-from bert_jax.training import PrepareFn, TrainState, abstract_state, make_train_step
+from bert_jax.training import PrepareFn, TrainState, UpdateFn, abstract_state, make_train_step
 from bert_jax.transfer import frozen_groups
 
 
@@ -40,7 +39,7 @@ class Compiled(NamedTuple):
     abstract: TrainState
     learning_rate: optax.Schedule
     loss: Loss
-    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
+    train_step: UpdateFn
 
 
 def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -98,7 +97,13 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
     )
     mask_fn = masking(config.masking, config.steps, vocabulary)
     train_step = make_train_step(
-        loss, mask_fn, tx, abstract, config.micro_batches, donate=not config.debug
+        loss,
+        mask_fn,
+        tx,
+        abstract,
+        config.micro_batches,
+        dropout_bits=config.dropout_bits,
+        donate=not config.debug,
     )
     rate = learning_rate_schedule(config.optimizer, config.steps)
     return Compiled(model, tx, abstract, rate, loss, train_step)
@@ -120,6 +125,31 @@ def finetuning_step(
       steps: of the run.
       class_weights: from `task_kinds.class_weights`.
     """
+    tx, rate = task_optimizer(config, steps)
+    abstract = abstract_state(model, tx, mesh)
+    loss = training_loss(model, config, class_weights)
+    train_step = make_train_step(
+        loss,
+        as_it_is,
+        tx,
+        abstract,
+        config.micro_batches,
+        dropout_bits=config.dropout_bits,
+        donate=not config.debug,
+    )
+    return Compiled(model, tx, abstract, rate, loss, train_step)
+
+
+def task_optimizer(
+    config: FinetuneConfig, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns the optimizer of a fine-tuning run and its learning rate.
+
+    Args:
+      config: of the run; `optimizer.learning_rate` may be a traced float32 scalar, for runs that
+        differ in it alone.
+      steps: of the run.
+    """
     frozen = frozen_groups(config)
     optimizer = with_warmup(config, steps)
     relative_rates = None
@@ -130,13 +160,7 @@ def finetuning_step(
         head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
         relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
     tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
-    abstract = abstract_state(model, tx, mesh)
-    loss = training_loss(model, config, class_weights)
-    train_step = make_train_step(
-        loss, _as_it_is, tx, abstract, config.micro_batches, donate=not config.debug
-    )
-    rate = learning_rate_schedule(optimizer, steps)
-    return Compiled(model, tx, abstract, rate, loss, train_step)
+    return tx, learning_rate_schedule(optimizer, steps)
 
 
 def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
@@ -145,6 +169,7 @@ def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
     return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
-def _as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
+def as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
+    """Prepares nothing: a task's batch is drawn on the host."""
     del key, step
     return batch

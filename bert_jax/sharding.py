@@ -15,6 +15,7 @@ from bert_jax.data.batches import split_rows
 from bert_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+RUNS_AXIS = "runs"  # of the mesh of several runs at once
 
 # Logical axis -> mesh axes. An axis that is not named here is whole on every device.
 LOGICAL_AXIS_RULES = (
@@ -52,6 +53,24 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f" laid over chips linked as {' x '.join(map(str, sides))}: choose sizes that are"
             " products of those"
         ) from None
+
+
+def make_runs_mesh(config: MeshConfig) -> Mesh:
+    """Arranges all devices along an axis of their own, `runs`, before those of `make_mesh`.
+
+    Each device has whole runs: to rows and to parameters the mesh is that of a single device.
+
+    Raises:
+      UserError: if the config splits a model, or does not make the number of devices.
+    """
+    for axis in ("fsdp", "tensor"):
+        if (size := getattr(config, axis)) != 1:
+            raise UserError(
+                f"--config.mesh.{axis}={size} splits a run over devices, and here each device has"
+                f" whole runs: set it to 1"
+            )
+    devices = make_mesh(config).devices.reshape(-1, 1, 1, 1)
+    return Mesh(devices, (RUNS_AXIS, *MESH_AXES), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
 def row_groups(mesh: Mesh) -> int:
@@ -157,8 +176,34 @@ def global_batch(
 
         return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, part)
 
-    with jax.transfer_guard_host_to_device("allow"):  # the one place where a run's data crosses
+    with jax.transfer_guard_host_to_device("allow"):  # here and below a run's data crosses
         return {name: make(field) for name, field in local.items()}
+
+
+def runs_batch(
+    batches: dict[str, np.ndarray], batch_of: np.ndarray, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Gives each run its batch; every device gets those of its own runs.
+
+    Args:
+      batches: field -> [S, ...], different batches.
+      batch_of: [runs] int64 in [0, S), whose each run takes; runs divide among the devices.
+      mesh: from `make_runs_mesh`.
+
+    Returns:
+      field -> [runs, ...], split over the runs.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(RUNS_AXIS))
+
+    def make(field: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return field[batch_of[index[0]]]
+
+        shape = (len(batch_of), *field.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    with jax.transfer_guard_host_to_device("allow"):
+        return {name: make(field) for name, field in batches.items()}
 
 
 def global_batches(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.config import DropoutBits
 from bert_jax.logs import divide
 from bert_jax.losses import Loss, Params, Total, Totals
 from bert_jax.model import Batch
@@ -43,13 +44,15 @@ def run_key_on(mesh: Mesh, seed: int) -> jax.Array:
     return jax.jit(functools.partial(run_key, seed), out_shardings=replicated(mesh))()
 
 
-def make_dropout_key(key: jax.Array, step: jax.Array) -> jax.Array:
+def make_dropout_key(key: jax.Array, step: jax.Array, bits: DropoutBits) -> jax.Array:
     """Returns the key of one step's dropout.
 
-    Of the hardware's own generator, which costs less than threefry; its bits may differ between
-    kinds of devices and meshes, as masks and fresh parameters must not.
+    The hardware's own generator costs less than threefry; its bits may differ between kinds of
+    devices and meshes, as masks and fresh parameters must not, and under `vmap`.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), step)
+    if bits is DropoutBits.THREEFRY:
+        return key
     return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
 
 
@@ -95,12 +98,14 @@ def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def init_params(model: nn.Module, seed: int, abstract: Params) -> Params:
     """Draws fresh parameters, each made where it belongs."""
-
-    def init(key: jax.Array) -> Params:
-        return nn.unbox(_init_variables(model, jax.random.fold_in(key, _INIT)))["params"]
-
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(init, out_shardings=shardings)(run_key(seed))
+    draw = functools.partial(draw_params, model)
+    return jax.jit(draw, out_shardings=shardings)(run_key(seed))
+
+
+def draw_params(model: nn.Module, key: jax.Array) -> Params:
+    """Draws fresh parameters by a run's key; to be compiled."""
+    return nn.unbox(_init_variables(model, jax.random.fold_in(key, _INIT)))["params"]
 
 
 def init_state(
@@ -115,6 +120,10 @@ def init_state(
 
 # A loss and all totals, and the gradient of the loss.
 Gradient = tuple[tuple[jax.Array, Totals], Params]
+# params, prepared batch, dropout key -> the above
+GradientFn = Callable[[Params, Batch, jax.Array], Gradient]
+# state, batch, run key -> the next state, totals
+UpdateFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]
 
 
 def gradient_of_parts(
@@ -148,38 +157,27 @@ def gradient_of_parts(
     return jax.lax.scan(add, zeros, cut)[0]
 
 
-def make_train_step(
-    loss: Loss,
+def make_update(
+    gradient: GradientFn,
     prepare_fn: PrepareFn,
     tx: optax.GradientTransformation,
-    abstract: TrainState,
-    parts: int = 1,
-    *,
-    donate: bool = True,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Totals]]:
-    """Returns the compiled update (state, batch, run key) -> (state, totals).
+    dropout_bits: DropoutBits,
+) -> UpdateFn:
+    """Returns the update of a run, to be compiled.
 
     Where the loss or a gradient is no finite number, the update is skipped: the step counts,
     parameters and optimizer stay as they are, and the step's totals are empty but for `skipped`.
 
     Args:
-      loss: of the model.
+      gradient: of the loss.
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer.
-      abstract: the state's shapes and shardings.
-      parts: that the batch is computed in, one after another, to save memory.
-      donate: the new state takes the place of the one passed in, which must not be used again.
+      dropout_bits: where they are from.
     """
-    mesh = abstract.step.sharding.mesh
 
-    def gradient(params: Params, batch: Batch, dropout_key: jax.Array) -> Gradient:
-        if parts > 1:
-            return gradient_of_parts(loss, params, batch, dropout_key, parts, mesh)
-        return jax.value_and_grad(loss, has_aux=True)(params, batch, dropout_key)
-
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
+    def update(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
         batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS), state.step)
-        dropout_key = make_dropout_key(key, state.step)
+        dropout_key = make_dropout_key(key, state.step, dropout_bits)
         (value, totals), grads = gradient(state.params, batch, dropout_key)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -197,9 +195,40 @@ def make_train_step(
         totals["skipped"] = Total(1.0 - is_finite, one)
         return TrainState(state.step + 1, params, opt_state), totals
 
+    return update
+
+
+def make_train_step(
+    loss: Loss,
+    prepare_fn: PrepareFn,
+    tx: optax.GradientTransformation,
+    abstract: TrainState,
+    parts: int = 1,
+    *,
+    dropout_bits: DropoutBits = DropoutBits.HARDWARE,
+    donate: bool = True,
+) -> UpdateFn:
+    """Returns the compiled update of a run; see `make_update`.
+
+    Args:
+      loss: of the model.
+      prepare_fn: draws the masks, of the whole batch.
+      tx: the optimizer.
+      abstract: the state's shapes and shardings.
+      parts: that the batch is computed in, one after another, to save memory.
+      dropout_bits: where they are from.
+      donate: the new state takes the place of the one passed in, which must not be used again.
+    """
+    mesh = abstract.step.sharding.mesh
+
+    def gradient(params: Params, batch: Batch, dropout_key: jax.Array) -> Gradient:
+        if parts > 1:
+            return gradient_of_parts(loss, params, batch, dropout_key, parts, mesh)
+        return jax.value_and_grad(loss, has_aux=True)(params, batch, dropout_key)
+
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        train_step,
+        make_update(gradient, prepare_fn, tx, dropout_bits),
         donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
     )

@@ -52,23 +52,37 @@ def initial_params(
 ) -> tuple[Params, frozenset[str]]:
     """Returns the parameters that a run begins with, and the groups that were transferred.
 
-    Fresh values are drawn by the run's seed. The top `fresh_layers` of the encoder keep theirs, and
-    so does a pooler that reads another number of layers than the checkpoint's.
+    Fresh values are drawn by the run's seed.
     """
     fresh = init_params(model, config.seed, abstract)
+    transferred = read_transferred(checkpoint, abstract, config)
+    return over_fresh(transferred, fresh, config), frozenset(transferred)
+
+
+def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: FinetuneConfig) -> Params:
+    """Reads the groups that a run takes from a checkpoint, of those that its model has.
+
+    A pooler that reads another number of layers than the checkpoint's is left out.
+    """
     stored = groups_in(checkpoint) if config.transfer else ()
     groups = [group for group in TRANSFERRED if group in stored and group in abstract]
     if read_facts(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
         groups = [group for group in groups if group != "pooler"]
-    transferred = restore_groups(checkpoint, abstract, groups)
-    if transferred and config.fresh_layers:
-        kept = np.arange(model.config.layers) < model.config.layers - config.fresh_layers
-        transferred["encoder"]["layers"] = jax.tree.map(
-            lambda old, new: jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new),
-            transferred["encoder"]["layers"],
-            fresh["encoder"]["layers"],
-        )
-    return fresh | transferred, frozenset(transferred)
+    return restore_groups(checkpoint, abstract, groups)
+
+
+def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Params:
+    """Puts transferred groups over fresh ones; the encoder's top `fresh_layers` stay fresh."""
+    if not transferred or not config.fresh_layers:
+        return fresh | transferred
+
+    def below_fresh(old: jax.Array, new: jax.Array) -> jax.Array:
+        kept = np.arange(len(old)) < len(old) - config.fresh_layers
+        return jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new)
+
+    layers = (each["encoder"]["layers"] for each in (transferred, fresh))
+    encoder = transferred["encoder"] | {"layers": jax.tree.map(below_fresh, *layers)}
+    return fresh | transferred | {"encoder": encoder}
 
 
 def frozen_groups(config: FinetuneConfig) -> frozenset[str]:

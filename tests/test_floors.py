@@ -39,10 +39,10 @@ FLOORS = [
     {"interop.huggingface", "interop.tf1", "interop.peer"},
     {"interop.tf1_forward"},
     {"task_predictors", "programs", "inspection.stored"} | {"text_vectors", "pseudo_likelihood"},
-    {"stages", "inspection.tables"},
+    {"stages", "task_runs", "vectorised", "inspection.tables"},
     {"ahead", "inspection.internals", "inspection.changes"},
     {"plan_report", "inspection.plots"},
-    {"prepare", "pretrain", "finetune", "evaluate", "predict", "convert", "plan"}
+    {"prepare", "pretrain", "finetune", "finetune_sweep", "evaluate", "predict", "convert", "plan"}
     | {"inspection.__main__"},
     {"prepare_beam"},
 ]

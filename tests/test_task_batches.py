@@ -26,7 +26,7 @@ def test_an_epoch_has_every_input_once_and_rows_hold_them(batch_size: int, most:
             # Where they do not divide, the last window's batches share what is missing.
             assert batch_size // 2 < len(inputs) <= batch_size or len(LENGTHS) < batch_size
             assert held.shape == (batches.rows,) and held.sum() == len(inputs)
-            assert held.max() <= batches.slots <= most
+            assert held.max() <= batches.slots == most
             row = np.repeat(np.arange(batches.rows), held)
             assert np.bincount(row, LENGTHS[inputs]).max() <= 64
             seen += inputs.tolist()

@@ -26,7 +26,8 @@ class TaskBatches:
     Attributes:
       per_epoch: batches in an epoch.
       rows: R, in each batch; the most that a batch of the run needs.
-      slots: N, the most inputs in a row.
+      slots: N, the most inputs that a row may hold. No draw decides it: dropout's bits depend on
+        the shape of a row, and runs of several seeds must be able to share one.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class TaskBatches:
         needed = [self._epoch(epoch)[1] for epoch in range(epochs)]
         rows = 1 + max(int(row_of.max()) for row_of in needed)
         self.rows = -(-rows // rows_multiple) * rows_multiple
-        self.slots = max(int(_held(row_of, self.rows).max()) for row_of in needed)
+        self.slots = max_examples_per_row
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the inputs of a batch of the run, in the order of their rows.

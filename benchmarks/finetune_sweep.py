@@ -1,0 +1,116 @@
+"""A sweep beside the same runs one by one: what differs, and the time of both.
+
+    python -m benchmarks.finetune_sweep --checkpoint=runs/mini --workdir=runs/beside --seeds=5 \
+        --learning_rates=1e-4,3e-4,1e-3,3e-3 --config=configs/finetune_sst2.py \
+        --config.data.train=sentences_train.tsv --config.data.dev=sentences_dev.tsv
+
+Flags that are not its own are given to every run. One by one is a process for each rate, whose
+seeds follow each other and share what is compiled (`--config.seeds`). All have the cores of this
+process. "cpu" are the seconds of all cores, which others on the machine change least. What is
+trained already is not trained again.
+"""
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from bert_jax import cli
+from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.config import MeshConfig
+from bert_jax.finetuned import FineTuned
+from bert_jax.logs import LOG_FILE, read_log
+from bert_jax.sharding import make_mesh
+from bert_jax.task_kinds import read_task
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the folder of all runs")
+_LEARNING_RATES = flags.DEFINE_string("learning_rates", None, "with commas between")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "from 0 on")
+
+_given: list[str] = []  # flags for every run
+
+
+def run(driver: str, workdir: pathlib.Path, *own: str) -> tuple[float, float]:
+    """Runs a driver where it has not run; returns its seconds, and those of all cores."""
+    taken = workdir.with_name(f"{workdir.name}.seconds")
+    if not taken.exists():
+        command = [sys.executable, "-m", f"bert_jax.{driver}", *_given, *own]
+        command += [f"--checkpoint={_CHECKPOINT.value}", f"--workdir={workdir}"]
+        command.append(f"--config.seeds={_SEEDS.value}")
+        begin, before = time.monotonic(), _cpu_seconds()
+        subprocess.run(command, check=True)
+        seconds = (time.monotonic() - begin, _cpu_seconds() - before)
+        taken.write_text(json.dumps(seconds))
+    wall, cpu = json.loads(taken.read_text())
+    return wall, cpu
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def outputs_alone(workdir: pathlib.Path) -> np.ndarray:
+    """Returns the outputs of a run's best epoch for its held-out examples, [I, C]."""
+    checkpoint = find_checkpoint(workdir)
+    tuned = FineTuned(checkpoint, read_facts(checkpoint), make_mesh(MeshConfig()))
+    inputs = read_task(tuned.config, tuned.tokenizer).dev["dev"].inputs
+    return np.stack(tuned.outputs(inputs, batch_size=tuned.config.batch_size, packed=True))
+
+
+def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> list[str]:
+    """Returns the cells of a row: how far a run of the sweep is from the run alone."""
+    theirs = outputs_alone(alone)
+    epochs = [each for each in read_log(alone / LOG_FILE) if "dev_loss" in each]
+    best = max(each["dev_accuracy"] for each in epochs)
+    apart = [
+        abs(epoch[name] - other[name])
+        for epoch, other in zip(ours["epochs"], epochs, strict=True)
+        for name in ("dev_accuracy", "dev_loss")
+    ]
+    differing = int(np.count_nonzero(outputs.argmax(axis=-1) != theirs.argmax(axis=-1)))
+    return [
+        str(ours["seed"]),
+        f"{ours['learning_rate']:g}",
+        f"{ours['score']:.4f}",
+        f"{best:.4f}",
+        f"{differing} of {len(outputs)}",
+        f"{np.abs(outputs - theirs).max():.1e}",
+        f"{max(apart):.1e}",
+    ]
+
+
+def main() -> None:
+    """Runs all, then prints two tables."""
+    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/beside"))
+    workdir.mkdir(parents=True, exist_ok=True)
+    rates = cli.require("learning_rates", _LEARNING_RATES.value, "1e-4,1e-3")
+    sweep = workdir / "sweep"
+    at_once = run("finetune_sweep", sweep, f"--learning_rates={rates}")
+    one_by_one = np.zeros(2)
+    for rate in rates.split(","):
+        own = ["--config.dropout_bits=threefry", f"--config.optimizer.learning_rate={rate}"]
+        one_by_one += run("finetune", workdir / f"rate-{float(rate):g}", *own)
+    runs = json.loads((sweep / "summary.json").read_text())["runs"]
+    outputs = np.load(sweep / "predictions.npz")["outputs"]
+    print("| seed | rate | sweep | alone | predictions that differ | outputs | scores |")
+    print("|---|---|---|---|---|---|---|")
+    for each, made in zip(runs, outputs, strict=True):
+        folder = workdir / f"rate-{each['learning_rate']:g}" / f"seed-{each['seed']}"
+        print(f"| {' | '.join(compare(each, made, folder))} |", flush=True)
+    print("\n| | seconds | cpu |\n|---|---|---|")
+    print(f"| {len(runs)} runs at once | {at_once[0]:.0f} | {at_once[1]:.0f} |")
+    print(f"| one by one | {one_by_one[0]:.0f} | {one_by_one[1]:.0f} |")
+    ratios = one_by_one / at_once
+    print(f"\none by one / at once: {ratios[0]:.2f}, cpu {ratios[1]:.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main, unknown_flags=_given)
