@@ -70,8 +70,8 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
         prefix = "dev_"
     evaluated = [entry for entry in entries if any(name.startswith(prefix) for name in entry)]
     last = evaluated[-1]
-    if chosen:  # as finetune chooses: the first of the best
-        last = max(evaluated, key=lambda entry: entry[chosen["metric"]])
+    if chosen:  # as finetune chooses: the newest of the best
+        last = max(reversed(evaluated), key=lambda entry: entry[chosen["metric"]])
     names = [n for n in last if n.startswith(prefix) and not n.endswith(_SHARES)]
 
     return Measured(

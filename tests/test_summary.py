@@ -123,6 +123,7 @@ def folder(tmp_path: pathlib.Path) -> StudyFolder:
             entries = [
                 {"step": 0, "metric": "dev_accuracy", "floor": 0.5},
                 {"step": 4, "dev_accuracy": best, "dev_f1": 0.3, "dev_loss": 0.6},
+                {"step": 6, "dev_accuracy": best, "dev_f1": 0.4, "dev_loss": 0.6},
                 {"step": 8, "dev_accuracy": 0.5, "dev_f1": 0.9, "dev_loss": 0.5},
             ]
         write_log(folder, run, entries)
@@ -144,8 +145,8 @@ def test_a_summary_of_several_seeds(summary: Summary) -> None:
     assert better.cells["pretrain/mlm_loss"].verdict is Verdict.BETTER
     assert noisy.cells["pretrain/mlm_loss"].verdict is Verdict.OPEN
     assert base.cells["pretrain/mlm_loss"].difference is None
-    # The scores are those of the epoch with the best metric, not the best of each.
-    assert base.cells["sst2/f1"].by_seed == {0: 0.3, 1: 0.3, 2: 0.3}
+    # The scores are those of the newest epoch with the best metric, not the best of each.
+    assert base.cells["sst2/f1"].by_seed == {0: 0.4, 1: 0.4, 2: 0.4}
     assert (noisy.done, noisy.runs, noisy.failed, noisy.collapsed) == (5, 6, 1, 1)
     assert (base.done, base.failed, base.collapsed) == (6, 0, 0)
     assert base.cost.device_seconds == 3 * 4 * 12 and base.cost.tokens == 3 * 600
