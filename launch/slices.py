@@ -27,9 +27,9 @@ class Slice(NamedTuple):
     chips: int
 
 
-# Cloud TPU documentation, "TPU v4", "v5e", "v5p" and "v6e": names of v4 and v5p count TensorCores, two
-# a chip, the others chips; "TPU software versions": what JAX wants. GKE documentation, "Plan TPUs in
-# GKE": the labels. Read in 2026.
+# Cloud TPU documentation, "TPU v4", "v5e", "v5p" and "v6e": the names of v4 and v5p count their
+# TensorCores, two a chip, the others chips; "TPU software versions": what JAX wants. GKE
+# documentation, "Plan TPUs in GKE": the labels. Read in 2026.
 _GENERATIONS = {
     "v4": ("v4", 2, "tpu-ubuntu2204-base", "tpu-v4-podslice"),
     "v5e": ("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice"),
