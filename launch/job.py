@@ -107,6 +107,8 @@ def attempt(
                 attempts.append(Attempt(now, name, process.pid, tuple(cores)))
                 folder.write_attempts(run, attempts)
             status = process.wait()
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):  # the latter from a launcher
+        status = RESTART_STATUS  # it was asked to end before it could save anything more
     if records:
         attempts[-1].ended, attempts[-1].status = time.time(), status
         folder.write_attempts(run, attempts)
