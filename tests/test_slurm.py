@@ -171,4 +171,6 @@ def test_a_study_gives_what_it_gives_here_though_its_sweep_was_killed(
     runs = folders["slurm"].runs()
     assert len(runs) == 6  # a corpus, two pretrainings, three fine-tunings
     assert [statuses(folders["slurm"], run) for run in runs] == [[0]] * len(runs)
+    sent = list((folders["slurm"].path / "output").glob("slurm-*.txt"))
+    assert len(sent) == len(runs)  # SLURM writes one for each job; none was sent twice
     assert logs(folders["slurm"]) == logs(folders["local"])
