@@ -174,3 +174,33 @@ def test_a_study_gives_what_it_gives_here_though_its_sweep_was_killed(
     sent = list((folders["slurm"].path / "output").glob("slurm-*.txt"))
     assert len(sent) == len(runs)  # SLURM writes one for each job; none was sent twice
     assert logs(folders["slurm"]) == logs(folders["local"])
+
+
+def test_an_element_that_asks_for_it_goes_on_and_one_that_is_cancelled_does_not(
+    slurm: Slurm, tmp_path: pathlib.Path
+):
+    asks = tmp_path / "python"  # in place of a run: it saves and ends when it is asked to
+    step = f'trap "exit 75" TERM; touch {tmp_path}/set-$SLURM_ARRAY_TASK_ID; sleep 99 & wait'
+    asks.write_text(f"#!/bin/bash\ntrap : TERM\nsrun bash -c '{step}'\n")
+    asks.chmod(0o755)
+    script = str(ROOT / "launch" / "slurm_job.sh")
+    words = ["sbatch", "--parsable", "--array=1,2", "--requeue", f"--output={tmp_path}/%a.txt"]
+    job = slurm.call(*words, script, str(asks), str(tmp_path), "0").strip()
+
+    def states() -> list[str]:
+        return slurm.call("squeue", "--array", "-h", "-j", job, "-o%K %T").splitlines()
+
+    def wait_for(*wanted: str) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while sorted(states()) != list(wanted):
+            assert time.monotonic() < end, states()
+            time.sleep(0.1)
+
+    while len(list(tmp_path.glob("set-*"))) < 2:
+        time.sleep(0.1)
+    slurm.call("scancel", f"{job}_1")
+    wait_for("2 RUNNING")
+    slurm.call("scancel", "--signal=TERM", f"{job}_2")
+    wait_for("2 PENDING")
+    slurm.call("scancel", job)
+    wait_for()
