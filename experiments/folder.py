@@ -2,7 +2,8 @@
 
     plan.json            the study and all runs, with their commands
     corpus, pretrain/nsp/seed-0, ...   what the runs make
-    output/NAME.txt      what a run said, over all its attempts
+    output/NAME.txt      what a run said, over all its attempts; NAME.host-1.txt and so on: what
+                         its other hosts said, where each has a job of its own
     states/NAME.json     its attempts: when, where, and how each ended
     states/NAME.lock     locked while an attempt is at work on this machine
 
@@ -51,9 +52,9 @@ class StudyFolder:
         # A corpus is named by its flag --output.
         return words if run.driver == "prepare" else [*words, f"--workdir={self.path / run.name}"]
 
-    def output(self, run: Run) -> pathlib.Path:
-        """Returns where a run's words go."""
-        return self.path / "output" / f"{run.name}.txt"
+    def output(self, run: Run, host: int = 0) -> pathlib.Path:
+        """Returns where a run's words go, those of one of its hosts."""
+        return self.path / "output" / f"{run.name}{f'.host-{host}' if host else ''}.txt"
 
     def lock(self, run: Run) -> pathlib.Path:
         """Returns the file that is locked while a run is at work on this machine."""

@@ -4,6 +4,8 @@
 
 The driver's words are appended to the run's output, and how it ended to its state. SIGTERM is
 passed on: the driver saves and ends, and the exit status (75) asks for another attempt.
+
+Where each host of a run has a job of its own, that of host 0 writes the state.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from absl import flags
 
 from bert_jax import cli
 from bert_jax.errors import UserError
+from bert_jax.rendezvous import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder, hold
 from experiments.study import Run
 
@@ -29,14 +32,24 @@ _NUMBER = flags.DEFINE_integer("number", -1, "the run's place in the plan, from 
 _CORES = flags.DEFINE_list("cores", [], "the cores to run on; none: all")
 _LAUNCHER = flags.DEFINE_string("launcher", "", "what starts the driver on all hosts: srun")
 _HOST = flags.DEFINE_integer("host", 0, "of the run's hosts, where each has a job: its number")
+_TOGETHER = flags.DEFINE_multi_string(
+    "together", [], "of the driver: a flag by which it finds those of the other hosts"
+)
+_RESTARTS = flags.DEFINE_integer(
+    "restarts", 0, "how often the cluster started the run anew: what it ended did not fail"
+)
 
 
 @contextlib.contextmanager
-def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Lets the driver know when this process is asked to end."""
+def _passed_on(process: subprocess.Popen[bytes], is_launcher: bool) -> Iterator[None]:
+    """Lets the driver know when this process is asked to end.
+
+    A launcher is not told: SLURM signals the drivers itself, and srun kills them at SIGTERM.
+    """
 
     def pass_on(number: int, _: object) -> None:
-        process.send_signal(number)
+        if not is_launcher:
+            process.send_signal(number)
 
     before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
     yield
@@ -45,7 +58,14 @@ def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def attempt(
-    folder: StudyFolder, run: Run, *, launcher: Sequence[str], cores: Sequence[int], records: bool
+    folder: StudyFolder,
+    run: Run,
+    *,
+    launcher: Sequence[str] = (),
+    together: Sequence[str] = (),
+    cores: Sequence[int] = (),
+    host: int = 0,
+    again: bool = False,
 ) -> int:
     """Runs a driver once; returns its exit status.
 
@@ -53,35 +73,42 @@ def attempt(
       folder: of the study.
       run: of the study.
       launcher: words before the command.
+      together: words after it.
       cores: to run on; none: all.
-      records: whether the attempt is written down here.
+      host: where each host has a job, the number of this one; 0 writes the attempt down.
+      again: whether an attempt without an end was ended by whoever starts this one.
 
     Raises:
       UserError: if an attempt is at work already.
     """
-    output = folder.output(run)
+    output = folder.output(run, host)
     output.parent.mkdir(parents=True, exist_ok=True)
     inherited: tuple[int, ...] = ()
     attempts = folder.attempts(run)
+    records = host == 0
     if records:
         lock = hold(folder.lock(run))
         if lock is None:
             raise UserError(f"{run.name} is at work already, in {folder.path}")
         inherited = (lock,)  # so that it is held as long as the driver lives, whatever befalls us
+        if again and attempts and attempts[-1].status is None:
+            attempts[-1].ended, attempts[-1].status = time.time(), RESTART_STATUS
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    command = [*launcher, *folder.command(run)]
+    command = [*launcher, *folder.command(run), *together]
     with output.open("ab", buffering=0) as words:
         words.write(f"$ {shlex.join(command)}\n".encode())
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=inherited
         )
-        with _passed_on(process):
+        with _passed_on(process, is_launcher=bool(launcher)):
             if records:
-                now, host = time.time(), socket.gethostname()
-                attempts.append(Attempt(now, host, process.pid, tuple(cores)))
+                now, name = time.time(), socket.gethostname()
+                attempts.append(Attempt(now, name, process.pid, tuple(cores)))
                 folder.write_attempts(run, attempts)
             status = process.wait()
+    if status in (-signal.SIGTERM, 128 + signal.SIGTERM):  # the latter from a launcher
+        status = RESTART_STATUS  # it was asked to end before it could save anything more
     if records:
         attempts[-1].ended, attempts[-1].status = time.time(), status
         folder.write_attempts(run, attempts)
@@ -95,13 +122,17 @@ def main() -> None:
     if not 0 <= _NUMBER.value < len(runs):
         raise UserError(f"--number={_NUMBER.value}: {folder.path} has runs 0 to {len(runs) - 1}")
     run = runs[_NUMBER.value]
+    alone = run.driver == "prepare"  # one process prepares, with workers of its own
+    if alone and _HOST.value:
+        return
     status = attempt(
         folder,
         run,
-        # One process prepares, with workers of its own.
-        launcher=[] if run.driver == "prepare" else shlex.split(_LAUNCHER.value),
+        launcher=[] if alone else shlex.split(_LAUNCHER.value),
+        together=[] if alone else _TOGETHER.value,
         cores=[int(core) for core in _CORES.value],
-        records=_HOST.value == 0,
+        host=_HOST.value,
+        again=_RESTARTS.value > 0,
     )
     sys.exit(status if status >= 0 else 128 - status)
 

@@ -9,6 +9,7 @@ command goes on where it was. A run that fails is tried again, then left, and th
 import dataclasses
 import pathlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from absl import flags
@@ -20,12 +21,20 @@ from experiments.folder import StudyFolder, failures, hold
 from experiments.study import Places, Plan, Run, Size, Study, expand, load_study, variants_of
 from launch import backends
 from launch.backends import Backend
+from launch.backends.gke import Gke
 from launch.backends.local import Local
 from launch.backends.printed import Printed
 from launch.backends.slurm import Slurm
+from launch.backends.tpu import Tpu
 from launch.table import State, Table
 
-BACKENDS: dict[str, type[Backend]] = {"local": Local, "slurm": Slurm, "print": Printed}
+BACKENDS: dict[str, type[Backend]] = {
+    "local": Local,
+    "slurm": Slurm,
+    "tpu": Tpu,
+    "gke": Gke,
+    "print": Printed,
+}
 
 _ON = flags.DEFINE_enum("on", "local", list(BACKENDS), "where the runs go; print: nowhere")
 _SIZE = flags.DEFINE_string("size", "cpu", "one of the study's")
@@ -54,6 +63,8 @@ class Sweep:
         self._folder, self._runs, self._backend = folder, runs, backend
         self._began, self._retries = time.time(), retries
         self._states = {run.name: State.WAITING for run in runs}
+        self._attempts_before: dict[str, int] = {}  # the last start, by a run's name
+        self._silent: Counter[str] = Counter()  # starts of a run that came to no attempt
         self._table = Table(folder)
 
     def go(self, stop: cli.StopRequest) -> Mapping[str, State]:
@@ -64,6 +75,8 @@ class Sweep:
             room = self._backend.room(alive)
             starting = ready if room is None else ready[:room]
             if starting:
+                for run in starting:
+                    self._attempts_before[run.name] = len(self._folder.attempts(run))
                 self._backend.start(starting)
                 for run in starting:
                     self._states[run.name] = State.RUNNING
@@ -82,6 +95,9 @@ class Sweep:
         living = {run.name for run in alive}
         for run in open_runs:  # those that a run needs come before it
             before = self._states[run.name]
+            if before is State.RUNNING and run.name not in living:
+                if len(self._folder.attempts(run)) == self._attempts_before.get(run.name):
+                    self._silent[run.name] += 1  # its job ended, and never began the run
             now = self._states[run.name] = self._state(run, run.name in living)
             if before is State.RUNNING and now is not before:
                 self._backend.end(run)
@@ -94,7 +110,8 @@ class Sweep:
             return State.RUNNING
         if self._folder.is_done(run):
             return State.DONE
-        if failures(self._folder.attempts(run), self._began) > self._retries:
+        failed = failures(self._folder.attempts(run), self._began) + self._silent[run.name]
+        if failed > self._retries:
             return State.FAILED
         if State.FAILED in needs or State.BLOCKED in needs:
             return State.BLOCKED

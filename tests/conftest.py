@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A shell's background jobs ignore ctrl-C, and so would the drivers that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["driver_fixtures", "study_fixtures"]
+pytest_plugins = ["driver_fixtures", "study_fixtures", "slurm_fixtures"]
 
 Batch = dict[str, Any]  # of NumPy arrays
 
