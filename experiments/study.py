@@ -290,6 +290,13 @@ def _checked(recipe: str, overrides: Overrides, config_type: type[Config], varia
     return config
 
 
+def reads_data(study: Study, size: Size, places: Places) -> bool:
+    """Whether any run reads from the folder of the data."""
+    found = places.corpus or (study.one_pretraining and places.checkpoint)
+    texts = [text for task in study.tasks for text in task.overrides]
+    return any("{data}" in text for text in (*texts, *(() if found else size.prepare)))
+
+
 def expand(study: Study, size: Size, places: Places) -> list[Run]:
     """Lists the runs of a study, each after those that it needs.
 

@@ -18,7 +18,17 @@ from bert_jax import cli
 from bert_jax.errors import UserError
 from bert_jax.rendezvous import RESTART_STATUS
 from experiments.folder import StudyFolder, failures, hold
-from experiments.study import Places, Plan, Run, Size, Study, expand, load_study, variants_of
+from experiments.study import (
+    Places,
+    Plan,
+    Run,
+    Size,
+    Study,
+    expand,
+    load_study,
+    reads_data,
+    variants_of,
+)
 from launch import backends
 from launch.backends import Backend
 from launch.backends.gke import Gke
@@ -183,8 +193,7 @@ def main() -> None:
     if places.checkpoint and not study.one_pretraining:
         raise UserError(f"--checkpoint={places.checkpoint}: the variants of {name} are pretrained")
     runs = expand(study, size, places)
-    needs_data = any(places.data in flag for run in runs for flag in run.flags)
-    if needs_data and not pathlib.Path(places.data).is_dir():
+    if reads_data(study, size, places) and not pathlib.Path(places.data).is_dir():
         raise UserError(
             f"--data={places.data} is no folder: experiments/README.md says what is in it"
         )

@@ -24,6 +24,7 @@ from experiments.study import (
     load_study,
     pretraining_config,
     random_search,
+    reads_data,
     variants_of,
 )
 
@@ -124,7 +125,10 @@ def test_variants_of_one_pretraining_share_it(study_file: pathlib.Path) -> None:
 
 def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:
     found, _ = load_study(str(study_file))
+    assert reads_data(dataclasses.replace(found, tasks=()), found.sizes["cpu"], PLACES)
     places = dataclasses.replace(PLACES, corpus="data/wiki")
+    assert not reads_data(dataclasses.replace(found, tasks=()), found.sizes["cpu"], places)
+    assert reads_data(found, found.sizes["cpu"], places)
     assert "corpus" not in [run.name for run in expand(found, found.sizes["cpu"], places)]
     places = dataclasses.replace(PLACES, checkpoint="runs/mini")
     one = dataclasses.replace(found, one_pretraining=True)

@@ -232,7 +232,7 @@ def test_a_dry_run_prints_what_would_be_run(sweep: Sweep, tmp_path: pathlib.Path
     assert kinds == ["bert_jax.prepare", "bert_jax.pretrain", "bert_jax.finetune"]
     assert drivers[2].endswith(f"--workdir={workdir}/feel/pairs/seed-0")
     (array,) = sweep(workdir, "--on=slurm", "--dry_run", "--seeds=1").stdout.splitlines()
-    assert array.startswith("sbatch --parsable --array=0,1,2,3,4,5 --job-name=small --nodes=1")
+    assert array.startswith("sbatch --array=0,1,2,3,4,5 --job-name=s-small-")
 
 
 @pytest.mark.parametrize(
