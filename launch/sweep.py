@@ -110,7 +110,6 @@ class Sweep:
                     self._silent[run.name] += 1  # its job ended, and never began the run
             now = self._states[run.name] = self._state(run, run.name in living)
             if before is State.RUNNING and now is not before:
-                self._backend.end(run)
                 self._tell_end(run, now)
         return alive
 

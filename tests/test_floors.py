@@ -120,3 +120,9 @@ def test_every_config_field_is_read() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     assert fields(configs.PretrainConfig) | fields(configs.FinetuneConfig) <= read
+
+
+def test_studies_do_not_know_where_they_run() -> None:
+    for path in (PACKAGE.parent / "experiments").glob("*.py"):
+        roots = {name.partition(".")[0] for name in imports(ast.parse(path.read_text()))}
+        assert "launch" not in roots, path

@@ -127,10 +127,6 @@ class Backend(abc.ABC):
     def alive(self, runs: Sequence[Run]) -> list[Run]:
         """Returns those that are at work, or will be without another start."""
 
-    def end(self, run: Run) -> None:
-        """Gives back what a run had, now that it is over."""
-        del run
-
     def stop(self) -> str:
         """Is called when the sweep is asked to end; returns a line about the runs that live."""
         return "runs that have been started go on; the same command watches them again"
