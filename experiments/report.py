@@ -11,7 +11,6 @@ import pathlib
 import shutil
 
 from absl import flags
-from experiments.page import page
 
 from bert_jax import cli
 from bert_jax.errors import UserError
@@ -19,6 +18,7 @@ from bert_jax.files import write_atomically
 from bert_jax.logs import LOG_FILE, STARTS_FILE
 from bert_jax.workdir import CONFIG_FILE
 from experiments.folder import StudyFolder
+from experiments.page import page
 from experiments.pictures import draw
 from experiments.summary import summarise
 from experiments.tables import comma_separated, markdown
