@@ -316,7 +316,7 @@ def _restore(
         # The handler alone: a checkpointer would wait for processes that found damage.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                checkpoint / item,  # pyright: ignore[reportArgumentType]
+                (checkpoint / item).absolute(),  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=abstract,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -338,7 +338,8 @@ def _stored(checkpoint: pathlib.Path, item: str) -> Any:
     """Returns the tree of an item with the metadata of its arrays for leaves."""
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-            metadata = reader.metadata(checkpoint / item)  # pyright: ignore[reportArgumentType]
+            path = (checkpoint / item).absolute()  # Orbax reads no other
+            metadata = reader.metadata(path)  # pyright: ignore[reportArgumentType]
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
         return metadata.tree
@@ -402,7 +403,7 @@ def read_array(checkpoint: pathlib.Path, item: str, name: str, facts: dict[str, 
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                checkpoint / item,  # pyright: ignore[reportArgumentType]
+                (checkpoint / item).absolute(),  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(item=target, restore_args=target),
             )
     except Exception as error:  # as above

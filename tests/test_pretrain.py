@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from driver_fixtures import (
+    ROOT,
     Drivers,
     Result,
     Run,
@@ -82,7 +84,8 @@ def test_asked_to_stop_saves_and_goes_on(
     pretrained: Run,
     tmp_path: pathlib.Path,
 ) -> None:
-    flags = [*pretrain_flags, f"--workdir={tmp_path}"]
+    # Relative, as one types it; drivers are started in the root.
+    flags = [*pretrain_flags, f"--workdir={os.path.relpath(tmp_path, ROOT)}"]
     running = drivers.start("pretrain", *flags)
     running.wait_until(lambda: "step 2/12" in running.err)
     running.send(number)
