@@ -104,8 +104,8 @@ class StudyFolder:
         said = said.rpartition("\n$ ")[2]  # job.py begins an attempt with its command
         return [line for line in said.splitlines() if line.strip()][-lines:]
 
-    def write_plan(self, plan: Plan) -> None:
-        """Writes what the folder is for.
+    def check_plan(self, plan: Plan) -> None:
+        """Refuses a plan that does not go on with what is there; writes nothing.
 
         Raises:
           UserError: if it is another study's, or a run's command changed: what is finished stays.
@@ -121,6 +121,9 @@ class StudyFolder:
             raise UserError(
                 f"--workdir={self.path} holds files and no study: name a new or an empty directory"
             )
+
+    def write_plan(self, plan: Plan) -> None:
+        """Writes what the folder is for; `check_plan` has found nothing against it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / PLAN_FILE, json.dumps(plan.to_dict(), indent=1).encode())
 

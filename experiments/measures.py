@@ -41,12 +41,14 @@ class Measured:
     """What a finished run has to say.
 
     Attributes:
+      metric: that the run is judged by first.
       values: metric -> value: of the end of a pretraining, of the best epoch of a task.
       curves: metric -> (step, value) of each evaluation.
       collapsed: whether it ended no better than always giving the commonest answer.
       cost: of the run.
     """
 
+    metric: str
     values: Mapping[str, float]
     curves: Mapping[str, Sequence[tuple[int, float]]]
     collapsed: bool
@@ -75,6 +77,7 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
     names = [n for n in last if n.startswith(prefix) and not n.endswith(_SHARES)]
 
     return Measured(
+        metric=_called(run, chosen["metric"] if chosen else "mlm_loss"),
         values={_called(run, name): last[name] for name in names},
         curves={
             _called(run, name): [
@@ -85,14 +88,6 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
         collapsed=bool(chosen) and last[chosen["metric"]] <= chosen["floor"],
         cost=_cost(entries, devices),
     )
-
-
-def metric_of(folder: StudyFolder, run: Run) -> str:
-    """Returns the metric that a finished run is judged by first."""
-    if run.driver == "pretrain":
-        return f"{run.stage}/mlm_loss"
-    entries = read_log(folder.path / run.name / LOG_FILE)
-    return _called(run, next(entry["metric"] for entry in entries if "metric" in entry))
 
 
 def _called(run: Run, name: str) -> str:

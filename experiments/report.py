@@ -29,6 +29,7 @@ _KEEP = flags.DEFINE_string("keep", "", "a folder for the logs and the report; '
 def keep(folder: StudyFolder, copy: StudyFolder) -> None:
     """Copies what a report is made of; what a run made beside its logs is left."""
     plan = folder.read_plan()
+    copy.check_plan(plan)
     copy.write_plan(plan)
     for run in plan.runs:
         if attempts := folder.attempts(run):
@@ -46,12 +47,11 @@ def main() -> None:
     if len(_ARGUMENTS) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
     folder = StudyFolder(pathlib.Path(_ARGUMENTS[0]))
-    summarise(folder)  # what is wrong is told before anything is written
+    summary = summarise(folder)  # what is wrong is told before anything is written
     if _KEEP.value:
         copy = StudyFolder(pathlib.Path(_KEEP.value))
         keep(folder, copy)
         folder = copy
-    summary = summarise(folder)
     table = markdown(summary)
     write_atomically(folder.path / "table.md", table.encode())
     write_atomically(folder.path / "values.csv", comma_separated(summary).encode())

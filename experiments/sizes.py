@@ -2,19 +2,17 @@
 
 from experiments.study import Size
 
+_TEXT = ("--source=text:{data}/text", "--layout=paragraphs")
+
 CPU = Size(
-    prepare=("--source=text:{data}/text", "--layout=paragraphs"),
+    prepare=_TEXT,
     recipe="configs/pretrain_tiny_cpu.py",
     finetune=("optimizer.learning_rate=1e-3", "epochs=2"),
     minutes=60,
     cores=1,
 )
 GPU = Size(
-    prepare=(
-        "--source=text:{data}/text",
-        "--layout=paragraphs",
-        "--tokenizer=train:wordpiece:30522",
-    ),
+    prepare=(*_TEXT, "--tokenizer=train:wordpiece:30522"),
     recipe="configs/pretrain_small.py",
     pretrain=(
         "encoder.compute_type=bfloat16",
@@ -28,11 +26,7 @@ GPU = Size(
     minutes=24 * 60,
 )
 POD = Size(
-    prepare=(
-        "--source=text:{data}/text",
-        "--layout=paragraphs",
-        "--tokenizer=train:wordpiece:30522",
-    ),
+    prepare=(*_TEXT, "--tokenizer=train:wordpiece:30522"),
     recipe="configs/pretrain_base.py",
     pretrain=("encoder.compute_type=bfloat16", "checkpoint_steps=2000"),
     seeds=3,

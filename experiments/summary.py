@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bert_jax.errors import UserError
 from bert_jax.rendezvous import RESTART_STATUS
 from experiments.folder import StudyFolder
-from experiments.measures import Cost, Measured, lower_is_better, measure, metric_of
+from experiments.measures import Cost, Measured, lower_is_better, measure
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdict
 from experiments.study import Plan, Run
 
@@ -93,7 +93,7 @@ def summarise(folder: StudyFolder) -> Summary:
     shared = [run for run in trained if len(names) > 1 and set(run.variants) == set(names)]
     own = {name: [r for r in trained if name in r.variants and r not in shared] for name in names}
     values = {name: _values(runs, measured) for name, runs in own.items()}
-    chosen = {metric_of(folder, run) for run in trained if run.name in measured}
+    chosen = {each.metric for each in measured.values()}
     found = dict.fromkeys(metric for of in values.values() for metric in of)
     rows = [_row(plan, folder, name, own[name], values, measured) for name in names]
     return Summary(

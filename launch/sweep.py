@@ -204,19 +204,19 @@ def main() -> None:
             print(command)
         return
     backend_type.check_installed()
-    folder.write_plan(
-        Plan(
-            study=name,
-            size=_SIZE.value,
-            question=question,
-            base=study.base,
-            variants=variants_of(study, size),
-            published=study.published,
-            runs=tuple(runs),
-        )
+    plan = Plan(
+        study=name,
+        size=_SIZE.value,
+        question=question,
+        base=study.base,
+        variants=variants_of(study, size),
+        published=study.published,
+        runs=tuple(runs),
     )
+    folder.check_plan(plan)
     if hold(folder.path / "sweep.lock") is None:
         raise UserError(f"another sweep is at work in --workdir={folder.path}: wait for it")
+    folder.write_plan(plan)  # jobs find their run by its place in it
     with cli.StopRequest() as stop:
         states = Sweep(folder, runs, backend, retries=_RETRIES.value).go(stop)
     if stop.requested(0):

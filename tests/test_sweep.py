@@ -163,9 +163,10 @@ def test_stopped_and_killed_in_the_middle_it_ends_as_if_it_had_not_been(
     workdir, name = tmp_path / "small", "pretrain/pairs/seed-0"
     process = start(workdir, "--seeds=1")
     at_work(workdir, name)
-    second = sweep(workdir, "--seeds=1")
+    second = sweep(workdir, "--seeds=2")
     assert second.returncode == 1
     assert second.stderr.startswith("error: another sweep is at work in --workdir=")
+    assert len(StudyFolder(workdir).read_plan().runs) == 6  # by which jobs find their run
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == RESTART_STATUS
