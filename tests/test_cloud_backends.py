@@ -356,12 +356,17 @@ def now_is(resource, what):
     state.parent.mkdir(parents=True, exist_ok=True)
     state.write_text(json.dumps(attempts))
 
+def must_be_new(name):
+    if any(each["name"] == name for each in resources):
+        sys.exit(name + " exists already")
+
 {body}
 made.write_text(json.dumps(resources))
 """
 _GCLOUD = """
 verb = words[3]
 if verb == "create":
+    must_be_new(words[4])
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - 1)) + ".000000000Z"
     resources.append(dict(name=words[4], at=stamp, states=SCRIPTS[len(resources)], gone=False))
 elif verb == "delete":
@@ -381,6 +386,7 @@ else:
 _KUBECTL = """
 if words[0] == "apply":
     name = json.load(sys.stdin)["metadata"]["name"]
+    must_be_new(name)
     resources.append(dict(name=name, states=SCRIPTS[len(resources)], gone=False))
 elif words[0] == "delete":
     next(each for each in resources if each["name"] == words[2])["gone"] = True

@@ -55,8 +55,8 @@ class Study(NamedTuple):
         return f"s-{name}-{folder[:8]}"
 
     def new_name(self, run: Run) -> str:
-        """Returns a name for a start of a run, which no earlier start had."""
-        return f"{self.key}-{self.number(run)}-{int(time.time()):x}"
+        """Returns a name for a start of a run, which no earlier start had (it ends in the ms)."""
+        return f"{self.key}-{self.number(run)}-{time.time_ns() // 1_000_000:x}"
 
     def run_of(self, name: str) -> Run | None:
         """Returns whose start has a name; None: no run's of this study."""
