@@ -96,8 +96,8 @@ def main() -> None:
     at_once = run("finetune_sweep", sweep, f"--learning_rates={rates}")
     one_by_one = np.zeros(2)
     for rate in rates.split(","):
-        own = ["--config.dropout_bits=threefry", f"--config.optimizer.learning_rate={rate}"]
-        one_by_one += run("finetune", workdir / f"rate-{float(rate):g}", *own)
+        own = f"--config.optimizer.learning_rate={rate}"
+        one_by_one += run("finetune", workdir / f"rate-{float(rate):g}", own)
     runs = json.loads((sweep / "summary.json").read_text())["runs"]
     outputs = np.load(sweep / "predictions.npz")["outputs"]
     print("| seed | rate | sweep | alone | predictions that differ | outputs | scores |")

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import SIZES, VOCAB, encoder_of
 from bert_jax import sharding
 from bert_jax.ahead import compile_stage
-from bert_jax.config import ComputeType, EncoderConfig, MeshConfig, PretrainConfig, Remat
+from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
 from bert_jax.masking import MaskVocabulary
 from bert_jax.stages import pretraining_stages
 
@@ -24,8 +24,6 @@ _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 32, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
 _DEVICES = flags.DEFINE_integer("devices", 1, "more than one: meshes of them are compared")
-
-VOCAB = 30_522
 
 LEVERS = {
     "as it is": {},
@@ -43,10 +41,7 @@ LEVERS = {
 
 def config_with(changes: dict) -> PretrainConfig:
     """Returns a config of the size, with fields of whichever group has them changed."""
-    layers, width, heads = SIZES[_SIZE.value]
-    encoder = EncoderConfig(
-        vocab_size=VOCAB, layers=layers, width=width, heads=heads, mlp_width=4 * width
-    )
+    encoder = encoder_of(_SIZE.value)
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
     config.data.length = _LENGTH.value
     for name, value in changes.items():

@@ -1,27 +1,9 @@
-"""Dot-product attention inside examples, and the dropout that it and the encoder share."""
+"""Dot-product attention inside examples."""
 
 import jax
 import jax.numpy as jnp
 
-
-def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Zeroes a share `rate` of the elements and scales the others by 1 / (1 - rate).
-
-    One 32-bit draw decides two elements: 16 bits place the rate within 1e-5, and drawing is what
-    dropout costs.
-
-    Args:
-      x: any shape, at least one element; float.
-      rate: in [0, 1).
-      key: a jax key.
-    """
-    if rate == 0:
-        return x
-    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)
-    threshold = min(round(rate * 2**16), 2**16 - 1)
-    keep = halves[..., : x.shape[-1]] >= jnp.uint16(threshold)
-    return jnp.where(keep, x / (1 - threshold / 2**16), 0)
+from bert_jax.dropout import dropout
 
 
 def attention_probabilities(

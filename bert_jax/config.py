@@ -73,13 +73,6 @@ class Remat(enum.Enum):
     INPUTS = "inputs"  # its input alone
 
 
-class DropoutBits(enum.Enum):
-    """Where dropout's random bits are from; everything else is drawn with threefry."""
-
-    HARDWARE = "hardware"  # the device's own generator: fast; other bits on other devices or meshes
-    THREEFRY = "threefry"  # the same everywhere, and in a sweep (`finetune_sweep`); slower
-
-
 class ExampleFormat(enum.Enum):
     """What an example is made of (RoBERTa, section 4.2)."""
 
@@ -251,7 +244,6 @@ class PretrainConfig:
     sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
     batch_size: int = 256  # B, rows in the global batch
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
-    dropout_bits: DropoutBits = DropoutBits.HARDWARE
     steps: int = 1_000_000
     seed: int = 0
     max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
@@ -315,7 +307,6 @@ class FinetuneConfig:
     layer_decay: float = 1.0  # rate of each layer relative to the one above it
     head_learning_rate: float = 0.0  # of all that is not the encoder; 0: optimizer.learning_rate
     dropout_rate: float = 0.1  # in the encoder and before the head
-    dropout_bits: DropoutBits = DropoutBits.HARDWARE
     label_smoothing: float = 0.0  # of classes
     class_weights: str = ""  # of classes: LABEL=WEIGHT,...; or 'balanced'; '': all 1
     batch_size: int = 32  # E, examples or windows in a batch

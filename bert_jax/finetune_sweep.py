@@ -3,8 +3,7 @@
     python -m bert_jax.finetune_sweep --config=configs/finetune_sst2.py --checkpoint=runs/base \
         --learning_rates=1e-5,3e-5,1e-4 --config.seeds=5 --workdir=runs/sweep
 
-Each run has the scores of `finetune` with its seed, its learning rate and
-`--config.dropout_bits=threefry`, from which a sweep always draws dropout. A step whose loss is no
+Each run has the scores of `finetune` with its seed and its learning rate. A step whose loss is no
 number is skipped in its run, however many they are; the summary counts them. The log has means over
 all runs, and the learning rate of the highest.
 
@@ -30,7 +29,7 @@ from ml_collections import config_flags
 
 from bert_jax import cli, sharding
 from bert_jax.checkpoint import find_checkpoint
-from bert_jax.config import DropoutBits, EncoderMode, FinetuneConfig, SweepConfig
+from bert_jax.config import EncoderMode, FinetuneConfig, SweepConfig
 from bert_jax.data.loader import load_batches
 from bert_jax.data.splits import Outputs
 from bert_jax.data.task_batches import TaskBatches
@@ -146,7 +145,6 @@ def sweep_config(config: FinetuneConfig, learning_rates: str) -> SweepConfig:
         )
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     fields["optimizer"] = dataclasses.replace(config.optimizer, learning_rate=max(rates))
-    fields["dropout_bits"] = DropoutBits.THREEFRY
     return SweepConfig(**fields, learning_rates=",".join(f"{rate:g}" for rate in rates))
 
 
@@ -281,10 +279,7 @@ def _lineup(seeds: range, rates: list[float], filling: int, mesh: Mesh) -> str:
     """Says how many runs there are, and where."""
     count, devices = len(seeds) * len(rates), mesh.size
     filled = f"; {filling} more fill the last devices" if filling else ""
-    return (
-        f"{count} runs at once, {(count + filling) // devices} on each device{filled}. Dropout is"
-        " drawn by threefry: the same run alone has --config.dropout_bits=threefry"
-    )
+    return f"{count} runs at once, {(count + filling) // devices} on each device{filled}"
 
 
 def summarise(found: Sequence[RunScores], setup: Setup) -> dict[str, Any]:
@@ -352,7 +347,6 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     yield (
         f"`bert_jax.finetune` makes a checkpoint of the best by --config.seed={best['seed']}"
         f" --config.optimizer.learning_rate={best['learning_rate']:g}"
-        " --config.dropout_bits=threefry"
     )
 
 

@@ -5,6 +5,7 @@ parameters that have them; `sharding.py` says what they mean on a mesh.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.attention import attention, dropout
+from bert_jax.attention import attention
 from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit, Remat
+from bert_jax.dropout import dropout
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -67,8 +69,18 @@ def dense(
         dtype=jnp.dtype(config.compute_type.value),
         kernel_init=_kernel_init(config, *axes),
         bias_init=bias_init(*axes[input_axes:]),
+        dot_general=_flat_product,
         name=name,
     )
+
+
+def _flat_product(x: jax.Array, kernel: jax.Array, axes: Any, precision: Any = None) -> jax.Array:
+    """Multiplies as matrices: gradients of kernels with more axes are transposed apart."""
+    (contracted, _), _ = axes
+    inputs, outputs = kernel.shape[: len(contracted)], kernel.shape[len(contracted) :]
+    rows = x.reshape(*x.shape[: -len(contracted)], math.prod(inputs))
+    product = jnp.dot(rows, kernel.reshape(math.prod(inputs), -1), precision=precision)
+    return product.reshape(*rows.shape[:-1], *outputs)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
@@ -102,7 +114,7 @@ ACTIVATIONS = {
 
 
 class Dropout(nn.Module):
-    """`attention.dropout` with a key of the 'dropout' stream."""
+    """`dropout.dropout` with a key of the 'dropout' stream."""
 
     rate: float
 
@@ -191,7 +203,7 @@ class FeedForward(nn.Module):
         """Maps [B, T, D] to [B, T, D]."""
         config = self.config
         x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
-        x = ACTIVATIONS[config.activation](x)
+        x = jax.checkpoint(ACTIVATIONS[config.activation])(x)
         return dense(config, config.width, ("mlp", "embed"), "down")(x)
 
 
@@ -301,7 +313,7 @@ class Encoder(nn.Module):
         keys = None
         if not deterministic:
             keys = jax.random.split(self.make_rng("dropout"), self.config.layers)
-        run = _rematerialised(run, self.config.remat)
+        run = _rematerialised(run, self.config)
         below, last = _split_last((self.layers, keys))
         x = self.embeddings(batch, deterministic=deterministic)
 
@@ -319,13 +331,13 @@ class Encoder(nn.Module):
         return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
 
 
-def _rematerialised(run: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+def _rematerialised(run: Callable[..., Any], config: EncoderConfig) -> Callable[..., Any]:
     """Wraps a layer so that the backward pass computes again what is not kept."""
-    if remat is Remat.NONE:
+    if config.remat is Remat.NONE:
         return run
-    # In a scan the compiler cannot undo the saving by joining the two computations.
-    checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
-    if remat is Remat.INPUTS:
+    # Where the scan is unrolled, the compiler would join the two computations, and keep all.
+    checkpoint = functools.partial(jax.checkpoint, prevent_cse=config.unroll > 1)
+    if config.remat is Remat.INPUTS:
         return checkpoint(run)
     return checkpoint(run, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 

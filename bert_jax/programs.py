@@ -102,7 +102,6 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         tx,
         abstract,
         config.micro_batches,
-        dropout_bits=config.dropout_bits,
         donate=not config.debug,
     )
     rate = learning_rate_schedule(config.optimizer, config.steps)
@@ -134,7 +133,6 @@ def finetuning_step(
         tx,
         abstract,
         config.micro_batches,
-        dropout_bits=config.dropout_bits,
         donate=not config.debug,
     )
     return Compiled(model, tx, abstract, rate, loss, train_step)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import DropoutBits
+from bert_jax.compiler_options import compiler_options
 from bert_jax.logs import divide
 from bert_jax.losses import Loss, Params, Total, Totals
 from bert_jax.model import Batch
@@ -42,18 +42,6 @@ def run_key(seed: int) -> jax.Array:
 def run_key_on(mesh: Mesh, seed: int) -> jax.Array:
     """Returns the run's key on every device of a mesh, so that no step has to bring it there."""
     return jax.jit(functools.partial(run_key, seed), out_shardings=replicated(mesh))()
-
-
-def make_dropout_key(key: jax.Array, step: jax.Array, bits: DropoutBits) -> jax.Array:
-    """Returns the key of one step's dropout.
-
-    The hardware's own generator costs less than threefry; its bits may differ between kinds of
-    devices and meshes, as masks and fresh parameters must not, and under `vmap`.
-    """
-    key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), step)
-    if bits is DropoutBits.THREEFRY:
-        return key
-    return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
 
 
 def _init_variables(model: nn.Module, key: jax.Array) -> Any:
@@ -161,7 +149,6 @@ def make_update(
     gradient: GradientFn,
     prepare_fn: PrepareFn,
     tx: optax.GradientTransformation,
-    dropout_bits: DropoutBits,
 ) -> UpdateFn:
     """Returns the update of a run, to be compiled.
 
@@ -172,12 +159,11 @@ def make_update(
       gradient: of the loss.
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer.
-      dropout_bits: where they are from.
     """
 
     def update(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Totals]:
         batch = prepare_fn(batch, jax.random.fold_in(key, _ROWS), state.step)
-        dropout_key = make_dropout_key(key, state.step, dropout_bits)
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
         (value, totals), grads = gradient(state.params, batch, dropout_key)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -205,7 +191,6 @@ def make_train_step(
     abstract: TrainState,
     parts: int = 1,
     *,
-    dropout_bits: DropoutBits = DropoutBits.HARDWARE,
     donate: bool = True,
 ) -> UpdateFn:
     """Returns the compiled update of a run; see `make_update`.
@@ -216,7 +201,6 @@ def make_train_step(
       tx: the optimizer.
       abstract: the state's shapes and shardings.
       parts: that the batch is computed in, one after another, to save memory.
-      dropout_bits: where they are from.
       donate: the new state takes the place of the one passed in, which must not be used again.
     """
     mesh = abstract.step.sharding.mesh
@@ -228,9 +212,10 @@ def make_train_step(
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        make_update(gradient, prepare_fn, tx, dropout_bits),
+        make_update(gradient, prepare_fn, tx),
         donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
+        compiler_options=compiler_options(mesh),
     )
 
 

@@ -63,7 +63,7 @@ def vectorise(
     """Builds the programs of runs that differ in their keys, batches and learning rates alone.
 
     Args:
-      config: of all runs; `dropout_bits` is threefry, or dropout differs from that of a run alone.
+      config: of all runs.
       model: from `task_kinds.make_model`.
       mesh: from `sharding.make_runs_mesh`.
       steps: of each run.
@@ -82,8 +82,7 @@ def vectorise(
 
     def train_step(state: TrainState, batch: Batch, run: Runs) -> tuple[TrainState, Totals]:
         tx = optimizer(run.learning_rate)
-        update = make_update(gradient, as_it_is, tx, config.dropout_bits)
-        return update(state, batch, run.key)
+        return make_update(gradient, as_it_is, tx)(state, batch, run.key)
 
     outputs = make_outputs(model, KINDS[config.task].totals)
     return Vectorised(

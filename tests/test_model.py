@@ -254,27 +254,6 @@ def test_other_activations(activation, formula):
 # --- dropout
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean():
-    rate, shape = 0.1, (1000, 301)  # odd, so that half of the last word is not used
-    kept = np.asarray(dropout(jnp.ones(shape), rate, run_key(0)))
-    assert set(np.unique(kept)) == {
-        np.float32(0),
-        np.float32(1 / (1 - round(rate * 2**16) / 2**16)),
-    }
-    dropped, draws = kept == 0, kept.size
-    spread = np.sqrt(rate * (1 - rate) / draws)
-    assert abs(dropped.mean() - rate) < 5 * spread
-    assert abs(kept.mean() - 1) < 5 * spread / (1 - rate)
-    # The two elements that share a word are independent, and so are words and rows.
-    for left, right in (
-        (dropped[:, 0:300:2], dropped[:, 1:300:2]),
-        (dropped[:, :-2], dropped[:, 2:]),
-        (dropped[:-1], dropped[1:]),
-    ):
-        both = (left & right).mean()
-        assert abs(both - rate**2) < 5 * np.sqrt(rate**2 * (1 - rate**2) / left.size)
-
-
 @pytest.mark.parametrize("rate", [0.0, 1e-9, 1 - 1e-9])
 def test_dropout_stays_finite_at_the_ends_of_its_range(rate):
     x = dropout(jnp.ones((7, 9)), rate, run_key(0))

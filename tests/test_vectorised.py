@@ -6,7 +6,7 @@ import pytest
 from conftest import classification_model, make_batch
 
 from bert_jax import sharding
-from bert_jax.config import DropoutBits, FinetuneConfig, MeshConfig
+from bert_jax.config import FinetuneConfig, MeshConfig
 from bert_jax.data.task_rows import RowFormat, TaskInputs, TaskStream
 from bert_jax.errors import UserError
 from bert_jax.tokenizer import SpecialIds
@@ -15,8 +15,7 @@ from bert_jax.vectorised import SideBySide, place_runs, vectorise
 
 def test_nothing_crosses_between_devices(tiny_encoder):
     mesh = sharding.make_runs_mesh(MeshConfig())
-    config = FinetuneConfig(dropout_bits=DropoutBits.THREEFRY)
-    programs = vectorise(config, classification_model(tiny_encoder), mesh, 5, ())
+    programs = vectorise(FinetuneConfig(), classification_model(tiny_encoder), mesh, 5, ())
     runs, filling = place_runs([(seed, 1e-3) for seed in range(14)], mesh)
     assert filling == 2
     state = programs.begin({}, runs)

@@ -1,0 +1,108 @@
+"""The machine's own rate of matrix products: the limit of a step.
+
+Two rates: of one large product, and of the products of a training step, each with its own shape,
+one after another and with nothing between them.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.config import EncoderConfig
+from bert_jax.flops import pretraining_flops
+
+# The side of the large product, and how often each is done for one measurement: what a kernel takes
+# to start is hidden by the one before it.
+_TRIES = 4
+_ON_CPU, _ELSEWHERE = (2048, 1), (8192, 20)
+
+# A product [A, B] x [B, C], by itself or a batch of them, and how often a step does it.
+Shape = tuple[int, int, int, int]
+
+
+def step_products(
+    encoder: EncoderConfig, rows: int, length: int, slots: int
+) -> list[tuple[int, Shape]]:
+    """Returns the forward products of a step: count and (batch, A, B, C).
+
+    Args:
+      encoder: the shape, with its vocabulary size.
+      rows: R.
+      length: T.
+      slots: M, masked slots in a row.
+    """
+    tokens, width, heads = rows * length, encoder.width, encoder.heads
+    masked, layers = rows * slots, encoder.layers
+    return [
+        (4 * layers, (1, tokens, width, width)),
+        (layers, (1, tokens, width, encoder.mlp_width)),
+        (layers, (1, tokens, encoder.mlp_width, width)),
+        (layers, (rows * heads, length, width // heads, length)),
+        (layers, (rows * heads, length, length, width // heads)),
+        (1, (1, masked, width, width)),
+        (1, (1, masked, width, encoder.vocab_size)),
+    ]
+
+
+class MatrixRate:
+    """Times products of the compute type."""
+
+    def __init__(
+        self, encoder: EncoderConfig, rows: int, length: int, slots: int, dtype: Any
+    ) -> None:
+        """Makes the arrays and compiles; see `step_products`."""
+        self._flops = rows * length * pretraining_flops(encoder, length, slots)
+        self._counts: list[tuple[int, Callable[[], float]]] = []
+        for count, shape in step_products(encoder, rows, length, slots):
+            batch, a, b, c = shape
+            x, w, y = (
+                jax.random.normal(jax.random.key(i), (batch, *sides), dtype)
+                for i, sides in enumerate(((a, b), (b, c), (a, c)))
+            )
+            # Forward, to the activations, to the parameters.
+            for equation, left, right in (
+                ("nab,nbc->nac", x, w),
+                ("nac,nbc->nab", y, w),
+                ("nab,nac->nbc", x, y),
+            ):
+                self._counts.append((count, _timer(equation, left, right)))
+        side, _ = _scale()
+        square = jax.random.normal(jax.random.key(0), (1, side, side), dtype)
+        self._large = _timer("nab,nbc->nac", square, square)
+        self._large_flops = 2.0 * side**3
+
+    def measure(self) -> dict[str, float]:
+        """Returns the rates in operations a second: `matrix_rate` and `large_matrix_rate`."""
+        seconds = sum(count * product() for count, product in self._counts)
+        return {
+            "matrix_rate": self._flops / seconds,
+            "large_matrix_rate": self._large_flops / self._large(),
+        }
+
+
+def _scale() -> tuple[int, int]:
+    return _ON_CPU if jax.default_backend() == "cpu" else _ELSEWHERE
+
+
+def _timer(equation: str, left: jax.Array, right: jax.Array) -> Callable[[], float]:
+    if left.shape[0] == 1:
+        equation, left, right = equation.replace("n", ""), left[0], right[0]
+    product = jax.jit(lambda left, right: jnp.einsum(equation, left, right))
+    product(left, right).block_until_ready()
+
+    _, repeats = _scale()
+
+    def once() -> float:
+        begin = time.perf_counter()
+        result = [product(left, right) for _ in range(repeats)]
+        jax.block_until_ready(result)
+        return (time.perf_counter() - begin) / repeats
+
+    # The best of some: a limit is what the machine can do. The first finds cold memory.
+    def seconds() -> float:
+        return min(once() for _ in range(_TRIES))
+
+    return seconds

@@ -1,0 +1,143 @@
+"""The pretraining step of this project as a program that takes turns (`turns.py`).
+
+    python -m benchmarks.our_step --size=base --batch=8 --length=128
+
+A turn is one step, optimizer and all, on full rows or on the next batch of `--batches`; then the
+products of the step are timed alone.
+"""
+
+import itertools
+import resource
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.matrix_rate import MatrixRate
+from benchmarks.sizes import SIZES, VOCAB, encoder_of
+from benchmarks.turns import Facts, serve
+from bert_jax import sharding
+from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat, SentenceObjective
+from bert_jax.flops import pretraining_flops
+from bert_jax.masking import MaskVocabulary, masked_slots
+from bert_jax.programs import pretraining_step
+from bert_jax.training import init_params, init_state, run_key_on
+
+_SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
+_BATCH = flags.DEFINE_integer("batch", 8, "rows")
+_LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of computing")
+_UNROLL = flags.DEFINE_integer("unroll", 0, "layers per iteration of the scan; 0: all")
+_REMAT = flags.DEFINE_enum_class("remat", Remat.NONE, Remat, "as in a config")
+_DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
+_ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
+_BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full rows")
+
+_WARM_UP = 2
+
+
+def full_rows(batch: int, length: int) -> dict[str, np.ndarray]:
+    """Makes random rows without padding: one pair in each."""
+    rng = np.random.default_rng(0)
+    return {
+        "token_ids": rng.integers(5, VOCAB, (batch, length), dtype=np.int32),
+        "example_ids": np.ones((batch, length), np.int32),
+        "segment_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
+        "pool_positions": np.zeros((batch, 1), np.int32),
+        "row_ids": np.stack([np.zeros(batch), np.arange(batch)], axis=1).astype(np.uint32),
+        "labels": rng.integers(0, 2, (batch, 1), dtype=np.int32),
+        "weights": np.ones((batch, 1), np.float32),
+    }
+
+
+def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:
+    """Returns the config that the flags describe; rows have so many examples at most."""
+    encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
+    encoder.compute_type = ComputeType(_DTYPE.value)
+    encoder.unroll = _UNROLL.value or encoder.layers
+    encoder.remat = _REMAT.value
+    if not _DROPOUT.value:
+        encoder.dropout_rate = 0.0
+    if not (_DROPOUT.value and _ATTENTION_DROPOUT.value):
+        encoder.attention_dropout_rate = 0.0
+    config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value, steps=1_000_000)
+    config.data.length, config.data.max_examples_per_row = _LENGTH.value, examples
+    config.data.objective = objective
+    return config
+
+
+class Step:
+    """The step, its batches and its state."""
+
+    def __init__(self) -> None:
+        """Compiles, and warms up."""
+        batches = [full_rows(_BATCH.value, _LENGTH.value)]
+        if _BATCHES.value:
+            with np.load(_BATCHES.value) as file:
+                fields = {name: file[name] for name in file.files}
+            count = len(fields["token_ids"])
+            batches = [{name: field[i] for name, field in fields.items()} for i in range(count)]
+        examples = batches[0]["weights"].shape[1]
+        config = config_of(examples, SentenceObjective.NSP)
+        mesh = sharding.make_mesh(MeshConfig())
+        vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+        compiled = pretraining_step(config, vocabulary, mesh)
+        params = init_params(compiled.model, 0, compiled.abstract.params)
+        self._state = init_state(params, compiled.tx, compiled.abstract)
+        self._step, self._key = compiled.train_step, run_key_on(mesh, 0)
+        rows = sharding.host_rows(_BATCH.value, mesh)
+        self._tokens = [int(np.count_nonzero(batch["example_ids"])) for batch in batches]
+        self._batches = itertools.cycle(
+            zip(
+                [sharding.global_batch(batch, rows, len(rows), mesh) for batch in batches],
+                self._tokens,
+                strict=True,
+            )
+        )
+        slots = masked_slots(_LENGTH.value, examples, config.masking)
+        self._flops = pretraining_flops(config.encoder, _LENGTH.value, slots)
+        for _ in range(_WARM_UP):
+            self.run()
+        self._peak_bytes = _peak_bytes()
+        dtype = np.dtype(jax.numpy.dtype(_DTYPE.value))
+        self._rate = MatrixRate(config.encoder, _BATCH.value, _LENGTH.value, slots, dtype)
+
+    def run(self) -> tuple[float, int]:
+        """Takes a step; returns its seconds and real tokens."""
+        batch, tokens = next(self._batches)
+        begin = time.perf_counter()
+        self._state, totals = self._step(self._state, batch, self._key)
+        jax.block_until_ready((self._state, totals))
+        return time.perf_counter() - begin, tokens
+
+    def turn(self) -> Facts:
+        """Takes a step, then measures the products."""
+        seconds, tokens = self.run()
+        model_rate = tokens * self._flops / seconds
+        rates = self._rate.measure()
+        shares = {f"of_{name}": model_rate / rate for name, rate in rates.items()}
+        return {"seconds": seconds, "tokens_per_second": tokens / seconds} | rates | shares
+
+    def at_end(self) -> Facts:
+        """Returns the most memory that the step has held, without what measures the products."""
+        return {"peak_bytes": self._peak_bytes, "batches": len(self._tokens)}
+
+
+def _peak_bytes() -> int:
+    device: Any = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.memory_stats()["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(_: list[str]) -> None:
+    """Serves turns."""
+    step = Step()
+    serve(step.turn, step.at_end)
+
+
+if __name__ == "__main__":
+    app.run(main)

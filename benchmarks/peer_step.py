@@ -1,0 +1,133 @@
+"""One pretraining step of transformers as a program that takes turns (`turns.py`).
+
+    python -m benchmarks.peer_step --size=base --batch=8 --length=128
+
+`BertForPreTraining` with fused AdamW and clipping, as its users train it: attention by PyTorch's
+`scaled_dot_product_attention`, padded rows with an attention mask. On a GPU also compiled.
+"""
+
+import itertools
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from absl import app, flags
+from transformers import BertConfig, BertForPreTraining
+
+from benchmarks.sizes import SIZES, VOCAB
+from benchmarks.turns import Facts, serve
+
+_SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
+_BATCH = flags.DEFINE_integer("batch", 8, "rows")
+_LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "bfloat16: autocast")
+_COMPILE = flags.DEFINE_bool("compile", False, "by torch.compile")
+_DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
+_ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
+_BATCHES = flags.DEFINE_string("batches", "", "an .npz of padded examples; '': full rows")
+
+_MASKED_SHARE = 0.15
+_IGNORED = -100  # a label that the loss leaves out
+_WARM_UP = 2
+
+Inputs = dict[str, torch.Tensor]
+
+
+def full_rows(generator: torch.Generator) -> Inputs:
+    """Makes random rows without padding, as `our_step` does."""
+    shape = (_BATCH.value, _LENGTH.value)
+    ids = torch.randint(5, VOCAB, shape, generator=generator)
+    types = (torch.arange(_LENGTH.value) >= _LENGTH.value // 2).long().expand(shape)
+    labels = torch.randint(0, 2, (_BATCH.value,), generator=generator)
+    return {"input_ids": ids, "token_type_ids": types.contiguous(), "next_sentence_label": labels}
+
+
+def read_batches(path: str) -> list[Inputs]:
+    """Reads what `real_text` wrote: a batch's arrays end in its number."""
+    with np.load(path) as file:
+        count = len({name.rsplit(".", 1)[1] for name in file.files})
+        return [
+            {
+                name.rsplit(".", 1)[0]: torch.from_numpy(file[name])
+                for name in file.files
+                if name.endswith(f".{number}")
+            }
+            for number in range(count)
+        ]
+
+
+class Step:
+    """The step, its batches and its model."""
+
+    def __init__(self) -> None:
+        """Builds, and warms up."""
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        layers, width, heads = SIZES[_SIZE.value]
+        config: Any = BertConfig(
+            vocab_size=VOCAB,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            hidden_dropout_prob=0.1 if _DROPOUT.value else 0.0,
+            attention_probs_dropout_prob=(
+                0.1 if _DROPOUT.value and _ATTENTION_DROPOUT.value else 0.0
+            ),
+            max_position_embeddings=max(512, _LENGTH.value),
+        )
+        model: Any = BertForPreTraining(config)
+        self._model = model.to(self._device).train()
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=1e-4, weight_decay=0.01, fused=True
+        )
+        self._run = torch.compile(self._model) if _COMPILE.value else self._model
+        batches = read_batches(_BATCHES.value) if _BATCHES.value else [full_rows(generator)]
+        self._batches = itertools.cycle([self._prepared(batch, generator) for batch in batches])
+        for _ in range(max(_WARM_UP, len(batches) if _COMPILE.value else 0)):
+            self.turn()
+
+    def _prepared(self, batch: Inputs, generator: torch.Generator) -> tuple[Inputs, int]:
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        chosen = torch.rand(ids.shape, generator=generator) < _MASKED_SHARE
+        if mask is not None:
+            chosen &= mask > 0
+        labels = torch.where(chosen, ids, _IGNORED)
+        tokens = int(mask.sum()) if mask is not None else ids.numel()
+        on_device = {name: field.to(self._device) for name, field in batch.items()}
+        return on_device | {"labels": labels.to(self._device)}, tokens
+
+    def turn(self) -> Facts:
+        """Takes a step."""
+        batch, tokens = next(self._batches)
+        begin = time.perf_counter()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self._device, torch.bfloat16, enabled=_DTYPE.value == "bfloat16"):
+            loss = self._run(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        loss.item()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "tokens_per_second": tokens / seconds}
+
+    def at_end(self) -> Facts:
+        """Returns the most memory that it has held."""
+        if self._device == "cuda":
+            return {"peak_bytes": torch.cuda.max_memory_allocated()}
+        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def main(_: list[str]) -> None:
+    """Serves turns."""
+    step = Step()
+    serve(step.turn, step.at_end)
+
+
+if __name__ == "__main__":
+    app.run(main)
