@@ -220,6 +220,11 @@ class StepReports:
         told = f"loss {values.get('loss', math.nan):.4f}"
         self._log.progress(self._step, f"{told}, {values['tokens_per_second']:,.0f} tokens/s")
 
+    def compiled_again(self, step: int) -> None:
+        """Warns of time that was lost: it never happens where shapes and placements are fixed."""
+        self._log.write(step, {"compiled_again": 1})
+        self._log.say(f"step {step:,} was compiled again, though its batch has a known shape")
+
     def waited(self, seconds: float) -> None:
         """Counts time in which the device had no data."""
         self._waited += seconds

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bert_jax import cli
+from bert_jax.compilations import Compilations
 from bert_jax.logs import StepReports
 from bert_jax.processes import JointStop
 from bert_jax.training import TrainState
@@ -37,13 +38,16 @@ def run_steps(
       (step, state after it, whether it is the last one).
     """
     step, last = int(state.step), False
-    while not last:
-        step += 1
-        asked = time.monotonic()
-        batch = next(batches)
-        reports.waited(time.monotonic() - asked)
-        state, totals = train_step(state, batch, key)
-        reports.add(step, totals)
-        last = stop.requested(step) or step == steps
-        yield step, state, last
+    with Compilations(train_step) as compilations:
+        while not last:
+            step += 1
+            asked = time.monotonic()
+            batch = next(batches)
+            reports.waited(time.monotonic() - asked)
+            state, totals = train_step(state, batch, key)
+            if compilations.needless(batch):
+                reports.compiled_again(step)
+            reports.add(step, totals)
+            last = stop.requested(step) or step == steps
+            yield step, state, last
     reports.flush()

@@ -1,0 +1,38 @@
+"""Counts the programs that a run compiles: as many as its batches have shapes, and never one more."""
+
+from typing import Any, Self
+
+import jax
+
+_EVENT = "/jax/core/compile/backend_compile_duration"  # also where the program is in the cache
+
+
+class Compilations:
+    """Counts those of one compiled function; to be used in a `with`."""
+
+    def __init__(self, function: Any) -> None:
+        """Takes what `jax.jit` returned; it is known by its name."""
+        self._name = f"jit({getattr(function, '__name__', '')})"
+        self._shapes: set[tuple] = set()
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, seconds: float, **facts: Any) -> None:
+        del seconds
+        self.count += event == _EVENT and facts.get("fun_name") == self._name
+
+    def needless(self, batch: Any) -> int:
+        """Takes the batch of the call that was made; returns how many compilations it did not need.
+
+        What was told once is not told again.
+        """
+        self._shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(batch)))
+        needless = max(self.count - len(self._shapes), 0)
+        self.count -= needless
+        return needless
