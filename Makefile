@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup quickstart notebooks test faults test-beam lint format
+.PHONY: setup quickstart notebooks test faults bench test-beam lint format
 
 # The stamp is older than the list of dependencies whenever that has changed.
 setup: $(VENV)/.installed
@@ -25,6 +25,10 @@ test: setup
 
 faults: setup  ## kills and damage at random moments, and every mesh: half an hour
 	$(BIN)/python -m pytest -q -m slow tests
+
+bench: setup  ## speed and memory beside peers and limits: a quarter of an hour; BENCH=--gpu on a GPU
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
+	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 test-beam:  ## the test of prepare_beam, in an environment of its own
 	test -d .venv-beam || $(PYTHON) -m venv .venv-beam

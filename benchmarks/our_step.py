@@ -38,11 +38,11 @@ _BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full 
 _WARM_UP = 2
 
 
-def full_rows(batch: int, length: int) -> dict[str, np.ndarray]:
+def full_rows(batch: int, length: int, vocab: int = VOCAB) -> dict[str, np.ndarray]:
     """Makes random rows without padding: one pair in each."""
     rng = np.random.default_rng(0)
     return {
-        "token_ids": rng.integers(5, VOCAB, (batch, length), dtype=np.int32),
+        "token_ids": rng.integers(5, vocab, (batch, length), dtype=np.int32),
         "example_ids": np.ones((batch, length), np.int32),
         "segment_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
         "positions": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),

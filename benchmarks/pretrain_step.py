@@ -3,7 +3,7 @@
     python -m benchmarks.pretrain_step --size=base --batch=8 --length=128 --turns=5
 
 Rows are full, dropout is as published, and the optimizer is part of the step. Flags that are not
-its own go to both programs, `our_step` and `peer_step`, where they have them.
+its own go to both programs, `our_step` and `peer_step`.
 """
 
 import json
@@ -16,6 +16,8 @@ from benchmarks.turns import Facts, take_turns
 
 _TURNS = flags.DEFINE_integer("turns", 5, "of each, of which medians are told")
 _PEER = flags.DEFINE_bool("peer", True, "with transformers")
+_OURS = flags.DEFINE_multi_string("ours", [], "a flag for `our_step` alone")
+_THEIRS = flags.DEFINE_multi_string("theirs", [], "a flag for `peer_step` alone")
 
 
 def compare(
@@ -51,7 +53,8 @@ def compare(
 
 def main(argv: list[str]) -> None:
     """Prints a line of JSON."""
-    print(json.dumps(compare(argv[1:], turns=_TURNS.value, theirs=() if _PEER.value else None)))
+    theirs = _THEIRS.value if _PEER.value else None
+    print(json.dumps(compare(argv[1:], turns=_TURNS.value, ours=_OURS.value, theirs=theirs)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""How a step's seconds and bytes grow with its rows, tokens, layers, width, vocabulary and devices.
+
+    python -m benchmarks.growth --output=docs/growth.png
+
+From one small shape, one size at a time is doubled. Beside each figure stands what it is relative
+to the shape before, and the same of the formulas: operations of the model (`flops.py`), and bytes
+of the state. Devices are compiled for, not run: figures are of one of them.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from benchmarks.our_step import full_rows
+from bert_jax import sharding
+from bert_jax.ahead import compile_stage
+from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig
+from bert_jax.flops import pretraining_flops
+from bert_jax.masking import MaskVocabulary, masked_slots
+from bert_jax.programs import pretraining_step
+from bert_jax.stages import pretraining_stages
+from bert_jax.training import init_params, init_state, run_key_on
+
+_OUTPUT = flags.DEFINE_string("output", "", "a picture to draw")
+_TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape, of which medians are told")
+
+_DEVICES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a step's cost depends on."""
+
+    B: int = 16
+    T: int = 128
+    L: int = 4
+    D: int = 256
+    V: int = 8192
+    devices: int = 1
+
+    def config(self) -> PretrainConfig:
+        """Returns a run of the shape, with dropout as published; a head is 64 wide."""
+        encoder = EncoderConfig(
+            vocab_size=self.V,
+            layers=self.L,
+            width=self.D,
+            heads=self.D // 64,
+            mlp_width=4 * self.D,
+            max_length=max(512, self.T),
+        )
+        config = PretrainConfig(encoder=encoder, batch_size=self.B)
+        config.data.length, config.data.max_examples_per_row = self.T, 1
+        return config
+
+
+FIRST = Shape()
+GROWN = {
+    "B": (8, 16, 32, 64),
+    "T": (64, 128, 256, 512),
+    "L": (2, 4, 8, 16),
+    "D": (128, 256, 512, 1024),
+    "V": (4096, 8192, 16384, 32768),
+    "devices": (1, 2, 4, 8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of a step, on one device."""
+
+    flops: float  # of the formula
+    program_flops: float  # of the compiled program's products
+    state_bytes: float
+    temporary_bytes: float
+    traffic_bytes: float
+    seconds: float | None  # None: it was not run
+
+
+def measure(shape: Shape, turns: int) -> Cost:
+    """Compiles a shape, and runs it where it is of one device."""
+    config = shape.config()
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[: shape.devices])
+    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, shape.V, np.ones(shape.V, bool))
+    (stage,) = pretraining_stages(config, vocabulary, mesh)
+    footprint = compile_stage(stage)
+    assert footprint.costs
+    slots = masked_slots(shape.T, 1, config.masking)
+    tokens = shape.B * shape.T / shape.devices
+    return Cost(
+        flops=tokens * pretraining_flops(config.encoder, shape.T, slots),
+        program_flops=footprint.costs.flops,
+        state_bytes=footprint.held,
+        temporary_bytes=footprint.temporaries,
+        traffic_bytes=footprint.costs.memory_bytes,
+        seconds=run(config, vocabulary, mesh, turns) if shape.devices == 1 else None,
+    )
+
+
+def run(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Any, turns: int) -> float:
+    """Returns the median seconds of a step on full rows."""
+    compiled = pretraining_step(config, vocabulary, mesh)
+    params = init_params(compiled.model, 0, compiled.abstract.params)
+    state = init_state(params, compiled.tx, compiled.abstract)
+    rows = sharding.host_rows(config.batch_size, mesh)
+    fields = full_rows(config.batch_size, config.data.length, config.encoder.vocab_size)
+    batch = sharding.global_batch(fields, rows, len(rows), mesh)
+    key, seconds = run_key_on(mesh, 0), []
+    for _ in range(turns + 2):
+        begin = time.perf_counter()
+        state, totals = compiled.train_step(state, batch, key)
+        jax.block_until_ready((state, totals))
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[2:])
+
+
+def lines(axis: str, costs: Mapping[int, Cost]) -> Iterator[str]:
+    """Yields the lines of a table for one axis: figures, and how each grew from the one before."""
+    before: Cost | None = None
+    for size, cost in costs.items():
+        cells = [f"{axis}={size}"]
+        for field in dataclasses.fields(Cost):
+            value = getattr(cost, field.name)
+            if value is None:
+                cells.append("-")
+                continue
+            unit = 1e9 if field.name != "seconds" else 1.0
+            grew = f" ({value / getattr(before, field.name):.2f}x)" if before else ""
+            cells.append(f"{value / unit:.3f}{grew}")
+        yield f"| {' | '.join(cells)} |"
+        before = cost
+
+
+def draw(costs: Mapping[str, Mapping[int, Cost]], path: pathlib.Path) -> None:
+    """Draws each axis: seconds, traffic and temporaries beside the operations, all relative."""
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, 3)
+    shown = {
+        "flops": ("model FLOPs", "k--"),
+        "seconds": ("seconds", "o-"),
+        "traffic_bytes": ("memory traffic", "s-"),
+        "temporary_bytes": ("temporaries", "^-"),
+    }
+    for ax, (axis, of_sizes) in zip(axes.flat, costs.items(), strict=True):
+        sizes = list(of_sizes)
+        for field, (label, style) in shown.items():
+            values = [getattr(cost, field) for cost in of_sizes.values()]
+            if None not in values:
+                ax.plot(sizes, np.array(values) / values[0], style, label=label)
+        ax.set(xscale="log", yscale="log", xlabel=axis, ylabel=f"relative to {axis}={sizes[0]}")
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        ax.grid(visible=True, alpha=0.3)
+    axes.flat[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(_: list[str]) -> None:
+    """Prints the table, and draws it."""
+    jax.config.update("jax_num_cpu_devices", _DEVICES)
+    print(
+        "| shape | model, GFLOP | program, GFLOP | state, GB | temporaries, GB | traffic, GB | s |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    costs: dict[str, dict[int, Cost]] = {}
+    for axis, sizes in GROWN.items():
+        for size in sizes:
+            shape = dataclasses.replace(FIRST, **{axis: size})
+            costs.setdefault(axis, {})[size] = measure(shape, _TURNS.value)
+        for line in lines(axis, costs[axis]):
+            print(line, flush=True)
+    if _OUTPUT.value:
+        draw(costs, pathlib.Path(_OUTPUT.value))
+
+
+if __name__ == "__main__":
+    app.run(main)
