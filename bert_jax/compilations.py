@@ -1,4 +1,4 @@
-"""Counts the programs that a run compiles: as many as its batches have shapes, and never one more."""
+"""Counts the programs that a run compiles: one for each shape of its batches, and no more."""
 
 from typing import Any, Self
 

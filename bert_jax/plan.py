@@ -11,7 +11,6 @@ evaluations, checkpoints and starting are not counted.
 
 import dataclasses
 import functools
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from bert_jax.plan_advice import Overrides, as_flags, changed, changes, find_cha
 from bert_jax.plan_report import Planned, device_hours, planned, report, size, summary, totals
 from bert_jax.programs import mask_vocabulary, resolve_vocabulary
 from bert_jax.stages import Stage, finetuning_stage, pretraining_stages
-from bert_jax.topologies import check_compiler, cpu_devices, parse_topologies, topology_devices
+from bert_jax.topologies import only_compile, parse_topologies, topology_devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "what to plan for: v5e:4x4,cpu:8,...")
@@ -43,16 +42,6 @@ _FINETUNE = flags.DEFINE_string("finetune_config", "", "a recipe that returns a 
 _EXAMPLES = flags.DEFINE_integer("finetune_examples", 0, "in the training split of that task")
 
 _UNREAD = "(not read)"  # stands for files that a plan needs no more than the names of
-
-# Without these the TPU compiler asks the network which machine this is, and complains; and it
-# refuses to work for two processes at once, as chips would.
-_TPU_ENVIRONMENT = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 
 
 class Planner:
@@ -201,12 +190,7 @@ def main() -> None:
         raise UserError(f"--price={_PRICE.value} must be 0 or more")
     config = cli.checked_config(with_names(_CONFIG.value), PretrainConfig)
     task = read_task_config(_FINETUNE.value, _EXAMPLES.value)
-    check_compiler(names)
-    for name, value in _TPU_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read what is for a TPU
-    jax.config.update("jax_num_cpu_devices", cpu_devices(names))
+    only_compile(names)
 
     planner = Planner(config, task, _EXAMPLES.value)
     devices = {name: topology_devices(name) for name in names}

@@ -1,6 +1,7 @@
 """Devices to compile for, by name: TPU slices that need not be there, and this machine's CPU."""
 
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,16 @@ SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": (*_CUBES, "16x16x24"), "v6e": _FLAT
 # A chip of these has two cores that work as one device, as JAX has it on the machine itself.
 _TWO_CORES = ("v4", "v5p")
 _MOST_CPU_DEVICES = 4096
+
+# Without these the TPU compiler asks the network which machine this is, and complains; and it
+# refuses to work for two processes at once, as chips would.
+_TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
 def parse_topologies(text: str) -> list[str]:
@@ -51,13 +62,22 @@ def parse_topologies(text: str) -> list[str]:
     return names
 
 
-def cpu_devices(names: Sequence[str]) -> int:
-    """Returns how many CPU devices the names ask for, at least 1."""
-    return max([1, *(int(name.removeprefix("cpu:")) for name in names if name.startswith("cpu:"))])
+def only_compile(names: Sequence[str]) -> None:
+    """Sets this process up to compile for topologies; to be called before JAX is used.
+
+    Raises:
+      UserError: where a TPU is named and its compiler is not installed.
+    """
+    _check_compiler(names)
+    for name, value in _TPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    counts = [int(name.removeprefix("cpu:")) for name in names if name.startswith("cpu:")]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read what is for a TPU
+    jax.config.update("jax_num_cpu_devices", max([1, *counts]))
 
 
-def check_compiler(names: Sequence[str]) -> None:
-    """Raises UserError where a TPU is named and its compiler is not installed."""
+def _check_compiler(names: Sequence[str]) -> None:
     wanted = next((name for name in names if not name.startswith("cpu:")), None)
     if wanted and importlib.util.find_spec("libtpu") is None:
         raise UserError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conftest import make_batch
-from driver_fixtures import Drivers, Run
+from driver_fixtures import Run
 
 from bert_jax import sharding
 from bert_jax.compilations import Compilations

@@ -1,0 +1,114 @@
+"""What each lever of the step does to the program for a TPU, compiled ahead of time; nothing runs.
+
+    pip install libtpu
+    python -m benchmarks.tpu_levers --size=base --batch=256 --length=512 --topology=v5e:4x4
+
+Products are told beside the formula's (`flops.py`; what the last layer leaves out makes them
+fewer), traffic and temporaries of a chip as the compiled program has them, and the step's time at
+the chip's peaks: at least, where everything overlaps, and at most, where nothing does.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.sizes import SIZES, VOCAB, encoder_of
+from bert_jax import sharding
+from bert_jax.chips import find_chip
+from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
+from bert_jax.hlo import parse_program
+from bert_jax.hlo_costs import program_costs
+from bert_jax.masking import MaskVocabulary
+from bert_jax.roofline import estimate
+from bert_jax.stages import Stage, pretraining_stages
+from bert_jax.topologies import only_compile, topology_devices
+
+_SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
+_BATCH = flags.DEFINE_integer("batch", 256, "rows, of all chips")
+_LENGTH = flags.DEFINE_integer("length", 512, "tokens in a row")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "as `plan` has it")
+_ONLY = flags.DEFINE_list("only", [], "levers; none: all")
+
+# The first is what the others are compared with; fields of the config or of its encoder.
+LEVERS: dict[str, dict[str, Any]] = {
+    "bfloat16": {},
+    "float32": {"compute_type": ComputeType.FLOAT32},
+    "attention dropout 0": {"attention_dropout_rate": 0.0},
+    "no dropout": {"attention_dropout_rate": 0.0, "dropout_rate": 0.0},
+    "unrolled": {"unroll": 12},
+    "remat=products": {"remat": Remat.PRODUCTS},
+    "remat=inputs": {"remat": Remat.INPUTS},
+    "micro_batches=4": {"micro_batches": 4},
+    "vocabulary of 30,592": {"vocab_size": 30_592},
+}
+
+
+def stage_with(changes: dict[str, Any], devices: list[Any]) -> Stage:
+    """Returns the pretraining stage with some fields changed."""
+    encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
+    encoder.compute_type = ComputeType.BFLOAT16
+    config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
+    config.data.length = _LENGTH.value
+    for name, value in changes.items():
+        group = encoder if name in {f.name for f in dataclasses.fields(encoder)} else config
+        setattr(group, name, value)
+    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+    (stage,) = pretraining_stages(config, vocabulary, sharding.make_mesh(MeshConfig(), devices))
+    return stage
+
+
+def line(name: str, stage: Stage) -> str:
+    """Compiles, and returns a line of the table."""
+    devices = stage.mesh.size
+    chip = find_chip(stage.mesh.devices.flat[0].device_kind)
+    assert chip, "no such chip is known"
+    compiled = stage.lower().compile()
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    assert text and memory
+    costs = program_costs(parse_program(text), devices)
+    times = estimate(
+        chip,
+        costs,
+        tokens=stage.tokens,
+        model_flops=stage.model_flops,
+        steps=1,
+        devices=devices,
+    )
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    cells = [
+        name,
+        f"{costs.flops * devices / stage.model_flops:.3f}",
+        f"{costs.memory_bytes / 1e9:.1f}",
+        f"{costs.sent_bytes / 1e9:.2f}",
+        f"{held / 2**30:.2f}",
+        f"{times.bound * 1e3:.1f} to {times.seconds * 1e3:.1f}",
+        f"{times.utilisation(times.bound):.0%} to {times.utilisation(times.seconds):.0%}",
+        f"{text.count(' fusion(')}",
+        f"{text.count('custom-call(')}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main(_: list[str]) -> None:
+    """Compiles every lever and prints a line for each."""
+    only_compile([_TOPOLOGY.value])
+    devices = topology_devices(_TOPOLOGY.value)
+    print(
+        "| lever | products, of the formula's | traffic, GB | sent, GB | memory, GiB | step, ms |"
+        " MFU | fusions | kernels of others |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in _ONLY.value or LEVERS:
+        try:
+            print(line(name, stage_with(LEVERS[name], devices)), flush=True)
+        except jax.errors.JaxRuntimeError as error:  # it does not fit
+            print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"| {name} | does not fit |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
