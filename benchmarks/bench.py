@@ -190,7 +190,8 @@ def _memory_row(name: str, facts: Facts) -> Row:
 
 def text(places: Places) -> Iterator[Row]:
     """The train step on real text: packed here, padded there."""
-    size, rows = ("base", 64) if _GPU.value else ("base", 4)
+    # As many examples as peers take in a batch: padding grows with their number.
+    size, rows = ("base", 64) if _GPU.value else ("mini", 32)
     for form in (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR):
         facts = run(
             "benchmarks.real_text",
@@ -217,6 +218,7 @@ def tuning(places: Places) -> Iterator[Row]:
         f"--vocab={places.vocab}",
         f"--train={train}",
         f"--dev={dev}",
+        "--examples=800",
     )["real_tokens_per_second"]
     for part, name in (("train", "training"), ("all", "with evaluation")):
         yield Row(

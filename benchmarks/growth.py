@@ -144,9 +144,9 @@ def draw(costs: Mapping[str, Mapping[int, Cost]], path: pathlib.Path) -> None:
     axes = figure.subplots(2, 3)
     shown = {
         "flops": ("model FLOPs", "k--"),
-        "seconds": ("seconds", "o-"),
-        "traffic_bytes": ("memory traffic", "s-"),
-        "temporary_bytes": ("temporaries", "^-"),
+        "seconds": ("seconds", "C0o-"),
+        "traffic_bytes": ("memory traffic", "C1s-"),
+        "temporary_bytes": ("temporaries", "C2^-"),
     }
     for ax, (axis, of_sizes) in zip(axes.flat, costs.items(), strict=True):
         sizes = list(of_sizes)

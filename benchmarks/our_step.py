@@ -113,6 +113,12 @@ class Step:
         jax.block_until_ready((self._state, totals))
         return time.perf_counter() - begin, tokens
 
+    def program(self) -> str:
+        """Returns the compiled program."""
+        batch, _ = next(self._batches)
+        lowered = self._step.lower(self._state, batch, self._key)  # pyright: ignore[reportFunctionMemberAccess]
+        return lowered.compile().as_text()
+
     def turn(self) -> Facts:
         """Takes a step, then measures the products."""
         seconds, tokens = self.run()

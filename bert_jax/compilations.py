@@ -23,9 +23,9 @@ class Compilations:
     def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._hear)
 
-    def _hear(self, event: str, seconds: float, **facts: Any) -> None:
-        del seconds
-        self.count += event == _EVENT and facts.get("fun_name") == self._name
+    def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs
+        self.count += event == _EVENT and kwargs.get("fun_name") == self._name
 
     def needless(self, batch: Any) -> int:
         """Takes the batch of the call that was made; returns how many compilations it did not need.
