@@ -191,7 +191,7 @@ def _memory_row(name: str, facts: Facts) -> Row:
 def text(places: Places) -> Iterator[Row]:
     """The train step on real text: packed here, padded there."""
     # As many examples as peers take in a batch: padding grows with their number.
-    size, rows = ("base", 64) if _GPU.value else ("mini", 32)
+    size, rows = ("base", 64) if _GPU.value else ("mini", 16)
     for form in (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR):
         facts = run(
             "benchmarks.real_text",
