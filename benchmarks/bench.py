@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.report import Row, slower, table
 from benchmarks.turns import Facts
 from bert_jax.config import ExampleFormat
 from bert_jax.data.documents import Layout
@@ -42,29 +43,7 @@ _GPU = flags.DEFINE_bool("gpu", False, "the rows of a GPU: bfloat16, larger mode
 _ONLY = flags.DEFINE_list("only", [], "sections; none: all")
 _HISTORY = flags.DEFINE_string("history", "benchmarks/history.jsonl", "is appended to; '': nothing")
 
-_WORSE = 0.9
 _VOCABULARY = 8000  # of the tokenizer that is trained on the docstrings
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-      what: was measured.
-      value: in `unit`, for people: it drifts.
-      unit: of it.
-      of_peer: how many times better than the peer's (1: level); None: there is none.
-      of_limit: the share of the limit that is reached; None: there is none.
-      beside: what peer and limit are.
-    """
-
-    what: str
-    value: float
-    unit: str
-    of_peer: float | None = None
-    of_limit: float | None = None
-    beside: str = ""
 
 
 class Places:
@@ -149,6 +128,8 @@ _GPU_STEPS = (
 
 def steps(_: Places) -> Iterator[Row]:
     """The train step on full rows, its memory, and the machine's matrix rate."""
+    if _GPU.value:
+        run("benchmarks.device_parity")  # what is wrong need not be timed
     for size, rows, length, dtype, turns in _GPU_STEPS if _GPU.value else _CPU_STEPS:
         shared = [f"--size={size}", f"--batch={rows}", f"--length={length}", f"--dtype={dtype}"]
         peer = ["--theirs=--compile"] if _GPU.value else []
@@ -292,21 +273,6 @@ SECTIONS: dict[str, Callable[[Places], Iterator[Row]]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Returns Markdown."""
-
-    def ratio(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
-
-    lines = ["| what | figure | of the peer | of the limit | beside |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row.what} | {row.value:,.4g} {row.unit} | {ratio(row.of_peer)} |"
-        f" {ratio(row.of_limit)} | {row.beside} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
 def machine() -> str:
     """Names the machine, for comparing runs on such a one."""
     if _GPU.value:
@@ -335,17 +301,6 @@ def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
             if value is not None
         },
     }
-
-
-def slower(entry: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[str]:
-    """Names the ratios that are worse than in the last entry of such a machine."""
-    before = [each for each in history if each["machine"] == entry["machine"]]
-    last = before[-1] if before else {"ratios": {}}
-    return [
-        f"{name}: {value:.2f}, and {last['ratios'][name]:.2f} at {last['commit']}"
-        for name, value in entry["ratios"].items()
-        if value < _WORSE * last["ratios"].get(name, 0.0)
-    ]
 
 
 def main(_: list[str]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from benchmarks.our_step import full_rows
+from benchmarks.rows import full_rows
 from bert_jax import sharding
 from bert_jax.ahead import compile_stage
 from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig

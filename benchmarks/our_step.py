@@ -16,6 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.matrix_rate import MatrixRate
+from benchmarks.rows import full_rows
 from benchmarks.sizes import SIZES, VOCAB, encoder_of
 from benchmarks.turns import Facts, serve
 from bert_jax import sharding
@@ -36,21 +37,6 @@ _ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published"
 _BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full rows")
 
 _WARM_UP = 2
-
-
-def full_rows(batch: int, length: int, vocab: int = VOCAB) -> dict[str, np.ndarray]:
-    """Makes random rows without padding: one pair in each."""
-    rng = np.random.default_rng(0)
-    return {
-        "token_ids": rng.integers(5, vocab, (batch, length), dtype=np.int32),
-        "example_ids": np.ones((batch, length), np.int32),
-        "segment_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
-        "positions": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
-        "pool_positions": np.zeros((batch, 1), np.int32),
-        "row_ids": np.stack([np.zeros(batch), np.arange(batch)], axis=1).astype(np.uint32),
-        "labels": rng.integers(0, 2, (batch, 1), dtype=np.int32),
-        "weights": np.ones((batch, 1), np.float32),
-    }
 
 
 def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:

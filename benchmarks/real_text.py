@@ -5,7 +5,6 @@
 The peer's batches hold the very examples of ours, each a row of its own, padded to the longest.
 """
 
-import collections
 import json
 import pathlib
 import tempfile
@@ -14,12 +13,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.pretrain_step import compare
+from benchmarks.rows import packed_batches, padded
 from benchmarks.turns import Facts
-from bert_jax.config import ExampleFormat, PretrainDataConfig
-from bert_jax.data.corpora import corpus_tokenizer
-from bert_jax.data.corpus import open_corpus
-from bert_jax.data.rows import RowStream
-from bert_jax.phases import with_length
+from bert_jax.config import ExampleFormat
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare made", required=True)
 _FORMAT = flags.DEFINE_enum_class("format", ExampleFormat.SEGMENT_PAIR, ExampleFormat, "of them")
@@ -27,40 +23,6 @@ _SIZE = flags.DEFINE_string("size", "base", "the model")
 _LENGTH = flags.DEFINE_integer("length", 512, "tokens in a row")
 _ROWS = flags.DEFINE_integer("rows", 4, "in our batch")
 _BATCHES = flags.DEFINE_integer("batches", 3, "each is a turn")
-
-Fields = dict[str, np.ndarray]
-
-
-def packed_batches(
-    corpus: str, form: ExampleFormat, *, length: int, rows: int, batches: int
-) -> list[Fields]:
-    """Returns the first batches of a run: field -> [R, ...]."""
-    data = with_length(PretrainDataConfig(format=form), length)
-    stream = RowStream(open_corpus(corpus, "train"), data, corpus_tokenizer(corpus).special, seed=0)
-    return [stream.rows(np.arange(first * rows, (first + 1) * rows)) for first in range(batches)]
-
-
-def padded(batch: Fields) -> Fields:
-    """Returns the examples of a packed batch, each in a row, padded to the longest of them.
-
-    Returns:
-      `input_ids`, `token_type_ids`, `attention_mask` [E, longest] and `next_sentence_label` [E].
-    """
-    examples = [
-        (row, number)
-        for row, ids in enumerate(batch["example_ids"])
-        for number in np.unique(ids[ids > 0])
-    ]
-    places = [np.flatnonzero(batch["example_ids"][row] == number) for row, number in examples]
-    longest = max(map(len, places))
-    names = {"input_ids": "token_ids", "token_type_ids": "segment_ids"}
-    fields: Fields = collections.defaultdict(lambda: np.zeros((len(examples), longest), np.int64))
-    for line, ((row, _), place) in enumerate(zip(examples, places, strict=True)):
-        for theirs, ours in names.items():
-            fields[theirs][line, : len(place)] = batch[ours][row, place]
-        fields["attention_mask"][line, : len(place)] = 1
-    labels = [batch["labels"][row, number - 1] for row, number in examples]
-    return dict(fields) | {"next_sentence_label": np.array(labels, np.int64)}
 
 
 def compare_on_text(

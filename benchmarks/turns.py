@@ -41,7 +41,8 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        with self._process:  # closes its pipes, and waits
+            pass
 
     def wait_until_warm(self) -> None:
         """Returns when the first turn can be taken."""

@@ -1,0 +1,74 @@
+"""Whether this machine's accelerator computes what its CPU does: asked before anything is timed.
+
+    python -m benchmarks.device_parity
+
+The loss and the gradients of mini on packed rows, with dropout, whose bits are the same on both.
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app
+
+from benchmarks.rows import full_rows
+from benchmarks.sizes import VOCAB, encoder_of
+from bert_jax import sharding
+from bert_jax.config import ComputeType, MaskingConfig, MeshConfig
+from bert_jax.heads import PretrainingModel
+from bert_jax.losses import make_pretraining_loss
+from bert_jax.masking import MaskVocabulary
+from bert_jax.programs import masking
+from bert_jax.training import abstract_params, init_params, run_key
+
+# Of the loss, and of the greatest gradient; bfloat16 has 8 bits.
+_TOLERANCES = {ComputeType.FLOAT32: 1e-4, ComputeType.BFLOAT16: 0.1}
+
+
+def gradients(device: Any, compute_type: ComputeType, size: str) -> tuple[float, list[np.ndarray]]:
+    """Returns the loss and its gradients on a device."""
+    encoder = encoder_of(size)
+    encoder.compute_type = compute_type
+    model = PretrainingModel(encoder)
+    loss = make_pretraining_loss(model)
+    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+    prepare = masking(MaskingConfig(), 1, vocabulary)
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        mesh = sharding.make_mesh(MeshConfig(), [device])
+        params = init_params(model, 0, abstract_params(model, mesh))
+        batch = sharding.global_batch(full_rows(4, 128), np.arange(4), 4, mesh)
+
+        @jax.jit
+        def gradient(params, batch):
+            batch = prepare(batch, run_key(0), 0)
+            return jax.value_and_grad(loss, has_aux=True)(params, batch, run_key(1))
+
+        (value, _), grads = jax.device_get(gradient(params, batch))
+    return float(value), jax.tree.leaves(grads)
+
+
+def differences(compute_type: ComputeType, size: str = "mini") -> dict[str, float]:
+    """Returns how far the accelerator is from the CPU's float32.
+
+    Returns:
+      Of the loss, relative; of `gradients` the most of any, relative to the greatest of them.
+    """
+    value, ours = gradients(jax.devices()[0], compute_type, size)
+    expected, theirs = gradients(jax.devices("cpu")[0], ComputeType.FLOAT32, size)
+    far = max(np.abs(o - t).max() for o, t in zip(ours, theirs, strict=True))
+    greatest = max(np.abs(t).max() for t in theirs)
+    return {"loss": abs(value - expected) / expected, "gradients": float(far / greatest)}
+
+
+def main(_: list[str]) -> None:
+    """Prints a line of JSON; ends with status 1 where they differ by more than rounding."""
+    found = {each.value: differences(each) for each in _TOLERANCES}
+    for compute_type, tolerance in _TOLERANCES.items():
+        if max(found[compute_type.value].values()) > tolerance:
+            raise SystemExit(f"{compute_type.value}: the accelerator differs from the CPU: {found}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    app.run(main)
