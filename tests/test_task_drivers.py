@@ -44,8 +44,7 @@ def assert_scores_are_those_of_the_run(scores: dict, workdir: pathlib.Path) -> N
     found = {name: value for name, value in scores.items() if f"dev_{name}" in stored}
     assert len(found) >= 2
     for name, value in found.items():
-        # Batches of another size round otherwise, which the correlation of nine numbers magnifies.
-        assert value == pytest.approx(stored[f"dev_{name}"], abs=5e-5), name
+        assert value == pytest.approx(stored[f"dev_{name}"], abs=1e-5), name
 
 
 def test_tags(
@@ -145,7 +144,8 @@ def test_numbers(
     rng = random.Random(0)
     for name, count in (("train", 60), ("dev", 9), ("more", 5)):
         lines = [rng.choices(WORDS[:2], k=rng.randint(2, 6)) for _ in range(count)]
-        rows = [f"{' '.join(words)}\t{words.count('red')}" for words in lines]
+        # Numbers around 0: a correlation magnifies rounding by how far their mean is from it.
+        rows = [f"{' '.join(words)}\t{2 * words.count('red') - len(words)}" for words in lines]
         (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
     run = tmp_path / "run"
     config = [
