@@ -13,12 +13,11 @@ import numpy as np
 from absl import app
 
 from benchmarks.rows import full_rows
-from benchmarks.sizes import VOCAB, encoder_of
+from benchmarks.sizes import VOCAB, encoder_of, vocabulary_of
 from bert_jax import sharding
 from bert_jax.config import ComputeType, MaskingConfig, MeshConfig
 from bert_jax.heads import PretrainingModel
 from bert_jax.losses import make_pretraining_loss
-from bert_jax.masking import MaskVocabulary
 from bert_jax.programs import masking
 from bert_jax.training import abstract_params, init_params, run_key
 
@@ -32,7 +31,7 @@ def gradients(device: Any, compute_type: ComputeType, size: str) -> tuple[float,
     encoder.compute_type = compute_type
     model = PretrainingModel(encoder)
     loss = make_pretraining_loss(model)
-    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+    vocabulary = vocabulary_of(VOCAB)
     prepare = masking(MaskingConfig(), 1, vocabulary)
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         mesh = sharding.make_mesh(MeshConfig(), [device])

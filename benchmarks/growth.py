@@ -20,6 +20,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from benchmarks.rows import full_rows
+from benchmarks.sizes import vocabulary_of
 from bert_jax import sharding
 from bert_jax.ahead import compile_stage
 from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig
@@ -88,7 +89,7 @@ def measure(shape: Shape, turns: int) -> Cost:
     """Compiles a shape, and runs it where it is of one device."""
     config = shape.config()
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[: shape.devices])
-    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, shape.V, np.ones(shape.V, bool))
+    vocabulary = vocabulary_of(shape.V)
     (stage,) = pretraining_stages(config, vocabulary, mesh)
     footprint = compile_stage(stage)
     assert footprint.costs

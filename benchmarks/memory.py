@@ -10,14 +10,12 @@ XLA on CPU; operations are those of the program, on one device.
 import dataclasses
 
 import jax
-import numpy as np
 from absl import app, flags
 
-from benchmarks.sizes import SIZES, VOCAB, encoder_of
+from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from bert_jax import sharding
 from bert_jax.ahead import compile_stage
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
-from bert_jax.masking import MaskVocabulary
 from bert_jax.stages import pretraining_stages
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
@@ -53,8 +51,7 @@ def config_with(changes: dict) -> PretrainConfig:
 
 def measure(changes: dict, mesh: MeshConfig) -> tuple[float, float, float]:
     """Returns gibibytes held from step to step, gibibytes of temporaries, and operations."""
-    ids = (0, 1, 2, 3, 4)
-    vocabulary = MaskVocabulary(ids, ids[-1], VOCAB, np.ones(VOCAB, bool))
+    vocabulary = vocabulary_of(VOCAB)
     devices = sharding.make_mesh(mesh, jax.devices()[: _DEVICES.value])
     (stage,) = pretraining_stages(config_with(changes), vocabulary, devices)
     footprint = compile_stage(stage)

@@ -17,12 +17,12 @@ from absl import app, flags
 
 from benchmarks.matrix_rate import MatrixRate
 from benchmarks.rows import full_rows
-from benchmarks.sizes import SIZES, VOCAB, encoder_of
+from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from benchmarks.turns import Facts, serve
 from bert_jax import sharding
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat, SentenceObjective
 from bert_jax.flops import pretraining_flops
-from bert_jax.masking import MaskVocabulary, masked_slots
+from bert_jax.masking import masked_slots
 from bert_jax.programs import pretraining_step
 from bert_jax.training import init_params, init_state, run_key_on
 
@@ -69,7 +69,7 @@ class Step:
         examples = batches[0]["weights"].shape[1]
         config = config_of(examples, SentenceObjective.NSP)
         mesh = sharding.make_mesh(MeshConfig())
-        vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+        vocabulary = vocabulary_of(VOCAB)
         compiled = pretraining_step(config, vocabulary, mesh)
         params = init_params(compiled.model, 0, compiled.abstract.params)
         self._state = init_state(params, compiled.tx, compiled.abstract)

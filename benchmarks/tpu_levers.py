@@ -13,16 +13,14 @@ import sys
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 
-from benchmarks.sizes import SIZES, VOCAB, encoder_of
+from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from bert_jax import sharding
 from bert_jax.chips import find_chip
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
 from bert_jax.hlo import parse_program
 from bert_jax.hlo_costs import program_costs
-from bert_jax.masking import MaskVocabulary
 from bert_jax.roofline import estimate
 from bert_jax.stages import Stage, pretraining_stages
 from bert_jax.topologies import only_compile, topology_devices
@@ -56,7 +54,7 @@ def stage_with(changes: dict[str, Any], devices: list[Any]) -> Stage:
     for name, value in changes.items():
         group = encoder if name in {f.name for f in dataclasses.fields(encoder)} else config
         setattr(group, name, value)
-    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, VOCAB, np.ones(VOCAB, bool))
+    vocabulary = vocabulary_of(VOCAB)
     (stage,) = pretraining_stages(config, vocabulary, sharding.make_mesh(MeshConfig(), devices))
     return stage
 

@@ -203,6 +203,7 @@ class FeedForward(nn.Module):
         """Maps [B, T, D] to [B, T, D]."""
         config = self.config
         x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
+        # Its derivative is computed again backward, which costs less than keeping what it needs.
         x = jax.checkpoint(ACTIVATIONS[config.activation])(x)
         return dense(config, config.width, ("mlp", "embed"), "down")(x)
 
