@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bert_jax.compiler_options import compiler_options
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.batches import split_rows
 from bert_jax.data.task_rows import TaskStream
@@ -90,6 +91,7 @@ def vectorise(
         train_step=jax.jit(
             _of_runs(train_step, mesh, (_STATE, _SPLIT, _SPLIT), (_STATE, _SPLIT)),
             donate_argnums=(0,),
+            compiler_options=compiler_options(mesh),
         ),
         outputs_step=jax.jit(_of_runs(outputs, mesh, (_SPLIT, _WHOLE), _SPLIT)),
     )
