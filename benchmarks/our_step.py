@@ -20,6 +20,7 @@ from benchmarks.rows import full_rows
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from benchmarks.turns import Facts, serve
 from bert_jax import sharding
+from bert_jax.compilations import Compilations
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat, SentenceObjective
 from bert_jax.flops import pretraining_flops
 from bert_jax.masking import masked_slots
@@ -72,7 +73,8 @@ class Step:
         vocabulary = vocabulary_of(VOCAB)
         compiled = pretraining_step(config, vocabulary, mesh)
         params = init_params(compiled.model, 0, compiled.abstract.params)
-        self._state = init_state(params, compiled.tx, compiled.abstract)
+        self._state = compiled.hold(init_state(params, compiled.tx, compiled.abstract))
+        del params
         self._step, self._key = compiled.train_step, run_key_on(mesh, 0)
         rows = sharding.host_rows(_BATCH.value, mesh)
         self._tokens = [int(np.count_nonzero(batch["example_ids"])) for batch in batches]
@@ -85,8 +87,9 @@ class Step:
         )
         slots = masked_slots(_LENGTH.value, examples, config.masking)
         self._flops = pretraining_flops(config.encoder, _LENGTH.value, slots)
-        for _ in range(_WARM_UP):
-            self.run()
+        with Compilations(self._step):  # as a run does
+            for _ in range(_WARM_UP):
+                self.run()
         self._peak_bytes = _peak_bytes()
         dtype = np.dtype(jax.numpy.dtype(_DTYPE.value))
         self._rate = MatrixRate(config.encoder, _BATCH.value, _LENGTH.value, slots, dtype)

@@ -1,9 +1,12 @@
 """Dot-product attention inside examples."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from bert_jax.dropout import dropout
+from bert_jax.dropout import dropout_mask
 
 
 def attention_probabilities(
@@ -60,6 +63,35 @@ def attention(
     """
     probabilities = attention_probabilities(query, key, query_examples, key_examples, query_places)
     probabilities = probabilities.astype(value.dtype)
-    if dropout_key is not None:
-        probabilities = dropout(probabilities, dropout_rate, dropout_key)
-    return jnp.einsum("bhts,bshk->bthk", probabilities, value)
+    if dropout_key is None:
+        return jnp.einsum("bhts,bshk->bthk", probabilities, value)
+    return _read_some(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _read_some(
+    probabilities: jax.Array, value: jax.Array, key_words: jax.Array, rate: float
+) -> jax.Array:
+    """Reads the values with dropout; what was dropped is not kept, but dropped again backward."""
+    keep, scale = dropout_mask(key_words, probabilities.shape, rate)
+    return jnp.einsum("bhts,bshk->bthk", jnp.where(keep, probabilities * scale, 0), value)
+
+
+def _read_forward(
+    probabilities: jax.Array, value: jax.Array, key_words: jax.Array, rate: float
+) -> tuple[Any, tuple[jax.Array, ...]]:
+    out = _read_some(probabilities, value, key_words, rate)
+    return out, (probabilities, value, key_words)
+
+
+def _read_backward(rate: float, kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple:
+    probabilities, value, key_words = kept
+    keep, scale = dropout_mask(key_words, probabilities.shape, rate)
+    # Scaled after the choice: written as it is forward, the compiler would keep that result.
+    some = jnp.where(keep, probabilities, 0) * scale
+    of_value = jnp.einsum("bhts,bthk->bshk", some, gradient)
+    of_some = jnp.einsum("bthk,bshk->bhts", gradient, value)
+    return jnp.where(keep, of_some * scale, 0), of_value, None
+
+
+_read_some.defvjp(_read_forward, _read_backward)

@@ -31,6 +31,7 @@ from bert_jax.errors import UserError
 from bert_jax.fingerprint import fingerprints, json_digest, leaf_name
 from bert_jax.losses import Params
 from bert_jax.processes import any_process, first_alone, versions
+from bert_jax.stacks import store
 from bert_jax.training import TrainState
 
 FOLDER = "checkpoints"  # of a run's directory
@@ -89,9 +90,9 @@ class Checkpoints:
           UserError: if this one, or the one before, cannot be written.
         """
         step = int(jax.device_get(state.step))
-        arrays = {"params": state.params}
+        arrays = {"params": store(state.params)}
         if state.opt_state is not None:
-            arrays["opt_state"] = state.opt_state
+            arrays["opt_state"] = store(state.opt_state)
         facts = facts | {
             "format": FORMAT,
             "step": step,

@@ -1,5 +1,10 @@
-"""Counts the programs that a run compiles: one for each shape of its batches, and no more."""
+"""Watches the programs that a run compiles: one for each shape of its batches, and no more.
 
+After each, the memory that the compiler has freed goes back to the system before the program runs:
+the C library would keep it, 0.4 GB in base on a CPU.
+"""
+
+import ctypes
 from typing import Any, Self
 
 import jax
@@ -25,7 +30,9 @@ class Compilations:
 
     def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         del duration_secs
-        self.count += event == _EVENT and kwargs.get("fun_name") == self._name
+        if event == _EVENT and kwargs.get("fun_name") == self._name:
+            self.count += 1
+            _give_back_memory()
 
     def needless(self, batch: Any) -> int:
         """Takes the batch of the call that was made; returns how many compilations it did not need.
@@ -36,3 +43,8 @@ class Compilations:
         needless = max(self.count - len(self._shapes), 0)
         self.count -= needless
         return needless
+
+
+def _give_back_memory() -> None:
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc alone has it
+        trim(0)

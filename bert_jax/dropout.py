@@ -31,9 +31,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dropped(x: jax.Array, words: jax.Array, rate: float) -> jax.Array:
-    threshold = min(round(rate * 2**32), 2**32 - 1)
-    keep = random_words(words, x.shape) >= jnp.uint32(threshold)
-    return jnp.where(keep, x * (1 / (1 - threshold / 2**32)), 0)
+    keep, scale = dropout_mask(words, x.shape, rate)
+    return jnp.where(keep, x * scale, 0)
 
 
 def _forward(x: jax.Array, words: jax.Array, rate: float) -> tuple[jax.Array, jax.Array]:
@@ -45,6 +44,21 @@ def _backward(rate: float, words: jax.Array, gradient: jax.Array) -> tuple[jax.A
 
 
 _dropped.defvjp(_forward, _backward)
+
+
+def dropout_mask(
+    key_words: jax.Array, shape: tuple[int, ...], rate: float
+) -> tuple[jax.Array, float]:
+    """Returns which elements are kept, `shape` bool, and what they are multiplied by.
+
+    Args:
+      key_words: [2] uint32, of a threefry key.
+      shape: of the elements; of the first axis, each row has at most 2^32.
+      rate: in [0, 1).
+    """
+    threshold = min(round(rate * 2**32), 2**32 - 1)
+    keep = random_words(key_words, shape) >= jnp.uint32(threshold)
+    return keep, 1 / (1 - threshold / 2**32)
 
 
 def random_words(key_words: jax.Array, shape: tuple[int, ...]) -> jax.Array:

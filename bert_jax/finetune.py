@@ -46,6 +46,7 @@ from bert_jax.processes import (
     stop_request,
 )
 from bert_jax.programs import Compiled
+from bert_jax.stacks import store
 from bert_jax.task_kinds import class_weights
 from bert_jax.task_runs import (
     SUMMARY_FILE,
@@ -164,6 +165,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, rows_of)
+    state = compiled.hold(state)
     step, key = first_step, run_key_on(setup.mesh, seed)
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
@@ -184,7 +186,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             with reports.paused("evaluation"):
                 scores, score = {}, None  # what stops inside an epoch is no candidate for the best
                 if ends_epoch:
-                    scores = scorer(state.params)
+                    scores = scorer(store(state.params))
                     score = scores[f"dev_{setup.metric}"]
                     progress.add(score)
                     log.write(step, scores)

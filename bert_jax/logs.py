@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import bert_jax
@@ -31,6 +30,8 @@ class RunLog:
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, steps: int) -> None:
         """Opens the log, and drops the lines of steps that will be run again."""
+        from tensorboardX import SummaryWriter  # imports PyTorch where it is installed
+
         self._path = workdir / LOG_FILE
         _drop_lines_after(self._path, first_step)
         self._file = self._path.open("a", buffering=1)

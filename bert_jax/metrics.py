@@ -2,6 +2,9 @@
 
 NumPy and Python values in, plain floats out. Answers to questions follow the evaluation script of
 SQuAD 2.0, which no maintained library holds.
+
+The libraries are imported where they score: most runs are pretraining, and would load 0.1 GB in
+half a second for nothing.
 """
 
 import collections
@@ -14,9 +17,6 @@ from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from seqeval.metrics import sequence_labeling
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -42,6 +42,8 @@ def classification_scores(
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a class is outside [0, C).
     """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     _check_vectors(gold, predicted)
     numbers = np.concatenate([gold, predicted, [positive]])
     if numbers.min() < 0 or numbers.max() >= classes:
@@ -81,6 +83,9 @@ def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, floa
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a value is not finite.
     """
+    from scipy import stats
+    from sklearn.metrics import mean_squared_error
+
     _check_vectors(gold, predicted)
     gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     error = float(mean_squared_error(gold, predicted))  # raises where a value is not finite
@@ -92,6 +97,8 @@ def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 
 
 def _correlation(measure: Callable[..., Any], gold: np.ndarray, predicted: np.ndarray) -> float:
+    from scipy import stats
+
     if _is_constant(gold) or _is_constant(predicted):
         return 0.0
     with warnings.catch_warnings():
@@ -157,6 +164,8 @@ def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
     Raises:
       ValueError: if a tag is neither O nor begins with B- or I-.
     """
+    from seqeval.metrics import sequence_labeling
+
     _check_mark_entities([sequence])
     return [
         (kind, begin, last + 1)
@@ -184,6 +193,8 @@ def entity_scores(
       ValueError: if the sentences or their lengths disagree, there are no tags, or a tag is neither
         O nor begins with B- or I-.
     """
+    from seqeval.metrics import sequence_labeling
+
     accuracy = _tag_accuracy(gold, predicted)
     _check_mark_entities([*gold, *predicted])
     precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
@@ -217,6 +228,8 @@ def tag_scores(
 
 
 def _tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    from seqeval.metrics import sequence_labeling
+
     _check_lengths(gold, predicted)
     for number, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
         if len(right) != len(guess):

@@ -53,6 +53,7 @@ def dense(
     name: str,
     *,
     input_axes: int = 1,
+    activation: Callable[..., jax.Array] | None = None,
 ) -> nn.DenseGeneral:
     """Returns an affine map of the last `input_axes` axes.
 
@@ -62,6 +63,7 @@ def dense(
       axes: logical axes of the kernel: inputs, then outputs.
       name: of its parameters.
       input_axes: how many trailing axes it contracts.
+      activation: of `ACTIVATIONS`, applied to the input; it is not kept for the backward pass.
     """
     return nn.DenseGeneral(
         features,
@@ -69,9 +71,13 @@ def dense(
         dtype=jnp.dtype(config.compute_type.value),
         kernel_init=_kernel_init(config, *axes),
         bias_init=bias_init(*axes[input_axes:]),
-        dot_general=_flat_product,
+        dot_general=_product_after(activation) if activation else _flat_product,
         name=name,
     )
+
+
+def _product_after(activation: Callable[..., jax.Array]) -> Any:
+    return functools.partial(_activated_product, activation)
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array, axes: Any, precision: Any = None) -> jax.Array:
@@ -81,6 +87,38 @@ def _flat_product(x: jax.Array, kernel: jax.Array, axes: Any, precision: Any = N
     rows = x.reshape(*x.shape[: -len(contracted)], math.prod(inputs))
     product = jnp.dot(rows, kernel.reshape(math.prod(inputs), -1), precision=precision)
     return product.reshape(*rows.shape[:-1], *outputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _activated_product(
+    activation: Callable[..., jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    axes: Any,
+    precision: Any = None,
+) -> jax.Array:
+    """Multiplies activation(x) by the kernel, and keeps `x` alone for the backward pass."""
+    return _flat_product(activation(x), kernel, axes, precision)
+
+
+def _activated_forward(
+    activation: Any, x: jax.Array, kernel: jax.Array, *rest: Any
+) -> tuple[jax.Array, Any]:
+    return _activated_product(activation, x, kernel, *rest), (x, kernel)
+
+
+def _activated_backward(
+    activation: Any, axes: Any, precision: Any, kept: Any, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _flat_product(activation(x, again=True), kernel, axes, precision)
+
+    return jax.vjp(product, x, kernel)[1](gradient)
+
+
+_activated_product.defvjp(_activated_forward, _activated_backward)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
@@ -95,22 +133,31 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     )
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU; written with erf, which costs less than the erfc of `jax.nn.gelu`."""
+def gelu(x: jax.Array, *, again: bool = False) -> jax.Array:
+    """The exact GELU; written with erf, which costs less than the erfc of `jax.nn.gelu`.
+
+    Where it is computed `again` for the backward pass, erf(-x) = -erf(x) gives the same bits, and
+    keeps the compiler from finding the first result, and keeping it until then.
+    """
     wide = x.astype(jnp.float32)  # in bfloat16 1 + erf would lose the tail
-    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+    sign = -1 if again else 1
+    return (0.5 * wide * (1 + sign * jax.lax.erf(wide * (sign * 0.5**0.5)))).astype(x.dtype)
 
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
-    """The approximation of GELU by tanh."""
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+def gelu_tanh(x: jax.Array, *, again: bool = False) -> jax.Array:
+    """The approximation of GELU by tanh; `again` as in `gelu`."""
+    wide, sign = x.astype(jnp.float32), -1 if again else 1
+    inner = sign * (2 / jnp.pi) ** 0.5 * (wide + 0.044715 * wide**3)
+    return (0.5 * wide * (1 + sign * jnp.tanh(inner))).astype(x.dtype)
 
 
-ACTIVATIONS = {
-    Activation.GELU: gelu,
-    Activation.GELU_TANH: gelu_tanh,
-    Activation.RELU: jax.nn.relu,
-}
+def relu(x: jax.Array, *, again: bool = False) -> jax.Array:
+    """The larger of x and 0; cheap enough that the compiler never keeps it."""
+    del again
+    return jax.nn.relu(x)
+
+
+ACTIVATIONS = {Activation.GELU: gelu, Activation.GELU_TANH: gelu_tanh, Activation.RELU: relu}
 
 
 class Dropout(nn.Module):
@@ -203,9 +250,8 @@ class FeedForward(nn.Module):
         """Maps [B, T, D] to [B, T, D]."""
         config = self.config
         x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
-        # Its derivative is computed again backward, which costs less than keeping what it needs.
-        x = jax.checkpoint(ACTIVATIONS[config.activation])(x)
-        return dense(config, config.width, ("mlp", "embed"), "down")(x)
+        activation = ACTIVATIONS[config.activation]
+        return dense(config, config.width, ("mlp", "embed"), "down", activation=activation)(x)
 
 
 class EncoderBlock(nn.Module):
@@ -302,6 +348,8 @@ class Encoder(nn.Module):
 
         def run(x: jax.Array, layer: tuple[Any, Any], positions: jax.Array | None = None) -> Any:
             params, dropout_key = layer
+            if self.config.unroll > 1:
+                x, params = _in_turn(x, params)
             return block.apply(
                 {"params": params},
                 x,
@@ -330,6 +378,26 @@ class Encoder(nn.Module):
         if self.config.norm is Norm.PRE:
             wanted = [self.final_norm(x) for x in wanted]
         return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
+
+
+@jax.custom_vjp
+def _in_turn(x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
+    """Returns both; backward, the gradient of a layer's input waits for those of its parameters.
+
+    Where the scan is unrolled nothing else puts them before the layers below, and XLA on a CPU,
+    which ignores barriers, left them to the end with all that they are computed from.
+    """
+    return x, params
+
+
+def _in_turn_backward(_: None, gradients: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    of_x, of_params = gradients
+    # To wait is to look at a number of each; where it is NaN the whole step is skipped anyhow.
+    looked_at = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(of_params)])
+    return jnp.where(jnp.isnan(looked_at).any(), jnp.nan, of_x), of_params
+
+
+_in_turn.defvjp(lambda x, params: ((x, params), None), _in_turn_backward)
 
 
 def _rematerialised(run: Callable[..., Any], config: EncoderConfig) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.config import Optimizer, OptimizerConfig, Schedule
+from bert_jax.stacks import LAYERS, layer_of, names_of
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -58,7 +59,7 @@ def make_optimizer(
 
     def labels(params: dict[str, Any]) -> dict[str, Any]:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: "frozen" if path[0].key in frozen else "trained", params
+            lambda path, _: "frozen" if names_of(path)[0] in frozen else "trained", params
         )
 
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
@@ -70,21 +71,23 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
     The head stands above the top layer (ELECTRA, appendix B); the embeddings below the lowest.
 
     Args:
-      params: of a `TaskModel`; the group `encoder` with stacked layers, and others.
+      params: of a `TaskModel`; the group `encoder`, its kernels stacked or apart, and others.
       decay: in (0, 1].
       head: the rate of the other groups relative to the run's.
 
     Returns:
       The tree of `params`, each leaf a factor that broadcasts with the parameter.
     """
-    layers = jax.tree.leaves(params["encoder"]["layers"])[0].shape[0]
+    layers = params["encoder"][LAYERS]["mlp"]["up"]["bias"].shape[0]
     below_top = jnp.arange(layers - 1, -1, -1)
 
     def rate(path: tuple, leaf: Any) -> Any:
-        group, *inner = (each.key for each in path)
+        group, *inner = names_of(path)
         if group != "encoder":
             return head
-        if inner[0] == "layers":
+        if (layer := layer_of(path)) is not None:
+            return decay ** (1.0 + below_top)[layer]
+        if inner[0] == LAYERS:
             return (decay ** (1.0 + below_top)).reshape(-1, *[1] * (leaf.ndim - 1))
         return decay ** (layers + 1.0) if inner[0] == "embeddings" else decay
 
@@ -99,8 +102,8 @@ def scale_by_layer_norms() -> optax.GradientTransformation:
     """
 
     def scaled(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
-        names = [each.key for each in path if isinstance(each, jax.tree_util.DictKey)]
-        axes = tuple(range(1 if "layers" in names else 0, update.ndim))
+        is_stack = LAYERS in names_of(path) and layer_of(path) is None
+        axes = tuple(range(1 if is_stack else 0, update.ndim))
         of_param, of_update = (
             jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (param, update)
         )
@@ -126,7 +129,7 @@ def is_decayed(params: Any) -> Any:
     """Marks what weight decay applies to: all but biases and layer norms, chosen by name."""
 
     def decayed(path: tuple, _: Any) -> bool:
-        return path[-1].key not in ("bias", "scale")
+        return names_of(path)[-1] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decayed, params)
 

@@ -61,6 +61,7 @@ from bert_jax.programs import (
     pretraining_step,
     resolve_vocabulary,
 )
+from bert_jax.stacks import store
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import (
     PrepareFn,
@@ -250,6 +251,7 @@ def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
     else:
         state, cursor, _ = begin(setup.config, init, corpora, compiled)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
+    state = compiled.hold(state)
     feed = setup.feed(checkpoint, cursor, lambda line: None)
     key = run_key_on(setup.mesh, setup.config.seed)
     batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
@@ -295,6 +297,7 @@ def main() -> None:
         first_alone(functools.partial(corpora.tokenizer.save, workdir / "tokenizer"))
     keep_compiled(workdir)
     first_step = int(state.step)
+    state = compiled.hold(state)
     clock.mark("parameters")
 
     log = open_log(workdir, first_step=first_step, steps=config.steps)
@@ -324,7 +327,7 @@ def main() -> None:
                 log.started(clock, state)
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused("evaluation"):
-                    log.held_out(step, held_out(step, state.params))
+                    log.held_out(step, held_out(step, store(state.params)))
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused("checkpoint"):
                     checkpoints.save(state, facts | {"cursor": feed.cursor(step)})

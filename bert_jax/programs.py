@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import (
+    EncoderConfig,
     FinetuneConfig,
     MaskingConfig,
     MaskStrategy,
@@ -25,6 +26,7 @@ from bert_jax.losses import Loss, make_pretraining_loss
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.stacks import apart, hold
 from bert_jax.task_kinds import training_loss
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.training import PrepareFn, TrainState, UpdateFn, abstract_state, make_train_step
@@ -32,14 +34,30 @@ from bert_jax.transfer import frozen_groups
 
 
 class Compiled(NamedTuple):
-    """The step of a run and what it was made of."""
+    """The step of a run and what it was made of.
+
+    Attributes:
+      model: of `heads.py`.
+      tx: the optimizer.
+      abstract: the state as it is stored: shapes, dtypes and shardings.
+      held: the state as the step takes and returns it; see `stacks.py`.
+      learning_rate: over the run.
+      loss: of the model.
+      train_step: from `training.make_train_step`.
+    """
 
     model: PretrainingModel | TaskModel
     tx: optax.GradientTransformation
     abstract: TrainState
+    held: TrainState
     learning_rate: optax.Schedule
     loss: Loss
     train_step: UpdateFn
+
+    def hold(self, state: TrainState) -> TrainState:
+        """Lays a stored state as the step takes it; the one passed in must not be used again."""
+        is_stored = jax.tree.structure(self.held) == jax.tree.structure(self.abstract)
+        return state if is_stored else hold(state)
 
 
 def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -96,16 +114,21 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         sentence_weight=config.sentence_loss_weight,
     )
     mask_fn = masking(config.masking, config.steps, vocabulary)
+    held = _held(abstract, config.encoder)
     train_step = make_train_step(
         loss,
         mask_fn,
         tx,
-        abstract,
+        held,
         config.micro_batches,
         donate=not config.debug,
     )
     rate = learning_rate_schedule(config.optimizer, config.steps)
-    return Compiled(model, tx, abstract, rate, loss, train_step)
+    return Compiled(model, tx, abstract, held, rate, loss, train_step)
+
+
+def _held(abstract: TrainState, encoder: EncoderConfig) -> TrainState:
+    return apart(abstract) if encoder.unroll >= encoder.layers else abstract
 
 
 def finetuning_step(
@@ -127,15 +150,17 @@ def finetuning_step(
     tx, rate = task_optimizer(config, steps)
     abstract = abstract_state(model, tx, mesh)
     loss = training_loss(model, config, class_weights)
+    # Where the encoder is frozen, there are no gradients to join.
+    held = abstract if frozen_groups(config) else _held(abstract, model.config)
     train_step = make_train_step(
         loss,
         as_it_is,
         tx,
-        abstract,
+        held,
         config.micro_batches,
         donate=not config.debug,
     )
-    return Compiled(model, tx, abstract, rate, loss, train_step)
+    return Compiled(model, tx, abstract, held, rate, loss, train_step)
 
 
 def task_optimizer(

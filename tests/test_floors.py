@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # A module imports from the floors below its own only (docs/architecture.md).
 FLOORS = [
     {"errors", "chips", "hlo", "data.ragged", "data.batches", "data.windows"}
-    | {"dropout", "compiler_options", "compilations"},
+    | {"dropout", "stacks", "compiler_options", "compilations"},
     {"config", "files", "fingerprint", "rendezvous", "token_offsets", "workers", "staging"}
     | {"data.documents", "data.duplicates", "hlo_costs", "health"},
     {"tokenizer", "sharding", "optimizer", "logs", "cli", "phases", "vector_files"}

@@ -14,8 +14,8 @@ import pytest
 import reference
 from conftest import classification_model, make_batch, random_params, with_targets
 
-from bert_jax.attention import dropout
 from bert_jax.config import Activation, ComputeType, EncoderConfig, Norm, PositionInit
+from bert_jax.dropout import dropout
 from bert_jax.heads import PretrainingModel
 from bert_jax.model import ACTIVATIONS, Dropout, Encoder, EncoderBlock, gelu
 from bert_jax.training import run_key
