@@ -130,11 +130,18 @@ def steps(_: Places) -> Iterator[Row]:
     """The train step on full rows, its memory, and the machine's matrix rate."""
     if _GPU.value:
         run("benchmarks.device_parity")  # what is wrong need not be timed
-    for size, rows, length, dtype, turns in _GPU_STEPS if _GPU.value else _CPU_STEPS:
+    shapes = [(*shape, False) for shape in (_GPU_STEPS if _GPU.value else _CPU_STEPS)]
+    if _GPU.value:  # its kernel, and the peer's, have no dropout of attention
+        shapes += [(*shape, True) for shape in _GPU_STEPS]
+    for size, rows, length, dtype, turns, is_fused in shapes:
         shared = [f"--size={size}", f"--batch={rows}", f"--length={length}", f"--dtype={dtype}"]
-        peer = ["--theirs=--compile"] if _GPU.value else []
-        facts = run("benchmarks.pretrain_step", f"--turns={turns}", *shared, *peer)
         name = f"{size} {rows} x {length} {dtype}"
+        if _GPU.value:
+            shared.append("--theirs=--compile")
+        if is_fused:
+            shared += ["--noattention_dropout", "--ours=--attention=fused"]
+            name += ", fused attention"
+        facts = run("benchmarks.pretrain_step", f"--turns={turns}", *shared)
         yield Row(
             f"step, {name}",
             facts["tokens_per_second"],
@@ -153,7 +160,7 @@ def steps(_: Places) -> Iterator[Row]:
         )
         yield _memory_row(name, facts)
     if not _GPU.value:
-        frugal = ["--turns=3", "--ours=--remat=inputs", "--ours=--unroll=1"]
+        frugal = ["--turns=3", "--ours=--remat=inputs"]
         facts = run("benchmarks.pretrain_step", "--size=base", *frugal)
         yield _memory_row("base 8 x 128 float32, remat=inputs", facts)
 

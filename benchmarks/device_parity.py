@@ -15,7 +15,9 @@ from absl import app
 from benchmarks.rows import full_rows
 from benchmarks.sizes import VOCAB, encoder_of, vocabulary_of
 from bert_jax import sharding
+from bert_jax.attention import attention
 from bert_jax.config import ComputeType, MaskingConfig, MeshConfig
+from bert_jax.fused_attention import fused_attention
 from bert_jax.heads import PretrainingModel
 from bert_jax.losses import make_pretraining_loss
 from bert_jax.programs import masking
@@ -25,11 +27,18 @@ from bert_jax.training import abstract_params, init_params, run_key
 _TOLERANCES = {ComputeType.FLOAT32: 1e-4, ComputeType.BFLOAT16: 0.1}
 
 
-def gradients(device: Any, compute_type: ComputeType, size: str) -> tuple[float, list[np.ndarray]]:
+def gradients(
+    device: Any, compute_type: ComputeType, size: str, is_fused: bool
+) -> tuple[float, list[np.ndarray]]:
     """Returns the loss and its gradients on a device."""
     encoder = encoder_of(size)
     encoder.compute_type = compute_type
-    model = PretrainingModel(encoder)
+    attend = attention
+    if is_fused:
+        encoder.attention_dropout_rate = 0.0
+        if device.platform != "cpu":
+            attend = fused_attention(sharding.make_mesh(MeshConfig(), [device]), device.platform)
+    model = PretrainingModel(encoder, attend=attend)
     loss = make_pretraining_loss(model)
     vocabulary = vocabulary_of(VOCAB)
     prepare = masking(MaskingConfig(), 1, vocabulary)
@@ -47,14 +56,21 @@ def gradients(device: Any, compute_type: ComputeType, size: str) -> tuple[float,
     return float(value), jax.tree.leaves(grads)
 
 
-def differences(compute_type: ComputeType, size: str = "mini") -> dict[str, float]:
+def differences(
+    compute_type: ComputeType, size: str = "mini", *, is_fused: bool = False
+) -> dict[str, float]:
     """Returns how far the accelerator is from the CPU's float32.
+
+    Args:
+      compute_type: of the accelerator.
+      size: the model.
+      is_fused: whether the accelerator's own kernel computes attention, without dropout.
 
     Returns:
       Of the loss, relative; of `gradients` the most of any, relative to the greatest of them.
     """
-    value, ours = gradients(jax.devices()[0], compute_type, size)
-    expected, theirs = gradients(jax.devices("cpu")[0], ComputeType.FLOAT32, size)
+    value, ours = gradients(jax.devices()[0], compute_type, size, is_fused)
+    expected, theirs = gradients(jax.devices("cpu")[0], ComputeType.FLOAT32, size, is_fused)
     far = max(np.abs(o - t).max() for o, t in zip(ours, theirs, strict=True))
     greatest = max(np.abs(t).max() for t in theirs)
     return {"loss": abs(value - expected) / expected, "gradients": float(far / greatest)}
@@ -63,9 +79,11 @@ def differences(compute_type: ComputeType, size: str = "mini") -> dict[str, floa
 def main(_: list[str]) -> None:
     """Prints a line of JSON; ends with status 1 where they differ by more than rounding."""
     found = {each.value: differences(each) for each in _TOLERANCES}
-    for compute_type, tolerance in _TOLERANCES.items():
-        if max(found[compute_type.value].values()) > tolerance:
-            raise SystemExit(f"{compute_type.value}: the accelerator differs from the CPU: {found}")
+    found["fused"] = differences(ComputeType.BFLOAT16, is_fused=True)
+    tolerances = {each.value: most for each, most in _TOLERANCES.items()}
+    for name, most in (tolerances | {"fused": _TOLERANCES[ComputeType.BFLOAT16]}).items():
+        if max(found[name].values()) > most:
+            raise SystemExit(f"{name}: the accelerator differs from the CPU: {found}")
     print(json.dumps(found))
 
 

@@ -21,7 +21,14 @@ from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from benchmarks.turns import Facts, serve
 from bert_jax import sharding
 from bert_jax.compilations import Compilations
-from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat, SentenceObjective
+from bert_jax.config import (
+    AttentionKernel,
+    ComputeType,
+    MeshConfig,
+    PretrainConfig,
+    Remat,
+    SentenceObjective,
+)
 from bert_jax.flops import pretraining_flops
 from bert_jax.masking import masked_slots
 from bert_jax.programs import pretraining_step
@@ -35,6 +42,9 @@ _UNROLL = flags.DEFINE_integer("unroll", 0, "layers per iteration of the scan; 0
 _REMAT = flags.DEFINE_enum_class("remat", Remat.NONE, Remat, "as in a config")
 _DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
 _ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
+_ATTENTION = flags.DEFINE_enum_class(
+    "attention", AttentionKernel.PRODUCTS, AttentionKernel, "as in a config"
+)
 _BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full rows")
 
 _WARM_UP = 2
@@ -45,7 +55,7 @@ def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:
     encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder.compute_type = ComputeType(_DTYPE.value)
     encoder.unroll = _UNROLL.value or encoder.layers
-    encoder.remat = _REMAT.value
+    encoder.remat, encoder.attention = _REMAT.value, _ATTENTION.value
     if not _DROPOUT.value:
         encoder.dropout_rate = 0.0
     if not (_DROPOUT.value and _ATTENTION_DROPOUT.value):

@@ -18,7 +18,7 @@ from absl import app, flags
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from bert_jax import sharding
 from bert_jax.chips import find_chip
-from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
+from bert_jax.config import AttentionKernel, ComputeType, MeshConfig, PretrainConfig, Remat
 from bert_jax.hlo import parse_program
 from bert_jax.hlo_costs import program_costs
 from bert_jax.roofline import estimate
@@ -36,6 +36,10 @@ LEVERS: dict[str, dict[str, Any]] = {
     "bfloat16": {},
     "float32": {"compute_type": ComputeType.FLOAT32},
     "attention dropout 0": {"attention_dropout_rate": 0.0},
+    "fused attention": {
+        "attention_dropout_rate": 0.0,
+        "attention": AttentionKernel.FUSED,
+    },
     "no dropout": {"attention_dropout_rate": 0.0, "dropout_rate": 0.0},
     "unrolled": {"unroll": 12},
     "remat=products": {"remat": Remat.PRODUCTS},

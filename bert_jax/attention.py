@@ -1,12 +1,15 @@
 """Dot-product attention inside examples."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.dropout import dropout_mask
+
+AttentionFn = Callable[..., jax.Array]  # `attention`, or what stands for it
 
 
 def attention_probabilities(
@@ -26,12 +29,20 @@ def attention_probabilities(
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
-    if query_places is not None:
-        key_places = jnp.arange(key.shape[1], dtype=jnp.int32)
-        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
+    mask = visible(query_examples, key_examples, query_places)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def visible(
+    query_examples: jax.Array, key_examples: jax.Array, query_places: jax.Array | None
+) -> jax.Array:
+    """Returns which keys each query sees, [B, 1, P, T] bool; the arguments are `attention`'s."""
+    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
+    if query_places is not None:
+        key_places = jnp.arange(key_examples.shape[1], dtype=jnp.int32)
+        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
+    return mask
 
 
 def attention(

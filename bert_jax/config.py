@@ -73,6 +73,13 @@ class Remat(enum.Enum):
     INPUTS = "inputs"  # its input alone
 
 
+class AttentionKernel(enum.Enum):
+    """How pretraining computes attention; the same values to rounding."""
+
+    PRODUCTS = "products"  # as matrix products, which every device has
+    FUSED = "fused"  # by the kernel of a TPU or GPU; attention dropout must be 0
+
+
 class ExampleFormat(enum.Enum):
     """What an example is made of (RoBERTa, section 4.2)."""
 
@@ -139,6 +146,7 @@ class EncoderConfig:
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1  # on attention probabilities
     compute_type: ComputeType = ComputeType.FLOAT32
+    attention: AttentionKernel = AttentionKernel.PRODUCTS
     remat: Remat = Remat.NONE
     unroll: int = (
         1  # layers per iteration of the scan; changes speed and compile time, never values
@@ -334,7 +342,15 @@ class SweepConfig(FinetuneConfig):
 # what is kept; never the rows, the model or the schedule.
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
-    | {"remat", "data.local_dir", "log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
+    | {
+        "encoder.attention",
+        "remat",
+        "data.local_dir",
+        "log_steps",
+        "max_skipped_steps",
+        "eval_steps",
+        "eval_batches",
+    }
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
     | {"hosts.start_seconds", "hosts.heartbeat_seconds"}
 )
@@ -386,6 +402,11 @@ def validate_encoder(config: EncoderConfig) -> None:
         )
     for name in ("dropout_rate", "attention_dropout_rate"):
         _rate(f"encoder.{name}", getattr(config, name), below_one=True)
+    if config.attention is AttentionKernel.FUSED and config.attention_dropout_rate:
+        raise UserError(
+            f"--config.encoder.attention_dropout_rate={config.attention_dropout_rate}:"
+            " encoder.attention=fused has no dropout: set it to 0, or encoder.attention=products"
+        )
     _positive("encoder.norm_epsilon", config.norm_epsilon)
     _positive("encoder.init_stddev", config.init_stddev)
     if config.position_init is PositionInit.SINUSOIDAL and config.width % 2:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bert_jax.attention import AttentionFn, attention
 from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.model import (
     ACTIVATIONS,
@@ -86,11 +87,12 @@ class PretrainingModel(nn.Module):
 
     config: EncoderConfig
     objective: SentenceObjective = SentenceObjective.NSP
+    attend: AttentionFn = attention
 
     @nn.compact
     def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
         """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
-        encoder = Encoder(self.config, name="encoder")
+        encoder = Encoder(self.config, self.attend, name="encoder")
         mlm_head = MaskedLMHead(self.config, name="mlm_head")
         masked_positions, pool_positions = batch["mlm_positions"], batch["pool_positions"]
         if self.objective is SentenceObjective.NONE:

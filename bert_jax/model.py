@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.attention import attention
+from bert_jax.attention import AttentionFn, attention
 from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit, Remat
 from bert_jax.dropout import dropout
 
@@ -207,6 +207,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention; query, key and value are stored apart."""
 
     config: EncoderConfig
+    attend: AttentionFn = attention
 
     @nn.compact
     def __call__(
@@ -227,7 +228,7 @@ class SelfAttention(nn.Module):
             every = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
             places = every if positions is None else positions
         drops = not deterministic and config.attention_dropout_rate > 0
-        x = attention(
+        x = self.attend(
             split("query")(gather_positions(x, positions)),
             split("key")(x),
             split("value")(x),
@@ -262,6 +263,7 @@ class EncoderBlock(nn.Module):
     """
 
     config: EncoderConfig
+    attend: AttentionFn = attention
 
     @nn.compact
     def __call__(
@@ -282,7 +284,7 @@ class EncoderBlock(nn.Module):
         """
         config = self.config
         attend = functools.partial(
-            SelfAttention(config, name="attention"),
+            SelfAttention(config, self.attend, name="attention"),
             example_ids=example_ids,
             positions=positions,
             deterministic=deterministic,
@@ -306,6 +308,7 @@ class Encoder(nn.Module):
     """
 
     config: EncoderConfig
+    attend: AttentionFn = attention
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
@@ -344,7 +347,7 @@ class Encoder(nn.Module):
         Returns:
           [B, P, G D] of the compute type.
         """
-        block = EncoderBlock(self.config, parent=None)
+        block = EncoderBlock(self.config, self.attend, parent=None)
 
         def run(x: jax.Array, layer: tuple[Any, Any], positions: jax.Array | None = None) -> Any:
             params, dropout_key = layer
@@ -385,16 +388,21 @@ def _in_turn(x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
     """Returns both; backward, the gradient of a layer's input waits for those of its parameters.
 
     Where the scan is unrolled nothing else puts them before the layers below, and XLA on a CPU,
-    which ignores barriers, left them to the end with all that they are computed from.
+    which ignores barriers, left them to the end with all that they are computed from. Elsewhere the
+    compiler knows better, and to wait would be to wait for other devices.
     """
     return x, params
 
 
 def _in_turn_backward(_: None, gradients: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
     of_x, of_params = gradients
-    # To wait is to look at a number of each; where it is NaN the whole step is skipped anyhow.
-    looked_at = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(of_params)])
-    return jnp.where(jnp.isnan(looked_at).any(), jnp.nan, of_x), of_params
+
+    def wait() -> jax.Array:
+        # To wait is to look at a number of each; where it is NaN the step is skipped anyhow.
+        looked_at = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(of_params)])
+        return jnp.where(jnp.isnan(looked_at).any(), jnp.nan, of_x)
+
+    return jax.lax.platform_dependent(cpu=wait, default=lambda: of_x), of_params
 
 
 _in_turn.defvjp(lambda x, params: ((x, params), None), _in_turn_backward)

@@ -12,7 +12,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.attention import attention
 from bert_jax.config import (
+    AttentionKernel,
     EncoderConfig,
     FinetuneConfig,
     MaskingConfig,
@@ -21,11 +23,13 @@ from bert_jax.config import (
     PretrainConfig,
 )
 from bert_jax.errors import UserError
+from bert_jax.fused_attention import check_fused, fused_attention
 from bert_jax.heads import PretrainingModel, TaskModel
 from bert_jax.losses import Loss, make_pretraining_loss
 from bert_jax.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.model import Batch
 from bert_jax.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.phases import resolve_phases
 from bert_jax.stacks import apart, hold
 from bert_jax.task_kinds import training_loss
 from bert_jax.tokenizer import Tokenizer
@@ -105,7 +109,13 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
       vocabulary: of its tokenizer.
       mesh: from `sharding.make_mesh`.
     """
-    model = PretrainingModel(config.encoder, config.data.objective)
+    attend = attention
+    if config.encoder.attention is AttentionKernel.FUSED:
+        lengths = [phase.data.length for phase in resolve_phases(config)]
+        platform = mesh.devices.flat[0].platform
+        check_fused(config.encoder, lengths, platform)
+        attend = fused_attention(mesh, platform)
+    model = PretrainingModel(config.encoder, config.data.objective, attend)
     tx = make_optimizer(config.optimizer, config.steps)
     abstract = abstract_state(model, tx, mesh)
     loss = make_pretraining_loss(

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from bert_jax.config import (
+    AttentionKernel,
     EncoderConfig,
     ExampleFormat,
     FinetuneConfig,
@@ -51,6 +52,7 @@ def assign(config: object, path: str, value: object) -> None:
         ("encoder.heads", 7, "heads=7 does not divide encoder.width=768: choose heads among"),
         ("encoder.width", 0, "encoder.width=0 must be at least 1"),
         ("encoder.norm_epsilon", 0.0, "encoder.norm_epsilon=0.0 must be above 0"),
+        ("encoder.attention", AttentionKernel.FUSED, "encoder.attention=fused has no dropout"),
         ("encoder.segments", 1, "segments=1: sentence pairs need 2 segments"),
         ("encoder.norm", "post", "encoder.norm='post' must be of type Norm, not str"),
         ("encoder", None, "encoder=None must be of type EncoderConfig"),

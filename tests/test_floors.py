@@ -28,7 +28,7 @@ FLOORS = [
     {"attention", "masking", "data.examples", "data.pieces"}
     | {"data.tagged_files", "data.question_files", "data.task_rows"},
     {"model", "data.pretraining", "data.mixture", "data.local_copy", "data.sampling"}
-    | {"data.splits"},
+    | {"fused_attention", "data.splits"},
     {"heads", "data.rows", "data.loader"} | {"data.tasks", "data.tag_task", "data.span_task"},
     {"losses", "data.corpora", "data.feed", "data.report"},
     {"training", "corpus_plot", "beam_pieces", "evaluation", "task_kinds"},
