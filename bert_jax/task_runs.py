@@ -214,7 +214,26 @@ def introduction(
         notes = f"; {split.notes}" if split.notes else ""
         yield f"{name}: {examples:,} examples{windows}{notes}"
     yield f"an epoch is {batches.describe()}"
+    longest = max(int(each.sizes.max()) for each in inputs.values())
+    if advice := row_advice(longest, setup.config.data.length):
+        yield advice
     yield f"whoever always gives the commonest answer has a dev {setup.metric} of {setup.floor:.4f}"
+
+
+def row_advice(longest: int, length: int) -> str | None:
+    """Says which shorter rows would do, where half of their length would; None otherwise.
+
+    Args:
+      longest: tokens of the longest input.
+      length: T.
+    """
+    enough = -(-longest // 8) * 8
+    if 2 * enough > length:
+        return None
+    return (
+        f"the longest input has {longest} tokens: --config.data.length={enough} has room for it,"
+        " and attention over shorter rows is faster"
+    )
 
 
 def spread(values: Sequence[float], floor: float) -> dict[str, Any]:

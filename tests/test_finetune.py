@@ -24,6 +24,7 @@ from bert_jax.config import EncoderConfig, FinetuneConfig, MeshConfig, from_dict
 from bert_jax.optimizer import make_optimizer
 from bert_jax.sharding import make_mesh
 from bert_jax.task_kinds import make_model
+from bert_jax.task_runs import row_advice
 from bert_jax.training import TrainState, abstract_state
 from bert_jax.transfer import frozen_groups
 
@@ -65,6 +66,14 @@ def test_says_what_is_transferred_and_what_is_fresh(finetuned: Run) -> None:
         assert said == [["transferred", "trained", "0.03"]]
     assert "labels: cold, warm" in finetuned[1].err
     assert "train: 42 examples" in finetuned[1].err and "dev: 17 examples" in finetuned[1].err
+
+
+@pytest.mark.parametrize(
+    ("longest", "length", "enough"), [(58, 128, 64), (64, 128, 64), (65, 128, None), (9, 16, None)]
+)
+def test_rows_that_are_far_too_long_are_told_of(longest, length, enough) -> None:
+    said = row_advice(longest, length)
+    assert said is None if enough is None else f"--config.data.length={enough} " in str(said)
 
 
 def test_the_checkpoint_is_self_contained(finetuned: Run, pretrained: Run) -> None:
