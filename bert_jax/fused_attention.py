@@ -16,7 +16,7 @@ from bert_jax.config import ComputeType, EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.sharding import BATCH_SPEC, LOGICAL_AXIS_RULES
 
-_TPU_BLOCK = 128  # tokens; the kernel takes whole blocks
+_BLOCK = 128  # tokens; on a TPU rows are whole blocks
 
 
 def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) -> None:
@@ -29,10 +29,10 @@ def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) ->
     """
     if platform == "tpu":
         for length in lengths:
-            if length % _TPU_BLOCK:
+            if length % _BLOCK:
                 raise UserError(
                     f"--config.data.length={length}: encoder.attention=fused takes rows of whole"
-                    f" blocks of {_TPU_BLOCK} tokens on a TPU: choose a multiple of it"
+                    f" blocks of {_BLOCK} tokens on a TPU: choose a multiple of it"
                 )
     elif platform != "gpu":
         raise UserError(
@@ -50,7 +50,7 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
     """Returns what stands for `attention.attention` on a mesh.
 
     Where scores are few it is left to `attention`: in the last layer, where only some tokens look,
-    and for the smallest batch, by which parameters are made.
+    and in rows shorter than a block, such as those by which parameters are made.
 
     Args:
       mesh: from `sharding.make_mesh`.
@@ -58,30 +58,12 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
     """
     kernel = functools.partial(_on_tpu, mesh) if platform == "tpu" else _on_gpu
 
-    def attend(
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        query_examples: jax.Array,
-        key_examples: jax.Array,
-        query_places: jax.Array | None = None,
-        *,
-        dropout_rate: float,
-        dropout_key: jax.Array | None,
-    ) -> jax.Array:
-        if query.shape[1] != key.shape[1] or key.shape[1] < _TPU_BLOCK:
-            return attention(
-                query,
-                key,
-                value,
-                query_examples,
-                key_examples,
-                query_places,
-                dropout_rate=dropout_rate,
-                dropout_key=dropout_key,
-            )
-        assert dropout_key is None
-        return kernel(query, key, value, key_examples, query_places)
+    def attend(*of: Any, **dropout: Any) -> jax.Array:
+        query, key, value, _, examples, places = of  # as `attention` takes them
+        if query.shape[1] != key.shape[1] or key.shape[1] < _BLOCK:
+            return attention(*of, **dropout)
+        assert dropout["dropout_key"] is None
+        return kernel(query, key, value, examples, places)
 
     return attend
 

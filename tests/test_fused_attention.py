@@ -54,7 +54,7 @@ def test_few_scores_are_left_to_products():
     mesh = sharding.make_mesh(MeshConfig())
     query, key = jnp.ones((8, 3, 2, 16)), jnp.ones((8, 128, 2, 16))
     asked, seen = jnp.ones((8, 3), jnp.int32), jnp.ones((8, 128), jnp.int32)
-    arguments = (query, key, key, asked, seen)
+    arguments = (query, key, key, asked, seen, None)
     ours = fused_attention(mesh, "tpu")(*arguments, dropout_rate=0.0, dropout_key=None)
     expected = attention(*arguments, dropout_rate=0.0, dropout_key=None)
     np.testing.assert_array_equal(ours, expected)
