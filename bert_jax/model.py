@@ -12,10 +12,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax.attention import AttentionFn, attention
 from bert_jax.config import Activation, EncoderConfig, Norm, PositionInit, Remat
 from bert_jax.dropout import dropout
+
+# A product with parameters that rematerialisation does not know for one: it has its own gradient.
+_PRODUCT = "product"
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -252,7 +256,8 @@ class FeedForward(nn.Module):
         config = self.config
         x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
         activation = ACTIVATIONS[config.activation]
-        return dense(config, config.width, ("mlp", "embed"), "down", activation=activation)(x)
+        x = dense(config, config.width, ("mlp", "embed"), "down", activation=activation)(x)
+        return checkpoint_name(x, _PRODUCT)
 
 
 class EncoderBlock(nn.Module):
@@ -416,7 +421,10 @@ def _rematerialised(run: Callable[..., Any], config: EncoderConfig) -> Callable[
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=config.unroll > 1)
     if config.remat is Remat.INPUTS:
         return checkpoint(run)
-    return checkpoint(run, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    policies = jax.checkpoint_policies
+    by_name = policies.save_only_these_names(_PRODUCT)
+    by_kind = policies.dots_with_no_batch_dims_saveable
+    return checkpoint(run, policy=policies.save_from_both_policies(by_kind, by_name))
 
 
 def _split_last(stack: Any) -> tuple[Any, Any]:
