@@ -40,7 +40,7 @@ _DEV = flags.DEFINE_string("dev", None, "the same, held out", required=True)
 _EXAMPLES = flags.DEFINE_integer("examples", 1600, "of training in an epoch")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "of each")
 
-LENGTH, BATCH_SIZE = 64, 32  # no sentence of SST-2 is longer
+LENGTH, BATCH_SIZE = 64, 32  # of the 6,920 sentences of SST-2 four are longer
 RATE = 5e-5
 
 # -> seconds of training and of evaluation, real tokens trained on
