@@ -405,7 +405,7 @@ def _in_turn_backward(_: None, gradients: tuple[jax.Array, Any]) -> tuple[jax.Ar
     def wait() -> jax.Array:
         # To wait is to look at a number of each; where it is NaN the step is skipped anyhow.
         looked_at = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(of_params)])
-        return jnp.where(jnp.isnan(looked_at).any(), jnp.nan, of_x)
+        return jnp.where(jnp.isnan(looked_at).any(), 0, of_x)
 
     return jax.lax.platform_dependent(cpu=wait, default=lambda: of_x), of_params
 

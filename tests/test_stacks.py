@@ -141,6 +141,16 @@ def test_rematerialisation_saves_memory_where_the_scan_is_unrolled_too(remat):
     assert temporaries(6, remat) < 0.85 * temporaries(6)
 
 
+def test_an_unrolled_step_makes_no_number_that_the_search_for_nan_would_take_for_one(tiny_encoder):
+    config = dataclasses.replace(tiny_encoder, unroll=tiny_encoder.layers)
+    model, batch = classification_model(config), make_batch(config)
+    loss = make_task_loss(model, class_totals)
+    with jax.disable_jit(), jax.debug_nans(True):
+        gradient = jax.grad(loss, has_aux=True)
+        of_loss, _ = gradient(random_params(model, batch), batch, training.run_key(0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_loss))
+
+
 def test_stacking_what_lies_apart_inside_a_program(tiny_encoder):
     params = jax.device_put(
         random_params(classification_model(tiny_encoder), make_batch(tiny_encoder)),
