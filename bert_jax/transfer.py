@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.checkpoint import groups_in, read_facts, restore_groups
 from bert_jax.config import (
+    AttentionKernel,
     EncoderConfig,
     EncoderMode,
     FinetuneConfig,
@@ -43,7 +44,11 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
             )
     rate = config.dropout_rate
     return dataclasses.replace(
-        encoder, dropout_rate=rate, attention_dropout_rate=rate, remat=config.remat
+        encoder,
+        dropout_rate=rate,
+        attention_dropout_rate=rate,
+        attention=AttentionKernel.PRODUCTS,
+        remat=config.remat,
     )
 
 

@@ -11,9 +11,17 @@ from jax.experimental.pallas import tpu as pltpu
 
 from bert_jax import sharding
 from bert_jax.attention import attention
-from bert_jax.config import AttentionKernel, ComputeType, EncoderConfig, MeshConfig
+from bert_jax.config import (
+    AttentionKernel,
+    ComputeType,
+    EncoderConfig,
+    FinetuneConfig,
+    MeshConfig,
+    validate_encoder,
+)
 from bert_jax.errors import UserError
 from bert_jax.fused_attention import check_fused, fused_attention
+from bert_jax.transfer import task_encoder
 
 FUSED = EncoderConfig(
     attention=AttentionKernel.FUSED,
@@ -72,6 +80,12 @@ def test_what_a_platform_has_no_kernel_for_is_refused(platform, lengths, changes
     config = dataclasses.replace(FUSED, **changes)
     with pytest.raises(UserError, match=message):
         check_fused(config, lengths, platform)
+
+
+def test_fine_tuning_computes_products_and_may_drop():
+    encoder = task_encoder(FUSED, FinetuneConfig(dropout_rate=0.2))
+    assert encoder.attention is AttentionKernel.PRODUCTS
+    validate_encoder(encoder)
 
 
 @pytest.mark.parametrize(("platform", "lengths"), [("tpu", [128, 512]), ("gpu", [100])])
