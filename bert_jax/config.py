@@ -342,15 +342,8 @@ class SweepConfig(FinetuneConfig):
 # what is kept; never the rows, the model or the schedule.
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
-    | {
-        "encoder.attention",
-        "remat",
-        "data.local_dir",
-        "log_steps",
-        "max_skipped_steps",
-        "eval_steps",
-        "eval_batches",
-    }
+    | {"encoder.attention", "remat", "data.local_dir"}
+    | {"log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
     | {"hosts.start_seconds", "hosts.heartbeat_seconds"}
 )

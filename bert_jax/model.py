@@ -75,13 +75,11 @@ def dense(
         dtype=jnp.dtype(config.compute_type.value),
         kernel_init=_kernel_init(config, *axes),
         bias_init=bias_init(*axes[input_axes:]),
-        dot_general=_product_after(activation) if activation else _flat_product,
+        dot_general=functools.partial(_activated_product, activation)
+        if activation
+        else _flat_product,
         name=name,
     )
-
-
-def _product_after(activation: Callable[..., jax.Array]) -> Any:
-    return functools.partial(_activated_product, activation)
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array, axes: Any, precision: Any = None) -> jax.Array:
