@@ -33,7 +33,7 @@ bench: setup  ## speed and memory beside peers and limits: a quarter of an hour;
 test-beam:  ## the test of prepare_beam, in an environment of its own
 	test -d .venv-beam || $(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,beam]'
-	.venv-beam/bin/python -m pytest -q tests/test_prepare_beam.py
+	.venv-beam/bin/python -m pytest -q tests/drivers/test_prepare_beam.py
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -29,8 +29,8 @@ from absl import app, flags
 from benchmarks.report import Row, slower, table
 from benchmarks.turns import Facts
 from bert_jax.config import ExampleFormat
-from bert_jax.data.documents import Layout
-from bert_jax.data.python_docs import python_docstrings
+from bert_jax.data.corpus.documents import Layout
+from bert_jax.data.corpus.python_docs import python_docstrings
 from launch.quickstart import write_labels
 
 _OUTPUT = flags.DEFINE_string("output", "runs/bench", "where tables go, and what is prepared")

@@ -20,12 +20,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.sizes import SIZES, encoder_of
-from bert_jax import sharding
-from bert_jax.checkpoint import FOLDER, Checkpoints, restore_state
+from bert_jax.checkpoints.checkpoint import FOLDER, Checkpoints, restore_state
 from bert_jax.config import MeshConfig, OptimizerConfig
-from bert_jax.heads import PretrainingModel
-from bert_jax.optimizer import make_optimizer
-from bert_jax.training import abstract_state, init_params, init_state
+from bert_jax.distributed import sharding
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.step import abstract_state, init_params, init_state
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _TURNS = flags.DEFINE_integer("turns", 3, "of each")

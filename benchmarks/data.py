@@ -17,13 +17,13 @@ import numpy as np
 from absl import app, flags
 
 from bert_jax.config import PretrainDataConfig
-from bert_jax.data.corpora import corpus_tokenizer
-from bert_jax.data.corpus import Corpus, open_corpus
-from bert_jax.data.loader import load_batches
-from bert_jax.data.pretraining import blocks_per_epoch, plan_block
-from bert_jax.data.rows import Place, RowStream
-from bert_jax.phases import with_length
-from bert_jax.tokenizer import SpecialIds
+from bert_jax.data.corpus.corpus import Corpus, open_corpus
+from bert_jax.data.packing.loader import load_batches
+from bert_jax.data.pretraining.corpora import corpus_tokenizer
+from bert_jax.data.pretraining.phases import with_length
+from bert_jax.data.pretraining.plan import blocks_per_epoch, plan_block
+from bert_jax.data.pretraining.rows import Place, RowStream
+from bert_jax.text.tokenizer import SpecialIds
 from docs.formats.make_page import combinations, title
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare made", required=True)

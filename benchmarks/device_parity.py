@@ -14,14 +14,14 @@ from absl import app
 
 from benchmarks.rows import full_rows
 from benchmarks.sizes import VOCAB, encoder_of, vocabulary_of
-from bert_jax import sharding
-from bert_jax.attention import attention
 from bert_jax.config import ComputeType, MaskingConfig, MeshConfig
-from bert_jax.fused_attention import fused_attention
-from bert_jax.heads import PretrainingModel
-from bert_jax.losses import make_pretraining_loss
-from bert_jax.programs import masking
-from bert_jax.training import abstract_params, init_params, run_key
+from bert_jax.distributed import sharding
+from bert_jax.model.attention import attention
+from bert_jax.model.fused_attention import fused_attention
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.objectives.losses import make_pretraining_loss
+from bert_jax.runs.steps import masking
+from bert_jax.training.step import abstract_params, init_params, run_key
 
 # name -> compute type, fused attention or not, and how far loss and gradients may be, of the loss
 # and of the greatest gradient; bfloat16 has 8 bits.

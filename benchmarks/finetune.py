@@ -21,18 +21,18 @@ from absl import app, flags
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from bert_jax import sharding
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
-from bert_jax.data.loader import load_batches
-from bert_jax.data.task_rows import RowFormat, TaskStream
-from bert_jax.data.tasks import read_class_task
-from bert_jax.evaluation import InputsOnDevices, make_outputs_step
-from bert_jax.heads import TaskModel
-from bert_jax.losses import class_totals, make_task_loss
-from bert_jax.optimizer import make_optimizer
-from bert_jax.stacks import apart, hold, store
-from bert_jax.tokenizer import load_tokenizer
-from bert_jax.training import abstract_state, init_params, init_state, make_train_step, run_key
+from bert_jax.data.packing.loader import load_batches
+from bert_jax.data.tasks.classes import read_class_task
+from bert_jax.data.tasks.rows import RowFormat, TaskStream
+from bert_jax.distributed import sharding
+from bert_jax.model.heads import TaskModel
+from bert_jax.model.stacks import apart, hold, store
+from bert_jax.objectives.losses import class_totals, make_task_loss
+from bert_jax.tasks.evaluation import InputsOnDevices, make_outputs_step
+from bert_jax.text.tokenizer import load_tokenizer
+from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.step import abstract_state, init_params, init_state, make_train_step, run_key
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _TRAIN = flags.DEFINE_string("train", None, "sentences with labels", required=True)

@@ -22,12 +22,12 @@ import numpy as np
 from absl import flags
 
 from bert_jax import cli
-from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
 from bert_jax.config import MeshConfig
-from bert_jax.finetuned import FineTuned
-from bert_jax.logs import LOG_FILE, read_log
-from bert_jax.sharding import make_mesh
-from bert_jax.task_kinds import read_task
+from bert_jax.distributed.sharding import make_mesh
+from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.tasks.kinds import read_task
+from bert_jax.training.logs import LOG_FILE, read_log
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of all runs")

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.rows import full_rows
 from benchmarks.sizes import vocabulary_of
-from bert_jax import sharding
-from bert_jax.ahead import compile_stage
 from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig
-from bert_jax.flops import pretraining_flops
-from bert_jax.masking import MaskVocabulary, masked_slots
-from bert_jax.programs import pretraining_step
-from bert_jax.stages import pretraining_stages
-from bert_jax.training import init_params, init_state, run_key_on
+from bert_jax.distributed import sharding
+from bert_jax.model.flops import pretraining_flops
+from bert_jax.objectives.masking import MaskVocabulary, masked_slots
+from bert_jax.planning.ahead import compile_stage
+from bert_jax.planning.stages import pretraining_stages
+from bert_jax.runs.steps import pretraining_step
+from bert_jax.training.step import init_params, init_state, run_key_on
 
 _OUTPUT = flags.DEFINE_string("output", "", "a picture to draw")
 _TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape, of which medians are told")

@@ -28,8 +28,9 @@ from absl import app, flags
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
-from bert_jax import convert, sharding
+from bert_jax import convert
 from bert_jax.config import MeshConfig
+from bert_jax.distributed import sharding
 from bert_jax.interop import huggingface
 from bert_jax.interop.weights import SAFETENSORS_FILE
 

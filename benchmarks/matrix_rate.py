@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.config import EncoderConfig
-from bert_jax.flops import pretraining_flops
+from bert_jax.model.flops import pretraining_flops
 
 # The side of the large product, and how often each is done for one measurement: what a kernel takes
 # to start is hidden by the one before it.

@@ -13,10 +13,10 @@ import jax
 from absl import app, flags
 
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
-from bert_jax import sharding
-from bert_jax.ahead import compile_stage
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
-from bert_jax.stages import pretraining_stages
+from bert_jax.distributed import sharding
+from bert_jax.planning.ahead import compile_stage
+from bert_jax.planning.stages import pretraining_stages
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 32, "rows")

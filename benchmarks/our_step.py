@@ -19,8 +19,6 @@ from benchmarks.matrix_rate import MatrixRate
 from benchmarks.rows import full_rows
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from benchmarks.turns import Facts, serve
-from bert_jax import sharding
-from bert_jax.compilations import Compilations
 from bert_jax.config import (
     AttentionKernel,
     ComputeType,
@@ -29,10 +27,12 @@ from bert_jax.config import (
     Remat,
     SentenceObjective,
 )
-from bert_jax.flops import pretraining_flops
-from bert_jax.masking import masked_slots
-from bert_jax.programs import pretraining_step
-from bert_jax.training import init_params, init_state, run_key_on
+from bert_jax.distributed import sharding
+from bert_jax.model.flops import pretraining_flops
+from bert_jax.objectives.masking import masked_slots
+from bert_jax.runs.steps import pretraining_step
+from bert_jax.training.compilations import Compilations
+from bert_jax.training.step import init_params, init_state, run_key_on
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")

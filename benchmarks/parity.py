@@ -18,11 +18,11 @@ import torch
 import transformers
 from absl import app, flags
 
-from bert_jax import sharding
 from bert_jax.config import EncoderConfig, MeshConfig, from_dict
+from bert_jax.distributed import sharding
 from bert_jax.interop import huggingface, peer, verify
 from bert_jax.interop.architectures import GROUPS
-from bert_jax.tokenizer import tokenizer_from_dict
+from bert_jax.text.tokenizer import tokenizer_from_dict
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _LAYERS = flags.DEFINE_list("layers", ["2", "6", "12"], "sizes of models")

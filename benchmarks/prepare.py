@@ -25,10 +25,10 @@ import sentencepiece
 import tokenizers
 from absl import app, flags
 
-from bert_jax.data.corpus import read_manifest
-from bert_jax.data.documents import Layout, Source
-from bert_jax.data.sentences import SentenceSplitter
-from bert_jax.data.sources import open_source
+from bert_jax.data.corpus.corpus import read_manifest
+from bert_jax.data.corpus.documents import Layout, Source
+from bert_jax.data.corpus.sentences import SentenceSplitter
+from bert_jax.data.corpus.sources import open_source
 
 _SOURCE = flags.DEFINE_string("source", None, "as prepare has it", required=True)
 _LAYOUT = flags.DEFINE_enum_class("layout", Layout.PARAGRAPHS, Layout, "as prepare has it")

@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks.sizes import VOCAB
 from bert_jax.config import ExampleFormat, PretrainDataConfig
-from bert_jax.data.corpora import corpus_tokenizer
-from bert_jax.data.corpus import open_corpus
-from bert_jax.data.rows import RowStream
-from bert_jax.phases import with_length
+from bert_jax.data.corpus.corpus import open_corpus
+from bert_jax.data.pretraining.corpora import corpus_tokenizer
+from bert_jax.data.pretraining.phases import with_length
+from bert_jax.data.pretraining.rows import RowStream
 
 Fields = dict[str, np.ndarray]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bert_jax.config import EncoderConfig
-from bert_jax.masking import MaskVocabulary
+from bert_jax.objectives.masking import MaskVocabulary
 
 # name -> layers, width, heads; the feed-forward layer is four times as wide.
 SIZES = {

@@ -18,7 +18,7 @@ import numpy as np
 import transformers
 from absl import app, flags
 
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.text.tokenizer import load_tokenizer
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _LIMIT = flags.DEFINE_integer("megabytes", 10, "of a file that are read, at most")

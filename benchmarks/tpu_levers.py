@@ -16,14 +16,14 @@ import jax
 from absl import app, flags
 
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
-from bert_jax import sharding
-from bert_jax.chips import find_chip
 from bert_jax.config import AttentionKernel, ComputeType, MeshConfig, PretrainConfig, Remat
-from bert_jax.hlo import parse_program
-from bert_jax.hlo_costs import program_costs
-from bert_jax.roofline import estimate
-from bert_jax.stages import Stage, pretraining_stages
-from bert_jax.topologies import only_compile, topology_devices
+from bert_jax.distributed import sharding
+from bert_jax.distributed.chips import find_chip
+from bert_jax.planning.hlo import parse_program
+from bert_jax.planning.hlo_costs import program_costs
+from bert_jax.planning.roofline import estimate
+from bert_jax.planning.stages import Stage, pretraining_stages
+from bert_jax.planning.topologies import only_compile, topology_devices
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 256, "rows, of all chips")

@@ -22,14 +22,13 @@ from ml_collections import config_flags
 from bert_jax import config as configs
 from bert_jax.config import RootConfig, flatten, item_type, validate
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS, Lifeline
+from bert_jax.stopping import RESTART_STATUS, Stopped, leave, shares_run
 
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
 Config = TypeVar("Config", bound=RootConfig)
 
-_lifeline: Lifeline | None = None  # of a run of several processes
-_LIFELINE_SECONDS = 5
+_LIFELINE_SECONDS = 5  # to wait for it to say which process is gone
 
 
 def run(
@@ -72,7 +71,7 @@ def run(
     except UserError as error:
         _end(f"error: {error}", 1)
     except Stopped as stopped:
-        _leave(0, "")  # all stop after the same step
+        leave(0, "")  # all stop after the same step
         _end(str(stopped), RESTART_STATUS)
     except KeyboardInterrupt:
         _end("stopped", 128 + signal.SIGINT)
@@ -87,7 +86,7 @@ def run(
             raise
         _end(f"error: cannot use {error.filename}: {error.strerror}", 1)
     except Exception as error:
-        if _lifeline is None:
+        if not shares_run():
             raise
         # A collective fails when a process is gone: then the lifeline says so and ends this one.
         time.sleep(_LIFELINE_SECONDS)
@@ -97,18 +96,7 @@ def run(
 
 def _main(main: Callable[[], None]) -> None:
     main()
-    _leave(0, "")
-
-
-def leave_through(lifeline: Lifeline) -> None:
-    """Lets the other processes of the run know when and why this one ends."""
-    global _lifeline
-    _lifeline = lifeline
-
-
-def _leave(status: int, said: str) -> None:
-    if _lifeline:
-        _lifeline.leave(status, said)
+    leave(0, "")
 
 
 def _quiet_libraries() -> None:
@@ -128,45 +116,13 @@ def _quiet_libraries() -> None:
 
 def _end(message: str, status: int) -> None:
     said = " ".join(message.split())
-    _leave(status, said.removeprefix("error: "))
+    leave(status, said.removeprefix("error: "))
     if "--debug" in sys.argv[1:]:
         raise  # this is called while the error is handled
     print(said, file=sys.stderr, flush=True)
-    if _lifeline:
+    if shares_run():
         os._exit(status)  # JAX would wait for the other processes
     sys.exit(status)
-
-
-class Stopped(Exception):
-    """A run was asked to end and has saved everything; the message says how to go on."""
-
-
-class StopRequest:
-    """Turns ctrl-C and SIGTERM into a flag for a loop to ask; a second ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        """Nothing is asked for yet."""
-        self._asked = False
-
-    def requested(self, step: int) -> bool:
-        """Whether the loop should end after this step."""
-        del step
-        return self._asked
-
-    def __enter__(self) -> "StopRequest":
-        """Installs the handlers."""
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Puts the earlier handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:

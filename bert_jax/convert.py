@@ -19,9 +19,17 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import Checkpoints, find_checkpoint, groups_in, read_facts, restore_groups
+from bert_jax import cli
+from bert_jax.checkpoints.checkpoint import (
+    Checkpoints,
+    find_checkpoint,
+    groups_in,
+    read_facts,
+    restore_groups,
+)
 from bert_jax.config import MeshConfig
+from bert_jax.data.corpus.staging import locked_staging
+from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface, peer, tf1, tf1_forward, verify
 from bert_jax.interop.architectures import (
@@ -31,9 +39,8 @@ from bert_jax.interop.architectures import (
     groups_of_export,
 )
 from bert_jax.interop.names import Misfit, places
-from bert_jax.staging import locked_staging
-from bert_jax.tokenizer import load_tokenizer, tokenizer_from_dict
-from bert_jax.training import TrainState
+from bert_jax.text.tokenizer import load_tokenizer, tokenizer_from_dict
+from bert_jax.training.step import TrainState
 
 _FROM = flags.DEFINE_string("from", None, "hf:DIR, tf1:PREFIX, or a run or one of its checkpoints")
 _TO = flags.DEFINE_string("to", None, "a new directory: of a checkpoint, or hf:DIR")

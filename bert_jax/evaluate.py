@@ -14,16 +14,17 @@ import pathlib
 
 from absl import flags
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax import cli
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
 from bert_jax.config import HostsConfig, MeshConfig
-from bert_jax.data.splits import dev_sources
+from bert_jax.data.corpus.staging import locked_staging
+from bert_jax.data.tasks.splits import dev_sources
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import is_first, join
 from bert_jax.errors import UserError
-from bert_jax.finetuned import FineTuned
-from bert_jax.processes import is_first, join
-from bert_jax.staging import locked_staging
-from bert_jax.task_kinds import KINDS, check_source
-from bert_jax.task_plots import plot_confusion, plot_reliability
+from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.tasks.kinds import KINDS, check_source
+from bert_jax.tasks.plots import plot_confusion, plot_reliability
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
 _DATA = flags.DEFINE_string("data", None, "a labelled file or dataset; by default the run's dev")

@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import (
+from bert_jax import cli
+from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
@@ -27,17 +27,13 @@ from bert_jax.checkpoint import (
     restore_newest,
     steps_in,
 )
+from bert_jax.checkpoints.transfer import initial_params, parameter_table
+from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import EncoderMode, FinetuneConfig, flatten, to_dict
-from bert_jax.data.loader import load_batches
-from bert_jax.data.task_rows import TaskStream
-from bert_jax.debugging import check_ids, profiled, watched
-from bert_jax.files import write_atomically
-from bert_jax.flops import finetuning_flops
-from bert_jax.health import Health
-from bert_jax.logs import StartClock, StepReports, open_log
-from bert_jax.loop import run_steps
-from bert_jax.model import Batch
-from bert_jax.processes import (
+from bert_jax.data.packing.loader import load_batches
+from bert_jax.data.tasks.rows import TaskStream
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import (
     check_agreed,
     first_alone,
     is_first,
@@ -45,10 +41,11 @@ from bert_jax.processes import (
     keep_compiled,
     stop_request,
 )
-from bert_jax.programs import Compiled
-from bert_jax.stacks import store
-from bert_jax.task_kinds import class_weights
-from bert_jax.task_runs import (
+from bert_jax.files import write_atomically
+from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import finetuning_flops
+from bert_jax.model.stacks import store
+from bert_jax.runs.finetuning import (
     SUMMARY_FILE,
     Progress,
     Scorer,
@@ -58,9 +55,14 @@ from bert_jax.task_runs import (
     spread,
     training_inputs,
 )
-from bert_jax.training import TrainState, init_state, run_key_on
-from bert_jax.transfer import initial_params, parameter_table
-from bert_jax.workdir import check_workdir, claim_workdir
+from bert_jax.runs.steps import Compiled
+from bert_jax.stopping import Stopped
+from bert_jax.tasks.kinds import class_weights
+from bert_jax.training.debugging import check_ids, profiled, watched
+from bert_jax.training.health import Health
+from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.loop import run_steps
+from bert_jax.training.step import TrainState, init_state, run_key_on
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a FinetuneConfig")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of either kind")
@@ -84,7 +86,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
 
     Raises:
       UserError: for a directory that holds another run.
-      cli.Stopped: if the user asked for it; all is saved.
+      Stopped: if the user asked for it; all is saved.
     """
     config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
     check_workdir(workdir, config)
@@ -201,9 +203,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         checkpoints.close()
     log.close()
     if step < steps and not progress.is_over(config.patience):
-        raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there"
-        )
+        raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")
     print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
     return best_scores(workdir)
 

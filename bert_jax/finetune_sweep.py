@@ -27,25 +27,22 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import find_checkpoint
+from bert_jax import cli
+from bert_jax.checkpoints.checkpoint import find_checkpoint
+from bert_jax.checkpoints.transfer import parameter_table, read_transferred
+from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import EncoderMode, FinetuneConfig, SweepConfig
-from bert_jax.data.loader import load_batches
-from bert_jax.data.splits import Outputs
-from bert_jax.data.task_batches import TaskBatches
-from bert_jax.data.task_rows import TaskInputs, TaskStream
-from bert_jax.debugging import profiled
+from bert_jax.data.packing.loader import load_batches
+from bert_jax.data.tasks.batches import TaskBatches
+from bert_jax.data.tasks.rows import TaskInputs, TaskStream
+from bert_jax.data.tasks.splits import Outputs
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import keep_compiled, refuse_several, stop_request
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
-from bert_jax.flops import finetuning_flops
-from bert_jax.health import Health
-from bert_jax.logs import StartClock, StepReports, open_log
-from bert_jax.loop import run_steps
-from bert_jax.model import Batch
-from bert_jax.processes import keep_compiled, refuse_several, stop_request
-from bert_jax.programs import task_optimizer
-from bert_jax.task_kinds import class_weights
-from bert_jax.task_runs import (
+from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import finetuning_flops
+from bert_jax.runs.finetuning import (
     SUMMARY_FILE,
     Progress,
     Scorer,
@@ -55,10 +52,15 @@ from bert_jax.task_runs import (
     spread,
     training_inputs,
 )
-from bert_jax.training import TrainState, abstract_params
-from bert_jax.transfer import parameter_table, read_transferred
-from bert_jax.vectorised import Runs, SideBySide, place_runs, vectorise
-from bert_jax.workdir import check_workdir, claim_workdir
+from bert_jax.runs.steps import task_optimizer
+from bert_jax.runs.vectorised import Runs, SideBySide, place_runs, vectorise
+from bert_jax.stopping import Stopped
+from bert_jax.tasks.kinds import class_weights
+from bert_jax.training.debugging import profiled
+from bert_jax.training.health import Health
+from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.loop import run_steps
+from bert_jax.training.step import TrainState, abstract_params
 
 PREDICTIONS_FILE = "predictions.npz"
 
@@ -178,7 +180,7 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
 
     Raises:
       UserError: for what does not fit, before anything is written.
-      cli.Stopped: if the user asked for it; nothing is kept.
+      Stopped: if the user asked for it; nothing is kept.
     """
     seeds = range(config.seed, config.seed + config.seeds)
     rates = [float(rate) for rate in config.learning_rates.split(",")]
@@ -268,7 +270,7 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
                 break
     log.close()
     if step < steps and not all(run.progress.is_over(config.patience) for run in found):
-        raise cli.Stopped(f"stopped at step {step:,}, and kept nothing: it begins anew next time")
+        raise Stopped(f"stopped at step {step:,}, and kept nothing: it begins anew next time")
     summary = summarise(found, setup)
     write_atomically(workdir / PREDICTIONS_FILE, _predictions(found))
     write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())

@@ -21,19 +21,20 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import cli, sharding
-from bert_jax.ahead import Footprint, compile_stage, device_bytes
-from bert_jax.chips import Chip, find_chip
+from bert_jax import cli
 from bert_jax.config import FinetuneConfig, PretrainConfig, validate
-from bert_jax.data.corpora import corpus_tokenizer
-from bert_jax.data.mixture import parse_mixture
+from bert_jax.data.pretraining.corpora import corpus_tokenizer
+from bert_jax.data.pretraining.mixture import parse_mixture
+from bert_jax.distributed import sharding
+from bert_jax.distributed.chips import Chip, find_chip
 from bert_jax.errors import UserError
-from bert_jax.masking import MaskVocabulary
-from bert_jax.plan_advice import Overrides, as_flags, changed, changes, find_changes
-from bert_jax.plan_report import Planned, device_hours, planned, report, size, summary, totals
-from bert_jax.programs import mask_vocabulary, resolve_vocabulary
-from bert_jax.stages import Stage, finetuning_stage, pretraining_stages
-from bert_jax.topologies import only_compile, parse_topologies, topology_devices
+from bert_jax.objectives.masking import MaskVocabulary
+from bert_jax.planning.advice import Overrides, as_flags, changed, changes, find_changes
+from bert_jax.planning.ahead import Footprint, compile_stage, device_bytes
+from bert_jax.planning.report import Planned, device_hours, planned, report, size, summary, totals
+from bert_jax.planning.stages import Stage, finetuning_stage, pretraining_stages
+from bert_jax.planning.topologies import only_compile, parse_topologies, topology_devices
+from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "what to plan for: v5e:4x4,cpu:8,...")

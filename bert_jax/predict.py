@@ -32,17 +32,28 @@ import numpy as np
 from absl import flags
 
 from bert_jax import cli
-from bert_jax.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.pretrained import one_device, restore_encoder, restore_masked_lm
 from bert_jax.config import EncoderConfig, SentenceObjective
-from bert_jax.data.task_rows import input_sizes, make_token_rows, row_length
+from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
-from bert_jax.finetuned import FineTuned
-from bert_jax.pretrained import one_device, restore_encoder, restore_masked_lm
-from bert_jax.pseudo_likelihood import PseudoLikelihood
-from bert_jax.task_predictors import PREDICTORS, check_fits, shown_texts, texts
-from bert_jax.text_vectors import Pooling, TextVectors, encode_lines, lowest_layers, with_specials
-from bert_jax.tokenizer import Tokenizer
-from bert_jax.vector_files import check_output, line_columns, token_columns, write_vectors
+from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
+from bert_jax.inspection.text_vectors import (
+    Pooling,
+    TextVectors,
+    encode_lines,
+    lowest_layers,
+    with_specials,
+)
+from bert_jax.inspection.vector_files import (
+    check_output,
+    line_columns,
+    token_columns,
+    write_vectors,
+)
+from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.tasks.predictors import PREDICTORS, check_fits, shown_texts, texts
+from bert_jax.text.tokenizer import Tokenizer
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")

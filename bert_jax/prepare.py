@@ -21,19 +21,21 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from bert_jax import cli, workers
-from bert_jax.data import pieces, report, sampling
-from bert_jax.data.corpus import FORMAT, read_manifest
-from bert_jax.data.documents import Layout
-from bert_jax.data.pieces import Job, PieceWriter, Progress
-from bert_jax.data.sentences import SentenceSplitter
-from bert_jax.data.shards import damaged_files
-from bert_jax.data.sources import SOURCE_KINDS, open_source
+from bert_jax import cli
+from bert_jax.data.corpus import pieces, sampling, workers
+from bert_jax.data.corpus.corpus import FORMAT, read_manifest
+from bert_jax.data.corpus.documents import Layout
+from bert_jax.data.corpus.pieces import Job, PieceWriter, Progress
+from bert_jax.data.corpus.sentences import SentenceSplitter
+from bert_jax.data.corpus.shards import damaged_files
+from bert_jax.data.corpus.sources import SOURCE_KINDS, open_source
+from bert_jax.data.corpus.staging import locked_staging
+from bert_jax.data.pretraining import report
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
-from bert_jax.staging import locked_staging
-from bert_jax.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
-from bert_jax.tokenizer_training import ModelType, train_sentencepiece, train_wordpiece
+from bert_jax.stopping import Stopped
+from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
+from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
 
 _SOURCE = flags.DEFINE_string("source", None, f"what to read: {SOURCE_KINDS}")
 _LAYOUT = flags.DEFINE_enum_class(
@@ -119,7 +121,7 @@ def _told_how_to_go_on(staging: pathlib.Path) -> Iterator[None]:
         if not pieces.has_finished_shards(staging):
             raise
         message = "stopped: the same command goes on at the last finished shard"
-        raise cli.Stopped(message) from None
+        raise Stopped(message) from None
 
 
 def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -273,7 +275,9 @@ def describe(directory: pathlib.Path) -> None:
     Raises:
       UserError: for a directory that is no corpus.
     """
-    from bert_jax.corpus_plot import plot_lengths  # here, or every worker would load matplotlib
+    from bert_jax.data.pretraining.plot import (
+        plot_lengths,  # here, or every worker would load matplotlib
+    )
 
     lines, lengths = report.describe(directory)
     print("\n".join([summary(read_manifest(directory)), *lines]))

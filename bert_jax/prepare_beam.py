@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from bert_jax import cli, prepare
-from bert_jax.data.pieces import Job, Progress
+from bert_jax.data.corpus.pieces import Job, Progress
 from bert_jax.errors import UserError
 
 _beam_flags: list[str] = []
@@ -23,7 +23,9 @@ _beam_flags: list[str] = []
 def run_pieces(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
     """Does pieces on the runner that Beam's flags name."""
     try:
-        from bert_jax.beam_pieces import run_on_beam  # here, to tell in a line that it is missing
+        from bert_jax.data.corpus.beam_pieces import (
+            run_on_beam,  # here, to tell in a line that it is missing
+        )
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed: pip install 'bert_jax[beam]' in an environment of its"

@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import cli, sharding
-from bert_jax.checkpoint import (
+from bert_jax import cli
+from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
@@ -33,6 +33,7 @@ from bert_jax.checkpoint import (
     restore_state,
     steps_in,
 )
+from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import (
     EncoderConfig,
     MaskingConfig,
@@ -41,29 +42,37 @@ from bert_jax.config import (
     flatten,
     to_dict,
 )
-from bert_jax.data.corpora import Corpora, open_corpora
-from bert_jax.data.feed import Cursor, Feed, PhaseRows
-from bert_jax.debugging import check_ids, explain_step, profiled, watched
+from bert_jax.data.pretraining.corpora import Corpora, open_corpora
+from bert_jax.data.pretraining.feed import Cursor, Feed, PhaseRows
+from bert_jax.data.pretraining.phases import Phase, phase_of, resolve_phases
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import (
+    check_agreed,
+    first_alone,
+    join,
+    keep_compiled,
+    stop_request,
+)
 from bert_jax.errors import UserError
-from bert_jax.flops import pretraining_flops
-from bert_jax.health import Health
-from bert_jax.logs import StartClock, StepReports, open_log
-from bert_jax.loop import run_steps
-from bert_jax.losses import Params
-from bert_jax.masking import masked_slots
-from bert_jax.model import Batch
-from bert_jax.phases import Phase, phase_of, resolve_phases
-from bert_jax.processes import check_agreed, first_alone, join, keep_compiled, stop_request
-from bert_jax.programs import (
+from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import pretraining_flops
+from bert_jax.model.stacks import store
+from bert_jax.objectives.losses import Params
+from bert_jax.objectives.masking import masked_slots
+from bert_jax.runs.steps import (
     Compiled,
     mask_vocabulary,
     masking,
     pretraining_step,
     resolve_vocabulary,
 )
-from bert_jax.stacks import store
-from bert_jax.tokenizer import Tokenizer
-from bert_jax.training import (
+from bert_jax.stopping import Stopped
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
+from bert_jax.training.health import Health
+from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.loop import run_steps
+from bert_jax.training.step import (
     PrepareFn,
     TrainState,
     evaluate,
@@ -72,7 +81,6 @@ from bert_jax.training import (
     make_eval_step,
     run_key_on,
 )
-from bert_jax.workdir import check_workdir, claim_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run")
@@ -334,9 +342,7 @@ def main() -> None:
         checkpoints.close()
     log.close()
     if step < config.steps:
-        raise cli.Stopped(
-            f"stopped at step {step:,} and saved: the same command goes on from there"
-        )
+        raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")
     print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS
 from experiments.study import Plan, Run
 
 PLAN_FILE = "plan.json"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bert_jax.logs import LOG_FILE, STARTS_FILE, read_log
+from bert_jax.training.logs import LOG_FILE, STARTS_FILE, read_log
 from experiments.folder import StudyFolder
 from experiments.study import Run
 

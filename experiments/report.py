@@ -13,10 +13,10 @@ import shutil
 from absl import flags
 
 from bert_jax import cli
+from bert_jax.checkpoints.workdir import CONFIG_FILE
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
-from bert_jax.logs import LOG_FILE, STARTS_FILE
-from bert_jax.workdir import CONFIG_FILE
+from bert_jax.training.logs import LOG_FILE, STARTS_FILE
 from experiments.folder import StudyFolder
 from experiments.page import page
 from experiments.pictures import draw

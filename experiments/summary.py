@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import StudyFolder
 from experiments.measures import Cost, Measured, lower_is_better, measure
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdict

@@ -23,7 +23,7 @@ from absl import flags
 
 from bert_jax import cli
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder, hold
 from experiments.study import Run
 

@@ -13,9 +13,9 @@ import threading
 import time
 from collections import defaultdict
 
-from bert_jax.data.python_docs import Docstring, python_docstrings
+from bert_jax.data.corpus.python_docs import Docstring, python_docstrings
 from bert_jax.files import write_atomically
-from bert_jax.plots import plot_losses
+from bert_jax.training.plots import plot_losses
 
 ROOT = pathlib.Path("runs/quickstart")
 LABELS = ("jax", "matplotlib", "numpy", "python", "scipy")  # packages; 'python': its library

@@ -47,7 +47,7 @@ def slice_of(size: Size) -> Slice:
     Raises:
       UserError: if the size names none, or one that does not exist or has other hosts.
     """
-    from bert_jax.topologies import SLICES  # imports JAX, which other backends do without
+    from bert_jax.planning.topologies import SLICES  # imports JAX, which other backends do without
 
     known = ", ".join(SLICES)
     if not size.accelerator:

@@ -16,7 +16,7 @@ from absl import flags
 
 from bert_jax import cli
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
 from experiments.folder import StudyFolder, failures, hold
 from experiments.study import (
     Places,
@@ -77,7 +77,7 @@ class Sweep:
         self._silent: Counter[str] = Counter()  # starts of a run that came to no attempt
         self._table = Table(folder)
 
-    def go(self, stop: cli.StopRequest) -> Mapping[str, State]:
+    def go(self, stop: StopRequest) -> Mapping[str, State]:
         """Returns where each run stands when no more can be done, or a stop is asked for."""
         while not stop.requested(0):
             alive = self._look()
@@ -217,10 +217,10 @@ def main() -> None:
     if hold(folder.path / "sweep.lock") is None:
         raise UserError(f"another sweep is at work in --workdir={folder.path}: wait for it")
     folder.write_plan(plan)  # jobs find their run by its place in it
-    with cli.StopRequest() as stop:
+    with StopRequest() as stop:
         states = Sweep(folder, runs, backend, retries=_RETRIES.value).go(stop)
     if stop.requested(0):
-        raise cli.Stopped(f"stopped: {backend.stop()}")
+        raise Stopped(f"stopped: {backend.stop()}")
     failed = [name for name, state in states.items() if state is State.FAILED]
     if failed:
         blocked = list(states.values()).count(State.BLOCKED)

@@ -1,7 +1,8 @@
 import pathlib
 
 import pytest
-from driver_fixtures import PRETRAIN_RECIPE, Drivers, python_m
+
+from tests.fixtures.drivers import PRETRAIN_RECIPE, Drivers, python_m
 
 
 @pytest.fixture(scope="module")

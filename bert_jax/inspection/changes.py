@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.checkpoint import FOLDER, differences, find_checkpoint, steps_in
+from bert_jax.checkpoints.checkpoint import FOLDER, differences, find_checkpoint, steps_in
 from bert_jax.errors import UserError
 from bert_jax.inspection.stored import StoredCheckpoint
 from bert_jax.inspection.tables import Table, by_layers

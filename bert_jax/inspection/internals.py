@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.attention import attention_probabilities
+from bert_jax.checkpoints.pretrained import MaskedLM, TrainedEncoder
 from bert_jax.config import EncoderConfig
-from bert_jax.data.task_rows import input_sizes, make_token_rows, row_length
+from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.inspection.tables import Table
-from bert_jax.losses import Params
-from bert_jax.model import Batch, Embeddings, EncoderBlock
-from bert_jax.pretrained import MaskedLM, TrainedEncoder
-from bert_jax.task_predictors import check_fits
-from bert_jax.tokenizer import Tokenizer
+from bert_jax.model.attention import attention_probabilities
+from bert_jax.model.encoder import Batch, Embeddings, EncoderBlock
+from bert_jax.objectives.losses import Params
+from bert_jax.tasks.predictors import check_fits
+from bert_jax.text.tokenizer import Tokenizer
 
 
 class Internals(NamedTuple):

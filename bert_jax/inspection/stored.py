@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.checkpoint import arrays_in, find_checkpoint, read_array, read_facts
-from bert_jax.config import EncoderConfig, from_dict
-from bert_jax.errors import UserError
-from bert_jax.pretrained import (
+from bert_jax.checkpoints.checkpoint import arrays_in, find_checkpoint, read_array, read_facts
+from bert_jax.checkpoints.pretrained import (
     MaskedLM,
     TrainedEncoder,
     one_device,
     restore_encoder,
     restore_masked_lm,
 )
-from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
+from bert_jax.config import EncoderConfig, from_dict
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
 
 class StoredArrays(Mapping[str, np.ndarray]):

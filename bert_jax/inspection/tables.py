@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.inspection.stored import StoredArrays, StoredCheckpoint
-from bert_jax.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import Tokenizer
 
 STACKED = "encoder/layers/"  # of arrays with a leading axis of layers
 

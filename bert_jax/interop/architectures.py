@@ -17,13 +17,13 @@ from bert_jax.config import (
     from_dict,
     to_dict,
 )
+from bert_jax.distributed.sharding import replicated
 from bert_jax.errors import UserError
-from bert_jax.heads import PretrainingModel
 from bert_jax.interop.huggingface_config import write_encoder
 from bert_jax.interop.names import make_shapes
-from bert_jax.losses import Params
-from bert_jax.sharding import replicated
-from bert_jax.task_kinds import KINDS, make_model
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.objectives.losses import Params
+from bert_jax.tasks.kinds import KINDS, make_model
 
 PRETRAINING_KIND = "pretraining"  # of a checkpoint
 ENCODER_KIND = "encoder"  # of one without any head

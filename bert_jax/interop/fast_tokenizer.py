@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, decoders, models, normalizers, processors
 
 from bert_jax.errors import UserError
-from bert_jax.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
+from bert_jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of a piece

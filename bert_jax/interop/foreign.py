@@ -18,7 +18,7 @@ from bert_jax.interop.architectures import (
     pretrained_facts,
 )
 from bert_jax.interop.names import Tensor, check_tensors, from_theirs
-from bert_jax.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import Tokenizer
 
 
 def check_vocabulary(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
+from bert_jax.checkpoints.fingerprint import fingerprints, json_digest
 from bert_jax.config import (
     ComputeType,
     EncoderConfig,
@@ -19,7 +20,6 @@ from bert_jax.config import (
     from_dict,
 )
 from bert_jax.errors import UserError
-from bert_jax.fingerprint import fingerprints, json_digest
 from bert_jax.interop.architectures import (
     CLASSES,
     ENCODER,
@@ -38,7 +38,7 @@ from bert_jax.interop.json_files import read_json
 from bert_jax.interop.model_card import make_card
 from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
-from bert_jax.tokenizer import Tokenizer, tokenizer_from_dict
+from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
 CONFIG_FILE = "config.json"
 FACTS_FILE = "bert_jax.json"  # what their files have no place for, of a model that is from here

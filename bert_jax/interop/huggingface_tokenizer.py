@@ -8,7 +8,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.interop.fast_tokenizer import make_fast_tokenizer
 from bert_jax.interop.json_files import read_json
-from bert_jax.tokenizer import (
+from bert_jax.text.tokenizer import (
     SPECIAL_PIECES_OF_WORDPIECE,
     VOCAB_FILE,
     Tokenizer,

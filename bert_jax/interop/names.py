@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bert_jax.checkpoints.fingerprint import leaf_name
 from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
-from bert_jax.fingerprint import leaf_name
-from bert_jax.losses import Params
+from bert_jax.objectives.losses import Params
 
 PREFIX = "bert."  # of what is below the heads
 

@@ -19,7 +19,7 @@ from bert_jax.interop.architectures import (
 )
 from bert_jax.interop.json_files import read_json
 from bert_jax.interop.verify import Batch, Outputs
-from bert_jax.tokenizer import tokenizer_from_dict
+from bert_jax.text.tokenizer import tokenizer_from_dict
 
 LIBRARIES = ("torch", "transformers")
 

@@ -18,7 +18,7 @@ from bert_jax.interop.foreign import check_vocabulary, described, read_foreign
 from bert_jax.interop.huggingface_config import read_encoder
 from bert_jax.interop.json_files import read_json
 from bert_jax.interop.names import Tensor, canonical
-from bert_jax.tokenizer import (
+from bert_jax.text.tokenizer import (
     SPECIAL_PIECES_OF_WORDPIECE,
     VOCAB_FILE,
     Tokenizer,

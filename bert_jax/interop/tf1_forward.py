@@ -15,7 +15,7 @@ from bert_jax.interop import verify
 from bert_jax.interop.architectures import Model
 from bert_jax.interop.tf1 import CONFIG_FILE, open_reader
 from bert_jax.interop.verify import Batch, Outputs
-from bert_jax.tokenizer import tokenizer_from_dict
+from bert_jax.text.tokenizer import tokenizer_from_dict
 
 
 def run_checkpoint(prefix: pathlib.Path, batch: Batch) -> Outputs:

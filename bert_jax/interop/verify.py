@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from bert_jax.config import ComputeType, EncoderConfig, from_dict
-from bert_jax.data.layout import PAIR_SPECIALS
-from bert_jax.data.task_rows import input_sizes, make_token_rows
+from bert_jax.data.packing.layout import PAIR_SPECIALS
+from bert_jax.data.tasks.rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import ENCODER_KIND, PRETRAINING_KIND, Model, module_of
 from bert_jax.interop.fast_tokenizer import are_equally_likely
-from bert_jax.model import Encoder, Pooler
-from bert_jax.tokenizer import Tokenizer
+from bert_jax.model.encoder import Encoder, Pooler
+from bert_jax.text.tokenizer import Tokenizer
 
 SENTENCES = (
     "The river rose in the night, and by morning the lower fields were under water.",

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainConfig, SentenceObjective, validate
-from bert_jax.data.corpus import Corpus, open_corpus
-from bert_jax.data.pretraining import BlockPlan, plan_block
-from bert_jax.data.rows import make_rows
+from bert_jax.data.corpus.corpus import Corpus, open_corpus
+from bert_jax.data.pretraining.phases import with_length
+from bert_jax.data.pretraining.plan import BlockPlan, plan_block
+from bert_jax.data.pretraining.rows import make_rows
 from bert_jax.errors import UserError
-from bert_jax.phases import with_length
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import StudyFolder
 from experiments.study import Run, Size
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.rendezvous import RESTART_STATUS
+from bert_jax.stopping import RESTART_STATUS
 from experiments.study import Run
 from launch.backends import Backend, Command, Study, call, in_bucket, note_loss
 from launch.slices import slice_of

@@ -1,0 +1,92 @@
+"""What pretraining left in a checkpoint, ready to run: its encoder, its masked language model."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.checkpoint import groups_in, restore_groups
+from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
+from bert_jax.distributed.sharding import make_mesh
+from bert_jax.errors import UserError
+from bert_jax.model.encoder import Encoder
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.objectives.losses import Params
+from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
+from bert_jax.training.step import abstract_params
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedEncoder:
+    """The encoder of any checkpoint, pretrained or fine-tuned.
+
+    Attributes:
+      config: its shape.
+      tokenizer: as it was in pretraining.
+      params: of `model.Encoder`.
+    """
+
+    config: EncoderConfig
+    tokenizer: Tokenizer
+    params: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLM:
+    """The model of a pretraining checkpoint.
+
+    Attributes:
+      model: encoder and heads.
+      tokenizer: as it was in pretraining.
+      params: of `model`.
+    """
+
+    model: PretrainingModel
+    tokenizer: Tokenizer
+    params: Params
+
+
+def one_device() -> Mesh:
+    """What is asked about a few texts is small: it stays on one device of whatever machine."""
+    return make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
+
+
+def restore_encoder(checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> TrainedEncoder:
+    """Restores the encoder, and no head.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      facts: of it.
+      mesh: from `sharding.make_mesh`.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    config = from_dict(EncoderConfig, facts["encoder"])
+    abstract = {"encoder": abstract_params(Encoder(config), mesh)}
+    params = restore_groups(checkpoint, abstract, abstract)["encoder"]
+    return TrainedEncoder(config, tokenizer_from_dict(facts["tokenizer"]), params)
+
+
+def restore_masked_lm(checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> MaskedLM:
+    """Restores encoder and heads of a pretraining checkpoint.
+
+    Args:
+      checkpoint: CHECKPOINTS/STEP.
+      facts: of it.
+      mesh: from `sharding.make_mesh`.
+
+    Raises:
+      UserError: if it is damaged, or has no masked-LM head.
+    """
+    if "mlm_head" not in groups_in(checkpoint):
+        raise UserError(
+            f"{checkpoint} has no masked-LM head ({facts['kind']}): name the pretraining run"
+        )
+    objective = SentenceObjective(facts["config"]["data"]["objective"])
+    model = PretrainingModel(from_dict(EncoderConfig, facts["encoder"]), objective)
+    abstract = abstract_params(model, mesh)
+    params = restore_groups(checkpoint, abstract, abstract)
+    return MaskedLM(model, tokenizer_from_dict(facts["tokenizer"]), params)

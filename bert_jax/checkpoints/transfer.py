@@ -1,0 +1,121 @@
+"""What a fine-tuning run takes from a checkpoint, and what begins anew."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.checkpoints.checkpoint import groups_in, read_facts, restore_groups
+from bert_jax.config import (
+    AttentionKernel,
+    EncoderConfig,
+    EncoderMode,
+    FinetuneConfig,
+    check_task_length,
+    from_dict,
+)
+from bert_jax.errors import UserError
+from bert_jax.model.heads import TaskModel
+from bert_jax.objectives.losses import Params
+from bert_jax.training.step import init_params
+
+TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
+
+
+def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
+    """Returns the encoder that a checkpoint holds, with this run's dropout and rematerialisation.
+
+    Raises:
+      UserError: if the run asks for longer rows, or more layers, than it has.
+    """
+    return task_encoder(from_dict(EncoderConfig, facts["encoder"]), config)
+
+
+def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
+    """Returns a pretrained encoder as this run has it; raises as `read_encoder`."""
+    check_task_length(config.data.length, encoder)
+    for name in ("fresh_layers", "feature_layers"):
+        if (asked := getattr(config, name)) > encoder.layers:
+            raise UserError(
+                f"--config.{name}={asked}: the checkpoint's encoder has {encoder.layers} layers"
+            )
+    rate = config.dropout_rate
+    return dataclasses.replace(
+        encoder,
+        dropout_rate=rate,
+        attention_dropout_rate=rate,
+        attention=AttentionKernel.PRODUCTS,
+        remat=config.remat,
+    )
+
+
+def initial_params(
+    checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig
+) -> tuple[Params, frozenset[str]]:
+    """Returns the parameters that a run begins with, and the groups that were transferred.
+
+    Fresh values are drawn by the run's seed.
+    """
+    fresh = init_params(model, config.seed, abstract)
+    transferred = read_transferred(checkpoint, abstract, config)
+    return over_fresh(transferred, fresh, config), frozenset(transferred)
+
+
+def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: FinetuneConfig) -> Params:
+    """Reads the groups that a run takes from a checkpoint, of those that its model has.
+
+    A pooler that reads another number of layers than the checkpoint's is left out.
+    """
+    stored = groups_in(checkpoint) if config.transfer else ()
+    groups = [group for group in TRANSFERRED if group in stored and group in abstract]
+    if read_facts(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
+        groups = [group for group in groups if group != "pooler"]
+    return restore_groups(checkpoint, abstract, groups)
+
+
+def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Params:
+    """Puts transferred groups over fresh ones; the encoder's top `fresh_layers` stay fresh."""
+    if not transferred or not config.fresh_layers:
+        return fresh | transferred
+
+    def below_fresh(old: jax.Array, new: jax.Array) -> jax.Array:
+        kept = np.arange(len(old)) < len(old) - config.fresh_layers
+        return jnp.where(kept.reshape(-1, *[1] * (old.ndim - 1)), old, new)
+
+    layers = (each["encoder"]["layers"] for each in (transferred, fresh))
+    encoder = transferred["encoder"] | {"layers": jax.tree.map(below_fresh, *layers)}
+    return fresh | transferred | {"encoder": encoder}
+
+
+def frozen_groups(config: FinetuneConfig) -> frozenset[str]:
+    """Names the parameter groups that keep their values."""
+    return frozenset() if config.encoder_mode is EncoderMode.FULL else frozenset({"encoder"})
+
+
+def parameter_table(params: Params, transferred: frozenset[str], config: FinetuneConfig) -> str:
+    """Says of each group where it is from, whether it is trained and how fast, and its size."""
+    frozen = frozen_groups(config)
+    lines = [f"{'group':12}{'parameters':>14}  {'values':14}{'training':10}rate"]
+    for group, tree in params.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        values = "transferred" if group in transferred else "fresh"
+        if group == "encoder" and group in transferred and config.fresh_layers:
+            values = f"top {config.fresh_layers} fresh"
+        training = "frozen" if group in frozen else "trained"
+        rate = "0" if group in frozen else _rate(group, params, config)
+        lines.append(f"{group:12}{count:>14,}  {values:14}{training:10}{rate}")
+    return "\n".join(lines)
+
+
+def _rate(group: str, params: Params, config: FinetuneConfig) -> str:
+    rate = config.optimizer.learning_rate
+    if group != "encoder":
+        return f"{config.head_learning_rate or rate:g}"
+    if config.layer_decay == 1:
+        return f"{rate:g}"
+    layers = jax.tree.leaves(params["encoder"]["layers"])[0].shape[0]
+    lowest, top = (rate * config.layer_decay**depth for depth in (layers + 1, 1))
+    return f"{lowest:.3g} (embeddings) to {top:.3g} (top layer)"

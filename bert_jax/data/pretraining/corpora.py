@@ -1,0 +1,131 @@
+"""The corpora of a run: opened, checked against the config, and their one tokenizer."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from bert_jax.config import PretrainDataConfig
+from bert_jax.data.corpus.corpus import Corpus, corpus_fingerprint, open_corpus, read_manifest
+from bert_jax.data.corpus.local_copy import local_copy
+from bert_jax.data.pretraining.mixture import parse_mixture
+from bert_jax.data.pretraining.plan import check_corpus
+from bert_jax.data.pretraining.rows import MAX_CORPORA, held_out_rows, named_epoch
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpora:
+    """What `open_corpora` found; the lists are in the order of the config.
+
+    Attributes:
+      weights: directory -> weight in the mixture.
+      tokenizer: of all of them.
+      train: the training splits.
+      heldout: the held-out splits.
+      fingerprint: of all that they hold.
+      copied: a line for each corpus that is read from a local copy.
+    """
+
+    weights: dict[str, float]
+    tokenizer: Tokenizer
+    train: list[Corpus]
+    heldout: list[Corpus]
+    fingerprint: str
+    copied: list[str]
+
+    def describe(self) -> str:
+        """Says in a line what there is to train on."""
+        tokens = sum(corpus.tokens for corpus in self.train)
+        documents = sum(corpus.documents for corpus in self.train)
+        if len(self.train) == 1:
+            return f"{tokens:,} tokens in {documents:,} documents"
+        total = sum(self.weights.values())
+        shares = ", ".join(f"{name} {weight / total:.1%}" for name, weight in self.weights.items())
+        return f"{tokens:,} tokens in {documents:,} documents; of the rows: {shares}"
+
+    def held_out(
+        self, config: PretrainDataConfig, rows: int, *, pool_last: bool
+    ) -> dict[str, np.ndarray]:
+        """Returns the first rows of a fixed plan of each held-out split, by the weights.
+
+        Args:
+          config: of a phase.
+          rows: how many, about; fewer where the splits have fewer.
+          pool_last: as in `layout.lay_out`.
+
+        Returns:
+          The fields of a batch.
+        """
+        total = sum(self.weights.values())
+        parts = [
+            held_out_rows(
+                corpus,
+                config,
+                self.tokenizer.special,
+                max(1, round(rows * weight / total)),
+                epoch=named_epoch(0, number, 0),
+                pool_last=pool_last,
+            )
+            for number, (corpus, weight) in enumerate(
+                zip(self.heldout, self.weights.values(), strict=True)
+            )
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def open_corpora(config: PretrainDataConfig, *, evaluated: bool) -> Corpora:
+    """Opens every corpus that the config names, after copying it where that is wanted.
+
+    Args:
+      config: names them, and says what is wanted of them.
+      evaluated: whether the held-out splits will be used.
+
+    Raises:
+      UserError: if one is none, is damaged, has too few documents, or has another tokenizer.
+    """
+    weights = parse_mixture(config.corpus)
+    if len(weights) > MAX_CORPORA:
+        raise UserError(
+            f"--config.data.corpus names {len(weights)} corpora, and at most {MAX_CORPORA} can be"
+            " mixed: prepare some of them as one"
+        )
+    directories, copied = list(weights), []
+    if config.local_dir:
+        copies = [local_copy(directory, config.local_dir) for directory in weights]
+        directories, copied = map(list, zip(*copies, strict=True))
+    tokenizers = [corpus_tokenizer(directory) for directory in directories]
+    for directory, tokenizer in zip(directories, tokenizers, strict=True):
+        if tokenizer.fingerprint != tokenizers[0].fingerprint:
+            raise UserError(
+                f"{directory} and {directories[0]} have different tokenizers: prepare one of them"
+                " with the --tokenizer of the other"
+            )
+    splits: dict[str, list[Corpus]] = {}
+    for split, used in (("train", True), ("heldout", evaluated)):
+        splits[split] = [open_corpus(directory, split) for directory in directories]
+        for directory, corpus in zip(directories, splits[split], strict=True):
+            if used:
+                check_corpus(corpus, config, f"{directory} ({split})")
+    fingerprints = [corpus_fingerprint(directory) for directory in directories]
+    return Corpora(
+        weights, tokenizers[0], **splits, fingerprint=" ".join(fingerprints), copied=copied
+    )
+
+
+def corpus_tokenizer(directory: str) -> Tokenizer:
+    """Loads the tokenizer of a corpus.
+
+    Raises:
+      UserError: if it is not the one that the corpus was tokenised with.
+    """
+    manifest = read_manifest(directory)
+    tokenizer = load_tokenizer(pathlib.Path(directory) / "tokenizer")
+    if tokenizer.fingerprint != manifest["tokenizer"]["fingerprint"]:
+        raise UserError(
+            f"{directory}/tokenizer is not the tokenizer that {directory} was prepared with"
+            f" ({tokenizer.fingerprint[:12]}, not {manifest['tokenizer']['fingerprint'][:12]}):"
+            " prepare the corpus again"
+        )
+    return tokenizer

@@ -1,0 +1,103 @@
+"""Several corpora in one stream of rows, each with its share."""
+
+import functools
+
+import numpy as np
+
+from bert_jax.data.packing import draws
+from bert_jax.data.pretraining.examples import Purpose
+from bert_jax.errors import UserError
+
+# Each window of this many rows has every corpus's share of them, in an order of its own: so the
+# rows before any place are counted without a walk.
+_WINDOW = 4096
+
+
+def parse_mixture(spec: str) -> dict[str, float]:
+    """Reads `DIR` or `DIR=WEIGHT,DIR=WEIGHT,...`.
+
+    Returns:
+      Directory -> weight, above 0; they need not add up to 1.
+
+    Raises:
+      UserError: for a weight that is none, or a directory that is named twice.
+    """
+    entries = spec.split(",")
+    mixture: dict[str, float] = {}
+    for entry in entries:
+        directory, _, weight = entry.rpartition("=") if "=" in entry else (entry, "", "1")
+        try:
+            mixture[directory] = float(weight)
+        except ValueError:
+            mixture[directory] = 0.0
+        if not directory or not 0 < mixture[directory] < float("inf"):
+            raise UserError(
+                f"--config.data.corpus={spec}: {entry!r} is not DIR=WEIGHT with a weight above 0"
+            )
+    if len(mixture) < len(entries):
+        raise UserError(f"--config.data.corpus={spec} names a directory twice: add the weights")
+    return mixture
+
+
+class Mixture:
+    """Which corpus each row of a phase is of, by shares that hold in every window of rows."""
+
+    def __init__(self, weights: dict[str, float], *, seed: int, phase: int) -> None:
+        """Rounds the shares to whole rows of a window, by the largest remainders.
+
+        Args:
+          weights: from `parse_mixture`.
+          seed: of the run.
+          phase: its number.
+
+        Raises:
+          UserError: if a corpus would have no row in a window.
+        """
+        exact = np.array(list(weights.values())) * (_WINDOW / sum(weights.values()))
+        self._counts = np.floor(exact).astype(np.int64)
+        largest = np.argsort(self._counts - exact, kind="stable")
+        self._counts[largest[: _WINDOW - self._counts.sum()]] += 1
+        for name, count in zip(weights, self._counts, strict=True):
+            if count == 0:
+                raise UserError(
+                    f"--config.data.corpus gives {name} less than one row in {_WINDOW}: raise its"
+                    " weight or leave it out"
+                )
+        self._seed, self._phase = seed, phase
+        self._window = functools.lru_cache(maxsize=4)(self._draw_window)
+
+    def split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds rows of the phase in their corpora.
+
+        Args:
+          rows: [R] int64, from 0.
+
+        Returns:
+          The number of each row's corpus and its place among the rows of that corpus, [R] int64
+          each.
+        """
+        windows, within = np.divmod(rows, _WINDOW)
+        corpus, place = np.empty_like(rows), np.empty_like(rows)
+        for window in np.unique(windows).tolist():
+            chosen = windows == window
+            owner, rank = self._window(window)
+            corpus[chosen], place[chosen] = owner[within[chosen]], rank[within[chosen]]
+        return corpus, place + windows * self._counts[corpus]
+
+    def before(self, row: int) -> np.ndarray:
+        """Counts the rows of each corpus before a row of the phase: [corpora] int64."""
+        window, within = divmod(row, _WINDOW)
+        owner, _ = self._window(window)
+        inside = np.bincount(owner[:within], minlength=len(self._counts))
+        return window * self._counts + inside
+
+    def _draw_window(self, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the corpus of each row of a window, and its rank among those of its corpus."""
+        words = draws.words(
+            _WINDOW, seed=self._seed, purpose=Purpose.MIXTURE, epoch=self._phase, block=window
+        )
+        owner = np.repeat(np.arange(len(self._counts)), self._counts)[np.argsort(words)]
+        rank = np.empty_like(owner)
+        for number, count in enumerate(self._counts):
+            rank[owner == number] = np.arange(count)
+        return owner, rank

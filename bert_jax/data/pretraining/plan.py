@@ -1,0 +1,117 @@
+"""The plan of a pretraining run: which examples there are, and which row each of them is in.
+
+An epoch is a keyed permutation of the documents, cut into blocks. The plan of a block is a pure
+function of (corpus, config, seed, epoch, block): nothing is stored, any place can be sought.
+`rows.RowStream` joins blocks and epochs.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainDataConfig
+from bert_jax.data.corpus.corpus import Corpus
+from bert_jax.data.packing import draws
+from bert_jax.data.packing.packing import pack
+from bert_jax.data.pretraining.examples import Examples, Purpose, pair_examples, run_examples
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """The examples of a block in the order of their rows.
+
+    Attributes:
+      examples: E of them.
+      row_begins: [rows + 1] int64, the first example of each row.
+    """
+
+    examples: Examples
+    row_begins: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self.row_begins) - 1
+
+    def fill(self, length: int) -> float:
+        """Returns the share of tokens in rows of `length` that are no padding."""
+        return int(self.examples.sizes.sum()) / (self.rows * length)
+
+    def describe(self, length: int) -> str:
+        """Says in a line what the plan holds, for rows of `length` tokens."""
+        examples = self.examples
+        said = f"{len(examples):,} examples in {self.rows:,} rows, {self.fill(length):.1%} full"
+        if examples.forced:
+            said += f"; {examples.forced:,} are negative for want of a continuation"
+        if examples.truncated_tokens:
+            said += f"; {examples.truncated_tokens:,} tokens cut to fit"
+        return said
+
+
+def check_corpus(corpus: Corpus, config: PretrainDataConfig, name: str) -> None:
+    """Raises UserError where a corpus has too few documents for what the config wants of it."""
+    if corpus.documents == 0:
+        raise UserError(f"{name} has no documents: raise `prepare --heldout_rate` or add some")
+    random_b = config.format in PAIR_FORMATS and config.random_b_rate > 0
+    if random_b and corpus.documents < 2:
+        raise UserError(
+            f"{name} has {corpus.documents} document(s), and a negative pair needs two: add"
+            " documents (a blank line separates them in a text source) or raise"
+            " `prepare --heldout_rate`"
+        )
+
+
+def blocks_per_epoch(corpus: Corpus, config: PretrainDataConfig) -> int:
+    """Returns how many blocks an epoch has."""
+    return -(-corpus.documents // _documents_per_block(corpus, config))
+
+
+def _documents_per_block(corpus: Corpus, config: PretrainDataConfig) -> int:
+    if config.format is ExampleFormat.SENTENCE_PAIR:
+        examples_per_document = corpus.sentences / corpus.documents
+    else:
+        examples_per_document = corpus.tokens / corpus.documents / config.length
+    return max(1, round(config.block_examples / max(examples_per_document, 1.0)))
+
+
+def plan_block(
+    corpus: Corpus, config: PretrainDataConfig, *, seed: int, epoch: int, block: int
+) -> BlockPlan:
+    """Plans the examples of a block and packs them.
+
+    Args:
+      corpus: that `check_corpus` accepts.
+      config: the format, lengths and rates.
+      seed: of the run.
+      epoch: from 0.
+      block: from 0, below `blocks_per_epoch`.
+    """
+    name = {"seed": seed, "epoch": epoch, "block": block}
+    per_block = _documents_per_block(corpus, config)
+    places = np.arange(block * per_block, min((block + 1) * per_block, corpus.documents))
+    documents = draws.permuted(
+        places, corpus.documents, seed=seed, purpose=Purpose.DOCUMENT_ORDER, epoch=epoch
+    )
+    make_examples = pair_examples if config.format in PAIR_FORMATS else run_examples
+    examples = make_examples(corpus, documents, config, **name)
+    order, row_begins = _rows(examples.sizes, config, **name)
+    return BlockPlan(examples.take(order), row_begins)
+
+
+def _rows(
+    sizes: np.ndarray, config: PretrainDataConfig, **name: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Packs examples and shuffles the rows.
+
+    Returns:
+      The examples in the order of their rows, [E] int64, and the first of each row, [rows + 1].
+    """
+    row_of = pack(sizes, config.length, config.max_examples_per_row)
+    rows = int(row_of.max()) + 1
+    shuffled = np.argsort(draws.words(rows, purpose=Purpose.ROW_ORDER, **name), kind="stable")
+    new_place = np.empty(rows, np.int64)
+    new_place[shuffled] = np.arange(rows)
+    row_of = new_place[row_of]
+    order = np.argsort(row_of, kind="stable")
+    return order, np.searchsorted(row_of[order], np.arange(rows + 1))

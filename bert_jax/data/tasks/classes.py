@@ -1,0 +1,274 @@
+"""Labelled tasks over whole inputs: a class or a number for a text or a pair of texts."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import TaskDataConfig
+from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
+from bert_jax.data.tasks.metrics import classification_scores, regression_scores
+from bert_jax.data.tasks.rows import TaskInputs
+from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources, softmax
+from bert_jax.data.tasks.tables import Row, number_value, read_rows, text_value
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled input."""
+
+    text: str
+    text_pair: str  # '' for single inputs
+    label: str
+    place: str  # file:line, for messages
+
+
+def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False) -> list[Example]:
+    """Reads a .tsv (no quoting), .csv or .jsonl file, or a dataset of TFDS, by its columns.
+
+    Args:
+      source: the file or dataset.
+      config: names the columns.
+      numbers: whether labels must be numbers.
+
+    Raises:
+      UserError: if the file is missing, empty or not UTF-8, a column is missing, or a value is
+        empty; with the file and the line.
+    """
+    pair = config.text_pair_column
+    examples = [
+        Example(
+            text=text_value(row, config.text_column, place, "text_column"),
+            text_pair=text_value(row, pair, place, "text_pair_column") if pair else "",
+            label=_label(row, config.label_column, place, numbers),
+            place=place,
+        )
+        for place, row in read_rows(source, header=config.header)
+    ]
+    if not examples:
+        raise UserError(f"{source} holds no examples")
+    return examples
+
+
+def _label(row: Row, names: str, place: str, numbers: bool) -> str:
+    if numbers:
+        number = number_value(row, names, place, "label_column")
+        if abs(number) > float(np.finfo(np.float32).max):
+            raise UserError(
+                f"{place} has the label {number}, too large for float32: scale them all"
+            )
+        return repr(number)
+    return text_value(row, names, place, "label_column")
+
+
+def label_names(train: Sequence[Example]) -> list[str]:
+    """Returns the labels of the training file, sorted.
+
+    Raises:
+      UserError: if there are fewer than two.
+    """
+    names = sorted({example.label for example in train})
+    if len(names) < 2:
+        raise UserError(f"{train[0].place} and on have the one label {names[0]!r}: two are needed")
+    return names
+
+
+def encode_inputs(
+    texts: Sequence[str], pairs: Sequence[str], tokenizer: Tokenizer, length: int
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Tokenises inputs and cuts them to rows of `length` tokens.
+
+    Args:
+      texts: A of each example.
+      pairs: B of each example; '' for none.
+      tokenizer: of the checkpoint.
+      length: T.
+
+    Returns:
+      A and B of each example, and how many examples lost tokens.
+    """
+    a, b = tokenizer.encode_batch(texts), tokenizer.encode_batch(pairs)
+    a_lengths, b_lengths = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
+    a_kept, b_kept = truncated_lengths(a_lengths, b_lengths, length - PAIR_SPECIALS)
+    a_kept = np.where(b_lengths == 0, np.minimum(a_lengths, length - SINGLE_SPECIALS), a_kept)
+    cut = np.count_nonzero((a_kept < a_lengths) | (b_kept < b_lengths))
+    a = [ids[:kept] for ids, kept in zip(a, a_kept, strict=True)]
+    b = [ids[:kept] for ids, kept in zip(b, b_kept, strict=True)]
+    return a, b, int(cut)
+
+
+class TextSplit(Split):
+    """Texts, or pairs of texts, with a label each."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        labels: np.ndarray,
+        tokenizer: Tokenizer,
+        length: int,
+    ) -> None:
+        """Tokenises the examples.
+
+        Args:
+          examples: at least one.
+          labels: [E] int32 classes or float32 numbers.
+          tokenizer: of the checkpoint.
+          length: T; longer examples are cut, and noted.
+        """
+        texts, pairs = (
+            [getattr(each, side) for each in examples] for side in ("text", "text_pair")
+        )
+        a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
+        self.inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        self.examples = len(a)
+        self.notes = f"{cut:,} cut to {length} tokens" if cut else ""
+        self.gold = labels
+        self._texts = [
+            {"text": text} | ({"text_pair": pair} if pair else {})
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+
+    def _told(self, answers: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for text, answer in zip(self._texts, answers, strict=True):
+            yield text | answer
+
+
+class ClassSplit(TextSplit):
+    """Examples with a class each."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        tokenizer: Tokenizer,
+        config: TaskDataConfig,
+    ) -> None:
+        """Tokenises the examples; `labels` names the classes in the order of their numbers.
+
+        Raises:
+          UserError: for a label that is not among them.
+        """
+        numbers = {name: number for number, name in enumerate(labels)}
+        for example in examples:
+            if example.label not in numbers:
+                raise UserError(
+                    f"{example.place} has the label {example.label!r}, which training never saw:"
+                    f" the training file has {', '.join(map(repr, labels[:10]))}"
+                )
+        classes = np.array([numbers[example.label] for example in examples], np.int32)
+        super().__init__(examples, classes, tokenizer, config.length)
+        self._labels = labels
+        self._positive = _positive_class(labels, config.positive_label)
+
+    def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+        """See `Split.classes`."""
+        return self.gold, softmax(np.stack(outputs))
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """See `Split.scores`."""
+        predicted = np.stack(outputs).argmax(axis=1)
+        return classification_scores(self.gold, predicted, len(self._labels), self._positive)
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """See `Split.predictions`."""
+        golds = [{"gold": self._labels[number]} for number in self.gold]
+        told = told_classes(self.classes(outputs)[1], self._labels)
+        return self._told([gold | each for gold, each in zip(golds, told, strict=True)])
+
+    def constant_outputs(self) -> Outputs:
+        """See `Split.constant_outputs`."""
+        counts = np.bincount(self.gold, minlength=len(self._labels))
+        return [np.eye(len(counts), dtype=np.float32)[counts.argmax()]] * self.examples
+
+
+class NumberSplit(TextSplit):
+    """Examples with a number each."""
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """See `Split.scores`."""
+        return regression_scores(self.gold, np.stack(outputs)[:, 0])
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """See `Split.predictions`."""
+        pairs = zip(self.gold, outputs, strict=True)
+        return self._told([{"gold": float(gold), "value": float(out[0])} for gold, out in pairs])
+
+    def constant_outputs(self) -> Outputs:
+        """See `Split.constant_outputs`."""
+        return [self.gold.mean(keepdims=True)] * self.examples
+
+
+def read_class_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads a task of kind CLASSIFICATION.
+
+    Raises:
+      UserError: for what is wrong with its files.
+    """
+    train = read_examples(config.train, config)
+    labels = label_names(train)
+    _positive_class(labels, config.positive_label)
+    dev = {
+        name: read_class_split(source, config, tokenizer, labels)
+        for name, source in dev_sources(config).items()
+    }
+    return Task(labels, ClassSplit(train, labels, tokenizer, config), dev)
+
+
+def read_class_split(
+    source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
+) -> ClassSplit:
+    """Reads a file whose labels are known.
+
+    Raises:
+      UserError: for what is wrong with it.
+    """
+    return ClassSplit(read_examples(source, config), labels, tokenizer, config)
+
+
+def read_number_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads a task of kind REGRESSION.
+
+    Raises:
+      UserError: for what is wrong with its files.
+    """
+    sources = {"train": config.train} | dev_sources(config)
+    splits = {
+        name: read_number_split(source, config, tokenizer) for name, source in sources.items()
+    }
+    return Task([], splits.pop("train"), dict(splits))
+
+
+def read_number_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> NumberSplit:
+    """Reads a file whose labels are numbers.
+
+    Raises:
+      UserError: for what is wrong with it.
+    """
+    examples = read_examples(source, config, numbers=True)
+    numbers = np.array([float(example.label) for example in examples], np.float32)
+    return NumberSplit(examples, numbers, tokenizer, config.length)
+
+
+def told_classes(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Words probabilities, [E, C], for JSON: the likeliest `label`, and `probabilities`."""
+    return [
+        {
+            "label": labels[int(row.argmax())],
+            "probabilities": dict(zip(labels, row.tolist(), strict=True)),
+        }
+        for row in probabilities
+    ]
+
+
+def _positive_class(labels: Sequence[str], positive: str) -> int:
+    """Returns the number of the label whose F1 is told; "1|equivalent" gives alternatives."""
+    there = [name for name in positive.split("|") if name in labels]
+    if positive and not there:
+        raise UserError(
+            f"--config.data.positive_label={positive!r} is no label: the training file has"
+            f" {', '.join(map(repr, labels[:10]))}"
+        )
+    return labels.index(there[0]) if positive else len(labels) - 1

@@ -1,0 +1,364 @@
+"""Questions that a span of a text answers, as BERT does SQuAD (Devlin et al., 2019, section 4).
+
+A is the question, B a window of the text. The outputs of a token are how well an answer begins and
+ends there; those of [CLS] say that the window holds none.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import TaskDataConfig
+from bert_jax.data.packing.layout import PAIR_SPECIALS
+from bert_jax.data.packing.windows import most_context, window_bounds
+from bert_jax.data.tasks.metrics import answer_scores, best_no_answer_threshold
+from bert_jax.data.tasks.question_files import Answer, Questions, read_questions
+from bert_jax.data.tasks.rows import TaskInputs, input_sizes
+from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import Encoded, Tokenizer
+
+_LEAST_CONTEXT = 8  # tokens; fewer make windows in which nothing can be found
+_BEFORE_CONTEXT = 2  # special tokens: [CLS] and the [SEP] of the question
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to a question."""
+
+    text: str  # context[begin:end], '' for no answer
+    begin: int  # character (code point) of the context
+    end: int
+    score: float  # start logit + end logit of the best span, given as the answer or not
+    null_score: float  # the same of [CLS], in the window where it is least
+
+    @property
+    def null_difference(self) -> float:
+        """How much better no answer scores than the best span."""
+        return self.null_score - self.score
+
+    def unless_null(self, threshold: float) -> "Prediction":
+        """Returns no answer where its difference is over a threshold, else the same answer."""
+        if self.null_difference > threshold:
+            return dataclasses.replace(self, text="", begin=0, end=0)
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionInputs:
+    """Some questions as the encoder sees them, and the way back from its outputs.
+
+    Attributes:
+      a: [I] int32 arrays, the question of each input.
+      b: [I] int32 arrays, its window of the context.
+      example_of: [I] int64, number of the question, never decreasing.
+      bounds: [I, 2] int64, begin and end of each window, in tokens of the context.
+      contexts: the text of each question.
+      encoded: its tokens and their characters; the same object where the text is the same.
+      cut: how many questions lost tokens.
+    """
+
+    a: list[np.ndarray]
+    b: list[np.ndarray]
+    example_of: np.ndarray
+    bounds: np.ndarray
+    contexts: list[str]
+    encoded: list[Encoded]
+    cut: int
+
+    @property
+    def windows(self) -> np.ndarray:
+        """How many inputs each question has, [Q] int64, at least 1."""
+        return np.bincount(self.example_of, minlength=len(self.contexts))
+
+    def answers(
+        self, outputs: Outputs, answer_length: int, threshold: float = np.inf
+    ) -> list[Prediction]:
+        """Finds the best answer to each question.
+
+        It is the span with the highest sum of start and end logit over all windows, the earliest of
+        equal ones. A start counts in the window that gives its token most context alone.
+
+        Args:
+          outputs: of each input [size, 2] float32, the start and the end logit of its tokens.
+          answer_length: tokens of an answer, at most.
+          threshold: there is no answer where [CLS] scores better than the span by more than this.
+
+        Returns:
+          [Q].
+
+        Raises:
+          ValueError: if the outputs are not those of these inputs, or are not finite.
+        """
+        sizes = input_sizes(self.a, self.b).tolist()
+        if [(size, 2) for size in sizes] != [np.shape(output) for output in outputs]:
+            raise ValueError("the outputs are not [size, 2] of each input")
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise ValueError("an output is not finite")
+        predictions = []
+        ends = np.cumsum(self.windows)
+        for number, (first, end) in enumerate(zip(ends - self.windows, ends, strict=True)):
+            of_question = [np.asarray(output, np.float64) for output in outputs[first:end]]
+            context = slice(len(self.a[first]) + _BEFORE_CONTEXT, -1)  # the last is a [SEP]
+            score, first_token, last_token = _best_span(
+                self.bounds[first:end], [output[context] for output in of_question], answer_length
+            )
+            null_score = min(float(output[0].sum()) for output in of_question)
+            predictions.append(self._prediction(number, first_token, last_token, score, null_score))
+        return [prediction.unless_null(threshold) for prediction in predictions]
+
+    def _prediction(
+        self, number: int, first: int, last: int, score: float, null_score: float
+    ) -> Prediction:
+        encoded = self.encoded[number]
+        begin, end = int(encoded.begins[first]), int(encoded.ends[last])
+        return Prediction(self.contexts[number][begin:end], begin, end, score, null_score)
+
+
+def _best_span(
+    bounds: np.ndarray, logits: Sequence[np.ndarray], answer_length: int
+) -> tuple[float, int, int]:
+    """Finds the best span of a text: (score, first token, last token).
+
+    Args:
+      bounds: [W, 2] of `window_bounds`.
+      logits: for each window [tokens, 2].
+      answer_length: tokens, at most.
+    """
+    chosen = most_context(bounds)
+    best = (-np.inf, 0, 0)
+    for window, ((begin, end), values) in enumerate(zip(bounds.tolist(), logits, strict=True)):
+        starts, ends = values.T
+        band = min(answer_length, end - begin)
+        padded = np.append(ends, np.full(band - 1, -np.inf))
+        ends_of_start = np.lib.stride_tricks.sliding_window_view(padded, band)
+        scores = starts + ends_of_start.max(axis=1)
+        scores[chosen[begin:end] != window] = -np.inf
+        first = int(scores.argmax())
+        if scores[first] > best[0]:
+            last = first + int(ends_of_start[first].argmax())
+            best = (float(scores[first]), begin + first, begin + last)
+    return best
+
+
+def encode_questions(
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    config: TaskDataConfig,
+    places: Sequence[str] = (),
+) -> QuestionInputs:
+    """Tokenises questions and the windows of their contexts.
+
+    Args:
+      pairs: (question, context) of each; a context that many share is encoded once.
+      tokenizer: of the checkpoint.
+      config: for the length, the stride and the length of questions.
+      places: of each question, for messages; by default its number.
+
+    Raises:
+      UserError: for a context without tokens, and for a question that leaves its context too few.
+    """
+    places = places or [f"question {number}" for number in range(len(pairs))]
+    contexts = [context for _, context in pairs]
+    encoded = _encode_contexts(contexts, tokenizer, places)
+    unknown = np.array([tokenizer.special.unk], np.int32)
+    questions = [
+        ids if len(ids) else unknown
+        for ids in tokenizer.encode_batch([question for question, _ in pairs])
+    ]
+    kept = [ids[: config.question_length] for ids in questions]
+    bounds = [
+        _window_bounds(len(ids), len(context.ids), config, place)
+        for ids, context, place in zip(kept, encoded, places, strict=True)
+    ]
+    example_of = np.repeat(np.arange(len(pairs)), [len(windows) for windows in bounds])
+    all_bounds = np.concatenate([np.zeros((0, 2), np.int64), *bounds])
+    windows = zip(example_of.tolist(), all_bounds.tolist(), strict=True)
+    return QuestionInputs(
+        a=[kept[number] for number in example_of],
+        b=[encoded[number].ids[begin:end] for number, (begin, end) in windows],
+        example_of=example_of,
+        bounds=all_bounds,
+        contexts=contexts,
+        encoded=encoded,
+        cut=sum(len(ids) > config.question_length for ids in questions),
+    )
+
+
+def _encode_contexts(
+    contexts: Sequence[str], tokenizer: Tokenizer, places: Sequence[str]
+) -> list[Encoded]:
+    encoded: dict[str, Encoded] = {}
+    for context, place in zip(contexts, places, strict=True):
+        if context not in encoded:
+            encoded[context] = tokenizer.encode_with_offsets(context)
+            if not len(encoded[context].ids):
+                raise UserError(f"{place} has a context without any token: leave it out")
+    return [encoded[context] for context in contexts]
+
+
+def _window_bounds(question: int, tokens: int, config: TaskDataConfig, place: str) -> np.ndarray:
+    most = config.length - PAIR_SPECIALS - question
+    if most < _LEAST_CONTEXT:
+        raise UserError(
+            f"{place} has a question of {question} tokens, which leaves {max(most, 0)} of"
+            f" --config.data.length={config.length} to its context: {_LEAST_CONTEXT} are needed,"
+            f" so raise it or lower --config.data.question_length={config.question_length}"
+        )
+    return window_bounds(tokens, most, min(config.stride, most))
+
+
+class SpanSplit(Split):
+    """The questions of a source, tokenised, with their answers."""
+
+    def __init__(self, questions: Questions, config: TaskDataConfig, tokenizer: Tokenizer) -> None:
+        """Tokenises questions.
+
+        Args:
+          questions: of `read_questions`.
+          config: for the lengths.
+          tokenizer: of the checkpoint.
+
+        Raises:
+          UserError: as `encode_questions`.
+        """
+        self._questions = questions.questions
+        self._golds = [[answer.text for answer in each.answers] for each in self._questions]
+        self._answer_length = config.answer_length
+        pairs = [(each.question, each.context) for each in self._questions]
+        places = [each.place for each in self._questions]
+        self._encoded = encoded = encode_questions(pairs, tokenizer, config, places)
+        spans = [
+            _answer_tokens(each.answers, tokens)
+            for each, tokens in zip(self._questions, encoded.encoded, strict=True)
+        ]
+        labels = _labels(encoded, np.array(spans, np.int64))
+        self.inputs = TaskInputs(encoded.a, encoded.b, labels, encoded.example_of)
+        self.examples = len(pairs)
+        self._threshold: float | None = None
+        self.notes = _notes(questions, encoded, labels, config.question_length)
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """Scores the answers as SQuAD does.
+
+        Where some question has no answer, it is predicted over the threshold that gives these
+        outputs the best F1, as BERT chose it on the dev set, or over the one of `tuned_by`; else a
+        span is always predicted.
+
+        Args:
+          outputs: of each input [size, 2] float32.
+
+        Returns:
+          Of `answer_scores`, `f1` first, then `exact_match`; with the threshold also
+          `no_answer_threshold`, in logits, the lowest float32 where it is best never to answer:
+          JSON has no infinity.
+
+        Raises:
+          ValueError: if the outputs are not those of these inputs, or are not finite.
+        """
+        predictions, threshold = self._predictions(outputs)
+        scores = answer_scores([each.text for each in predictions], self._golds)
+        lowest = float(np.finfo(np.float32).min)
+        found = {} if threshold is None else {"no_answer_threshold": max(threshold, lowest)}
+        return {"f1": scores.pop("f1")} | scores | found
+
+    def tuned_by(self, scores: dict[str, float]) -> None:
+        """See `Split.tuned_by`: the threshold of no answer."""
+        self._threshold = scores.get("dev_no_answer_threshold")
+
+    def gold_text(self) -> str:
+        """See `Split.gold_text`."""
+        return json.dumps([question.context for question in self._questions] + self._golds)
+
+    def _predictions(self, outputs: Outputs) -> tuple[list[Prediction], float | None]:
+        """Returns the answers, and the threshold if there is one."""
+        best = self._encoded.answers(outputs, self._answer_length)
+        if self._threshold is not None:
+            return [each.unless_null(self._threshold) for each in best], self._threshold
+        if all(self._golds):
+            return best, None
+        differences = np.array([each.null_difference for each in best])
+        texts = [each.text for each in best]
+        threshold, _ = best_no_answer_threshold(texts, differences, self._golds)
+        return [each.unless_null(threshold) for each in best], threshold
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """Yields the answer to each question, by the threshold of `scores`, and the gold ones."""
+        predictions, _ = self._predictions(outputs)
+        for question, golds, each in zip(self._questions, self._golds, predictions, strict=True):
+            yield {
+                "id": question.id,
+                "question": question.question,
+                "answer": each.text,
+                "begin": each.begin,
+                "end": each.end,
+                "score": each.score,
+                "null_score": each.null_score,
+                "golds": golds,
+            }
+
+    def constant_outputs(self) -> Outputs:
+        """Returns outputs that find no answer in any window."""
+        outputs = [np.zeros((size, 2), np.float32) for size in self.inputs.sizes]
+        for output in outputs:
+            output[0] = 1
+        return outputs
+
+
+def _answer_tokens(answers: Sequence[Answer], encoded: Encoded) -> tuple[int, int]:
+    """Returns the first and the last token that touch the first answer; (-1, -1) if none does."""
+    if not answers:
+        return -1, -1
+    begin, end = answers[0].begin, answers[0].begin + len(answers[0].text)
+    touching = np.flatnonzero((encoded.ends > begin) & (encoded.begins < end))
+    return (int(touching[0]), int(touching[-1])) if len(touching) else (-1, -1)
+
+
+def _labels(inputs: QuestionInputs, spans: np.ndarray) -> np.ndarray:
+    """Places the answers, [Q, 2] tokens of the context, in the inputs: [I, 2] int32."""
+    begins, ends = inputs.bounds.T
+    spans = spans[inputs.example_of]
+    whole = (spans[:, 0] >= begins) & (spans[:, 1] < ends)
+    context_at = np.array([len(ids) for ids in inputs.a], np.int64) + _BEFORE_CONTEXT
+    placed = spans + (context_at - begins)[:, None]
+    return np.where(whole[:, None], placed, 0).astype(np.int32)
+
+
+def _notes(
+    questions: Questions, inputs: QuestionInputs, labels: np.ndarray, question_length: int
+) -> str:
+    several = np.count_nonzero(inputs.windows > 1)
+    answered = sum(bool(question.answers) for question in questions.questions)
+    hidden = answered - len(np.unique(inputs.example_of[labels[:, 0] > 0]))
+    notes = {
+        f"{several} in several windows": several,
+        f"{inputs.cut} questions cut to {question_length} tokens": inputs.cut,
+        f"{hidden} answers whole in no window": hidden,
+        f"{questions.misplaced} misplaced answers left out, and {questions.left_out} questions"
+        " with them": questions.misplaced,
+    }
+    return "; ".join(note for note, count in notes.items() if count)
+
+
+def read_span_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> SpanSplit:
+    """Reads and tokenises the questions of a source.
+
+    Raises:
+      UserError: as `read_questions` and `encode_questions`.
+    """
+    questions = read_questions(source, skip_misplaced=config.skip_misplaced)
+    return SpanSplit(questions, config, tokenizer)
+
+
+def read_span_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads and tokenises the training source and each held-out one.
+
+    Raises:
+      UserError: as `read_questions` and `encode_questions`.
+    """
+    sources = dev_sources(config)
+    dev = {name: read_span_split(each, config, tokenizer) for name, each in sources.items()}
+    return Task([], read_span_split(config.train, config, tokenizer), dev)

@@ -1,0 +1,398 @@
+"""Labelled words as a task: sentences in windows, a class for the first token of each word."""
+
+import dataclasses
+import functools
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import TaskDataConfig
+from bert_jax.data.packing.layout import SINGLE_SPECIALS
+from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
+from bert_jax.data.packing.windows import most_context, window_bounds
+from bert_jax.data.tasks import metrics
+from bert_jax.data.tasks.metrics import TagScheme
+from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs, input_sizes
+from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources, softmax
+from bert_jax.data.tasks.tables import shown
+from bert_jax.data.tasks.tagged_files import TaggedSentence, read_tagged
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import Tokenizer
+
+_SHOWN_LABELS = 10
+_JOINERS = "\u200c\u200d"  # of letters in Persian and in scripts of India
+# Over a text of their kinds: a run of a word's characters, or one other, each with its marks.
+_RUN = re.compile("w[wm]*|[.m]m*")
+
+
+def split_words(text: str) -> list[tuple[str, int, int]]:
+    """Splits raw text into words, for a model that was taught words.
+
+    A word is a run of letters, digits and underscores, or any other single character that is no
+    white space: "don't" is three words. Combining marks and joiners go with what they follow.
+
+    Args:
+      text: any.
+
+    Returns:
+      Each word, with the characters where it begins and ends: `text[begin:end]` is the word.
+    """
+    kinds = "".join(map(_kind, text))
+    return [(text[run.start() : run.end()], *run.span()) for run in _RUN.finditer(kinds)]
+
+
+@functools.cache
+def _kind(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character in _JOINERS or unicodedata.category(character).startswith("M"):
+        return "m"
+    return "w" if character.isalnum() or character == "_" else "."
+
+
+@dataclasses.dataclass(frozen=True)
+class WordInputs:
+    """Sentences as the encoder sees them, and where it is asked about each word.
+
+    A word is asked about at its first token, in the one window that shows most around it.
+
+    Attributes:
+      a: [I] int32 arrays, the ids of each window.
+      example_of: [I] int64, the sentence that each input is, or is a window of.
+      words: [S] int64, how many words each sentence has.
+      input_of: [W] int64, the input of each word, of all sentences end to end.
+      place: [W] int64, its token there, where [CLS] is 0.
+    """
+
+    a: list[np.ndarray]
+    example_of: np.ndarray
+    words: np.ndarray
+    input_of: np.ndarray
+    place: np.ndarray
+
+    @property
+    def b(self) -> list[np.ndarray]:
+        """The empty B of each input, [I] int32 arrays."""
+        return [np.zeros(0, np.int32)] * len(self.a)
+
+    def classes(self, outputs: Outputs) -> list[np.ndarray]:
+        """Decides the class of every word.
+
+        Args:
+          outputs: for each input [size, C] float32 logits of its tokens, special ones included.
+
+        Returns:
+          For each sentence [words] int64 in [0, C).
+
+        Raises:
+          ValueError: if the outputs are not of these inputs.
+        """
+        return _cut(self._logits(outputs).argmax(axis=1), self.words)
+
+    def probabilities(self, outputs: Outputs) -> list[np.ndarray]:
+        """Gives the probability of every class for every word.
+
+        Args:
+          outputs: as for `classes`.
+
+        Returns:
+          For each sentence [words, C] float32; each row adds up to 1.
+
+        Raises:
+          ValueError: if the outputs are not of these inputs.
+        """
+        return _cut(softmax(self._logits(outputs)).astype(np.float32), self.words)
+
+    def labels(self, classes: np.ndarray) -> list[np.ndarray]:
+        """Puts the classes of words where they are asked about.
+
+        Args:
+          classes: [W] int, of all sentences end to end.
+
+        Returns:
+          For each input [size] int32, NO_LABEL at every other token.
+        """
+        sizes = input_sizes(self.a, self.b)
+        flat = np.full(sizes.sum(), NO_LABEL, np.int32)
+        flat[self._tokens(sizes)] = classes
+        return _cut(flat, sizes)
+
+    def _logits(self, outputs: Outputs) -> np.ndarray:
+        """Takes [W, C] out of the outputs."""
+        sizes = input_sizes(self.a, self.b)
+        if [len(output) for output in outputs] != sizes.tolist():
+            raise ValueError("the outputs are not [size, C] of each input")
+        if not len(sizes):  # there is no word, and so C does not matter
+            return np.zeros((0, 1), np.float32)
+        return np.concatenate(outputs)[self._tokens(sizes)]
+
+    def _tokens(self, sizes: np.ndarray) -> np.ndarray:
+        """Where the words' tokens are, [W] int64, if the inputs are laid end to end."""
+        return exclusive_cumsum(sizes)[self.input_of] + self.place
+
+
+def _cut(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    ends = np.cumsum(lengths).tolist()
+    return [values[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
+
+
+def encode_words(
+    sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int, stride: int
+) -> WordInputs:
+    """Tokenises sentences word by word, and cuts those that are longer than a row into windows.
+
+    Every word is tokenised by itself, and is [UNK] where nothing is left of it. A window in which
+    no word is asked about is left out, and so is a sentence without words.
+
+    Args:
+      sentences: the words of each.
+      tokenizer: of the checkpoint.
+      length: T, special tokens included, at least 3.
+      stride: tokens from one window to the next, at least 1; no more than fit a window are taken.
+
+    Raises:
+      UserError: if a word holds half a surrogate pair.
+    """
+    tokens, lengths = _encode_each([word for words in sentences for word in words], tokenizer)
+    words = np.array([len(each) for each in sentences], np.int64)
+    begins = np.append(exclusive_cumsum(lengths), len(tokens))  # of words, among all tokens
+    most = length - SINGLE_SPECIALS
+    a, example_of, input_of, place = [], [], [], []
+    for sentence, (first, end) in enumerate(itertools.pairwise([0, *np.cumsum(words).tolist()])):
+        begin = begins[first]
+        bounds = window_bounds(int(begins[end] - begin), most, min(stride, most))
+        at = begins[first:end] - begin
+        used, which = np.unique(most_context(bounds)[at], return_inverse=True)
+        input_of.append(len(a) + which)
+        place.append(at - bounds[used, 0][which] + 1)  # behind [CLS]
+        a += [tokens[begin + left : begin + right] for left, right in bounds[used]]
+        example_of += [sentence] * len(used)
+    none = np.zeros(0, np.int64)
+    return WordInputs(
+        a,
+        np.array(example_of, np.int64),
+        words,
+        np.concatenate([none, *input_of]),
+        np.concatenate([none, *place]),
+    )
+
+
+def _encode_each(words: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens of all words end to end, int32, and how many each has, [W] int64."""
+    numbers: dict[str, int] = {}  # most words come again, and are encoded once
+    which = np.array([numbers.setdefault(word, len(numbers)) for word in words], np.int64)
+    unknown = np.array([tokenizer.special.unk], np.int32)
+    encoded = [ids if len(ids) else unknown for ids in tokenizer.encode_batch(list(numbers))]
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    flat = np.concatenate([np.zeros(0, np.int32), *encoded])
+    return flat[ranges(exclusive_cumsum(lengths)[which], lengths[which])], lengths[which]
+
+
+class TagSplit(Split):
+    """Sentences with the tags of their words; every word is learnt and scored once.
+
+    Attributes:
+      inputs: labels are [size] int32 of each input, NO_LABEL but at the first token of a word.
+      words: the sentences as inputs, and where each word is.
+      labels: the names of the classes.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[TaggedSentence],
+        labels: Sequence[str],
+        scheme: TagScheme,
+        tokenizer: Tokenizer,
+        config: TaskDataConfig,
+    ) -> None:
+        """Tokenises the sentences.
+
+        Args:
+          sentences: as read, in the scheme of their file.
+          labels: the names of the classes, C of them; of IOB2 where the scheme is IOB1.
+          scheme: of the sentences.
+          tokenizer: of the checkpoint.
+          config: `length` and `stride` are read.
+
+        Raises:
+          UserError: if a tag is not among the labels.
+        """
+        self._sentences = _without_iob1(sentences, scheme)
+        self._gold = _numbers(self._sentences, labels)
+        self._scheme, self.labels = scheme, list(labels)
+        self.words = encode_words(
+            [sentence.words for sentence in sentences], tokenizer, config.length, config.stride
+        )
+        self.inputs = TaskInputs(
+            self.words.a, self.words.b, self.words.labels(self._gold), self.words.example_of
+        )
+        self.examples = len(sentences)
+        self.notes = self._notes()
+
+    def _notes(self) -> str:
+        windows = np.bincount(self.words.example_of)
+        longer = int(np.count_nonzero(windows > 1))
+        notes = [f"{longer} in several windows"] if longer else []
+        notes += ["IOB1, read as IOB2"] if self._scheme is TagScheme.IOB1 else []
+        return "; ".join(notes)
+
+    def scores(self, outputs: Outputs) -> dict[str, float]:
+        """Scores entities, or tags that mark none.
+
+        Args:
+          outputs: for each input [size, C] float32 logits.
+
+        Returns:
+          As `metrics.tag_scores`: `precision`, `recall`, `f1` and `accuracy` in [0, 1]; where the
+          labels mark no entities, `accuracy` alone.
+
+        Raises:
+          ValueError: if the outputs are not of these inputs.
+        """
+        classes = self.words.classes(outputs)
+        if self._scheme is TagScheme.PLAIN:  # which the tags of one file need not show
+            return {"accuracy": float((np.concatenate(classes) == self._gold).mean())}
+        gold = [sentence.tags for sentence in self._sentences]
+        return metrics.tag_scores(gold, [self._named(each) for each in classes])
+
+    def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
+        """Yields the tags of each sentence.
+
+        Args:
+          outputs: as for `scores`.
+
+        Yields:
+          `words`, `gold` and `tags`, as many of each; where the labels mark entities also
+          `entities`, those predicted: `type`, `begin` and `end` (words from 0, the end exclusive)
+          and `text`, the words with spaces between.
+
+        Raises:
+          ValueError: if the outputs are not of these inputs.
+        """
+        classes = self.words.classes(outputs)
+        for sentence, numbers in zip(self._sentences, classes, strict=True):
+            tags = self._named(numbers)
+            found = {"words": sentence.words, "gold": sentence.tags, "tags": tags}
+            if self._scheme is TagScheme.PLAIN:
+                yield found
+            else:
+                yield found | {"entities": _entities(sentence.words, tags)}
+
+    def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+        """See `Split.classes`: of all words."""
+        return self._gold, np.concatenate(self.words.probabilities(outputs))
+
+    def constant_outputs(self) -> list[np.ndarray]:
+        """Returns 1 for the commonest tag, 0 for others: [size, C] float32 of each input.
+
+        Of equally common tags it is the first label.
+        """
+        sizes = self.inputs.sizes
+        outputs = np.zeros((sizes.max(), len(self.labels)), np.float32)
+        outputs[:, np.bincount(self._gold).argmax()] = 1
+        return [outputs[:size] for size in sizes]
+
+    def _named(self, classes: np.ndarray) -> list[str]:
+        return [self.labels[number] for number in classes.tolist()]
+
+
+def _entities(words: list[str], tags: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"type": kind, "begin": begin, "end": end, "text": " ".join(words[begin:end])}
+        for kind, begin, end in metrics.entities(tags)
+    ]
+
+
+def read_tag_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
+    """Reads sentences with tags, to learn from and held out.
+
+    The labels are the tags of the training file, sorted. Where the files, taken together, are IOB1,
+    all are read as IOB2.
+
+    Args:
+      config: of the task; `dev` may name several sources with commas between.
+      tokenizer: of the checkpoint.
+
+    Returns:
+      The task; its splits are of `TagSplit`.
+
+    Raises:
+      UserError: for a source that `read_tagged` refuses, training tags of fewer than two kinds, or
+        a held-out tag that training lacks.
+    """
+    train = _read(config.train, config)
+    sources = dev_sources(config)
+    dev = [_read(source, config) for source in sources.values()]
+    scheme = metrics.tag_scheme([each.tags for each in itertools.chain(train, *dev)])
+    labels = _label_names(_without_iob1(train, scheme), config)
+
+    def split(sentences: list[TaggedSentence]) -> TagSplit:
+        return TagSplit(sentences, labels, scheme, tokenizer, config)
+
+    return Task(labels, split(train), dict(zip(sources, map(split, dev), strict=True)))
+
+
+def read_tag_split(
+    source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
+) -> TagSplit:
+    """Reads sentences to evaluate a model on that knows its labels.
+
+    Args:
+      source: a file or dataset, as `read_tagged` reads it.
+      config: of the task; its own sources are not read.
+      tokenizer: of the checkpoint.
+      labels: the names of the classes. Where they mark entities and the source is IOB1, it is read
+        as IOB2.
+
+    Raises:
+      UserError: for a source that `read_tagged` refuses, or a tag that is not among the labels.
+    """
+    sentences = _read(source, config)
+    scheme = TagScheme.PLAIN
+    if mark_entities(labels):
+        scheme = metrics.tag_scheme([sentence.tags for sentence in sentences])
+    return TagSplit(sentences, labels, scheme, tokenizer, config)
+
+
+def mark_entities(labels: Sequence[str]) -> bool:
+    """Tells whether labels are O, B-type and I-type, so that `metrics.entities` can read them."""
+    return metrics.tag_scheme([labels]) is not TagScheme.PLAIN
+
+
+def _read(source: str, config: TaskDataConfig) -> list[TaggedSentence]:
+    return read_tagged(source, word_column=config.word_column, tag_column=config.tag_column)
+
+
+def _without_iob1(sentences: Sequence[TaggedSentence], scheme: TagScheme) -> list[TaggedSentence]:
+    if scheme is not TagScheme.IOB1:
+        return list(sentences)
+    return [dataclasses.replace(each, tags=metrics.to_iob2(each.tags)) for each in sentences]
+
+
+def _label_names(train: Sequence[TaggedSentence], config: TaskDataConfig) -> list[str]:
+    names = sorted({tag for sentence in train for tag in sentence.tags})
+    if len(names) < 2:
+        raise UserError(
+            f"{train[0].place} and on have the one tag {names[0]!r}: two are needed; see whether"
+            f" --config.data.tag_column={config.tag_column} is the column of the tags"
+        )
+    return names
+
+
+def _numbers(sentences: Sequence[TaggedSentence], labels: Sequence[str]) -> np.ndarray:
+    """Returns the label numbers of all words end to end, [W] int64."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    for sentence in sentences:
+        for at, tag in enumerate(sentence.tags):
+            if tag not in numbers:
+                more = ", ..." if len(labels) > _SHOWN_LABELS else ""
+                raise UserError(
+                    f"{sentence.place}: word {at + 1} of the sentence, {shown(sentence.words[at])},"
+                    f" has the tag {shown(tag)}, which training never saw: leave the sentence out,"
+                    f" or give one of {', '.join(map(shown, labels[:_SHOWN_LABELS]))}{more}"
+                )
+    return np.array([numbers[tag] for each in sentences for tag in each.tags], np.int64)

@@ -1,0 +1,106 @@
+"""Attention by kernels that never write the scores to memory: TPU's flash attention, cuDNN's.
+
+They belong to JAX. Both see examples by their ids, as `attention.attention` does, and neither has
+a dropout that is the same on every mesh: so they are for an attention dropout of 0.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from bert_jax.config import ComputeType, EncoderConfig
+from bert_jax.distributed.sharding import BATCH_SPEC, LOGICAL_AXIS_RULES
+from bert_jax.errors import UserError
+from bert_jax.model.attention import AttentionFn, attention, visible
+
+_BLOCK = 128  # tokens; on a TPU rows are whole blocks
+
+
+def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) -> None:
+    """Raises UserError unless a kind of device has a kernel for this encoder.
+
+    Args:
+      config: whose `attention` is FUSED.
+      lengths: T of each phase.
+      platform: of the devices, as JAX names it.
+    """
+    if platform == "tpu":
+        for length in lengths:
+            if length % _BLOCK:
+                raise UserError(
+                    f"--config.data.length={length}: encoder.attention=fused takes rows of whole"
+                    f" blocks of {_BLOCK} tokens on a TPU: choose a multiple of it"
+                )
+    elif platform != "gpu":
+        raise UserError(
+            f"--config.encoder.attention=fused: there is no such kernel for {platform}:"
+            " set it to products"
+        )
+    elif config.compute_type is not ComputeType.BFLOAT16:
+        raise UserError(
+            f"--config.encoder.compute_type={config.compute_type.value}: encoder.attention=fused"
+            " needs bfloat16 on a GPU"
+        )
+
+
+def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
+    """Returns what stands for `attention.attention` on a mesh.
+
+    Where scores are few it is left to `attention`: in the last layer, where only some tokens look,
+    and in rows shorter than a block, such as those by which parameters are made.
+
+    Args:
+      mesh: from `sharding.make_mesh`.
+      platform: of its devices, 'tpu' or 'gpu'.
+    """
+    kernel = functools.partial(_on_tpu, mesh) if platform == "tpu" else _on_gpu
+
+    def attend(*of: Any, **dropout: Any) -> jax.Array:
+        query, key, value, _, examples, places = of  # as `attention` takes them
+        if query.shape[1] != key.shape[1] or key.shape[1] < _BLOCK:
+            return attention(*of, **dropout)
+        assert dropout["dropout_key"] is None
+        return kernel(query, key, value, examples, places)
+
+    return attend
+
+
+def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, places: Any) -> Any:
+    from jax.experimental.pallas.ops.tpu import flash_attention as tpu  # loads Pallas
+
+    heads = dict(LOGICAL_AXIS_RULES)["heads"]
+    by_head = PartitionSpec(*BATCH_SPEC, heads, None, None)
+
+    def attend(query: Any, key: Any, value: Any, examples: Any) -> Any:
+        return tpu.flash_attention(
+            query,
+            key,
+            value,
+            segment_ids=tpu.SegmentIds(examples, examples),
+            causal=places is not None,
+            sm_scale=query.shape[-1] ** -0.5,
+        )
+
+    # The compiler cannot split a kernel over devices: each has whole rows and heads.
+    each = jax.shard_map(
+        attend,
+        mesh=mesh,
+        in_specs=(by_head, by_head, by_head, BATCH_SPEC),
+        out_specs=by_head,
+        check_vma=False,
+    )
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    return each(query, key, value, examples).swapaxes(1, 2)
+
+
+def _on_gpu(query: Any, key: Any, value: Any, examples: Any, places: Any) -> Any:
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=visible(examples, examples, places),
+        implementation="cudnn",
+    )

@@ -1,0 +1,150 @@
+"""Heads, and the models that are an encoder with heads on it.
+
+The models agree on the names `encoder` and `pooler` and differ in their heads: that is what lets
+fine-tuning swap one for another.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert_jax.config import EncoderConfig, SentenceObjective
+from bert_jax.model.attention import AttentionFn, attention
+from bert_jax.model.encoder import (
+    ACTIVATIONS,
+    Batch,
+    Dropout,
+    Encoder,
+    Pooler,
+    bias_init,
+    dense,
+    layer_norm,
+)
+
+
+class MaskedLMHead(nn.Module):
+    """Transform, then a product with the token table (tied) and a bias."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, token_table: jax.Array) -> jax.Array:
+        """Maps [B, M, D] and the table [V, D] to float32 logits [B, M, V]."""
+        config = self.config
+        x = dense(config, config.width, ("embed", "transformed"), "transform")(x)
+        x = layer_norm(config, "norm")(ACTIVATIONS[config.activation](x))
+        logits = jnp.einsum(
+            "bmd,vd->bmv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        bias: jax.Array = self.param("bias", bias_init("vocab"), (config.vocab_size,))
+        return logits + bias[None, None, :]
+
+
+class SentenceHead(nn.Module):
+    """The binary question about a pair (`config.SentenceObjective`).
+
+    NSP: class 0, B follows A; class 1, it is from another document. SOP: class 0, they are in their
+    order; class 1, they are swapped.
+    """
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        """Maps [B, N, D] to float32 logits [B, N, 2]."""
+        return dense(self.config, 2, ("embed", "classes"), "dense")(pooled).astype(jnp.float32)
+
+
+class TaskHead(nn.Module):
+    """The output layer of a labelled task, over pooled [CLS] vectors or over tokens."""
+
+    config: EncoderConfig
+    outputs: int  # C
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Maps [B, N or T, D] to float32 [B, N or T, C]."""
+        x = Dropout(self.config.dropout_rate)(x, deterministic=deterministic)
+        outputs = dense(self.config, self.outputs, ("embed", "classes"), "dense")(x)
+        return outputs.astype(jnp.float32)
+
+
+class PretrainingLogits(NamedTuple):
+    """What `PretrainingModel` returns."""
+
+    mlm: jax.Array  # [B, M, V] float32
+    sentence: jax.Array | None  # [B, N, 2] float32; None without a sentence objective
+
+
+class PretrainingModel(nn.Module):
+    """Encoder and masked-LM head; with a sentence objective also pooler and sentence head.
+
+    The sentence head is `nsp_head` or `sop_head` (BERT, section 3.1; ALBERT, section 3.1). Without
+    one, nothing would train the pooler, so there is none.
+    """
+
+    config: EncoderConfig
+    objective: SentenceObjective = SentenceObjective.NSP
+    attend: AttentionFn = attention
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
+        """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
+        encoder = Encoder(self.config, self.attend, name="encoder")
+        mlm_head = MaskedLMHead(self.config, name="mlm_head")
+        masked_positions, pool_positions = batch["mlm_positions"], batch["pool_positions"]
+        if self.objective is SentenceObjective.NONE:
+            masked = encoder(batch, masked_positions, deterministic=deterministic)
+            return PretrainingLogits(mlm_head(masked, encoder.embeddings.tokens), None)
+        positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
+        x = encoder(batch, positions, deterministic=deterministic)
+        masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
+        sentence_head = SentenceHead(self.config, name=f"{self.objective.value}_head")
+        return PretrainingLogits(
+            mlm=mlm_head(masked, encoder.embeddings.tokens),
+            sentence=sentence_head(Pooler(self.config, name="pooler")(pooled)),
+        )
+
+
+class TaskModel(nn.Module):
+    """Encoder and the head of a labelled task.
+
+    Tasks of whole inputs read [CLS] through the pooler; tasks of tokens read every token. The name
+    of the head is that of its parameter group, as `task_kinds.py` has it.
+    """
+
+    config: EncoderConfig
+    head: str  # 'classifier', 'tagger' or 'span'
+    outputs: int  # C
+    whole_inputs: bool  # reads [CLS]; False: every token
+    feature_layers: int = 1  # G
+    frozen_encoder: bool = False  # it runs without dropout, and nothing is differentiated in it
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config)
+        if self.whole_inputs:
+            self.pooler = Pooler(self.config)
+        setattr(self, self.head, TaskHead(self.config, self.outputs))
+
+    def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
+        """Returns the vectors that the head reads: [B, N, G D] of inputs, [B, T, G D] of tokens."""
+        x = self.encoder(
+            batch,
+            batch["pool_positions"] if self.whole_inputs else None,
+            deterministic=deterministic or self.frozen_encoder,
+            layers=self.feature_layers,
+        )
+        return jax.lax.stop_gradient(x) if self.frozen_encoder else x
+
+    def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
+        """Returns float32 [B, N, C] of inputs, [B, T, C] of tokens.
+
+        A batch with `features` is read from there, and the encoder does not run.
+        """
+        x = batch.get("features")
+        if x is None:
+            x = self.features(batch, deterministic=deterministic)
+        x = self.pooler(x) if self.whole_inputs else x
+        return getattr(self, self.head)(x, deterministic=deterministic)

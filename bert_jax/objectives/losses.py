@@ -1,0 +1,243 @@
+"""Losses as (sum, weight) pairs, to be added freely and divided once.
+
+`make_pretraining_loss` and `make_task_loss` bind a model; `training.py` differentiates
+what they return.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.encoder import Batch
+from bert_jax.model.heads import PretrainingModel
+
+Params = dict[str, Any]
+
+
+class Total(NamedTuple):
+    """A sum over the global batch and the weight that it covers; float32 scalars."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+
+Totals = dict[str, Total]
+# outputs, batch -> totals; the one named `loss` is to be made small
+TotalsOf = Callable[[jax.Array, Batch], Totals]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss:
+    """A sum of means of a batch, each of a total and with a factor.
+
+    Attributes:
+      totals: params, batch, dropout key (None: no dropout) -> all totals, to log.
+      weights: batch -> the weight of each total that counts. It needs no forward pass, so that
+        the parts of a batch can be divided by the weight of the whole.
+      factors: of those totals' means in the loss.
+    """
+
+    totals: Callable[[Params, Batch, jax.Array | None], Totals]
+    weights: Callable[[Batch], dict[str, jax.Array]]
+    factors: dict[str, float]
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_key: jax.Array | None,
+        weights: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Totals]:
+        """Returns the loss, in nats or squared units, and all totals.
+
+        Args:
+          params: of the model.
+          batch: or a part of one.
+          dropout_key: None for no dropout.
+          weights: of the whole batch, where this is a part: then the losses of the parts add.
+        """
+        totals = self.totals(params, batch, dropout_key)
+        weights = self.weights(batch) if weights is None else weights
+        terms = [
+            factor * mean(Total(totals[name].sum, weights[name]))
+            for name, factor in self.factors.items()
+        ]
+        return functools.reduce(jnp.add, terms), totals
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
+    """Sums the cross-entropy of the weighted slots.
+
+    The caller divides, once, after adding every sum it wants: a mean of means would weigh short
+    sequences too heavily.
+
+    Args:
+      logits: [B, M, V] float32, unnormalised.
+      labels: [B, M] int32 in [0, V).
+      weights: [B, M] float32; 0 leaves a slot out.
+
+    Returns:
+      The sum, in nats, and its weight. With zero weight both are 0.
+    """
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    at_label = jnp.take_along_axis(logits, labels[:, :, None], axis=-1)[:, :, 0]
+    return Total(jnp.sum((normaliser - at_label) * weights), jnp.sum(weights))
+
+
+def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
+    """Counts the weighted slots whose highest logit is the label; shapes as `cross_entropy`."""
+    return Total(jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights), jnp.sum(weights))
+
+
+def mean(total: Total) -> jax.Array:
+    """Divides, giving 0 where there is no weight."""
+    return total.sum / jnp.maximum(total.weight, 1e-9)
+
+
+def make_pretraining_loss(
+    model: PretrainingModel, *, mlm_weight: float = 1.0, sentence_weight: float = 1.0
+) -> Loss:
+    """Returns the joint loss of a pretraining model: weighted means of the MLM and sentence losses.
+
+    Args:
+      model: its objective names the sentence loss in the totals: `nsp_loss`, `sop_accuracy`, ...;
+        what a causal one predicts is told as `next_token_loss`, for it is no masked token.
+      mlm_weight: of the mean MLM loss.
+      sentence_weight: of the mean sentence loss.
+    """
+    name = model.objective.value
+    positive = {"nsp": "random", "sop": "swapped"}.get(name)  # whose share tells the balance
+    tokens = "next_token" if model.config.causal else "mlm"
+    factors = {f"{tokens}_loss": mlm_weight}
+    if positive:
+        factors[f"{name}_loss"] = sentence_weight
+
+    def totals_of(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
+        logits = _apply(model, params, batch, dropout_key)
+        mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
+        totals = {f"{tokens}_loss": cross_entropy(*mlm), f"{tokens}_accuracy": accuracy(*mlm)}
+        if logits.sentence is None:
+            return totals
+        labels, weights = batch["labels"], batch["weights"]
+        sentence = logits.sentence, labels, weights
+        return totals | {
+            f"{name}_loss": cross_entropy(*sentence),
+            f"{name}_accuracy": accuracy(*sentence),
+            f"{name}_{positive}_share": Total(jnp.sum(labels * weights), jnp.sum(weights)),
+        }
+
+    def weights_of(batch: Batch) -> dict[str, jax.Array]:
+        weights = {f"{tokens}_loss": batch["mlm_weights"], f"{name}_loss": batch["weights"]}
+        return {each: jnp.sum(weights[each]) for each in factors}
+
+    return Loss(totals_of, weights_of, factors)
+
+
+def make_task_loss(
+    model: nn.Module, totals_of: TotalsOf, class_weights: tuple[float, ...] = ()
+) -> Loss:
+    """Returns the loss of a `TaskModel`.
+
+    Args:
+      model: gives the outputs.
+      totals_of: outputs and batch to the totals, such as `class_totals`.
+      class_weights: as `totals_of` has them.
+    """
+
+    def totals(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
+        return totals_of(_apply(model, params, batch, dropout_key), batch)
+
+    def weights_of(batch: Batch) -> dict[str, jax.Array]:
+        return {"loss": jnp.sum(weights_in_loss(batch, class_weights))}
+
+    return Loss(totals, weights_of, {"loss": 1.0})
+
+
+def weights_in_loss(batch: Batch, class_weights: tuple[float, ...]) -> jax.Array:
+    """Returns the weight of each slot in the loss, [B, N or T] float32: its own, by class."""
+    weights = batch["weights"]
+    return weights * jnp.asarray(class_weights)[batch["labels"]] if class_weights else weights
+
+
+def class_totals(
+    logits: jax.Array,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: tuple[float, ...] = (),
+) -> Totals:
+    """The cross-entropy of classes, of whole inputs or of tokens.
+
+    Args:
+      logits: [B, M, C] float32, M = N or T.
+      batch: `labels` [B, M] int32, `weights` [B, M] float32.
+      label_smoothing: share of the target that is spread over all classes evenly.
+      class_weights: [C], of the examples of each class in the loss; () for 1. The accuracy does not
+        know them.
+
+    Returns:
+      `loss`, in nats, and `accuracy`.
+    """
+    labels, weights = batch["labels"], batch["weights"]
+    in_loss = weights_in_loss(batch, class_weights)
+    loss = cross_entropy(logits, labels, in_loss)
+    if label_smoothing:
+        even = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+        spread = jnp.sum(even * in_loss)
+        loss = loss._replace(sum=(1 - label_smoothing) * loss.sum + label_smoothing * spread)
+    return {"loss": loss, "accuracy": accuracy(logits, labels, weights)}
+
+
+def number_totals(values: jax.Array, batch: Batch) -> Totals:
+    """The squared error of numbers.
+
+    Args:
+      values: [B, N, 1] float32.
+      batch: `labels` and `weights` [B, N] float32.
+
+    Returns:
+      `loss`, in squared units of the labels.
+    """
+    weights = batch["weights"]
+    errors = jnp.square(values[:, :, 0] - batch["labels"])
+    return {"loss": Total(jnp.sum(errors * weights), jnp.sum(weights))}
+
+
+def span_totals(logits: jax.Array, batch: Batch) -> Totals:
+    """The cross-entropy of the first and the last token of answers (BERT, section 4.2).
+
+    The softmax is over the tokens of an example's own, so it is the same packed or not.
+
+    Args:
+      logits: [B, T, 2] float32, of the first and of the last token.
+      batch: `example_ids`, `positions` [B, T] int32; `labels` [B, N, 2] int32, places in the
+        example; `weights` [B, N] float32.
+
+    Returns:
+      `loss`, the mean of both in nats, and `accuracy`: of both being the likeliest.
+    """
+    labels, weights = batch["labels"], batch["weights"]
+    slots = 1 + jnp.arange(weights.shape[1])
+    own = batch["example_ids"][:, None, :] == slots[None, :, None]  # [B, N, T]
+    losses, right = jnp.zeros_like(weights), jnp.ones_like(weights)
+    for side in range(2):
+        scores = jnp.where(own, logits[:, None, :, side], -1e30)  # finite: a slot may be empty
+        at = own & (batch["positions"][:, None, :] == labels[:, :, None, side])
+        chosen = jnp.sum(jnp.where(at, logits[:, None, :, side], 0), axis=-1)
+        losses += 0.5 * (jax.nn.logsumexp(scores, axis=-1) - chosen)
+        right *= jnp.max(scores, axis=-1) == chosen
+    weight = jnp.sum(weights)
+    loss = Total(jnp.sum(jnp.where(weights > 0, losses, 0) * weights), weight)
+    return {"loss": loss, "accuracy": Total(jnp.sum(right * weights), weight)}
+
+
+def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:
+    if dropout_key is None:
+        return model.apply({"params": params}, batch, deterministic=True)
+    rngs = {"dropout": dropout_key}
+    return model.apply({"params": params}, batch, deterministic=False, rngs=rngs)

@@ -1,0 +1,228 @@
+"""What a plan found, as text for people."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from bert_jax.distributed.chips import Chip
+from bert_jax.planning.ahead import Footprint
+from bert_jax.planning.hlo_costs import Costs
+from bert_jax.planning.roofline import Estimate, estimate
+from bert_jax.planning.stages import TASK_STAGE, Stage
+
+_LABEL, _CELL = 34, 16  # columns of the text
+_NEGLIGIBLE = 0.01  # of what is sent: operations below it are told together
+
+
+class Planned(NamedTuple):
+    """A stage, what it takes, and how long on a chip.
+
+    Attributes:
+      stage: of the run.
+      footprint: of it.
+      fits: whether a device has room for it. A compiler asks that of the temporaries alone.
+      estimate: of its times; None where it does not fit, or nothing is known of the device.
+    """
+
+    stage: Stage
+    footprint: Footprint
+    fits: bool
+    estimate: Estimate | None
+
+
+def planned(stage: Stage, footprint: Footprint, chip: Chip | None) -> Planned:
+    """Judges what a stage takes by a chip; None is a device of which nothing is known."""
+    costs = footprint.costs
+    fits = costs is not None and (chip is None or footprint.peak <= chip.memory_bytes)
+    if chip is None or costs is None or not fits:
+        return Planned(stage, footprint, fits, None)
+    estimated = estimate(
+        chip,
+        costs,
+        tokens=stage.tokens,
+        model_flops=stage.model_flops,
+        steps=stage.steps,
+        devices=stage.mesh.size,
+    )
+    return Planned(stage, footprint, fits, estimated)
+
+
+def size(amount: float) -> str:
+    """Says bytes that are held: '13.5 GiB'."""
+    for power, unit in ((3, "GiB"), (2, "MiB")):
+        if amount >= 1024**power:
+            return f"{_three_digits(amount / 1024**power)} {unit}"
+    return f"{_three_digits(amount / 1024)} KiB"
+
+
+def amount(number: float, unit: str) -> str:
+    """Says a quantity with its prefix: '678 MB', '23.4 TFLOP'."""
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{_three_digits(number / 10**power)} {prefix}{unit}"
+    return f"{_three_digits(number)} {unit}"
+
+
+def _three_digits(number: float) -> str:
+    if number >= 99.95:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Says a time of a step."""
+    return f"{_three_digits(1000 * seconds)} ms"
+
+
+def report(plans: Sequence[Planned], chip: Chip | None, price: float) -> str:
+    """Returns the table of a topology: a column for each stage."""
+    lines = [_line("", [plan.stage.name for plan in plans])]
+    lines += _rows(plans, _shape_rows())
+    lines += ["", "a device holds", *_rows(plans, _memory_rows())]
+    if chip:
+        lines.append(_line(f"  of its {size(chip.memory_bytes)}", [_share(p, chip) for p in plans]))
+    lines += ["", "a step takes", *_rows(plans, _work_rows()), *_sent_rows(plans)]
+    if chip and any(plan.estimate for plan in plans):
+        lines += ["", f"by the peaks of a {chip.name}", *_rows(plans, _time_rows())]
+        if price:
+            lines += _rows(plans, [("  cost", _of_estimate(lambda e: _cost(e, e.seconds, price)))])
+    return "\n".join(lines)
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    return f"{label:{_LABEL}}{''.join(f'{cell:>{_CELL}}' for cell in cells)}".rstrip()
+
+
+Row = tuple[str, Callable[[Planned], str]]
+
+
+def _rows(plans: Sequence[Planned], rows: Sequence[Row]) -> list[str]:
+    return [_line(label, [cell(plan) for plan in plans]) for label, cell in rows]
+
+
+def _shape_rows() -> list[Row]:
+    return [
+        ("rows of tokens", lambda p: f"{p.stage.rows:,} x {p.stage.length}"),
+        ("steps", lambda p: f"{p.stage.steps:,}"),
+    ]
+
+
+def _memory_rows() -> list[Row]:
+    return [
+        ("  parameters", lambda p: size(p.footprint.parameters)),
+        ("  optimizer", lambda p: size(p.footprint.optimizer)),
+        ("  batch", lambda p: size(p.footprint.batch)),
+        ("  activations, gradients, ...", lambda p: size(p.footprint.temporaries)),
+        ("  program", lambda p: size(p.footprint.program) if p.footprint.costs else "-"),
+        ("  together", lambda p: size(p.footprint.peak)),
+    ]
+
+
+def _share(plan: Planned, chip: Chip) -> str:
+    if not plan.fits:
+        return "does not fit"
+    return f"{100 * plan.footprint.peak / chip.memory_bytes:.0f} %"
+
+
+def _work_rows() -> list[Row]:
+    def of_costs(tell: Callable[[Costs], str]) -> Callable[[Planned], str]:
+        return lambda plan: tell(plan.footprint.costs) if plan.footprint.costs else "-"
+
+    return [
+        ("  model FLOPs, all devices", lambda p: amount(p.stage.model_flops, "FLOP")),
+        ("  FLOPs, a device", of_costs(lambda costs: amount(costs.flops, "FLOP"))),
+        ("  memory traffic, a device", of_costs(lambda costs: amount(costs.memory_bytes, "B"))),
+    ]
+
+
+def _sent_rows(plans: Sequence[Planned]) -> list[str]:
+    """Tells what a device sends, by operation and mesh axes, the most first."""
+    totals: dict[tuple[str, str], float] = {}
+    for plan in plans:
+        whole = sum(plan.footprint.sent.values())
+        for key, sent in plan.footprint.sent.items():
+            totals[key] = max(totals.get(key, 0), sent / whole if whole else 0)
+    told = [key for key, share in totals.items() if share >= _NEGLIGIBLE]
+    told.sort(key=lambda key: -totals[key])
+
+    def line(label: str, keys: Sequence[tuple[str, str]]) -> str:
+        sums = [sum(plan.footprint.sent.get(key, 0) for key in keys) for plan in plans]
+        known = [plan.footprint.costs is not None for plan in plans]
+        cells = [amount(sent, "B") if told else "-" for sent, told in zip(sums, known, strict=True)]
+        return _line(label, cells)
+
+    lines = [line(f"  {operation} over {axes}", [(operation, axes)]) for operation, axes in told]
+    if rest := [key for key in totals if key not in told]:
+        lines.append(line("  other collectives", rest))
+    return lines
+
+
+def _of_estimate(tell: Callable[[Estimate], str]) -> Callable[[Planned], str]:
+    return lambda plan: tell(plan.estimate) if plan.estimate else "-"
+
+
+def _time_rows() -> list[Row]:
+    rows: list[tuple[str, Callable[[Estimate], str]]] = [
+        ("  FLOPs", lambda e: milliseconds(e.flops)),
+        ("  memory traffic", lambda e: milliseconds(e.memory)),
+        ("  links", lambda e: milliseconds(e.links)),
+        ("  a step, nothing overlapping", lambda e: milliseconds(e.seconds)),
+        ("  at least, all overlapping", lambda e: milliseconds(e.bound)),
+        ("  tokens/s", lambda e: amount(e.tokens_per_second(e.seconds), "")),
+        ("  at most", lambda e: amount(e.tokens_per_second(e.bound), "")),
+        ("  tokens/s a chip", lambda e: amount(e.tokens_per_second(e.seconds) / e.devices, "")),
+        ("  at most", lambda e: amount(e.tokens_per_second(e.bound) / e.devices, "")),
+        ("  MFU", lambda e: f"{100 * e.utilisation(e.seconds):.1f} %"),
+        ("  at most", lambda e: f"{100 * e.utilisation(e.bound):.1f} %"),
+        ("  device-hours", lambda e: _hours(e.device_hours(e.seconds))),
+        ("  at least", lambda e: _hours(e.device_hours(e.bound))),
+    ]
+    return [(label, _of_estimate(tell)) for label, tell in rows]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def _cost(each: Estimate, seconds: float, price: float) -> str:
+    return f"{price * each.device_hours(seconds):,.2f}"
+
+
+def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
+    """Adds up the device-hours of stages that fit; with `bound` the least that they can take."""
+    estimates = [plan.estimate for plan in plans if plan.estimate]
+    return sum(each.device_hours(each.bound if bound else each.seconds) for each in estimates)
+
+
+def totals(plans: Sequence[Planned], price: float) -> list[str]:
+    """Says what pretraining costs, and fine-tuning: two numbers."""
+    lines = []
+    for name, chosen in (
+        ("pretraining", [plan for plan in plans if plan.stage.name != TASK_STAGE]),
+        (TASK_STAGE, [plan for plan in plans if plan.stage.name == TASK_STAGE]),
+    ):
+        if not chosen or not all(plan.estimate for plan in chosen):
+            continue
+        hours, least = device_hours(chosen), device_hours(chosen, bound=True)
+        money = f"; at {price:g} an hour {price * hours:,.2f}" if price else ""
+        lines.append(f"{name}: {_hours(hours)} device-hours, at least {_hours(least)}{money}")
+    return lines
+
+
+def summary(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str:
+    """Returns a table of several topologies: a line for each stage of each."""
+    heads = ["of memory", "tokens/s a chip", "MFU", "device-hours"] + ["cost"] * bool(price)
+    lines = [f"{'':14}{'stage':14}{'chips':>6}" + "".join(f"{head:>17}" for head in heads)]
+    for name, plans in named:
+        for plan in plans:
+            each = plan.estimate
+            cells = ["does not fit" if not plan.fits else size(plan.footprint.peak)]
+            if each:
+                cells += [
+                    amount(each.tokens_per_second(each.seconds) / each.devices, ""),
+                    f"{100 * each.utilisation(each.seconds):.1f} %",
+                    _hours(each.device_hours(each.seconds)),
+                ]
+                cells += [_cost(each, each.seconds, price)] * bool(price)
+            line = f"{name:14}{plan.stage.name:14}{plan.stage.mesh.size:>6}"
+            lines.append((line + "".join(f"{cell:>17}" for cell in cells)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""The compiled steps of a run, and what they are made of.
+
+The drivers that train run them; `plan` compiles the very same ahead of time.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.transfer import frozen_groups
+from bert_jax.config import (
+    AttentionKernel,
+    EncoderConfig,
+    FinetuneConfig,
+    MaskingConfig,
+    MaskStrategy,
+    OptimizerConfig,
+    PretrainConfig,
+)
+from bert_jax.data.pretraining.phases import resolve_phases
+from bert_jax.errors import UserError
+from bert_jax.model.attention import attention
+from bert_jax.model.encoder import Batch
+from bert_jax.model.fused_attention import check_fused, fused_attention
+from bert_jax.model.heads import PretrainingModel, TaskModel
+from bert_jax.model.stacks import apart, hold
+from bert_jax.objectives.losses import Loss, make_pretraining_loss
+from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.tasks.kinds import training_loss
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.training.step import PrepareFn, TrainState, UpdateFn, abstract_state, make_train_step
+
+
+class Compiled(NamedTuple):
+    """The step of a run and what it was made of.
+
+    Attributes:
+      model: of `heads.py`.
+      tx: the optimizer.
+      abstract: the state as it is stored: shapes, dtypes and shardings.
+      held: the state as the step takes and returns it; see `stacks.py`.
+      learning_rate: over the run.
+      loss: of the model.
+      train_step: from `training.make_train_step`.
+    """
+
+    model: PretrainingModel | TaskModel
+    tx: optax.GradientTransformation
+    abstract: TrainState
+    held: TrainState
+    learning_rate: optax.Schedule
+    loss: Loss
+    train_step: UpdateFn
+
+    def hold(self, state: TrainState) -> TrainState:
+        """Lays a stored state as the step takes it; the one passed in must not be used again."""
+        is_stored = jax.tree.structure(self.held) == jax.tree.structure(self.abstract)
+        return state if is_stored else hold(state)
+
+
+def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
+    """Fills in the vocabulary size, or checks the one that was given."""
+    if config.encoder.vocab_size == 0:
+        config.encoder.vocab_size = tokenizer.vocab_size
+    elif config.encoder.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"--config.encoder.vocab_size={config.encoder.vocab_size} is less than the tokenizer's"
+            f" {tokenizer.vocab_size}: leave it 0 to take the tokenizer's"
+        )
+
+
+def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabulary:
+    """Returns what masking must know of a tokenizer.
+
+    Raises:
+      UserError: if words are to be chosen and the tokenizer does not tell them.
+    """
+    by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
+    size = tokenizer.vocab_size
+    return MaskVocabulary(
+        special_ids=dataclasses.astuple(tokenizer.special),
+        mask_id=tokenizer.special.mask,
+        vocab_size=size,
+        word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
+    )
+
+
+def masking(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> PrepareFn:
+    """Binds the corruption to a vocabulary, and its rate to a run of so many steps."""
+
+    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
+        rate = mask_rate(config, step, steps)
+        return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
+
+    return prepare
+
+
+def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh) -> Compiled:
+    """Builds the step of a pretraining run.
+
+    Args:
+      config: of the run, with its vocabulary size.
+      vocabulary: of its tokenizer.
+      mesh: from `sharding.make_mesh`.
+    """
+    attend = attention
+    if config.encoder.attention is AttentionKernel.FUSED:
+        lengths = [phase.data.length for phase in resolve_phases(config)]
+        platform = mesh.devices.flat[0].platform
+        check_fused(config.encoder, lengths, platform)
+        attend = fused_attention(mesh, platform)
+    model = PretrainingModel(config.encoder, config.data.objective, attend)
+    tx = make_optimizer(config.optimizer, config.steps)
+    abstract = abstract_state(model, tx, mesh)
+    loss = make_pretraining_loss(
+        model,
+        mlm_weight=config.mlm_loss_weight,
+        sentence_weight=config.sentence_loss_weight,
+    )
+    mask_fn = masking(config.masking, config.steps, vocabulary)
+    held = _held(abstract, config.encoder)
+    train_step = make_train_step(
+        loss,
+        mask_fn,
+        tx,
+        held,
+        config.micro_batches,
+        donate=not config.debug,
+    )
+    rate = learning_rate_schedule(config.optimizer, config.steps)
+    return Compiled(model, tx, abstract, held, rate, loss, train_step)
+
+
+def _held(abstract: TrainState, encoder: EncoderConfig) -> TrainState:
+    return apart(abstract) if encoder.unroll >= encoder.layers else abstract
+
+
+def finetuning_step(
+    config: FinetuneConfig,
+    model: TaskModel,
+    mesh: Mesh,
+    steps: int,
+    class_weights: tuple[float, ...],
+) -> Compiled:
+    """Builds the step of a fine-tuning run.
+
+    Args:
+      config: of the run.
+      model: from `task_kinds.make_model`.
+      mesh: from `sharding.make_mesh`.
+      steps: of the run.
+      class_weights: from `task_kinds.class_weights`.
+    """
+    tx, rate = task_optimizer(config, steps)
+    abstract = abstract_state(model, tx, mesh)
+    loss = training_loss(model, config, class_weights)
+    # Where the encoder is frozen, there are no gradients to join.
+    held = abstract if frozen_groups(config) else _held(abstract, model.config)
+    train_step = make_train_step(
+        loss,
+        as_it_is,
+        tx,
+        held,
+        config.micro_batches,
+        donate=not config.debug,
+    )
+    return Compiled(model, tx, abstract, held, rate, loss, train_step)
+
+
+def task_optimizer(
+    config: FinetuneConfig, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Returns the optimizer of a fine-tuning run and its learning rate.
+
+    Args:
+      config: of the run; `optimizer.learning_rate` may be a traced float32 scalar, for runs that
+        differ in it alone.
+      steps: of the run.
+    """
+    frozen = frozen_groups(config)
+    optimizer = with_warmup(config, steps)
+    relative_rates = None
+    if frozen:
+        rate = config.head_learning_rate or optimizer.learning_rate
+        optimizer = dataclasses.replace(optimizer, learning_rate=rate)
+    elif config.layer_decay < 1 or config.head_learning_rate:
+        head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
+        relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
+    tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
+    return tx, learning_rate_schedule(optimizer, steps)
+
+
+def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
+    """Resolves `warmup_share` where no number of steps was given."""
+    warmup = config.optimizer.warmup_steps or round(config.warmup_share * steps)
+    return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
+
+
+def as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
+    """Prepares nothing: a task's batch is drawn on the host."""
+    del key, step
+    return batch

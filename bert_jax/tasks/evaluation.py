@@ -1,0 +1,167 @@
+"""The model's outputs for every input of a split, in order, on any number of devices and hosts."""
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.config import EncoderConfig
+from bert_jax.data.tasks.rows import (
+    RowFormat,
+    TaskInputs,
+    TaskStream,
+    examples_per_row,
+    outputs_of_inputs,
+    row_length,
+)
+from bert_jax.distributed import sharding
+from bert_jax.model.encoder import Batch
+from bert_jax.model.heads import TaskModel
+from bert_jax.objectives.losses import Params, Totals, TotalsOf
+from bert_jax.text.tokenizer import SpecialIds
+from bert_jax.training.logs import divide
+
+# params, batch -> outputs [R, N or T, ...], totals
+OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
+
+_AHEAD = 2  # batches under way while the outputs of an earlier one are taken apart
+
+
+def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
+    """Returns the evaluation, without dropout; to be compiled."""
+
+    def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
+        outputs = model.apply({"params": params}, batch, deterministic=True)
+        assert isinstance(outputs, jax.Array)
+        return outputs, totals_of(outputs, batch)
+
+    return step
+
+
+def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
+    """Returns the compiled evaluation, without dropout; every device holds all outputs."""
+    return jax.jit(make_outputs(model, totals_of), out_shardings=sharding.replicated(mesh))
+
+
+def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
+    """Returns the compiled encoder: for outputs, the vectors that the head reads."""
+
+    def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
+        variables = {"params": params}
+        x = model.apply(variables, batch, deterministic=True, method="features")
+        assert isinstance(x, jax.Array)
+        return x, {}
+
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+class InputsOnDevices:
+    """Some inputs, dealt to batches of one shape, each exactly once."""
+
+    def __init__(
+        self, inputs: TaskInputs, row_format: RowFormat, mesh: Mesh, *, whole_inputs: bool
+    ) -> None:
+        """Deals them out.
+
+        Args:
+          inputs: at least one.
+          row_format: of the rows.
+          mesh: from `sharding.make_mesh`.
+          whole_inputs: whether outputs are of inputs, rather than of tokens.
+        """
+        self._sizes, self._mesh, self._whole_inputs = inputs.sizes, mesh, whole_inputs
+        groups = sharding.row_groups(mesh)
+        self._batches = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=groups)
+        self._stream = TaskStream(inputs, self._batches, row_format)
+
+    def outputs(self, step: OutputsFn, params: Params) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Runs the step over all batches.
+
+        Args:
+          step: from `make_outputs_step` or `make_features_step`.
+          params: of the model.
+
+        Returns:
+          The outputs of each input, [C] or [size, C] float32, and the means of the totals: every
+          sum is added before the one division.
+        """
+        outputs: list[Any] = [None] * len(self._sizes)
+        totals = []
+        for number, made, sums in self._results(step, params):
+            totals.append(sums)
+            self._take_apart(number, made, outputs)
+        return outputs, divide(totals)
+
+    def outputs_of_runs(
+        self, step: OutputsFn, params: Params, runs: int
+    ) -> list[tuple[list[np.ndarray], dict[str, float]]]:
+        """Runs the step of several runs over all batches.
+
+        Args:
+          step: whose outputs and totals have a leading axis of at least `runs`.
+          params: of all.
+          runs: how many are asked for, the first ones.
+
+        Returns:
+          For each run what `outputs` returns.
+        """
+        outputs: list[list[Any]] = [[None] * len(self._sizes) for _ in range(runs)]
+        totals: list[list[Totals]] = [[] for _ in range(runs)]
+        for number, made, sums in self._results(step, params):
+            for run in range(runs):
+                totals[run].append(jax.tree.map(lambda leaf, run=run: leaf[run], sums))
+                self._take_apart(number, made[run], outputs[run])
+        return [(each, divide(sums)) for each, sums in zip(outputs, totals, strict=True)]
+
+    def _results(self, step: OutputsFn, params: Params) -> Iterator[tuple[int, np.ndarray, Totals]]:
+        """Yields the number of each batch and what the step made of it, fetched."""
+        rows = self._batches.rows
+        local = sharding.host_rows(rows, self._mesh)
+        waiting = collections.deque()
+        for number in range(self._batches.per_epoch):
+            batch = self._stream.rows(number * rows + local)
+            batch = sharding.global_batch(batch, local, rows, self._mesh)
+            waiting.append((number, step(params, batch)))
+            if len(waiting) > _AHEAD:
+                number, made = waiting.popleft()
+                yield number, *jax.device_get(made)
+        for number, made in waiting:
+            yield number, *jax.device_get(made)
+
+    def _take_apart(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
+        """Puts the outputs of a batch where those of its inputs belong."""
+        chosen, held = self._batches.batch(number)
+        tokens = not self._whole_inputs
+        parts = outputs_of_inputs(made, self._sizes[chosen], held, tokens=tokens)
+        for place, part in zip(chosen.tolist(), parts, strict=True):
+            outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
+
+
+def deal_out(
+    inputs: TaskInputs,
+    encoder: EncoderConfig,
+    special: SpecialIds,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    packed: bool,
+    whole_inputs: bool,
+) -> InputsOnDevices:
+    """Deals new inputs out, in rows as long as the longest of them needs.
+
+    Args:
+      inputs: at least one, none longer than the position table.
+      encoder: that will read them.
+      special: ids of [PAD], [CLS] and [SEP].
+      mesh: from `sharding.make_mesh`.
+      batch_size: E.
+      packed: whether several inputs may be in a row.
+      whole_inputs: whether outputs are of inputs, rather than of tokens.
+    """
+    length = row_length(inputs.sizes, encoder.max_length)
+    most = examples_per_row(length) if packed else 1
+    rows = RowFormat(length, special, encoder.causal, batch_size, most)
+    return InputsOnDevices(inputs, rows, mesh, whole_inputs=whole_inputs)

@@ -1,0 +1,92 @@
+"""A fine-tuned checkpoint, ready to run on inputs: what `evaluate` and `predict` share."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.checkpoint import restore_groups
+from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
+from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs
+from bert_jax.data.tasks.splits import Outputs
+from bert_jax.errors import UserError
+from bert_jax.tasks.evaluation import deal_out, make_outputs_step
+from bert_jax.tasks.kinds import KINDS, make_model
+from bert_jax.text.tokenizer import tokenizer_from_dict
+from bert_jax.training.step import abstract_params
+
+
+class FineTuned:
+    """The model, the tokenizer and the labels of a fine-tuned checkpoint.
+
+    Attributes:
+      config: of its run.
+      encoder: its shape.
+      labels: names of the classes.
+      scores: of its epoch, on the held-out splits.
+      tokenizer: as it was in pretraining.
+    """
+
+    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> None:
+        """Restores the parameters onto a mesh.
+
+        Args:
+          checkpoint: CHECKPOINTS/STEP.
+          facts: of it.
+          mesh: from `sharding.make_mesh`.
+
+        Raises:
+          UserError: if it is damaged, or was not fine-tuned.
+        """
+        if facts["kind"] not in [kind.value for kind in TaskKind]:
+            raise UserError(
+                f"{checkpoint} was pretrained and has no head for a task: fine-tune it first"
+            )
+        self.config = from_dict(FinetuneConfig, facts["config"])
+        self.encoder = from_dict(EncoderConfig, facts["encoder"])
+        self.tokenizer = tokenizer_from_dict(facts["tokenizer"])
+        self.labels: list[str] = facts["labels"]
+        self.scores: dict[str, float] = facts["scores"]
+        self._mesh = mesh
+        model = make_model(self.config, self.encoder, self.labels)
+        abstract = abstract_params(model, mesh)
+        self._params = restore_groups(checkpoint, abstract, abstract)
+        self._whole_inputs = model.whole_inputs
+        self._step = make_outputs_step(model, KINDS[self.config.task].totals, mesh)
+
+    def no_labels(self, sizes: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Returns labels for inputs that have none, in the form that the task's have.
+
+        Args:
+          sizes: [I] int64, tokens of each input.
+        """
+        match self.config.task:
+            case TaskKind.TAGS:
+                return [np.full(size, NO_LABEL, np.int32) for size in sizes]
+            case TaskKind.SPANS:
+                return np.zeros((len(sizes), 2), np.int32)
+            case _:
+                return np.zeros(len(sizes), np.int32)
+
+    def outputs(self, inputs: TaskInputs, *, batch_size: int, packed: bool) -> Outputs:
+        """Runs the model over inputs, in rows as long as the longest of them needs.
+
+        Args:
+          inputs: none longer than the position table.
+          batch_size: inputs at a time.
+          packed: whether several inputs may be in a row.
+
+        Returns:
+          The outputs of each input.
+        """
+        on_devices = deal_out(
+            inputs,
+            self.encoder,
+            self.tokenizer.special,
+            self._mesh,
+            batch_size=batch_size,
+            packed=packed,
+            whole_inputs=self._whole_inputs,
+        )
+        return on_devices.outputs(self._step, self._params)[0]

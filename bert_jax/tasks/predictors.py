@@ -1,0 +1,228 @@
+"""What fine-tuned checkpoints say about new text, for each kind of task."""
+
+import abc
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import EncoderConfig, TaskKind
+from bert_jax.data.tasks.classes import encode_inputs, told_classes
+from bert_jax.data.tasks.metrics import entities
+from bert_jax.data.tasks.rows import TaskInputs, input_sizes
+from bert_jax.data.tasks.spans import encode_questions
+from bert_jax.data.tasks.splits import Outputs, softmax
+from bert_jax.data.tasks.tags import encode_words, mark_entities, split_words
+from bert_jax.errors import UserError
+from bert_jax.tasks.finetuned import FineTuned
+
+_Word = tuple[str, int, int]  # with the characters where it begins and ends
+
+
+class Predictor(abc.ABC):
+    """Predictions for inputs: (text, second text or ''), as the task had them."""
+
+    def __init__(self, tuned: FineTuned, batch_size: int) -> None:
+        """Takes a checkpoint of the task's kind."""
+        self._tuned, self._batch_size = tuned, batch_size
+
+    @abc.abstractmethod
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Predicts, ready for JSON.
+
+        Raises:
+          UserError: for an empty text, a missing or needless second text, or one that is too long.
+        """
+
+    @staticmethod
+    @abc.abstractmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """Words a prediction for a person."""
+
+    def _outputs(self, a: list[np.ndarray], b: list[np.ndarray]) -> Outputs:
+        labels = self._tuned.no_labels(input_sizes(a, b))
+        inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        return self._tuned.outputs(inputs, batch_size=self._batch_size, packed=False)
+
+
+class WholeInputs(Predictor):
+    """What is asked about a text or a pair of texts."""
+
+    def _read(self, inputs: Sequence[tuple[str, str]]) -> Outputs:
+        tuned = self._tuned
+        are_pairs = bool(tuned.config.data.text_pair_column)
+        for text, pair in inputs:
+            _check_not_empty(text)
+            if bool(pair) != are_pairs:
+                wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
+                raise UserError(f"{text!r} does not suit the task, which is of {wanted}")
+        firsts, seconds = zip(*inputs, strict=True)
+        a, b, _ = encode_inputs(firsts, seconds, tuned.tokenizer, sys.maxsize)
+        for text, size in zip(firsts, input_sizes(a, b), strict=True):
+            check_fits(text, int(size), tuned.encoder)
+        return self._outputs(a, b)
+
+
+class Classes(WholeInputs):
+    """The probability of each label."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns for each `text`, `label` (the likeliest) and `probabilities` by label."""
+        told = told_classes(softmax(np.stack(self._read(inputs))), self._tuned.labels)
+        return [texts(*pair) | each for pair, each in zip(inputs, told, strict=True)]
+
+    @staticmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """See `Predictor.show`."""
+        ranked = sorted(prediction["probabilities"].items(), key=lambda item: -item[1])
+        return "\n".join([shown_texts(prediction), *(f"  {p:.4f}  {label}" for label, p in ranked)])
+
+
+class Numbers(WholeInputs):
+    """A number."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns for each `text` and `value`."""
+        pairs = zip(inputs, self._read(inputs), strict=True)
+        return [texts(*pair) | {"value": float(output[0])} for pair, output in pairs]
+
+    @staticmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """See `Predictor.show`."""
+        return f"{shown_texts(prediction)}\n  {prediction['value']:.4f}"
+
+
+class Tags(Predictor):
+    """Entities in raw text, or a class for each of its words."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns for each `text` and its `entities`; where the labels mark none its `words`.
+
+        An entity has `type`, `text`, `begin`, `end` (characters) and `probability`, the least of
+        its words'; a word has `tag` instead of `type`.
+        """
+        tuned, data = self._tuned, self._tuned.config.data
+        for text, pair in inputs:
+            _check_not_empty(text)
+            if pair:
+                raise UserError(f"{text!r} does not suit the task, which is of single texts")
+        words = [split_words(text) for text, _ in inputs]
+        bare = [[word for word, _, _ in each] for each in words]
+        encoded = encode_words(bare, tuned.tokenizer, data.length, data.stride)
+        probabilities = encoded.probabilities(self._outputs(encoded.a, encoded.b))
+        name, find = ("entities", _entities) if mark_entities(tuned.labels) else ("words", _words)
+        return [
+            {"text": text, name: find(text, places, each, tuned.labels)}
+            for (text, _), places, each in zip(inputs, words, probabilities, strict=True)
+        ]
+
+    @staticmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """See `Predictor.show`."""
+        lines = []
+        for each in prediction.get("entities", prediction.get("words", [])):
+            kind = each.get("type", each.get("tag"))
+            place = f"{each['begin']}-{each['end']}"
+            lines.append(f"  {each['probability']:.4f}  {kind:14}{place:>9}  {each['text']}")
+        return "\n".join([prediction["text"], *(lines or ["  no entity"])])
+
+
+def _words(
+    text: str, places: list[_Word], probabilities: np.ndarray, labels: list[str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "tag": labels[int(row.argmax())],
+            "text": text[begin:end],
+            "begin": begin,
+            "end": end,
+            "probability": float(row.max()),
+        }
+        for (_, begin, end), row in zip(places, probabilities, strict=True)
+    ]
+
+
+def _entities(
+    text: str, places: list[_Word], probabilities: np.ndarray, labels: list[str]
+) -> list[dict[str, Any]]:
+    found = []
+    tags = [labels[number] for number in probabilities.argmax(axis=1)]
+    for kind, first, last in entities(tags):
+        begin, end = places[first][1], places[last - 1][2]
+        least = float(probabilities[first:last].max(axis=1).min())
+        place = {"text": text[begin:end], "begin": begin, "end": end}
+        found.append({"type": kind, **place, "probability": least})
+    return found
+
+
+class Answers(Predictor):
+    """The span of a text that answers a question: inputs are (question, text)."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns for each `question`, `answer`, `begin`, `end` (characters) and `score`.
+
+        The answer is "" where the model, trained on questions without answers, finds none.
+        """
+        tuned, data = self._tuned, self._tuned.config.data
+        for question, text in inputs:
+            _check_not_empty(question)
+            if not text.strip():
+                raise UserError(
+                    f"{question!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
+                )
+        encoded = encode_questions(inputs, tuned.tokenizer, data)
+        threshold = tuned.scores.get("dev_no_answer_threshold", math.inf)
+        outputs = self._outputs(encoded.a, encoded.b)
+        answers = encoded.answers(outputs, data.answer_length, threshold)
+        return [
+            {
+                "question": question,
+                "answer": answer.text,
+                "begin": answer.begin,
+                "end": answer.end,
+                "score": answer.score,
+            }
+            for (question, _), answer in zip(inputs, answers, strict=True)
+        ]
+
+    @staticmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """See `Predictor.show`."""
+        if not prediction["answer"]:
+            return f"{prediction['question']}\n  no answer"
+        place = f"{prediction['begin']}-{prediction['end']}"
+        return f"{prediction['question']}\n  {prediction['answer']}  ({place})"
+
+
+PREDICTORS: dict[TaskKind, type[Predictor]] = {
+    TaskKind.CLASSIFICATION: Classes,
+    TaskKind.REGRESSION: Numbers,
+    TaskKind.TAGS: Tags,
+    TaskKind.SPANS: Answers,
+}
+
+
+def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
+    """Raises UserError for a text of more tokens than the encoder has positions."""
+    if size > encoder.max_length:
+        raise UserError(
+            f"{text[:40]!r}... has {size} tokens, and the model has positions for"
+            f" {encoder.max_length}: shorten or split it"
+        )
+
+
+def _check_not_empty(text: str) -> None:
+    if not text.strip():
+        raise UserError("an input is empty: give it a text")
+
+
+def texts(text: str, pair: str) -> dict[str, Any]:
+    """Names the texts of an input."""
+    return {"text": text} | ({"text_pair": pair} if pair else {})
+
+
+def shown_texts(prediction: dict[str, Any]) -> str:
+    """Words the texts of an input for a person."""
+    return "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)

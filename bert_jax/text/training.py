@@ -1,0 +1,208 @@
+"""Training a SentencePiece model or a WordPiece vocabulary on a sample; `prepare` calls it."""
+
+import collections
+import enum
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import sentencepiece
+import tokenizers
+
+from bert_jax.errors import UserError
+from bert_jax.text.tokenizer import SentencePieceTokenizer, WordPieceTokenizer, check_unicode
+
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
+
+# SentencePiece skips what is longer than 4192 bytes, so that pieces of at most four times this
+# many bytes are all seen.
+_MAX_CHARACTERS = 1024
+# It also skips every sentence that holds this character, which it uses for itself.
+_RESERVED = "\u2585"
+# The result depends on how many threads share the work, so this may never follow the machine.
+_THREADS = 16
+# Rarer characters become [UNK] in WordPiece, as in SentencePiece, or they would fill a vocabulary.
+_CHARACTER_COVERAGE = 0.9995
+
+
+class ModelType(enum.Enum):
+    """How SentencePiece chooses its pieces."""
+
+    UNIGRAM = "unigram"
+    BPE = "bpe"
+
+
+def train_sentencepiece(
+    sentences: Iterable[str], *, vocab_size: int, model_type: ModelType
+) -> SentencePieceTokenizer:
+    """Trains a SentencePiece model; the same sentences give the same model, bit for bit.
+
+    The sentences are held in memory: pass a sample of a large corpus. Interrupting with ctrl-C
+    takes effect when the training ends.
+
+    Args:
+      sentences: texts of any length; long ones are cut, at white space where there is some.
+      vocab_size: pieces, with the five special ones.
+      model_type: unigram or BPE.
+
+    Raises:
+      UserError: if the text is empty, or too small or too varied for the vocabulary size.
+    """
+    _check_size(vocab_size)
+    failures: list[BaseException] = []
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_trainable(sentences, failures),
+            model_writer=model,
+            model_type=model_type.value,
+            vocab_size=vocab_size,
+            pad_id=0,
+            pad_piece="[PAD]",
+            unk_id=1,
+            unk_piece="[UNK]",
+            bos_id=-1,
+            eos_id=-1,
+            control_symbols=list(SPECIAL_PIECES[2:]),
+            num_threads=_THREADS,
+            minloglevel=2,  # errors only; they also come as exceptions
+        )
+    except RuntimeError as error:
+        if failures:
+            raise failures[0] from None
+        raise UserError(_explain(str(error), vocab_size)) from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _check_size(vocab_size: int) -> None:
+    if vocab_size <= len(SPECIAL_PIECES):
+        raise UserError(
+            f"a vocabulary of {vocab_size} pieces has no room beside the {len(SPECIAL_PIECES)}"
+            " special ones: choose some thousands"
+        )
+
+
+def _trainable(sentences: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
+    """Yields pieces that SentencePiece will not skip, and keeps what the iterator raised.
+
+    The trainer turns any exception into a RuntimeError that has forgotten its type.
+    """
+    try:
+        for sentence in sentences:
+            check_unicode([sentence])
+            yield from _cut(sentence.replace(_RESERVED, " "))
+    except BaseException as error:
+        failures.append(error)
+        raise
+
+
+def _cut(sentence: str) -> Iterator[str]:
+    begin = 0
+    while len(sentence) - begin > _MAX_CHARACTERS:
+        space = sentence.rfind(" ", begin + 1, begin + _MAX_CHARACTERS)
+        end = space if space > 0 else begin + _MAX_CHARACTERS
+        yield sentence[begin:end]
+        begin = end
+    yield sentence[begin:]
+
+
+def _explain(message: str, vocab_size: int) -> str:
+    """Turns SentencePiece's error into one line with a remedy."""
+    if too_large := re.search(r"set it to a value <= (\d+)", message):
+        return _too_large(vocab_size, int(too_large[1]))
+    if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return _too_small(vocab_size, int(too_small[1]))
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return _EMPTY
+    return f"SentencePiece could not be trained: {' '.join(message.split())}"
+
+
+_EMPTY = "the text to train the tokenizer on is empty: name sources that hold text"
+
+
+def _too_large(vocab_size: int, most: int) -> str:
+    return (
+        f"a vocabulary of {vocab_size} pieces is more than the training text can fill: at most"
+        f" {most}, or give more text"
+    )
+
+
+def _too_small(vocab_size: int, least: int) -> str:
+    return (
+        f"a vocabulary of {vocab_size} pieces cannot hold the characters of the training text:"
+        f" at least {least}"
+    )
+
+
+def train_wordpiece(
+    sentences: Iterable[str], *, vocab_size: int, lower_case: bool
+) -> WordPieceTokenizer:
+    """Trains a WordPiece vocabulary; the same sentences give the same one, piece for piece.
+
+    The sentences are held in memory: pass a sample of a large corpus.
+
+    Args:
+      sentences: texts of any length.
+      vocab_size: pieces, with the five special ones, which come first.
+      lower_case: whether text is lower-cased and loses its accents, as in BERT uncased.
+
+    Raises:
+      UserError: if the text is empty, or too small or too varied for the vocabulary size.
+    """
+    _check_size(vocab_size)
+    texts = list(sentences)
+    check_unicode(texts)
+    alphabet = _alphabet(texts, lower_case)
+    if not alphabet:
+        raise UserError(_EMPTY)
+    # Pieces of one character get their ids in the order in which the library comes upon them,
+    # which differs from run to run, and ids decide between pairs of equal counts. So they are
+    # found first, and then given, sorted, as if they were special.
+    characters = _train(texts, SPECIAL_PIECES, 0, alphabet, lower_case)[len(SPECIAL_PIECES) :]
+    given = [*SPECIAL_PIECES, *sorted(characters)]
+    if len(given) > vocab_size:
+        raise UserError(_too_small(vocab_size, len(given)))
+    pieces = _train(texts, given, vocab_size, alphabet, lower_case)
+    if len(pieces) < vocab_size:
+        raise UserError(_too_large(vocab_size, len(pieces)))
+    return WordPieceTokenizer(pieces, lower_case=lower_case)
+
+
+def _alphabet(texts: Iterable[str], lower_case: bool) -> list[str]:
+    """Returns the characters that make up nearly all of the text, the most frequent first."""
+    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    for character in [c for c in counts if c.isspace()]:
+        del counts[character]
+    alphabet, left = [], counts.total() * _CHARACTER_COVERAGE
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if left <= 0:
+            break
+        alphabet.append(character)
+        left -= count
+    return alphabet
+
+
+def _train(
+    texts: Sequence[str],
+    first_pieces: Sequence[str],
+    vocab_size: int,
+    alphabet: Sequence[str],
+    lower_case: bool,
+) -> list[str]:
+    """Returns the pieces in the order of their ids: those given, then those found."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(first_pieces),
+        initial_alphabet=list(alphabet),
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    vocab = tokenizer.get_vocab()
+    return sorted(vocab, key=vocab.__getitem__)

@@ -1,0 +1,113 @@
+"""What is looked at when something is wrong: ids, the step that made a NaN, a profile."""
+
+import pathlib
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.config import EncoderConfig
+from bert_jax.errors import UserError
+from bert_jax.model.encoder import Batch
+from bert_jax.training.step import TrainState
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]
+
+
+def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
+    """Raises UserError for an id that would read outside its table: on devices that is no error.
+
+    Args:
+      batch: fields of rows on the host.
+      encoder: with the sizes of the tables.
+    """
+    length = batch["token_ids"].shape[1]
+    limits = {
+        "token_ids": encoder.vocab_size,
+        "segment_ids": encoder.segments,
+        "positions": encoder.max_length,
+        "pool_positions": length,
+        "example_ids": length + 1,
+    }
+    for name, limit in limits.items():
+        wrong = (batch[name] < 0) | (batch[name] >= limit)
+        if wrong.any():
+            row, place = (int(axis[0]) for axis in np.nonzero(wrong))
+            raise UserError(
+                f"{name}[{row}, {place}] of row {batch['row_ids'][row].tolist()} is"
+                f" {batch[name][row, place]}, which is not below {limit}: the corpus or task does"
+                " not suit the encoder"
+            )
+
+
+def explain_step(train_step: TrainStep, state: TrainState, batch: Batch, key: jax.Array) -> str:
+    """Runs a step operation by operation, and says which one made the first NaN.
+
+    Args:
+      train_step: of the run.
+      state: before the step; it stays as it is.
+      batch: of the step.
+      key: of the run.
+
+    Returns:
+      The operation, and the lines of this package that led to it; or that there is none.
+    """
+    with jax.transfer_guard("allow"), jax.disable_jit(), jax.debug_nans(True):
+        try:
+            _, totals = train_step(state, batch, key)
+        except FloatingPointError as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in frames if "/bert_jax/" in frame.filename]
+            places = (f"{pathlib.Path(f.filename).name}:{f.lineno} ({f.line})" for f in own[-3:])
+            return f"{str(error).splitlines()[0]}, in {' > '.join(places)}"
+    loss = totals["loss"].sum / np.maximum(totals["loss"].weight, 1)
+    return f"no NaN was made; loss {float(loss):.6g}, skipped: {bool(totals['skipped'].sum)}"
+
+
+def watched(train_step: TrainStep, rows_of: Callable[[int], str]) -> TrainStep:
+    """Ends a run at the first step that would be skipped, and says what made it so.
+
+    Each step is waited for, and its state is kept until then: this is slow and takes memory.
+
+    Args:
+      train_step: one that does not donate its state.
+      rows_of: a step -> the names of its rows, in words.
+
+    Returns:
+      A step that raises UserError.
+    """
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Any]:
+        after, totals = train_step(state, batch, key)
+        if jax.device_get(totals["skipped"].sum):
+            number = int(state.step) + 1
+            reason = explain_step(train_step, state, batch, key)
+            raise UserError(f"step {number} ({rows_of(number)}): {reason}")
+        return after, totals
+
+    return step
+
+
+def profiled(
+    batches: Iterable[Any], first_step: int, span: str, directory: pathlib.Path
+) -> Iterator[Any]:
+    """Yields batches, and records a profile of the steps that some of them are for.
+
+    Args:
+      batches: one for each step.
+      first_step: steps that are finished.
+      span: 'FIRST:LAST', of the steps; '': none.
+      directory: for the profile, which TensorBoard's XProf opens.
+    """
+    first, last = (int(step) for step in span.split(":")) if span else (0, 0)
+    for step, batch in enumerate(batches, start=first_step + 1):
+        if step == first:
+            jax.profiler.start_trace(str(directory))
+        yield batch
+        if step == last:
+            # Devices do what they are given in order: this waits for the step.
+            with jax.transfer_guard("allow"):
+                jax.block_until_ready([jax.device_put(0, d) + 1 for d in jax.local_devices()])
+            jax.profiler.stop_trace()

@@ -1,0 +1,71 @@
+"""A directory is of one run at a time, also on storage without locks."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bert_jax.checkpoints import workdir as workdirs
+from bert_jax.checkpoints.workdir import LEASE_FILE, claim_workdir
+from bert_jax.config import PretrainConfig
+from bert_jax.errors import UserError
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(workdirs.fcntl, "flock", flock)
+    monkeypatch.setattr(workdirs, "LEASE_SECONDS", 2.0)
+
+
+def test_a_lease_that_is_renewed_refuses_others(no_locks: None, tmp_path: pathlib.Path) -> None:
+    claim_workdir(tmp_path, PretrainConfig())
+    with pytest.raises(UserError, match=rf"process {os.getpid()} of .* is at work in --workdir="):
+        claim_workdir(tmp_path, PretrainConfig())
+
+
+def test_a_lease_of_the_dead_runs_out(no_locks: None, tmp_path: pathlib.Path) -> None:
+    lease = {"id": "x", "host": "gone", "process": 1, "time": time.time()}
+    (tmp_path / LEASE_FILE).write_text(json.dumps(lease))
+    begin = time.monotonic()
+    claim_workdir(tmp_path, PretrainConfig())
+    assert time.monotonic() - begin >= 2
+    assert json.loads((tmp_path / LEASE_FILE).read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["{", "", json.dumps({"time": 1.0, "host": "h", "process": 1})])
+def test_an_old_or_torn_lease_holds_nobody(
+    no_locks: None, tmp_path: pathlib.Path, content: str
+) -> None:
+    (tmp_path / LEASE_FILE).write_text(content)
+    begin = time.monotonic()
+    claim_workdir(tmp_path, PretrainConfig())
+    assert time.monotonic() - begin < 1.5
+
+
+def test_of_two_that_come_at_once_one_is_refused(tmp_path: pathlib.Path) -> None:
+    program = """
+import pathlib, sys
+from bert_jax.checkpoints import workdir
+from bert_jax.config import PretrainConfig
+def flock(*_): raise OSError
+workdir.fcntl.flock, workdir.LEASE_SECONDS = flock, 8.0
+try:
+    workdir.claim_workdir(pathlib.Path(sys.argv[1]), PretrainConfig())
+except workdir.UserError as error:
+    sys.exit(str(error))
+import time
+time.sleep(9)  # the other may wait for the lease to run out
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    results = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert any("is at work in --workdir=" in said for said in results)

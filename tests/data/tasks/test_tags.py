@@ -1,0 +1,288 @@
+"""Labelled words: windows and back, schemes of tags, and what a file can get wrong."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_jax.config import TaskDataConfig
+from bert_jax.data.tasks.metrics import entities
+from bert_jax.data.tasks.rows import NO_LABEL
+from bert_jax.data.tasks.splits import Task
+from bert_jax.data.tasks.tags import (
+    TagSplit,
+    encode_words,
+    mark_entities,
+    read_tag_split,
+    read_tag_task,
+    split_words,
+)
+from bert_jax.errors import UserError
+from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
+from tests.fixtures.data import LETTERS, PIECES
+
+UNK = TOKENIZER.special.unk
+COLUMNS = TaskDataConfig(word_column="0", tag_column="-1")
+
+Sentences = list[list[tuple[str, str]]]  # of words and tags
+
+
+def write(path: Path, sentences: Sentences) -> str:
+    blocks = ["".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in sentences]
+    path.write_text("\n".join(blocks))
+    return str(path)
+
+
+def parse(text: str) -> Sentences:
+    """Reads "a/O b/B-x, c/O": two sentences."""
+    sentences = [[pair.split("/") for pair in part.split()] for part in text.split(",")]
+    return [[(word, tag) for word, tag in sentence] for sentence in sentences]
+
+
+def read(tmp_path: Path, train: Sentences, *dev: Sentences, **config: Any) -> Task:
+    sources = [write(tmp_path / f"dev{number}.conll", each) for number, each in enumerate(dev)]
+    path = write(tmp_path / "train.conll", train)
+    config |= {"train": path, "dev": " , ".join(sources)}
+    return read_tag_task(dataclasses.replace(COLUMNS, **config), TOKENIZER)
+
+
+def read_one(tmp_path: Path, sentences: Sentences, **config: Any) -> TagSplit:
+    split = read(tmp_path, sentences, **config).train
+    assert isinstance(split, TagSplit)
+    return split
+
+
+def as_gold(split: TagSplit) -> list[np.ndarray]:
+    """Outputs that are right where a word is asked about, and wrong, and louder, elsewhere."""
+    outputs = []
+    for labels in split.inputs.labels:
+        logits = np.zeros((len(labels), len(split.labels)), np.float32)
+        asked = labels != NO_LABEL
+        logits[asked, labels[asked]] = 1
+        logits[~asked, 0] = 9
+        outputs.append(logits)
+    return outputs
+
+
+def random_sentences(count: int, most: int, seed: int = 0) -> Sentences:
+    """Makes IOB2 sentences of words of one to four letters."""
+    rng = np.random.default_rng(seed)
+    sentences = []
+    for words in rng.integers(1, most, count):
+        tags = ["O"]
+        for _ in range(words):
+            kinds = ["O", "B-x", "B-y"] + ([f"I-{tags[-1][2:]}"] * 2 if tags[-1] != "O" else [])
+            tags.append(str(rng.choice(kinds)))
+        letters = ["".join(rng.choice(list(LETTERS), rng.integers(1, 5))) for _ in range(words)]
+        sentences.append(list(zip(letters, tags[1:], strict=True)))
+    return sentences
+
+
+@pytest.mark.parametrize(("length", "stride"), [(256, 64), (8, 3), (8, 64), (8, 1), (3, 1)])
+def test_gold_scores_one_and_each_word_is_asked_once(
+    length: int, stride: int, tmp_path: Path
+) -> None:
+    sentences = random_sentences(40, 30)
+    split = read_one(tmp_path, sentences, length=length, stride=stride)
+    assert split.examples == 40 and set(split.labels) == {"O", "B-x", "I-x", "B-y", "I-y"}
+    assert split.labels == sorted(split.labels)
+    assert (len(split.inputs) > 40) == (length < 256) == ("windows" in split.notes)
+    asked = [[] for _ in sentences]
+    for ids, labels, example in zip(
+        split.inputs.a, split.inputs.labels, split.inputs.example_of, strict=True
+    ):
+        assert len(labels) == len(ids) + 2 <= length
+        assert ids.dtype == labels.dtype == np.int32 and (labels != NO_LABEL).any()
+        for place in np.flatnonzero(labels != NO_LABEL):
+            asked[example].append((PIECES[ids[place - 1]], split.labels[labels[place]]))
+    assert asked == [[(word[0], tag) for word, tag in sentence] for sentence in sentences]
+    scores = split.scores(as_gold(split))
+    assert scores == {"precision": 1, "recall": 1, "f1": 1, "accuracy": 1}
+    predictions = list(split.predictions(as_gold(split)))
+    for sentence, found in zip(sentences, predictions, strict=True):
+        words, tags = map(list, zip(*sentence, strict=True))
+        assert (found["words"], found["gold"], found["tags"]) == (words, tags, tags)
+        assert found["entities"] == [
+            {"type": kind, "begin": begin, "end": end, "text": " ".join(words[begin:end])}
+            for kind, begin, end in entities(tags)
+        ]
+
+
+def test_a_word_is_asked_about_where_most_is_around_it(tmp_path: Path) -> None:
+    sentence = [(letter, "O" if letter in "ab" else "B-x") for letter in "abcdefghi"]
+    split = read_one(tmp_path, [[("z", "O")], sentence], length=8, stride=3)
+    # abcdef and defghi: of d 2 tokens follow and 0 come before; of e it is 1 and 1; of f 0 and 2.
+    assert [len(ids) for ids in split.inputs.a] == [1, 6, 6]
+    none = NO_LABEL
+    assert [labels.tolist() for labels in split.inputs.labels] == [
+        [none, 1, none],
+        [none, 1, 1, 0, 0, 0, none, none],
+        [none, none, none, 0, 0, 0, 0, none],
+    ]
+    assert split.inputs.example_of.tolist() == [0, 1, 1]
+    assert split.notes == "1 in several windows"
+    outputs = as_gold(split)
+    before = split.scores(outputs)
+    outputs[1][[0, 6, 7]] = outputs[2][[0, 1, 2, 7]] = [0, 99]  # poison: "O" where "B-x" is right
+    assert split.scores(outputs) == before and before["f1"] == 1
+    outputs[2][3] = [0, 99]  # f, in its own window
+    assert split.scores(outputs)["recall"] == pytest.approx(6 / 7)
+
+
+def test_windows_without_a_word_are_left_out() -> None:
+    inputs = encode_words([["a" * 40, "b"], [], ["c"]], TOKENIZER, 8, 2)
+    assert [len(ids) for ids in inputs.a] == [6, 6, 1]
+    assert inputs.example_of.tolist() == [0, 0, 2] and inputs.words.tolist() == [2, 0, 1]
+    assert inputs.place.tolist() == [1, 6, 1]
+    outputs = [np.zeros((len(ids) + 2, 3), np.float32) for ids in inputs.a]
+    outputs[1][6] = [0, 1, 2]
+    assert [each.tolist() for each in inputs.classes(outputs)] == [[0, 2], [], [0]]
+    (_, second), *others = inputs.probabilities(outputs)
+    assert second == pytest.approx(np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum())
+    assert [each.shape for each in others] == [(0, 3), (1, 3)] and second.dtype == np.float32
+
+
+def test_probabilities_of_large_logits_are_finite() -> None:
+    inputs = encode_words([["a"]], TOKENIZER, 8, 2)
+    outputs = [np.array([[0, 0], [1e4, -1e4], [0, 0]], np.float32)]
+    assert inputs.probabilities(outputs)[0].tolist() == [[1, 0]]
+
+
+def test_texts_without_any_word_have_no_inputs() -> None:
+    for sentences in ([], [[], []]):
+        inputs = encode_words(sentences, TOKENIZER, 8, 2)
+        assert not inputs.a and inputs.place.dtype == np.int64
+        assert [len(each) for each in inputs.classes([])] == [0] * len(sentences)
+        assert [len(each) for each in inputs.probabilities([])] == [0] * len(sentences)
+
+
+def test_outputs_of_other_inputs_are_refused(tmp_path: Path) -> None:
+    split = read_one(tmp_path, parse("a/O b/B-x, c/O"), length=8)
+    outputs = split.constant_outputs()
+    for wrong in (outputs[:1], outputs[::-1], [*outputs, outputs[0]]):
+        with pytest.raises(ValueError, match="are not .size, C. of each input"):
+            split.scores(wrong)
+
+
+def test_words_without_tokens_are_unknown(tmp_path: Path) -> None:
+    split = read_one(tmp_path, parse("a/O \u200b/B-x bc/I-x, \u200b/O"), length=8)
+    a, bc = PIECES.index("a"), [PIECES.index("b"), PIECES.index("##c")]
+    assert [ids.tolist() for ids in split.inputs.a] == [[a, UNK, *bc], [UNK]]
+    assert split.scores(as_gold(split))["f1"] == 1
+
+
+def test_a_long_sentence_is_read_in_seconds(tmp_path: Path) -> None:
+    words = random_sentences(1, 2)[0] * 100_000
+    begin = time.perf_counter()
+    split = read_one(tmp_path, [words, [("a", "O"), ("b", "B-z")]], length=16, stride=7)
+    scores = split.scores(as_gold(split))
+    assert time.perf_counter() - begin < 30  # what is quadratic takes far longer
+    asked = sum(np.count_nonzero(labels != NO_LABEL) for labels in split.inputs.labels)
+    assert asked == 100_002 and scores["accuracy"] == 1
+
+
+def test_iob1_is_read_as_iob2(tmp_path: Path) -> None:
+    # That it is IOB1 shows in one of the files alone.
+    plain, opened = parse("a/B-x b/I-x c/O, d/O"), parse("a/I-x b/B-x c/I-x d/O")
+    for train, dev in ((plain, opened), (opened, plain)):
+        task = read(tmp_path, train, dev, dev)
+        assert task.labels == ["B-x", "I-x", "O"] and list(task.dev) == ["dev", "dev2"]
+        for split in (task.train, *task.dev.values()):
+            assert isinstance(split, TagSplit)
+            assert split.notes == "IOB1, read as IOB2" and split.scores(as_gold(split))["f1"] == 1
+    source = str(tmp_path / "train.conll")
+    split = read_tag_split(source, COLUMNS, TOKENIZER, task.labels)
+    (found,) = split.predictions(as_gold(split))
+    assert split.notes == "IOB1, read as IOB2"
+    assert found["gold"] == ["B-x", "B-x", "I-x", "O"] == found["tags"]
+    assert [(each["begin"], each["end"]) for each in found["entities"]] == [(0, 1), (1, 3)]
+    assert read(tmp_path, plain, plain).train.notes == ""
+
+
+def test_plain_tags_score_accuracy(tmp_path: Path) -> None:
+    task = read(tmp_path, parse("a/N b/V, c/O d/I-x"), parse("a/N c/V d/V"), parse("a/O b/I-x"))
+    assert task.labels == ["I-x", "N", "O", "V"] and task.train.notes == ""
+    dev, other = task.dev["dev"], task.dev["dev2"]
+    assert isinstance(dev, TagSplit) and isinstance(other, TagSplit)
+    assert dev.scores(dev.constant_outputs()) == {"accuracy": pytest.approx(2 / 3)}
+    (found,) = dev.predictions(as_gold(dev))
+    assert found == {"words": ["a", "c", "d"], "gold": ["N", "V", "V"], "tags": ["N", "V", "V"]}
+    # By itself the other file would be read as IOB1.
+    alone = read_tag_split(str(tmp_path / "dev1.conll"), COLUMNS, TOKENIZER, task.labels)
+    for split in (other, alone):
+        assert split.scores(split.constant_outputs()) == {"accuracy": 0.5}
+        assert [found["gold"] for found in split.predictions(as_gold(split))] == [["O", "I-x"]]
+
+
+def test_the_constant_is_the_commonest_tag(tmp_path: Path) -> None:
+    split = read_one(tmp_path, parse("a/O b/B-x c/O, d/O eee/B-x"), length=8)
+    outputs = split.constant_outputs()
+    assert [output.shape for output in outputs] == [(5, 2), (6, 2)]
+    assert all(output.dtype == np.float32 for output in outputs)
+    assert split.scores(outputs) == {"precision": 0, "recall": 0, "f1": 0, "accuracy": 0.6}
+
+
+def test_tags_that_training_lacks_are_named(tmp_path: Path) -> None:
+    train, dev = parse("a/O b/B-x"), parse("a/O, b/O c/B-y")
+    with pytest.raises(UserError) as raised:
+        read(tmp_path, train, train, dev)
+    assert str(raised.value) == (
+        f"{tmp_path}/dev1.conll:3: word 2 of the sentence, 'c', has the tag 'B-y', which training"
+        " never saw: leave the sentence out, or give one of 'B-x', 'O'"
+    )
+    source = str(tmp_path / "dev1.conll")
+    with pytest.raises(UserError, match="dev1.conll:3: word 2 .* 'B-y', which training never saw"):
+        read_tag_split(source, COLUMNS, TOKENIZER, ["B-x", "O"])
+    many = [[("a", f"t{number:02}") for number in range(11)]]
+    with pytest.raises(UserError, match="give one of 't00', .* 't09', ...$"):
+        read(tmp_path, many, dev)
+
+
+def test_one_tag_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        read(tmp_path, parse("a/O, b/O"), parse("a/O b/B-x"))
+    assert str(raised.value) == (
+        f"{tmp_path}/train.conll:1 and on have the one tag 'O': two are needed; see whether"
+        " --config.data.tag_column=-1 is the column of the tags"
+    )
+
+
+def test_the_fingerprint_covers_tags_and_words(tmp_path: Path) -> None:
+    texts = ["a/O b/B-x", "a/B-x b/O", "c/O b/B-x"]
+    digests = {read(tmp_path, parse(text), parse(text)).fingerprint() for text in texts}
+    assert len(digests) == 3
+
+
+def test_some_examples_keep_their_windows(tmp_path: Path) -> None:
+    split = read_one(tmp_path, random_sentences(5, 30), length=8, stride=3)
+    part = split.inputs.of_examples(np.array([1, 3]))
+    asked = sum(np.count_nonzero(labels != NO_LABEL) for labels in part.labels)
+    assert asked == split.words.words[[1, 3]].sum()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (" \n\u00a0", []),
+        ("Mr. O'Neil's co-op", ["Mr", ".", "O", "'", "Neil", "'", "s", "co", "-", "op"]),
+        ("@user_1: 3.5%!?", ["@", "user_1", ":", "3", ".", "5", "%", "!", "?"]),
+        ("Va\u0301monos al\u200bmar", ["Va\u0301monos", "al", "\u200b", "mar"]),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", ["\u0939\u093f\u0928\u094d\u0926\u0940"]),
+        ("\u0645\u06cc\u200c\u0631\u0648\u0645", ["\u0645\u06cc\u200c\u0631\u0648\u0645"]),
+        ("\u2764\ufe0fab \u0301c", ["\u2764\ufe0f", "ab", "\u0301", "c"]),
+        ("\u6771\u4eac\u3002", ["\u6771\u4eac", "\u3002"]),
+    ],
+)
+def test_split_words(text: str, words: list[str]) -> None:
+    found = split_words(text)
+    assert [word for word, _, _ in found] == words
+    assert [text[begin:end] for _, begin, end in found] == words
+
+
+def test_mark_entities() -> None:
+    assert mark_entities(["B-x", "B-y", "I-x", "O"]) and mark_entities(["I-x", "O"])
+    assert not mark_entities(["B-x", "E-x", "O"]) and not mark_entities(["NOUN", "O"])

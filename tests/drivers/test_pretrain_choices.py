@@ -1,0 +1,141 @@
+"""Pretraining runs with other choices than BERT's: phases, mixtures, formats, objectives."""
+
+import json
+import pathlib
+import signal
+
+import pytest
+
+from bert_jax.checkpoints.checkpoint import groups_in, read_facts, steps_in
+from tests.fixtures.drivers import (
+    PRETRAIN_RECIPE,
+    Drivers,
+    Run,
+    assert_same_bits,
+    finetune_flags,
+    log_of,
+    newest,
+    prepare_flags,
+    state_of,
+    write_text,
+)
+
+PHASES = """
+    from bert_jax.config import PhaseConfig
+
+    config.phases = [PhaseConfig(share=0.5, length=16, batch_size=6), PhaseConfig(share=0.5)]
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def two_corpora(drivers: Drivers, corpus: pathlib.Path, tmp_path_factory) -> str:
+    """A mixture of the shared corpus and another one with its tokenizer."""
+    directory = tmp_path_factory.mktemp("second")
+    write_text(directory / "text.txt", 40, seed=5)
+    flags = prepare_flags(directory / "text.txt", directory / "corpus")
+    flags[1] = f"--tokenizer={corpus / 'tokenizer'}"
+    result = drivers.run("prepare", *flags)
+    assert result.status == 0, result
+    return f"{corpus}=2,{directory / 'corpus'}=1"
+
+
+@pytest.fixture(scope="module")
+def phased_flags(two_corpora: str, tmp_path_factory) -> list[str]:
+    recipe = tmp_path_factory.mktemp("recipe") / "phases.py"
+    recipe.write_text(PRETRAIN_RECIPE.removesuffix("    return config\n") + PHASES)
+    return [
+        f"--config={recipe}",
+        f"--config.data.corpus={two_corpora}",
+        "--config.data.objective=sop",
+        "--config.data.random_b_rate=0",
+        "--config.masking.strategy=whole_words",
+        "--config.masking.final_rate=0.3",
+        "--config.checkpoint_steps=1",
+    ]
+
+
+def test_a_run_in_phases_over_a_mixture_is_resumed_across_the_border(
+    drivers: Drivers, phased_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = drivers.run("pretrain", *phased_flags, f"--workdir={whole}")
+    assert result.status == 0, result
+    assert "phase 1 of 2, first block of" in result.err
+    assert "phase 2 of 2, first block of" in result.err
+    process = drivers.start("pretrain", *phased_flags, f"--workdir={killed}")
+    process.wait_until(lambda: len(steps_in(killed)) > 1)
+    process.send(signal.SIGKILL)
+    assert process.wait().status == -signal.SIGKILL
+    assert steps_in(killed)[-1] < 12  # it was killed on the way
+    result = drivers.run("pretrain", *phased_flags, f"--workdir={killed}")
+    assert result.status == 0 and "resuming at step" in result.err, result
+    assert_same_bits(state_of(newest(killed)), state_of(newest(whole)))
+    facts = [read_facts(newest(run)) for run in (whole, killed)]
+    assert facts[0]["cursor"] == facts[1]["cursor"]
+    assert facts[0]["cursor"][:2] == [1, 6 * 4]  # phase, rows of it
+    assert log_of(whole) == log_of(killed)
+    last = log_of(whole)[-1]
+    assert {"heldout_sop_loss", "heldout_sop_accuracy", "heldout_sop_swapped_share"} <= last.keys()
+    assert {"encoder", "pooler", "mlm_head", "sop_head"} == set(groups_in(newest(whole)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "groups"),
+    [
+        (
+            ["--config.data.format=full_sentences", "--config.masking.strategy=spans"],
+            {"encoder", "mlm_head"},
+        ),
+        (
+            ["--config.encoder.causal", "--config.masking.strategy=next_token"],
+            {"encoder", "mlm_head"},
+        ),
+    ],
+    ids=["full_sentences", "left_to_right"],
+)
+def test_without_a_sentence_objective_fine_tuning_makes_a_fresh_pooler(
+    drivers: Drivers,
+    pretrain_flags: list[str],
+    task: pathlib.Path,
+    tmp_path: pathlib.Path,
+    flags: list[str],
+    groups: set[str],
+) -> None:
+    workdir, tuned = tmp_path / "run", tmp_path / "tuned"
+    result = drivers.run(
+        "pretrain", *pretrain_flags, *flags, "--config.data.objective=none", f"--workdir={workdir}"
+    )
+    assert result.status == 0, result
+    assert set(groups_in(newest(workdir))) == groups
+    assert not any("nsp" in name for entry in log_of(workdir) for name in entry)
+    run: Run = (workdir, result)
+    result = drivers.run("finetune", *finetune_flags(task, run, tuned))
+    assert result.status == 0, result
+    rows = {line.split()[0]: line for line in result.err.splitlines() if "trained" in line}
+    assert "fresh" in rows["pooler"] and "transferred" in rows["encoder"]
+
+
+def test_a_corpus_is_copied_to_the_host_once(
+    drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, f"--config.data.local_dir={tmp_path / 'local'}", "--config.steps=3"]
+    first = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'a'}")
+    second = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'b'}")
+    assert f"copied {corpus} to {tmp_path}/local/corpus-" in first.err
+    assert f"{corpus} is read from its copy {tmp_path}/local/corpus-" in second.err
+    one, other = (read_facts(newest(tmp_path / name)) for name in "ab")
+    assert one["fingerprints"] == other["fingerprints"]
+    assert json.dumps(one["cursor"]) == json.dumps(other["cursor"])
+
+
+def test_corpora_of_other_tokenizers_do_not_mix(
+    drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    write_text(tmp_path / "text.txt", 30, seed=9)
+    flags = prepare_flags(tmp_path / "text.txt", tmp_path / "other")
+    assert drivers.run("prepare", *flags).status == 0
+    mixture = f"--config.data.corpus={corpus},{tmp_path / 'other'}"
+    result = drivers.run("pretrain", *pretrain_flags, mixture, f"--workdir={tmp_path / 'run'}")
+    assert "have different tokenizers: prepare one of them with the --tokenizer" in result.error()
+    assert not (tmp_path / "run").exists()

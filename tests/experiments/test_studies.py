@@ -1,0 +1,232 @@
+"""The studies of this project, and what a study may be."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+
+from bert_jax.config import RootConfig, flatten
+from bert_jax.errors import UserError
+from experiments import study
+from experiments.study import (
+    Choice,
+    LogUniform,
+    Places,
+    Plan,
+    Study,
+    Variant,
+    check_study,
+    expand,
+    finetuning_config,
+    grid,
+    load_study,
+    pretraining_config,
+    random_search,
+    reads_data,
+    variants_of,
+)
+from tests.fixtures.drivers import ROOT
+
+STUDIES = sorted(
+    path.stem for path in (ROOT / "experiments").glob("*.py") if "\nSTUDY = " in path.read_text()
+)
+PLACES = Places(workdir="runs/x")
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def load(name: str) -> Study:
+    return load_study(f"experiments/{name}.py")[0]
+
+
+def changed(before: RootConfig, after: RootConfig) -> set[str]:
+    first, second = dict(flatten(before)), dict(flatten(after))
+    return {name for name in first | second if first.get(name) != second.get(name)}
+
+
+def named(overrides: tuple[str, ...]) -> set[str]:
+    return {override.partition("=")[0] for override in overrides}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_variant_changes_exactly_the_fields_that_it_names(name: str) -> None:
+    found = load(name)
+    nothing = Variant("nothing")
+    for chosen, variant in (
+        (size, variant) for size in found.sizes.values() for variant in variants_of(found, size)
+    ):
+        base, ours = (pretraining_config(chosen, each) for each in (nothing, variant))
+        fields = changed(base, ours)
+        assert fields <= named(variant.pretrain)
+        for override in named(variant.pretrain) - fields:  # it has the base's own value
+            assert dict(flatten(base))[override] == dict(flatten(ours))[override]
+        for task in found.tasks:
+            base, ours = (finetuning_config(chosen, each, task) for each in (nothing, variant))
+            assert changed(base, ours) <= named(variant.finetune)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_variant_but_the_base_differs_from_it(name: str) -> None:
+    found = load(name)
+    for chosen in found.sizes.values():
+        configs = {}
+        for variant in variants_of(found, chosen):
+            tasks = [finetuning_config(chosen, variant, task) for task in found.tasks]
+            configs[variant.name] = [pretraining_config(chosen, variant), *tasks]
+        for variant_name, ours in configs.items():
+            same = all(map(lambda a, b: not changed(a, b), configs[found.base], ours))
+            assert same == (variant_name == found.base), variant_name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_runs_come_after_those_that_they_need(name: str) -> None:
+    found = load(name)
+    chosen = found.sizes["cpu"]
+    runs = expand(found, chosen, PLACES)
+    before: set[str] = set()
+    for run in runs:
+        assert set(run.needs) <= before and run.name not in before
+        before.add(run.name)
+    tasks = [run for run in runs if run.driver == "finetune"]
+    assert len(tasks) == len(variants_of(found, chosen)) * chosen.seeds * len(found.tasks)
+    pretrained = [run for run in runs if run.driver == "pretrain"]
+    if found.one_pretraining:
+        assert [run.name for run in pretrained] == [f"pretrain/{found.base}/seed-0"]
+    assert Plan.from_dict(plan_of(found, runs).to_dict()) == plan_of(found, runs)
+
+
+def plan_of(found: Study, runs: list[study.Run]) -> Plan:
+    return Plan(
+        study="x",
+        size="cpu",
+        question="?",
+        base=found.base,
+        variants=variants_of(found, found.sizes["cpu"]),
+        published=found.published,
+        runs=tuple(runs),
+    )
+
+
+def test_variants_of_one_pretraining_share_it(study_file: pathlib.Path) -> None:
+    found, question = load_study(str(study_file))
+    assert question == "Do pairs matter to two layers?"
+    runs = {run.name: run for run in expand(found, found.sizes["cpu"], PLACES)}
+    assert len(runs) == 1 + 2 * 2 + 2 * 3
+    assert runs["pretrain/pairs/seed-1"].variants == ("pairs", "slow")
+    assert runs["feel/slow/seed-1"].needs == ("pretrain/pairs/seed-1",)
+    assert "--checkpoint=runs/x/pretrain/pairs/seed-1" in runs["feel/slow/seed-1"].flags
+    assert "--config.data.train=data/train.tsv" in runs["feel/slow/seed-1"].flags
+    assert runs["pretrain/pairs/seed-1"].needs == ("corpus",)
+
+
+def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    assert reads_data(dataclasses.replace(found, tasks=()), found.sizes["cpu"], PLACES)
+    places = dataclasses.replace(PLACES, corpus="data/wiki")
+    assert not reads_data(dataclasses.replace(found, tasks=()), found.sizes["cpu"], places)
+    assert reads_data(found, found.sizes["cpu"], places)
+    assert "corpus" not in [run.name for run in expand(found, found.sizes["cpu"], places)]
+    places = dataclasses.replace(PLACES, checkpoint="runs/mini")
+    one = dataclasses.replace(found, one_pretraining=True)
+    runs = expand(one, found.sizes["cpu"], places)
+    assert {run.driver for run in runs} == {"finetune"}
+    assert all("--checkpoint=runs/mini" in run.flags and not run.needs for run in runs)
+
+
+def test_probes_fine_tune_kept_checkpoints(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    found = dataclasses.replace(found, probe_steps=5)  # of 12
+    runs = {run.name: run for run in expand(found, found.sizes["cpu"], PLACES)}
+    assert "--config.keep_every_steps=5" in runs["pretrain/pairs/seed-0"].flags
+    checkpoint = "--checkpoint=runs/x/pretrain/pairs/seed-0/checkpoints/10"
+    assert checkpoint in runs["feel@10/pairs/seed-0"].flags
+    assert {run.stage for run in runs.values()} == {
+        "corpus", "pretrain", "feel", "feel@5", "feel@10"
+    }  # fmt: skip
+
+
+def test_a_grid_and_a_random_search() -> None:
+    variants = grid({"optimizer.learning_rate": (1e-4, 3e-4), "batch_size": (16,)}, of="finetune")
+    assert [variant.name for variant in variants] == [
+        "learning_rate=0.0001+batch_size=16",
+        "learning_rate=0.0003+batch_size=16",
+    ]
+    assert variants[1].finetune == ("optimizer.learning_rate=0.0003", "batch_size=16")
+    fields = {"optimizer.learning_rate": LogUniform(1e-5, 1e-3), "batch_size": Choice((16, 32))}
+    drawn = random_search(fields, of="pretrain", draws=40, seed=3)
+    assert random_search(fields, of="pretrain", draws=5, seed=3) == drawn[:5]
+    rates = [float(variant.pretrain[0].partition("=")[2]) for variant in drawn]
+    assert 1e-5 <= min(rates) < 3e-5 and 3e-4 < max(rates) <= 1e-3
+    assert {variant.pretrain[1] for variant in drawn} == {"batch_size=16", "batch_size=32"}
+
+
+def change(found: Study, **changes: Any) -> Study:
+    return dataclasses.replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "none"}, "base=none is no variant of size cpu: choose among pairs, no_loss"),
+        (
+            {"variants": (Variant("pairs"), Variant("pairs", pretrain=("steps=3",)))},
+            "variant 'pairs' is there twice",
+        ),
+        (
+            {"variants": (Variant("pairs"), Variant("a/b", pretrain=("steps=3",)))},
+            "'a/b' cannot be a folder",
+        ),
+        (
+            {"variants": (Variant("pairs", pretrain=("data.objectiv=none",)),)},
+            "variant pairs: --config.data.objectiv: there is no such field; did you mean"
+            " --config.data.objective?",
+        ),
+        (
+            {"variants": (Variant("pairs", finetune=("epochs=0",)),)},
+            "variant pairs: --config.epochs=0 must be at least 1",
+        ),
+        ({"one_pretraining": True}, "one_pretraining, and variants that change it"),
+        ({"variants": (Variant("pairs"),), "tasks": ()}, "its variants change nothing that is run"),
+    ],
+)
+def test_a_wrong_study_is_one_line(
+    changes: dict[str, Any], message: str, study_file: pathlib.Path
+) -> None:
+    found, _ = load_study(str(study_file))
+    with pytest.raises(UserError) as error:
+        check_study(change(found, **changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("X = 1", "defines no STUDY: add STUDY = Study(...)"),
+        ("\n\nX = 1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        ("from experiments.study import Study\nSTUDY = Study(bas=1)", "line 2: TypeError"),
+    ],
+)
+def test_a_file_that_is_no_study(content: str, message: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        load_study(str(path))
+    assert str(error.value).startswith(str(path)) and message in str(error.value)
+    with pytest.raises(UserError, match="is no file: name a study"):
+        load_study(str(tmp_path / "none.py"))
+
+
+def test_the_studies_that_must_be_there() -> None:
+    assert set(STUDIES) >= {
+        "drop_nsp",
+        "masking_mix",
+        "mask_rate",
+        "static_vs_dynamic",
+        "frozen_vs_full",
+        "label_efficiency",
+        "batch_and_rate",
+    }

@@ -1,0 +1,252 @@
+"""Vectors and scores of new text: those of each text alone, however the texts are dealt."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bert_jax import inspection
+from bert_jax.checkpoints.pretrained import TrainedEncoder, one_device
+from bert_jax.config import EncoderConfig, Norm
+from bert_jax.errors import UserError
+from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
+from bert_jax.inspection.text_vectors import Pooling, TextVectors, encode_lines, lowest_layers
+from bert_jax.inspection.vector_files import line_columns, token_columns, write_vectors
+from bert_jax.model.encoder import Encoder
+from tests.fixtures.batches import make_batch, random_params
+from tests.fixtures.drivers import Drivers, Run
+
+LINES = [
+    "red stone house",
+    "wind",
+    "old new blue river under tree",
+    "sun",
+    "light runs\tred wind",
+    "and",
+    "the house sees stone and makes wind under red light",
+]
+INPUTS = [(a, b) for a, _, b in (line.partition("\t") for line in LINES)]
+close = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def taken(inside: inspection.Internals, pooling: Pooling, layer: int) -> np.ndarray:
+    vectors = inside.hidden[layer]
+    match pooling:
+        case Pooling.CLS:
+            return vectors[0]
+        case Pooling.MEAN:
+            return vectors.mean(axis=0)
+    return vectors
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_vectors_are_those_of_each_text_alone(pretrained: Run, pooling, layer) -> None:
+    whole = inspection.open_checkpoint(pretrained[0]).restore_encoder()
+    expected = [taken(inspection.internals(whole, *pair), pooling, layer) for pair in INPUTS]
+    encoder = lowest_layers(whole, layer)
+    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
+    for batch_size, packed in ((32, True), (32, False), (2, True)):
+        make = TextVectors(encoder, one_device(), pooling, batch_size=batch_size, packed=packed)
+        for ours, alone in zip(make(a, b), expected, strict=True):
+            np.testing.assert_allclose(ours, alone, **close)
+    spread = np.std([np.mean(vectors[..., 0]) for vectors in expected])
+    assert spread > 50 * close["atol"]  # witness: the texts are told apart
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_an_encoder_ends_after_a_layer(tiny_encoder: EncoderConfig, norm: Norm) -> None:
+    config = dataclasses.replace(tiny_encoder, layers=3, norm=norm)
+    batch = make_batch(config)
+    params = random_params(Encoder(config), batch)
+    tokenizer: Any = None
+    whole = TrainedEncoder(config, tokenizer, params)
+
+    def run(encoder: TrainedEncoder, layers: int) -> Any:
+        model = Encoder(encoder.config)
+        return model.apply({"params": encoder.params}, batch, deterministic=True, layers=layers)
+
+    every = np.split(np.asarray(run(whole, 3)), 3, axis=-1)
+    for layer in (1, 2, 3):
+        for name in (layer, layer - 4):
+            np.testing.assert_allclose(
+                run(lowest_layers(whole, name), 1), every[layer - 1], **close
+            )
+    for layer in (0, 4, -4):
+        with pytest.raises(UserError, match=f"layer={layer} is not there: choose 1 to 3, or -1 to"):
+            lowest_layers(whole, layer)
+
+
+def write_features(drivers: Drivers, run: Run, output: pathlib.Path, *flags: str) -> Any:
+    lines = output.parent / "lines.txt"
+    lines.write_text("".join(f"{line}\n" for line in LINES))
+    flags = (f"--checkpoint={run[0]}", f"--input={lines}", f"--output={output}", *flags)
+    result = drivers.run("predict", *flags)
+    assert result.status == 0 and not result.err, result
+    return np.load(output) if output.suffix == ".npy" else pq.read_table(output).to_pydict()
+
+
+@pytest.mark.parametrize("which", ["pretrained", "finetuned"])
+def test_vectors_in_files(which, request, drivers: Drivers, tmp_path: pathlib.Path) -> None:
+    run = request.getfixturevalue(which)
+    whole = inspection.open_checkpoint(run[0]).restore_encoder()
+    alone = [inspection.internals(whole, *pair) for pair in INPUTS]
+    means = [taken(inside, Pooling.MEAN, 1) for inside in alone]
+    array = write_features(drivers, run, tmp_path / "v.npy", "--features=mean", "--layer=1")
+    assert array.shape == (7, 12) and array.dtype == np.float32
+    np.testing.assert_allclose(array, means, **close)
+    flags = ["--features=mean", "--layer=-2", "--batch_size=1"]
+    table = write_features(drivers, run, tmp_path / "v.parquet", *flags)
+    assert list(table) == ["line", "text", "vector"]
+    assert table["line"] == [1, 2, 3, 4, 5, 6, 7] and table["text"] == LINES
+    np.testing.assert_allclose(table["vector"], means, **close)
+
+    tokens = [token for inside in alone for token in inside.tokens]
+    lines = np.repeat(np.arange(1, 8), [len(inside.tokens) for inside in alone])
+    vectors = np.concatenate([inside.hidden[2] for inside in alone])
+    array = write_features(drivers, run, tmp_path / "t.npy", "--features=tokens")
+    assert array.dtype.names == ("line", "token_id", "vector")
+    np.testing.assert_array_equal(array["line"], lines)
+    assert [whole.tokenizer.id_to_piece(int(id)) for id in array["token_id"]] == tokens
+    np.testing.assert_allclose(array["vector"], vectors, **close)
+    table = write_features(drivers, run, tmp_path / "t.parquet", "--features=tokens")
+    assert table["token"] == tokens and table["line"] == lines.tolist()
+    assert table["token_id"] == array["token_id"].tolist()
+    np.testing.assert_allclose(table["vector"], vectors, **close)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("lines.txt", "v.npy", "v.parquet", "t.npy", "t.parquet")
+    }
+
+
+def test_blocks_are_written_one_after_another(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes, pieces = [2, 4, 1, 3, 2], [f"p{id}" for id in range(9)]
+    ids = [rng.integers(9, size=size).astype(np.int32) for size in sizes]
+    vectors = [rng.standard_normal((size, 6)).astype(np.float32) for size in sizes]
+    firsts = [each[0] for each in vectors]
+    for suffix in (".npy", ".parquet"):
+        blocks = ([*firsts[:2]], [*firsts[2:4]], [*firsts[4:]])
+        write_vectors(tmp_path / f"lines{suffix}", line_columns(blocks, list("abcde")), 5)
+        blocks = (vectors[:2], vectors[2:4], vectors[4:])
+        write_vectors(tmp_path / f"tokens{suffix}", token_columns(blocks, ids, pieces), 12)
+    np.testing.assert_array_equal(np.load(tmp_path / "lines.npy"), firsts)
+    lines = pq.read_table(tmp_path / "lines.parquet").to_pydict()
+    assert lines["line"] == [1, 2, 3, 4, 5] and lines["text"] == list("abcde")
+    np.testing.assert_array_equal(lines["vector"], firsts)
+    tokens, table = np.load(tmp_path / "tokens.npy"), pq.read_table(tmp_path / "tokens.parquet")
+    table = table.to_pydict()
+    assert table["line"] == tokens["line"].tolist() == np.repeat([1, 2, 3, 4, 5], sizes).tolist()
+    assert table["token_id"] == tokens["token_id"].tolist() == np.concatenate(ids).tolist()
+    assert table["token"] == [pieces[id] for id in np.concatenate(ids)]
+    for made in (tokens["vector"], table["vector"]):
+        np.testing.assert_array_equal(made, np.concatenate(vectors))
+
+
+# --- scores
+
+
+def test_scores_are_what_the_model_says_of_each_masked_token(pretrained: Run) -> None:
+    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    expected = [
+        np.log([row["probability"] for row in inspection.masked_in_turn(lm, *pair)])
+        for pair in INPUTS
+    ]
+    a, b = encode_lines(INPUTS, lm.tokenizer, 40, "lines")
+    for batch_size, packed in ((32, True), (32, False), (3, True)):
+        score = PseudoLikelihood(lm, one_device(), batch_size=batch_size, packed=packed)
+        for ours, alone in zip(score(a, b), expected, strict=True):
+            np.testing.assert_allclose(ours, alone, **close)
+
+
+def test_scores_from_the_driver(drivers: Drivers, pretrained: Run) -> None:
+    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    stdin = "".join(f"{line}\n" for line in LINES)
+    flags = [f"--checkpoint={pretrained[0]}", "--score"]
+    told = drivers.run("predict", *flags, "--json", "--batch_size=4", stdin=stdin)
+    assert told.status == 0 and not told.err, told
+    predictions = [json.loads(line) for line in told.out.splitlines()]
+    assert [each["text"] for each in predictions] == [a for a, _ in INPUTS]
+    assert predictions[4]["text_pair"] == "red wind"
+    for pair, each in zip(INPUTS, predictions, strict=True):
+        rows = inspection.masked_in_turn(lm, *pair)
+        assert [token["token"] for token in each["tokens"]] == [row["token"] for row in rows]
+        logs = np.log([row["probability"] for row in rows])
+        assert each["score"] == pytest.approx(logs.sum(), rel=1e-4)
+    shown = drivers.run("predict", *flags, "--text=red stone")
+    score, count = inspection.masked_in_turn(lm, "red stone"), len(lm.tokenizer.encode("red stone"))
+    total = np.log([row["probability"] for row in score]).sum()
+    first, second = shown.out.splitlines()
+    assert first == "red stone" and f"of {count} tokens, pseudo-perplexity" in second
+    assert float(second.split()[0]) == pytest.approx(total, abs=1e-3)
+
+
+# --- what a user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--features=mean"], "--output is not set"),
+        (["--features=mean", "--output=v.txt"], "--output=v.txt must end in .npy or .parquet"),
+        (["--features=mean", "--output=HERE.npy"], "HERE.npy is there already: name a new file"),
+        (["--features=max", "--output=v.npy"], "flag --features=max"),
+        (
+            ["--features=cls", "--output=OUT.npy", "--layer=3"],
+            "--layer=3 is not there: choose 1 to",
+        ),
+        (["--features=cls", "--output=OUT.npy", "--text= "], "--text is empty"),
+        (["--features=cls", "--output=OUT.npy", "--input=GAP"], "GAP, line 2 is empty: give it"),
+        (["--score", "--input=GAP"], "GAP, line 2 is empty: give it a text, or leave it out"),
+        (
+            ["--score", "--input=LONG"],
+            "LONG, line 3 has 52 tokens, and the model has positions for 40: ",
+        ),
+        (["--features=cls", "--output=OUT.npy", "--input=NONE"], "NONE holds no line: give it"),
+        (["--score", "--features=cls"], "--score and --features=cls are two things"),
+        (["--layer=2"], "--layer=2 is of vectors: add --features=mean"),
+        (["--score", "--checkpoint=TUNED", "--text=red"], "has no masked-LM head (classification)"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(
+    flags, message, drivers: Drivers, pretrained: Run, finetuned: Run, tmp_path: pathlib.Path
+) -> None:
+    names = {"HERE": "here", "OUT": "new/out", "GAP": "gap", "LONG": "long", "NONE": "none"}
+    names = {name: str(tmp_path / file) for name, file in names.items()}
+    (tmp_path / "gap").write_text("red\n \nsun\n")
+    (tmp_path / "long").write_text(f"red\nwind\n{'red ' * 50}\n")
+    (tmp_path / "none").touch()
+    (tmp_path / "here.npy").touch()
+    before = sorted(tmp_path.iterdir())
+    flags = [f"--checkpoint={pretrained[0]}", *flags]
+    for name, path in (names | {"TUNED": str(finetuned[0])}).items():
+        flags = [flag.replace(name, path) for flag in flags]
+    said = drivers.run("predict", *flags).error()
+    for name, path in names.items():
+        message = message.replace(name, path)
+    assert message in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_causal_model_has_no_masks(pretrained: Run) -> None:
+    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    config = dataclasses.replace(lm.model.config, causal=True)
+    causal = dataclasses.replace(lm, model=lm.model.clone(config=config))
+    with pytest.raises(UserError, match="pretrained to say the next token, not a masked one"):
+        PseudoLikelihood(causal, one_device(), batch_size=1)
+
+
+def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:
+    whole = inspection.open_checkpoint(pretrained[0]).restore_encoder()
+    causal = dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=True))
+    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
+    made = TextVectors(causal, one_device(), Pooling.CLS, batch_size=3)(a, b)
+    for vector, pair in zip(made, INPUTS, strict=True):
+        np.testing.assert_allclose(
+            vector, inspection.internals(causal, *pair).hidden[-1][-1], **close
+        )
+    assert not np.allclose(*(jax.device_get(made[:2])))

@@ -1,0 +1,309 @@
+"""Models of transformers become ours and the other way round: the same bits, the same outputs."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import EncoderConfig, MeshConfig
+from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface, verify
+from bert_jax.interop.architectures import Model
+from bert_jax.interop.names import Misfit
+from bert_jax.text.tokenizer import WordPieceTokenizer, tokenizer_from_dict
+from tests.fixtures.drivers import assert_same_bits
+from tests.fixtures.interop import LABELS, VOCAB, edit_json, make_peer, save_peer
+
+pytestmark = pytest.mark.hf
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from bert_jax.interop import peer  # noqa: E402
+
+ARCHITECTURES = [
+    "BertModel",
+    "BertForPreTraining",
+    "BertForMaskedLM",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertForQuestionAnswering",
+]
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Any:
+    return sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def tensors_of(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    return {name: t.numpy() for name, t in safetensors.load_file(directory / WEIGHTS).items()}
+
+
+def differences(model: Model, directory: pathlib.Path) -> list[verify.Difference]:
+    """Compares our model with what transformers makes of a directory."""
+    architecture = huggingface.architecture_of(model.facts)
+    theirs = peer.load_model(directory, architecture, pooler="pooler" in model.params)
+    assert not theirs.missing
+    tokenizer = tokenizer_from_dict(model.facts["tokenizer"])
+    encoder = huggingface.from_dict(EncoderConfig, model.facts["encoder"])
+    batch = verify.make_rows(tokenizer, encoder, verify.SENTENCES)
+    assert batch["segment_ids"].any() and (batch["example_ids"] == 0).any()
+    return verify.compare(verify.our_outputs(model, batch), theirs.run(batch), batch)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_there_and_back(architecture: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    first = save_peer(make_peer(architecture), tmp_path / "first")
+    model = huggingface.read_directory(first, mesh)
+    found = differences(model, first)
+    assert len(found) == (2 if architecture in ("BertModel", "BertForPreTraining") else 1)
+    for difference in found:
+        assert difference.greatest <= 5e-6 * difference.largest
+        assert difference.largest > 0.5 and difference.values > 40  # witness
+
+    (second := tmp_path / "second").mkdir()
+    huggingface.write_directory(model, second)
+    theirs = peer.load_model(second, architecture, pooler="pooler" in model.params)
+    assert not theirs.missing and not theirs.unexpected
+    ours, original = tensors_of(second), tensors_of(first)
+    assert ours.keys() == original.keys()
+    for name, tensor in original.items():
+        assert ours[name].tobytes() == tensor.tobytes(), name
+    before, written = (json.loads((d / "config.json").read_text()) for d in (first, second))
+    assert {"hidden_size", "layer_norm_eps", "architectures"} < before.keys() & written.keys()
+    for name in before.keys() & written.keys():
+        assert written[name] == before[name], name
+
+    again = huggingface.read_directory(second, mesh)
+    assert_same_bits(again.params, model.params)
+    assert {k: v for k, v in again.facts.items() if k != "max_length"} == model.facts
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_activations(activation: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    peer_model = make_peer("BertForMaskedLM", hidden_act=activation, seed=1)
+    directory = save_peer(peer_model, tmp_path / activation)
+    model = huggingface.read_directory(directory, mesh)
+    (difference,) = differences(model, directory)
+    assert difference.greatest <= 5e-6 * difference.largest
+    # Witness: another activation is another model.
+    wrong = {"gelu": "relu", "gelu_new": "gelu", "relu": "gelu_tanh"}[activation]
+    model.facts["encoder"]["activation"] = wrong
+    with pytest.raises(UserError, match="the two sides differ"):
+        differences(model, directory)
+
+
+def old_names(name: str) -> str:
+    for new, old in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+        name = name.replace(new, old)
+    return name
+
+
+@pytest.mark.parametrize("form", ["bin", "sharded", "old_names", "with_copies", "half", "brain"])
+def test_forms_of_a_file(form: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    peer_model = make_peer("BertForPreTraining", seed=2)
+    plain = save_peer(peer_model, tmp_path / "plain")
+    directory = tmp_path / form
+    if form == "sharded":
+        save_peer(peer_model, directory, max_shard_size="20KB")
+        assert len(list(directory.glob("*.safetensors"))) > 2
+    else:
+        save_peer(peer_model, directory)
+        state = safetensors.load_file(directory / WEIGHTS)
+        match form:
+            case "old_names":
+                state = {old_names(name): tensor for name, tensor in state.items()}
+            case "with_copies":
+                state["cls.predictions.decoder.weight"] = peer_model.cls.predictions.decoder.weight
+                state["cls.predictions.decoder.bias"] = peer_model.cls.predictions.bias
+                state["bert.embeddings.position_ids"] = torch.arange(50)[None]
+            case "half" | "brain":
+                dtype = torch.float16 if form == "half" else torch.bfloat16
+                state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        if form == "bin":
+            (directory / WEIGHTS).unlink()
+            torch.save(state, directory / "pytorch_model.bin")
+        else:
+            safetensors.save_file(state, directory / WEIGHTS, metadata={"format": "pt"})
+    expected = huggingface.read_directory(plain, mesh).params
+    if form in ("half", "brain"):
+        expected = jax.tree.map(lambda x: torch.tensor(x).to(dtype).float().numpy(), expected)
+    found = huggingface.read_directory(directory, mesh)
+    assert_same_bits(found.params, expected)
+    assert bool(found.notes) == (form in ("half", "brain"))
+
+
+def test_a_masked_lm_keeps_what_its_file_has(tmp_path: pathlib.Path, mesh: Any) -> None:
+    directory = save_peer(make_peer("BertForPreTraining"), tmp_path / "all")
+    edit_json(directory / "config.json", architectures=["BertForMaskedLM"])
+    model = huggingface.read_directory(directory, mesh)
+    assert set(model.params) == {"encoder", "pooler", "mlm_head", "nsp_head"}
+    assert model.facts["config"]["data"]["objective"] == "nsp"
+
+
+def test_labels_and_settings(tmp_path: pathlib.Path, mesh: Any) -> None:
+    directory = save_peer(make_peer("BertForTokenClassification"), tmp_path / "tags")
+    settings = {"do_lower_case": False, "strip_accents": True, "model_max_length": 40}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"tokenize_chinese_chars": False})
+    )
+    facts = huggingface.read_directory(directory, mesh).facts
+    assert facts["kind"] == "tags" and facts["labels"] == LABELS and facts["max_length"] == 40
+    tokenizer = tokenizer_from_dict(facts["tokenizer"])
+    assert isinstance(tokenizer, WordPieceTokenizer)
+    assert (tokenizer.lower_case, tokenizer.strip_accents, tokenizer.split_han) == (
+        False,
+        True,
+        False,
+    )
+
+
+def test_one_number_is_a_regression(tmp_path: pathlib.Path, mesh: Any) -> None:
+    peer_model = make_peer("BertForSequenceClassification", id2label={0: "score"})
+    directory = save_peer(peer_model, tmp_path / "number")
+    model = huggingface.read_directory(directory, mesh, pairs=True)
+    assert model.facts["kind"] == "regression" and model.facts["labels"] == []
+    assert model.facts["config"]["data"]["text_pair_column"]
+    (tmp_path / "out").mkdir()
+    huggingface.write_directory(model, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "regression" and len(config["id2label"]) == 1
+    (difference,) = differences(model, tmp_path / "out")
+    assert difference.greatest <= 5e-6 * difference.largest
+
+
+CONFIG_ERRORS = [
+    ({"model_type": "roberta"}, "model_type=roberta is no BERT .*behind the padding id"),
+    ({"model_type": "albert"}, "model_type=albert is no BERT .*share their parameters"),
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+    ({"hidden_act": "silu"}, "hidden_act=silu is not implemented"),
+    ({"is_decoder": True}, "is_decoder=true is not implemented"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not implemented"),
+    ({"tie_word_embeddings": False}, "tie_word_embeddings=false is no BERT"),
+    ({"embedding_size": 12}, "embedding_size=12 is not implemented"),
+    ({"architectures": ["BertForMultipleChoice"]}, "architectures=BertForMultipleChoice"),
+    ({"hidden_size": "24"}, "hidden_size=24 is no int"),
+    ({"num_attention_heads": 5}, "heads=5 does not divide"),
+    ({"vocab_size": None}, "has no vocab_size"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFIG_ERRORS)
+def test_what_is_no_bert_is_refused(
+    changes: dict, message: str, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    directory = save_peer(make_peer("BertForMaskedLM"), tmp_path / "m")
+    edit_json(directory / "config.json", **changes)
+    with pytest.raises(UserError, match=message):
+        huggingface.read_directory(directory, mesh)
+
+
+def test_all_tensors_that_do_not_fit_are_listed(tmp_path: pathlib.Path, mesh: Any) -> None:
+    directory = save_peer(make_peer("BertForMaskedLM"), tmp_path / "m")
+    state = safetensors.load_file(directory / WEIGHTS)
+    del state["bert.encoder.layer.1.output.dense.bias"]
+    state["bert.encoder.layer.7.output.dense.bias"] = torch.zeros(24)
+    state["cls.predictions.bias"] = torch.zeros(9)
+    state["cls.predictions.transform.dense.bias"] = torch.zeros(24, dtype=torch.int32)
+    safetensors.save_file(state, directory / WEIGHTS)
+    with pytest.raises(Misfit, match="1 missing, 1 unexpected, 2 of another shape") as caught:
+        huggingface.read_directory(directory, mesh)
+    rows = {line.split()[0]: line.split()[1:] for line in caught.value.table.splitlines()}
+    assert len(rows) == 5  # with the head
+    assert rows["bert.encoder.layer.1.output.dense.bias"] == ["-", "float[24]"]
+    assert rows["bert.encoder.layer.7.output.dense.bias"] == ["float32[24]", "-"]
+    assert rows["cls.predictions.bias"] == ["float32[9]", f"float[{len(VOCAB)}]"]
+
+
+class Bomb:
+    """What a pickle may hold: a call of anything."""
+
+    def __reduce__(self) -> tuple:
+        return print, ("code was run",)
+
+
+def test_files_that_are_refused(tmp_path: pathlib.Path, mesh: Any, capsys: Any) -> None:
+    directory = save_peer(make_peer("BertModel"), tmp_path / "m")
+    whole = (directory / WEIGHTS).read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            huggingface.read_directory(directory, mesh)
+
+    (directory / WEIGHTS).write_bytes(whole[:-7])
+    refused("is no whole safetensors file")
+    (directory / WEIGHTS).unlink()
+    refused("has no weights")
+    torch.save({"embeddings.x": Bomb()}, directory / "pytorch_model.bin")
+    refused("is refused: .* more than tensors")
+    torch.save({"model": {"embeddings.x": torch.zeros(2)}}, directory / "pytorch_model.bin")
+    refused("is refused: it holds more than tensors by name")
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "../m/other.safetensors"}})
+    )
+    refused("is damaged: it must have a weight_map")
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "gone.safetensors"}})
+    )
+    refused("names gone.safetensors, not there")
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_an_untied_output_is_refused(tmp_path: pathlib.Path, mesh: Any) -> None:
+    directory = save_peer(make_peer("BertForMaskedLM"), tmp_path / "m")
+    state = safetensors.load_file(directory / WEIGHTS)
+    state["cls.predictions.decoder.weight"] = torch.ones(len(VOCAB), 24)
+    safetensors.save_file(state, directory / WEIGHTS)
+    with pytest.raises(UserError, match="is not the copy of bert.embeddings.word_embeddings"):
+        huggingface.read_directory(directory, mesh)
+
+
+def test_a_vocabulary_of_another_length(tmp_path: pathlib.Path, mesh: Any) -> None:
+    more = save_peer(make_peer("BertModel", vocab_size=len(VOCAB) + 3), tmp_path / "more")
+    with pytest.raises(UserError, match="its last 3 rows are padding, add --padded_vocabulary"):
+        huggingface.read_directory(more, mesh)
+    model = huggingface.read_directory(more, mesh, padded_vocabulary=True)
+    assert model.params["encoder"]["embeddings"]["tokens"].shape == (len(VOCAB) + 3, 24)
+    (tmp_path / "again").mkdir()
+    huggingface.write_directory(model, tmp_path / "again")
+    huggingface.read_directory(tmp_path / "again", mesh)  # its own facts say that it is padding
+    less = save_peer(make_peer("BertModel", vocab_size=len(VOCAB) - 3), tmp_path / "less")
+    with pytest.raises(UserError, match="the vocabulary has 91 pieces and the embedding 88 rows"):
+        huggingface.read_directory(less, mesh, padded_vocabulary=True)
+
+
+def test_what_transformers_cannot_be_is_not_exported(tmp_path: pathlib.Path, mesh: Any) -> None:
+    directory = save_peer(make_peer("BertForMaskedLM"), tmp_path / "m")
+    for field, value in (("norm", "pre"), ("causal", True)):
+        model = huggingface.read_directory(directory, mesh)
+        model.facts["encoder"][field] = value
+        with pytest.raises(UserError, match=f"encoder.{field}=.* cannot be exported"):
+            huggingface.write_directory(model, tmp_path)
+
+
+def test_changed_weights_are_read_without_what_was_known_of_them(
+    tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    directory = save_peer(make_peer("BertForSequenceClassification"), tmp_path / "m")
+    model = huggingface.read_directory(directory, mesh, pairs=True)
+    (ours := tmp_path / "ours").mkdir()
+    huggingface.write_directory(model, ours)
+    known = huggingface.read_directory(ours, mesh).facts
+    assert known["config"]["data"]["text_pair_column"]
+    edit_json(ours / "config.json", id2label={"0": "a", "1": "b", "2": "c"})
+    assert huggingface.read_directory(ours, mesh).facts["labels"] == ["a", "b", "c"]
+    state = safetensors.load_file(ours / WEIGHTS)
+    state["classifier.bias"] += 1
+    safetensors.save_file(state, ours / WEIGHTS, metadata={"format": "pt"})
+    changed = huggingface.read_directory(ours, mesh)
+    assert not changed.facts["config"]["data"]["text_pair_column"]
+    np.testing.assert_array_equal(
+        changed.params["classifier"]["dense"]["bias"], state["classifier.bias"].numpy()
+    )

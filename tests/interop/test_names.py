@@ -1,0 +1,140 @@
+"""The table of names, and directories that are written and read without the other library."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    MeshConfig,
+    SentenceObjective,
+    TaskKind,
+    to_dict,
+)
+from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface
+from bert_jax.interop.architectures import (
+    Model,
+    abstract_groups,
+    architecture_of,
+    fine_tuned_facts,
+    groups_of_export,
+    groups_of_file,
+    module_of,
+    pretrained_facts,
+)
+from bert_jax.interop.foreign import described
+from bert_jax.interop.names import canonical, from_theirs, places, to_theirs
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.text.training import ModelType, train_sentencepiece
+from tests.fixtures.batches import make_batch, random_params
+from tests.fixtures.drivers import assert_same_bits
+
+ALL = ("encoder", "pooler", "mlm_head", "nsp_head")
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Any:
+    return sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def made(facts: dict[str, Any], encoder: EncoderConfig) -> Model:
+    batch = make_batch(encoder)
+    batch["mlm_positions"] = batch["pool_positions"]
+    return Model(random_params(module_of(facts), batch), facts, [])
+
+
+@pytest.mark.parametrize("kind", ["pretraining", *(kind.value for kind in TaskKind)])
+def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, mesh: Any) -> None:
+    if kind == "pretraining":
+        facts = pretrained_facts(tiny_encoder, ALL)
+    else:
+        facts = fine_tuned_facts(tiny_encoder, TaskKind(kind), ["a", "b", "c"], pairs=False)
+    params = made(facts, tiny_encoder).params
+    abstract = abstract_groups(facts, tuple(params), mesh)  # of the table: as the model's own
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
+    theirs = to_theirs(params)
+    assert len(theirs) == len(places(params))  # no two of one name
+    assert sum(t.size for t in theirs.values()) == sum(x.size for x in jax.tree.leaves(params))
+    assert all(theirs[place.name].shape == place.shape for place in places(params))
+    assert_same_bits(from_theirs(params, theirs.__getitem__), params)
+
+
+def test_layouts(tiny_encoder: EncoderConfig) -> None:
+    params = made(pretrained_facts(tiny_encoder, ALL), tiny_encoder).params
+    theirs, layers = to_theirs(params), params["encoder"]["layers"]
+    query = theirs["bert.encoder.layer.1.attention.self.query.weight"]
+    np.testing.assert_array_equal(
+        query[7:9, 5], layers["attention"]["query"]["kernel"][1, 5, 1, 1:3]
+    )
+    out = theirs["bert.encoder.layer.0.attention.output.dense.weight"]
+    np.testing.assert_array_equal(out[5, 7:9], layers["attention"]["out"]["kernel"][0, 1, 1:3, 5])
+    up = theirs["bert.encoder.layer.1.intermediate.dense.weight"]
+    np.testing.assert_array_equal(up, layers["mlp"]["up"]["kernel"][1].T)
+
+
+def test_names_that_they_have_used() -> None:
+    assert canonical("embeddings.LayerNorm.gamma") == "bert.embeddings.LayerNorm.weight"
+    assert canonical("bert.encoder.layer.3.output.LayerNorm.beta").endswith(".LayerNorm.bias")
+    assert canonical("pooler.dense.weight") == "bert.pooler.dense.weight"
+    assert canonical("cls.predictions.bias") == "cls.predictions.bias"
+
+
+def test_what_a_file_holds() -> None:
+    pooler, mlm = "bert.pooler.dense.weight", "cls.predictions.transform.dense.weight"
+    nsp = "cls.seq_relationship.weight"
+    assert groups_of_file(None, [pooler], "x") == ("encoder", "pooler")
+    assert groups_of_file("BertModel", [], "x") == ("encoder",)
+    assert groups_of_file("BertForMaskedLM", [pooler, mlm, nsp], "x") == ALL
+    assert groups_of_file("BertForMaskedLM", [nsp], "x") == ALL  # so that the pooler is missed
+    tags = groups_of_file("BertForTokenClassification", [pooler, mlm], "x")
+    assert tags == ("encoder", "pooler", "tagger")  # and the rest of the masked LM is unexpected
+    with pytest.raises(UserError, match="does not say what the head is for"):
+        groups_of_file(None, ["classifier.weight"], "x")
+
+
+def test_a_run_with_sentencepiece_and_swapped_sentences(
+    tiny_encoder: EncoderConfig, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    tokenizer = train_sentencepiece(
+        ["red light and blue wind"] * 20, vocab_size=20, model_type=ModelType.UNIGRAM
+    )
+    facts = pretrained_facts(tiny_encoder, ALL)
+    facts["config"]["data"] |= {"objective": "sop", "random_b_rate": 0.0}
+    facts["tokenizer"] = described(tokenizer)  # of fewer pieces than the embedding has rows
+    model = made(facts, tiny_encoder)
+    assert groups_of_export(facts, tuple(model.params))[-1] == "sop_head"
+    huggingface.write_directory(model, tmp_path)
+    assert "0: in their order, 1: swapped" in (tmp_path / "README.md").read_text()
+    again = huggingface.read_directory(tmp_path, mesh)
+    assert_same_bits(again.params, model.params)
+    assert {name: again.facts[name] for name in facts} == facts
+
+    own = json.loads((tmp_path / "bert_jax.json").read_text())
+    own["config"]["steps"] = 7
+    (tmp_path / "bert_jax.json").write_text(json.dumps(own))
+    with pytest.raises(UserError, match="bert_jax.json is damaged: remove it"):
+        huggingface.read_directory(tmp_path, mesh)
+
+
+def test_what_their_heads_cannot_read(tiny_encoder: EncoderConfig) -> None:
+    facts = fine_tuned_facts(tiny_encoder, TaskKind.TAGS, ["a", "b"], pairs=False)
+    facts["config"] = to_dict(FinetuneConfig(task=TaskKind.TAGS, feature_layers=2))
+    with pytest.raises(UserError, match="feature_layers=2 cannot be exported"):
+        architecture_of(facts)
+
+
+def test_a_pooler_that_nothing_reads_is_kept(tiny_encoder: EncoderConfig, mesh: Any) -> None:
+    facts = pretrained_facts(tiny_encoder, ("encoder", "pooler", "mlm_head"))
+    assert facts["config"]["data"]["objective"] == "none"
+    abstract = abstract_groups(facts, ("encoder", "pooler", "mlm_head"), mesh)
+    assert set(abstract) == {"encoder", "pooler", "mlm_head"}
+    assert groups_of_export(facts, tuple(abstract)) == ("encoder", "mlm_head")
+    model = PretrainingModel(tiny_encoder, SentenceObjective.NONE)
+    assert module_of(facts) == model

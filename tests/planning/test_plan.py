@@ -1,0 +1,404 @@
+"""The plan: the very step that a run takes, compiled for devices that need not be there."""
+
+import dataclasses
+import importlib.util
+import math
+import pathlib
+import re
+import runpy
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import (
+    ComputeType,
+    EncoderMode,
+    FinetuneConfig,
+    MeshConfig,
+    PhaseConfig,
+    PretrainConfig,
+    Remat,
+    TaskKind,
+)
+from bert_jax.data.pretraining.corpora import open_corpora
+from bert_jax.data.pretraining.feed import Cursor, PhaseRows
+from bert_jax.data.pretraining.phases import resolve_phases
+from bert_jax.data.tasks.rows import RowFormat, TaskInputs, TaskStream
+from bert_jax.distributed import sharding
+from bert_jax.distributed.chips import Chip
+from bert_jax.errors import UserError
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.planning.advice import Change, as_flags, changed, changes, find_changes
+from bert_jax.planning.ahead import device_bytes, parse_out_of_memory
+from bert_jax.planning.hlo_costs import Collective, Costs, Moved
+from bert_jax.planning.report import amount, size
+from bert_jax.planning.roofline import estimate
+from bert_jax.planning.stages import finetuning_batch, finetuning_stage, pretraining_stages
+from bert_jax.planning.topologies import SLICES, parse_topologies
+from bert_jax.runs.steps import mask_vocabulary
+from bert_jax.text.tokenizer import SpecialIds
+from bert_jax.training.step import abstract_params, init_params, init_state, run_key_on
+from tests.fixtures.batches import SPECIAL_IDS
+from tests.fixtures.drivers import Drivers, python_m
+
+RECIPE = """
+from bert_jax.config import PhaseConfig, PretrainConfig
+
+def get_config():
+    config = PretrainConfig(batch_size=16, steps=1000)
+    config.encoder.width, config.encoder.layers, config.encoder.heads = 24, 2, 4
+    config.encoder.mlp_width, config.encoder.max_length, config.encoder.vocab_size = 40, 64, 60
+    config.data.length, config.optimizer.warmup_steps = 32, 10
+    config.phases = [PhaseConfig(share=0.9, length=16), PhaseConfig(share=0.1)]
+    return config
+"""
+TASK_RECIPE = """
+from bert_jax.config import FinetuneConfig
+
+def get_config():
+    config = FinetuneConfig(batch_size=12, epochs=2)
+    config.data.length = 40
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("recipes")
+    (directory / "pretrain.py").write_text(RECIPE)
+    (directory / "finetune.py").write_text(TASK_RECIPE)
+    return directory
+
+
+def cells(out: str, label: str) -> list[str]:
+    """Returns the cells of the first line of a table with a label."""
+    line = next(line for line in out.splitlines() if line.strip().startswith(label))
+    return re.split(r"\s{2,}", line.strip())[1:]
+
+
+# --- the driver
+
+
+def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Path) -> None:
+    result = drivers.run(
+        "plan",
+        f"--config={recipes / 'pretrain.py'}",
+        "--topology=cpu:8",
+        f"--finetune_config={recipes / 'finetune.py'}",
+        "--finetune_examples=101",
+    )
+    assert result.status == 0, result
+    out = result.out
+    config = runpy.run_path(str(recipes / "pretrain.py"))["get_config"]()
+    model = PretrainingModel(config.encoder, config.data.objective)
+    params = abstract_params(model, sharding.make_mesh(MeshConfig()))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert f"cpu:8: {parameters:,} parameters on 8 x cpu: data=8 fsdp=1 tensor=1" in out
+    assert cells(out, "rows of tokens") == ["16 x 16", "16 x 32", "16 x 40"]  # 12 do not divide
+    assert cells(out, "steps") == ["900", "100", str(2 * math.ceil(101 / 12))]
+    assert cells(out, "parameters")[0] == size(4 * parameters)
+    assert cells(out, "optimizer")[0] == size(2 * 4 * parameters + 3 * 4)  # moments and counts
+    assert len(cells(out, "all-reduce over data")) == 3
+    assert "by the peaks" not in out  # those of a CPU are not known
+    assert result.err.count("compiling") == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology="], "--topology is not set"),
+        (["--topology=v5e:3x3"], "the slices of v5e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        (["--topology=v9:2x2"], "there is no 'v9': choose one of v4, v5e, v5p, v6e"),
+        (["--topology=cpu"], "give a number of devices, such as cpu:8"),
+        (["--topology=cpu:8", "--config.mesh.fsdp=3"], "does not make 8 devices"),
+        (["--topology=cpu:8,cpu:3"], "--config.batch_size=16 cannot be split over 3 groups"),
+        (["--topology=cpu:8", "--config.mesh.tensor=8"], "does not divide encoder.heads=4"),
+        (["--topology=cpu:8", "--config.encoder.vocab_size=0"], "encoder.vocab_size=0 takes the"),
+        (["--topology=cpu:8", "--config.batch_size=0"], "batch_size=0 must be at least 1"),
+        (["--topology=cpu:8", "--price=-1"], "--price=-1.0 must be 0 or more"),
+        (["--topology=cpu:8", "--finetune_examples=5"], "needs --finetune_config"),
+        (["--topology=cpu:8", "--finetune_config={finetune}"], "say how many examples"),
+        (
+            ["--topology=cpu:8", "--finetune_config={pretrain}", "--finetune_examples=5"],
+            "this driver needs a FinetuneConfig",
+        ),
+        (
+            ["--topology=cpu:8", "--finetune_config=none.py", "--finetune_examples=5"],
+            "--finetune_config=none.py is no file",
+        ),
+        (
+            [
+                "--topology=cpu:8",
+                "--config.encoder.max_length=32",
+                "--finetune_config={finetune}",
+                "--finetune_examples=5",
+            ],
+            "data.length=40 is longer than the position table",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_compiled(
+    drivers: Drivers, recipes: pathlib.Path, flags: list[str], message: str
+) -> None:
+    names = {name: str(recipes / f"{name}.py") for name in ("pretrain", "finetune")}
+    flags = [flag.format(**names) for flag in flags]
+    result = drivers.run("plan", f"--config={recipes / 'pretrain.py'}", *flags)
+    assert message in result.error()
+
+
+def test_the_corpus_gives_the_size_of_its_vocabulary(
+    drivers: Drivers, pretrain_flags: list[str]
+) -> None:
+    result = drivers.run("plan", *pretrain_flags, "--topology=cpu:2,cpu:1")
+    assert result.status == 0, result
+    assert cells(result.out, "rows of tokens") == ["4 x 32"]
+    assert [line.split()[:3] for line in result.out.splitlines()[-2:]] == [
+        ["cpu:2", "pretraining", "2"],
+        ["cpu:1", "pretraining", "1"],
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_a_missing_compiler_is_told(drivers: Drivers, recipes: pathlib.Path) -> None:
+    result = drivers.run("plan", f"--config={recipes / 'pretrain.py'}", "--topology=v5e:4x4")
+    assert "needs libtpu" in result.error() and "pip install -e '.[plan]'" in result.err
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is missing"
+)
+def test_a_plan_for_a_tpu(recipes: pathlib.Path) -> None:
+    result = python_m(
+        "plan", f"--config={recipes / 'pretrain.py'}", "--topology=v5e:2x2", "--price=1.2"
+    )
+    assert result.status == 0, result
+    assert "parameters on 4 x TPU v5 lite: data=4 fsdp=1 tensor=1" in result.out
+    assert len(cells(result.out, "all-reduce over data")) == 2
+    assert "by the peaks of a TPU v5e" in result.out and "device-hours" in result.out
+    assert re.search(r"^pretraining: \S+ device-hours, at least \S+; at 1.2 an", result.out, re.M)
+
+
+def test_names_of_slices_are_read() -> None:
+    assert parse_topologies("v5e:4x4, cpu:8") == ["v5e:4x4", "cpu:8"]
+    for generation, shapes in SLICES.items():
+        parse_topologies(",".join(f"{generation}:{shape}" for shape in shapes))
+
+
+# --- what is planned is what is run
+
+
+def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
+    """The same program comes of a real batch and a real state, so their shapes are the planned."""
+    config = PretrainConfig(batch_size=16, steps=30)
+    config.encoder.width, config.encoder.layers, config.encoder.heads = 12, 2, 2
+    config.encoder.mlp_width, config.encoder.max_length = 20, 40
+    config.data.corpus, config.data.length, config.data.max_examples_per_row = str(corpus), 32, 2
+    config.optimizer.warmup_steps, config.data.block_examples = 2, 40
+    corpora = open_corpora(config.data, evaluated=False)
+    config.encoder.vocab_size = corpora.tokenizer.vocab_size
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2))
+    vocabulary = mask_vocabulary(config.masking, corpora.tokenizer)
+    (stage,) = pretraining_stages(config, vocabulary, mesh)
+
+    (phase,) = resolve_phases(config)
+    rows = PhaseRows(
+        corpora.train,
+        corpora.weights,
+        phase,
+        corpora.tokenizer.special,
+        seed=0,
+        start=Cursor.at_start(0, 1),
+    )
+    numbers = sharding.host_rows(16, mesh)
+    batch = sharding.global_batch(rows.rows(numbers), numbers, 16, mesh)
+    assert_alike(batch, stage.batch)
+
+    compiled = stage.compiled
+    state = init_state(
+        init_params(compiled.model, 0, compiled.abstract.params), compiled.tx, compiled.abstract
+    )
+    assert_alike(state, compiled.abstract)
+    step: Any = compiled.train_step
+    assert step.lower(state, batch, run_key_on(mesh, 0)).as_text() == stage.lower().as_text()
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state, batch)))
+    assert device_bytes((compiled.abstract, stage.batch)) == held
+
+
+def assert_alike(real: Any, abstract: Any) -> None:
+    assert jax.tree.structure(real) == jax.tree.structure(abstract)
+    for one, other in zip(jax.tree.leaves(real), jax.tree.leaves(abstract), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+def task_inputs(task: TaskKind, *, features: int) -> TaskInputs:
+    """Makes inputs of 4 to 8 tokens as the readers do; with `features` of that width."""
+    rng = np.random.default_rng(0)
+    a = [rng.integers(5, 60, size).astype(np.int32) for size in (3, 4, 5, 6, 2)]
+    labels: Any = {
+        TaskKind.CLASSIFICATION: np.zeros(5, np.int32),
+        TaskKind.REGRESSION: np.zeros(5, np.float32),
+        TaskKind.SPANS: np.ones((5, 2), np.int32),
+        TaskKind.TAGS: [np.zeros(len(each) + 2, np.int32) for each in a],
+    }[task]
+    vectors: Any = None
+    if features:
+        by_token = task in (TaskKind.TAGS, TaskKind.SPANS)
+        shapes = [(len(each) + 2, features) for each in a]
+        vectors = (
+            [np.zeros(shape, np.float32) for shape in shapes]
+            if by_token
+            else np.zeros((5, features), np.float32)
+        )
+    return TaskInputs(a, [np.array([], np.int32)] * 5, labels, np.arange(5), vectors)
+
+
+@pytest.mark.parametrize("task", TaskKind, ids=lambda task: task.value)
+@pytest.mark.parametrize("mode", [EncoderMode.FULL, EncoderMode.CACHED], ids=lambda m: m.value)
+def test_planned_batches_of_tasks_are_those_of_a_run(tiny_encoder, task, mode) -> None:
+    config = FinetuneConfig(task=task, encoder_mode=mode, batch_size=5, feature_layers=2)
+    config.data.length = 16
+    features = 2 * tiny_encoder.width if mode is EncoderMode.CACHED else 0
+    inputs = task_inputs(task, features=features)
+    row_format = RowFormat(16, SpecialIds(*SPECIAL_IDS), False, batch_size=5, max_examples=3)
+    batches = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=8)
+    mesh = sharding.make_mesh(MeshConfig())
+    rows = sharding.host_rows(batches.rows, mesh)
+    real = TaskStream(inputs, batches, row_format).rows(rows)
+    placed = sharding.global_batch(real, rows, batches.rows, mesh)
+    planned = finetuning_batch(config, tiny_encoder, batches.rows, batches.slots, mesh)
+    assert_alike(placed, planned)
+
+
+def test_a_task_is_planned_on_the_encoder_of_the_run(tiny_encoder) -> None:
+    config = FinetuneConfig(batch_size=5, epochs=3, dropout_rate=0.0)
+    config.data.length = 14
+    stage = finetuning_stage(config, tiny_encoder, 17, sharding.make_mesh(MeshConfig()))
+    assert (stage.steps, stage.rows, stage.tokens) == (12, 8, 8 * 14)
+    assert "rng_bit_generator" not in stage.lower().as_text()  # the run's dropout, not the model's
+    assert "classifier" in stage.compiled.abstract.params
+
+
+# --- estimates and advice
+
+
+def test_the_estimate_divides_by_the_peaks() -> None:
+    chip = Chip("X", flops=100.0, memory_bytes=1, memory_bandwidth=10.0, link_bandwidth=5.0)
+    costs = Costs(200.0, 50.0, {Collective("all-reduce", (0, 1)): Moved(1, 5.0, 7.5)})
+    each = estimate(chip, costs, tokens=90, model_flops=450.0, steps=8, devices=3)
+    assert (each.flops, each.memory, each.links) == (2.0, 5.0, 1.5)
+    assert (each.bound, each.seconds) == (5.0, 8.5)
+    assert each.tokens_per_second(each.bound) == 18
+    assert each.utilisation(each.bound) == 450 / (5 * 3 * 100)
+    assert each.device_hours(each.bound) == 8 * 5 * 3 / 3600
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO"
+            " temporaries (35.5G) exceeds available HBM (15.75G).",
+            35.5 * 2**30,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.00G of 15.75G hbm."
+            " Exceeded hbm capacity by 4.25G.",
+            19 * 2**30,
+        ),
+        ("INTERNAL: something else", None),
+    ],
+)
+def test_what_a_compiler_says_of_too_large_programs(message: str, found: Any) -> None:
+    assert parse_out_of_memory(message, 2**30) == found
+
+
+def test_changes_go_from_mild_to_strong() -> None:
+    config = PretrainConfig()
+    assert [[change.overrides for change in kind] for kind in changes(config, 8, 0, 32)] == [
+        [{"encoder.compute_type": ComputeType.BFLOAT16}],
+        [{"micro_batches": 2}, {"micro_batches": 4}],
+        [{"encoder.remat": Remat.PRODUCTS}, {"encoder.remat": Remat.INPUTS}],
+        [{"mesh.fsdp": 2}, {"mesh.fsdp": 4}, {"mesh.fsdp": 8}],
+        [{"batch_size": 16}, {"batch_size": 8}],
+    ]
+    config.encoder.compute_type, config.encoder.remat = ComputeType.BFLOAT16, Remat.INPUTS
+    config.mesh.data, config.mesh.fsdp, config.micro_batches = 2, 2, 3
+    config.phases = [PhaseConfig(share=0.5), PhaseConfig(share=0.5)]
+    kinds = changes(config, 4, 1, 24)
+    assert [[change.overrides for change in kind] for kind in kinds] == [
+        [{"micro_batches": 6}],
+        [{"mesh.fsdp": 4, "mesh.data": 1}],
+        [{"phases[1].batch_size": 12}],
+    ]
+    after = changed(config, {**kinds[1][0].overrides, **kinds[2][0].overrides})
+    assert (after.mesh.fsdp, after.mesh.data) == (4, 1)
+    assert [phase.batch_size for phase in after.phases] == [0, 12]
+    assert config.mesh.fsdp == 2 and config.phases[1].batch_size == 0  # the original stays
+
+
+def test_advice_tries_single_changes_before_pairs_and_names_the_cheapest_two() -> None:
+    kinds = [
+        [Change({"a": 1}, 0.9)],
+        [Change({"b": number}, 1 / number) for number in (2, 4, 8, 16)],
+        [Change({"c": 1}, 0.6), Change({"c": 2}, 0.4)],
+        [Change({"d": 1}, 0.1)],
+    ]
+    tried = []
+
+    def try_out(overrides: dict[str, int]) -> float | None:
+        """The estimate is wrong about b=4, and c never fits alone."""
+        tried.append(overrides)
+        fits = overrides in ({"b": 8}, {"a": 1, "c": 2}, {"d": 1})
+        return 10.0 - len(overrides) if fits else None
+
+    def should_fit(overrides: dict[str, int], keeps: float) -> bool:
+        return keeps < 0.45
+
+    assert find_changes(kinds[:3], should_fit, try_out) == [
+        (8.0, {"a": 1, "c": 2}),
+        (9.0, {"b": 8}),
+    ]
+    assert tried == [
+        {"b": 4},
+        {"b": 8},
+        {"c": 2},
+        {"a": 1, "b": 4},  # not with 8, which fits alone
+        {"a": 1, "b": 16},
+        {"a": 1, "c": 2},
+    ]
+    tried.clear()
+    assert find_changes(kinds[1:], should_fit, try_out) == [(9.0, {"b": 8}), (9.0, {"d": 1})]
+    assert tried[-1] == {"d": 1}  # two are enough
+    assert find_changes(kinds[:1], should_fit, try_out) == []
+
+
+def test_overrides_are_written_as_they_are_typed() -> None:
+    named = {"encoder.compute_type": ComputeType.BFLOAT16, "mesh.fsdp": 4}
+    assert as_flags(named) == "--config.encoder.compute_type=bfloat16 --config.mesh.fsdp=4"
+
+
+def test_chips_that_a_mesh_does_not_suit() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class FakeChip:
+        id: int
+        coords: tuple[int, int, int]
+        platform: str = "tpu"
+        device_kind: str = "TPU v4"
+        process_index: int = 0
+        core_on_chip: int = 0
+
+    sides = (4, 4, 4)
+    chips = [FakeChip(i, tuple(map(int, np.unravel_index(i, sides)))) for i in range(64)]
+    with pytest.raises(UserError, match=r"data=32 x fsdp=2 x tensor=1 cannot be .* 4 x 4 x 4"):
+        sharding.make_mesh(MeshConfig(fsdp=2), chips)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(512, "0.50 KiB"), (3 * 2**20, "3.00 MiB"), (150 * 2**30, "150 GiB")]
+)
+def test_sizes(number: float, text: str) -> None:
+    assert size(number) == text
+    assert amount(1234, "B") == "1.23 kB" and amount(56.7e12, "FLOP") == "56.7 TFLOP"

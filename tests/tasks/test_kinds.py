@@ -1,0 +1,128 @@
+"""The table of kinds, and what a user can ask of a task."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, validate
+from bert_jax.data.tasks.splits import Task
+from bert_jax.errors import UserError
+from bert_jax.tasks.kinds import KINDS, check_source, chosen_metric, class_weights, read_task
+from bert_jax.text.tokenizer import WordPieceTokenizer
+
+TOKENIZER = WordPieceTokenizer(
+    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"], lower_case=True
+)
+
+
+def make_config(tmp_path: Path, **changes: object) -> FinetuneConfig:
+    (tmp_path / "t.tsv").write_text("text\tlabel\na\tx=1\nb\tno\na b\tno\nb a\tno\n")
+    path = str(tmp_path / "t.tsv")
+    config = FinetuneConfig(**changes)  # pyright: ignore[reportArgumentType]
+    config.data.train, config.data.dev = path, path
+    return config
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return read_task(make_config(tmp_path), TOKENIZER)
+
+
+def test_class_weights(task: Task) -> None:
+    assert task.labels == ["no", "x=1"]
+    every = task.train.inputs
+    assert class_weights("", task.labels, every) == ()
+    assert class_weights("balanced", task.labels, every) == pytest.approx((4 / 6, 4 / 2))
+    some = every.of_examples(np.array([0, 2]))
+    assert class_weights("balanced", task.labels, some) == (1, 1)
+    assert class_weights("x=1=2.5", task.labels, every) == (1.0, 2.5)
+    assert class_weights("no=3,x=1=2", task.labels, every) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize("asked", ["yes=1", "no", "no=0", "no=-1", "no=many", "no=inf", "no=nan"])
+def test_wrong_class_weights_are_refused(asked: str, task: Task) -> None:
+    with pytest.raises(UserError, match="is not LABEL=WEIGHT with a label of no, x=1 and a number"):
+        class_weights(asked, task.labels, task.train.inputs)
+
+
+def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    assert chosen_metric(config, ["accuracy", "matthews", "macro_f1", "f1"]) == "accuracy"
+    config.metric = "matthews"
+    assert chosen_metric(config, ["accuracy", "matthews"]) == "matthews"
+    config.metric = "f1"  # which only two classes have
+    with pytest.raises(UserError, match="metric=f1 is no score of this task: choose one of acc"):
+        chosen_metric(config, ["accuracy", "matthews"])
+    tags = make_config(tmp_path, task=TaskKind.TAGS)
+    assert chosen_metric(tags, ["accuracy"]) == "accuracy"  # tags that mark no entities
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "wanted"),
+    [
+        ("classification", "a.conll", "head 'classifier', which does not suit a.conll: a .conll"),
+        ("regression", "a.json", "a .json file is for task=spans"),
+        ("spans", "a.tsv", "a .tsv file is for task=classification or regression"),
+        ("spans", "a.conllu", "head 'span', which does not suit a.conllu: a .conllu file is for"),
+        ("tags", "a.json", "head 'tagger', which does not suit a.json: a .json file is for"),
+    ],
+)
+def test_a_head_that_does_not_suit_the_file_is_refused(kind: str, source: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        check_source(TaskKind(kind), source)
+
+
+def test_files_of_every_kind_and_of_no_kind_pass() -> None:
+    for kind, entry in KINDS.items():
+        for suffix in (*entry.suffixes, ".jsonl", ".unheard"):
+            check_source(kind, f"a{suffix}")
+        check_source(kind, "tfds:glue/sst2:train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_decay": 0.0}, "layer_decay=0.0 must be above 0"),
+        ({"layer_decay": 1.5}, "layer_decay=1.5 must be a rate"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0 must be a rate from 0 to below 1"),
+        ({"task": TaskKind.SPANS, "label_smoothing": 0.1}, "is of classes, which task=spans has"),
+        ({"task": TaskKind.REGRESSION, "class_weights": "a=1"}, "is of classes, which task=regr"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "seeds=2 go beyond 4294967295"),
+        ({"patience": -1}, "patience=-1 must be at least 0"),
+        ({"feature_layers": 0}, "feature_layers=0 must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(make_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("name", ["layer_decay", "fresh_layers"])
+def test_a_frozen_encoder_has_no_rates_and_no_fresh_layers(name: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path, encoder_mode=EncoderMode.CACHED)
+    validate(config)
+    setattr(config, name, 0.5 if name == "layer_decay" else 1)
+    with pytest.raises(UserError, match=f"--config.{name}=.* needs an encoder that is trained"):
+        validate(config)
+
+
+def test_held_out_files_are_named_with_commas_between(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    path = config.data.train
+    config.data.dev = f",{path}, {path},"
+    validate(config)
+    assert list(read_task(config, TOKENIZER).dev) == ["dev", "dev2"]
+    config.data.dev = " , "
+    with pytest.raises(UserError, match="data.dev is not set: name a labelled file"):
+        validate(config)
+
+
+def test_pairs_are_of_two_columns(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    config.data.text_pair_column = "text"
+    with pytest.raises(UserError, match="text_pair_column=text is the text_column as well"):
+        validate(config)
