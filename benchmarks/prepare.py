@@ -1,6 +1,6 @@
 """Measures `prepare` beside the tokenizer's library alone, with as many processes, on one text.
 
-    python -m benchmarks.prepare --source='text:/tmp/large/*.txt' --layout=paragraphs \
+    python -m benchmarks.prepare --source='text:wiki/*.txt' --layout=paragraphs \
         --tokenizer=vocab.txt --workers=2
 
 Prints a line of JSON. The library is given the sentences that `prepare` makes, already in memory;

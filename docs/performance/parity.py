@@ -1,6 +1,6 @@
 """How far a converted model is from transformers: every head, both ways, beside a float64 run.
 
-    python -m benchmarks.parity --vocab=vocab.txt
+    python -m docs.performance.parity --vocab=vocab.txt
 
 Models of 2, 6 and 12 layers are drawn at random, with weights of their initial size (standard
 deviation 0.02) and with larger ones (0.06, norms and biases off 1 and 0), whose activations are

@@ -1,6 +1,6 @@
 """Where the time of a pretraining step goes, by kind of operation, from XLA's own profile.
 
-    python -m benchmarks.profile_step --size=base --batch=8 --length=128
+    python -m docs.performance.profile_step --size=base --batch=8 --length=128
 
 Flags are those of `our_step`. Times are of operations, which on a CPU run one after another; with
 the profiler they take a little longer than without.

@@ -1,7 +1,7 @@
 """What each lever of the step does to the program for a TPU, compiled ahead of time; nothing runs.
 
     pip install libtpu
-    python -m benchmarks.tpu_levers --size=base --batch=256 --length=512 --topology=v5e:4x4
+    python -m docs.performance.tpu_levers --size=base --batch=256 --length=512 --topology=v5e:4x4
 
 Products are told beside the formula's (`flops.py`; what the last layer leaves out makes them
 fewer), traffic and temporaries of a chip as the compiled program has them, and the step's time at

@@ -1,6 +1,6 @@
 """WordPiece ids and character offsets beside those of transformers' fast tokenizer.
 
-    python -m benchmarks.tokenizer_parity --vocab=vocab.txt train.tsv test.conll wiki.txt
+    python -m docs.performance.tokenizer_parity --vocab=vocab.txt train.tsv test.conll wiki.txt
 
 A text is the first column of a .tsv, a sentence of a .conll (a word a line, tags behind it), or a
 line of anything else. Texts that hold a special piece such as "[SEP]" are counted and left out:

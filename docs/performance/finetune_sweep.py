@@ -1,7 +1,7 @@
 """A sweep beside the same runs one by one: what differs, and the time of both.
 
-    python -m benchmarks.finetune_sweep --checkpoint=runs/mini --workdir=runs/beside --seeds=5 \
-        --learning_rates=1e-4,3e-4,1e-3,3e-3 --config=configs/finetune_sst2.py \
+    python -m docs.performance.finetune_sweep --checkpoint=runs/mini --workdir=runs/beside \
+        --seeds=5 --learning_rates=1e-4,3e-4,1e-3,3e-3 --config=configs/finetune_sst2.py \
         --config.data.train=sentences_train.tsv --config.data.dev=sentences_dev.tsv
 
 Flags that are not its own are given to every run. One by one is a process for each rate, whose

@@ -1,7 +1,7 @@
 """What each lever of memory saves and costs, read from the compiled step: nothing is run.
 
-    python -m benchmarks.memory --size=base --batch=32 --length=128
-    python -m benchmarks.memory --size=base --batch=32 --length=128 --devices=8
+    python -m docs.performance.memory --size=base --batch=32 --length=128
+    python -m docs.performance.memory --size=base --batch=32 --length=128 --devices=8
 
 With several devices the table is of meshes, by the bytes that one device holds. Bytes are those of
 XLA on CPU; operations are those of the program, on one device.

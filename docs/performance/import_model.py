@@ -1,6 +1,6 @@
 """Time and memory of importing a model of 110 M parameters, beside reading its file.
 
-    python -m benchmarks.import_model --vocab=vocab.txt
+    python -m docs.performance.import_model --vocab=vocab.txt
 
 `read` is `safetensors.numpy.load_file`, what anybody does with the file; `parameters` is the same
 file as our tree; `checkpoint` is its writing, compressed and with fingerprints. Reading and
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         for _ in range(_RUNS.value):
             for what in ("read", "import"):
                 flag = f"--measure={what},{made}"
-                command = [sys.executable, "-m", "benchmarks.import_model", flag]
+                command = [sys.executable, "-m", "docs.performance.import_model", flag]
                 said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
                 for name, value in json.loads(said).items():
                     runs[name].append(value)

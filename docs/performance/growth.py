@@ -1,6 +1,6 @@
 """How a step's seconds and bytes grow with its rows, tokens, layers, width, vocabulary and devices.
 
-    python -m benchmarks.growth --output=docs/growth.png
+    python -m docs.performance.growth --output=docs/performance/growth.png
 
 From one small shape, one size at a time is doubled. Beside each figure stands what it is relative
 to the shape before, and the same of the formulas: operations of the model (`flops.py`), and bytes
