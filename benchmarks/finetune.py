@@ -27,7 +27,6 @@ from bert_jax.data.tasks.classes import read_class_task
 from bert_jax.data.tasks.rows import RowFormat, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.model.heads import TaskModel
-from bert_jax.model.stacks import apart, hold, store
 from bert_jax.objectives.losses import class_totals, make_task_loss
 from bert_jax.tasks.evaluation import InputsOnDevices, make_outputs_step
 from bert_jax.text.tokenizer import load_tokenizer
@@ -66,9 +65,9 @@ def our_epochs() -> Epoch:
     steps = (_EPOCHS.value + 1) * batches.per_epoch
     tx = make_optimizer(OptimizerConfig(learning_rate=RATE, warmup_steps=steps // 10), steps)
     abstract = abstract_state(model, tx, mesh)
-    state = hold(init_state(init_params(model, 0, abstract.params), tx, abstract))
+    state = init_state(init_params(model, 0, abstract.params), tx, abstract)
     step = make_train_step(
-        make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, apart(abstract)
+        make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
     )
     dev = InputsOnDevices(task.dev["dev"].inputs, row_format, mesh, whole_inputs=True)
     eval_step = make_outputs_step(model, class_totals, mesh)
@@ -82,7 +81,7 @@ def our_epochs() -> Epoch:
             state, _ = step(state, sharding.global_batch(batch, rows, len(rows), mesh), key)
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        outputs, _ = dev.outputs(eval_step, store(state.params))
+        outputs, _ = dev.outputs(eval_step, state.params)
         task.dev["dev"].scores(outputs)
         return trained - begin, time.perf_counter() - trained, int(inputs.sizes.sum())
 

@@ -83,7 +83,7 @@ class Step:
         vocabulary = vocabulary_of(VOCAB)
         compiled = pretraining_step(config, vocabulary, mesh)
         params = init_params(compiled.model, 0, compiled.abstract.params)
-        self._state = compiled.hold(init_state(params, compiled.tx, compiled.abstract))
+        self._state = init_state(params, compiled.tx, compiled.abstract)
         del params
         self._step, self._key = compiled.train_step, run_key_on(mesh, 0)
         rows = sharding.host_rows(_BATCH.value, mesh)

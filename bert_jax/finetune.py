@@ -44,7 +44,6 @@ from bert_jax.distributed.processes import (
 from bert_jax.files import write_atomically
 from bert_jax.model.encoder import Batch
 from bert_jax.model.flops import finetuning_flops
-from bert_jax.model.stacks import store
 from bert_jax.runs.finetuning import (
     SUMMARY_FILE,
     Progress,
@@ -167,7 +166,6 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, rows_of)
-    state = compiled.hold(state)
     step, key = first_step, run_key_on(setup.mesh, seed)
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
@@ -188,7 +186,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             with reports.paused("evaluation"):
                 scores, score = {}, None  # what stops inside an epoch is no candidate for the best
                 if ends_epoch:
-                    scores = scorer(store(state.params))
+                    scores = scorer(state.params)
                     score = scores[f"dev_{setup.metric}"]
                     progress.add(score)
                     log.write(step, scores)

@@ -56,7 +56,6 @@ from bert_jax.distributed.processes import (
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.model.flops import pretraining_flops
-from bert_jax.model.stacks import store
 from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import masked_slots
 from bert_jax.runs.steps import (
@@ -259,7 +258,6 @@ def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
     else:
         state, cursor, _ = begin(setup.config, init, corpora, compiled)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
-    state = compiled.hold(state)
     feed = setup.feed(checkpoint, cursor, lambda line: None)
     key = run_key_on(setup.mesh, setup.config.seed)
     batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
@@ -305,7 +303,6 @@ def main() -> None:
         first_alone(functools.partial(corpora.tokenizer.save, workdir / "tokenizer"))
     keep_compiled(workdir)
     first_step = int(state.step)
-    state = compiled.hold(state)
     clock.mark("parameters")
 
     log = open_log(workdir, first_step=first_step, steps=config.steps)
@@ -335,7 +332,7 @@ def main() -> None:
                 log.started(clock, state)
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused("evaluation"):
-                    log.held_out(step, held_out(step, store(state.params)))
+                    log.held_out(step, held_out(step, state.params))
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused("checkpoint"):
                     checkpoints.save(state, facts | {"cursor": feed.cursor(step)})

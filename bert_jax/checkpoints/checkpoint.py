@@ -30,7 +30,6 @@ from orbax.checkpoint.checkpoint_managers import (
 from bert_jax.checkpoints.fingerprint import fingerprints, json_digest, leaf_name
 from bert_jax.distributed.processes import any_process, first_alone, versions
 from bert_jax.errors import UserError
-from bert_jax.model.stacks import store
 from bert_jax.objectives.losses import Params
 from bert_jax.training.step import TrainState
 
@@ -90,9 +89,9 @@ class Checkpoints:
           UserError: if this one, or the one before, cannot be written.
         """
         step = int(jax.device_get(state.step))
-        arrays = {"params": store(state.params)}
+        arrays = {"params": state.params}
         if state.opt_state is not None:
-            arrays["opt_state"] = store(state.opt_state)
+            arrays["opt_state"] = state.opt_state
         facts = facts | {
             "format": FORMAT,
             "step": step,

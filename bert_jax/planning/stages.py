@@ -62,7 +62,7 @@ class Stage:
         key = jax.eval_shape(lambda: run_key(0))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(self.mesh))
         step: Any = self.compiled.train_step
-        return step.lower(self.compiled.held, self.batch, key)
+        return step.lower(self.compiled.abstract, self.batch, key)
 
 
 def pretraining_stages(

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.transfer import frozen_groups
 from bert_jax.config import (
     AttentionKernel,
-    EncoderConfig,
     FinetuneConfig,
     MaskingConfig,
     MaskStrategy,
@@ -28,7 +27,6 @@ from bert_jax.model.attention import attention
 from bert_jax.model.encoder import Batch
 from bert_jax.model.fused_attention import check_fused, fused_attention
 from bert_jax.model.heads import PretrainingModel, TaskModel
-from bert_jax.model.stacks import apart, hold
 from bert_jax.objectives.losses import Loss, make_pretraining_loss
 from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.tasks.kinds import training_loss
@@ -43,8 +41,7 @@ class Compiled(NamedTuple):
     Attributes:
       model: of `heads.py`.
       tx: the optimizer.
-      abstract: the state as it is stored: shapes, dtypes and shardings.
-      held: the state as the step takes and returns it; see `stacks.py`.
+      abstract: the state: shapes, dtypes and shardings.
       learning_rate: over the run.
       loss: of the model.
       train_step: from `training.make_train_step`.
@@ -53,15 +50,9 @@ class Compiled(NamedTuple):
     model: PretrainingModel | TaskModel
     tx: optax.GradientTransformation
     abstract: TrainState
-    held: TrainState
     learning_rate: optax.Schedule
     loss: Loss
     train_step: UpdateFn
-
-    def hold(self, state: TrainState) -> TrainState:
-        """Lays a stored state as the step takes it; the one passed in must not be used again."""
-        is_stored = jax.tree.structure(self.held) == jax.tree.structure(self.abstract)
-        return state if is_stored else hold(state)
 
 
 def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -124,21 +115,16 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         sentence_weight=config.sentence_loss_weight,
     )
     mask_fn = masking(config.masking, config.steps, vocabulary)
-    held = _held(abstract, config.encoder)
     train_step = make_train_step(
         loss,
         mask_fn,
         tx,
-        held,
+        abstract,
         config.micro_batches,
         donate=not config.debug,
     )
     rate = learning_rate_schedule(config.optimizer, config.steps)
-    return Compiled(model, tx, abstract, held, rate, loss, train_step)
-
-
-def _held(abstract: TrainState, encoder: EncoderConfig) -> TrainState:
-    return apart(abstract) if encoder.unroll >= encoder.layers else abstract
+    return Compiled(model, tx, abstract, rate, loss, train_step)
 
 
 def finetuning_step(
@@ -160,17 +146,15 @@ def finetuning_step(
     tx, rate = task_optimizer(config, steps)
     abstract = abstract_state(model, tx, mesh)
     loss = training_loss(model, config, class_weights)
-    # Where the encoder is frozen, there are no gradients to join.
-    held = abstract if frozen_groups(config) else _held(abstract, model.config)
     train_step = make_train_step(
         loss,
         as_it_is,
         tx,
-        held,
+        abstract,
         config.micro_batches,
         donate=not config.debug,
     )
-    return Compiled(model, tx, abstract, held, rate, loss, train_step)
+    return Compiled(model, tx, abstract, rate, loss, train_step)
 
 
 def task_optimizer(

@@ -1,5 +1,6 @@
 """AdamW and LAMB, the learning rate over the run, and groups with rates of their own or none."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.config import Optimizer, OptimizerConfig, Schedule
-from bert_jax.model.stacks import LAYERS, layer_of, names_of
+
+LAYERS = "layers"  # the parameter group whose arrays stack the layers of the encoder
+
+
+def names_of(path: tuple) -> list[str]:
+    """Returns the names in the path of a parameter or of its moments."""
+    return [each.key for each in path if isinstance(each, jax.tree_util.DictKey)]
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -47,7 +54,7 @@ def make_optimizer(
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
     moment_type = jnp.dtype(config.first_moment_type.value)
     trained = optax.chain(
-        clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         adam(config.beta1, config.beta2, config.epsilon, mu_dtype=moment_type),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         scale_by_layer_norms() if config.rule is Optimizer.LAMB else optax.identity(),
@@ -71,7 +78,7 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
     The head stands above the top layer (ELECTRA, appendix B); the embeddings below the lowest.
 
     Args:
-      params: of a `TaskModel`; the group `encoder`, its kernels stacked or apart, and others.
+      params: of a `TaskModel`; the group `encoder` and others.
       decay: in (0, 1].
       head: the rate of the other groups relative to the run's.
 
@@ -85,8 +92,6 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
         group, *inner = names_of(path)
         if group != "encoder":
             return head
-        if (layer := layer_of(path)) is not None:
-            return decay ** (1.0 + below_top)[layer]
         if inner[0] == LAYERS:
             return (decay ** (1.0 + below_top)).reshape(-1, *[1] * (leaf.ndim - 1))
         return decay ** (layers + 1.0) if inner[0] == "embeddings" else decay
@@ -97,32 +102,24 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
 def scale_by_layer_norms() -> optax.GradientTransformation:
     """Scales each update to the norm of its parameter, as LAMB (You et al., 2020, algorithm 2).
 
-    Stacked layers have a norm each: the result is that of LAMB on the layers one by one. Where a
-    norm is 0 the update stays as it is.
+    Each of the stacked layers has a norm of its own. Where a norm is 0 the update stays as it is.
     """
+    by_norms = optax.scale_by_trust_ratio()
 
-    def scaled(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
-        is_stack = LAYERS in names_of(path) and layer_of(path) is None
-        axes = tuple(range(1 if is_stack else 0, update.ndim))
-        of_param, of_update = (
-            jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (param, update)
-        )
-        zero = (of_param == 0) | (of_update == 0)
-        return update * jnp.where(zero, 1.0, of_param / jnp.where(zero, 1.0, of_update))
+    def scale(update: Any, param: Any) -> Any:
+        return by_norms.update(update, optax.EmptyState(), param)[0]
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
+    def scale_leaf(path: tuple, update: Any, param: Any) -> Any:
+        return (jax.vmap(scale) if LAYERS in names_of(path) else scale)(update, param)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(functools.partial(jax.tree_util.tree_map_with_path, scale_leaf))
 
 
 def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
     """Multiplies each update by its factor; `factors` makes them of the parameters."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, f: u * f, updates, factors(params)), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, f: u * f, updates, factors(params))
+    )
 
 
 def is_decayed(params: Any) -> Any:
@@ -132,21 +129,6 @@ def is_decayed(params: Any) -> Any:
         return names_of(path)[-1] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decayed, params)
-
-
-def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
-    """Scales gradients whose global norm is above `limit` down to it.
-
-    As optax's, but by one product with a scalar: a division and a choice per element cost 5 % of a
-    step on a CPU.
-    """
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        scale = jnp.minimum(1.0, limit / optax.tree.norm(updates))
-        return jax.tree.map(lambda g: g * scale, updates), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_uncorrected_adam(

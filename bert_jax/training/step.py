@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from bert_jax.distributed.sharding import micro_batches, parameter_shardings, replicated
 from bert_jax.model.encoder import Batch
-from bert_jax.model.stacks import stacked
 from bert_jax.objectives.losses import Loss, Params, Total, Totals
 from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.logs import divide
@@ -28,7 +27,7 @@ _INIT, _ROWS, _DROPOUT = range(3)
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; arrays only. Kernels are stacked or apart (`stacks.py`)."""
+    """All that a step changes; arrays only."""
 
     step: Any  # int32 scalar, finished steps
     params: Any
@@ -132,7 +131,7 @@ def gradient_of_parts(
       mesh: that the rows are split over.
     """
     weights = loss.weights(batch)
-    gradient = _gradient_of(loss)
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def add(total: Gradient, part: tuple[jax.Array, Batch]) -> tuple[Gradient, None]:
         number, rows = part
@@ -144,13 +143,6 @@ def gradient_of_parts(
     shapes = jax.eval_shape(gradient, params, first, dropout_key, weights)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, cut)[0]
-
-
-def _gradient_of(loss: Callable[..., tuple[jax.Array, Totals]]) -> Callable[..., Gradient]:
-    def of_held(params: Params, *rest: Any) -> tuple[jax.Array, Totals]:
-        return loss(stacked(params), *rest)
-
-    return jax.value_and_grad(of_held, has_aux=True)
 
 
 def make_update(
@@ -207,7 +199,7 @@ def make_train_step(
       loss: of the model.
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer.
-      abstract: the state's shapes and shardings, its kernels stacked or apart.
+      abstract: the state's shapes and shardings.
       parts: that the batch is computed in, one after another, to save memory.
       donate: the new state takes the place of the one passed in, which must not be used again.
     """
@@ -216,7 +208,7 @@ def make_train_step(
     def gradient(params: Params, batch: Batch, dropout_key: jax.Array) -> Gradient:
         if parts > 1:
             return gradient_of_parts(loss, params, batch, dropout_key, parts, mesh)
-        return _gradient_of(loss)(params, batch, dropout_key)
+        return jax.value_and_grad(loss, has_aux=True)(params, batch, dropout_key)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(

@@ -109,7 +109,7 @@ def run(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Any, turns: in
     """Returns the median seconds of a step on full rows."""
     compiled = pretraining_step(config, vocabulary, mesh)
     params = init_params(compiled.model, 0, compiled.abstract.params)
-    state = compiled.hold(init_state(params, compiled.tx, compiled.abstract))
+    state = init_state(params, compiled.tx, compiled.abstract)
     rows = sharding.host_rows(config.batch_size, mesh)
     fields = full_rows(config.batch_size, config.data.length, config.encoder.vocab_size)
     batch = sharding.global_batch(fields, rows, len(rows), mesh)
