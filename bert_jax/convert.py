@@ -24,7 +24,7 @@ from bert_jax.checkpoints.checkpoint import (
     Checkpoints,
     find_checkpoint,
     groups_in,
-    read_facts,
+    read_metadata,
     restore_groups,
 )
 from bert_jax.config import MeshConfig
@@ -83,16 +83,16 @@ def import_model(source: str, mesh: Mesh) -> Model:
         pairs=_PAIRS.value,
         padded_vocabulary=_PADDED.value,
     )
-    return model._replace(facts=model.facts | {"imported": source})
+    return model._replace(metadata=model.metadata | {"imported": source})
 
 
 def write_checkpoint(model: Model, workdir: pathlib.Path) -> None:
-    """Writes step 0 of a run: parameters and facts, no optimizer; and the tokenizer beside it."""
+    """Writes step 0 of a run: parameters and metadata, no optimizer state; and the tokenizer."""
     checkpoints = Checkpoints(workdir, keep=1)
     params = jax.device_put(model.params)
-    checkpoints.save(TrainState(np.int32(0), params, None), model.facts)
+    checkpoints.save(TrainState(np.int32(0), params, None), model.metadata)
     checkpoints.close()
-    tokenizer_from_dict(model.facts["tokenizer"]).save(workdir / "tokenizer")
+    tokenizer_from_dict(model.metadata["tokenizer"]).save(workdir / "tokenizer")
 
 
 def read_checkpoint(
@@ -100,13 +100,13 @@ def read_checkpoint(
 ) -> Model:
     """Reads some groups of a checkpoint; None: those that its model of theirs has a place for."""
     checkpoint = find_checkpoint(directory)
-    facts, stored = read_facts(checkpoint), groups_in(checkpoint)
-    groups = groups_of_export(facts, stored) if groups is None else groups
-    params = restore_groups(checkpoint, abstract_groups(facts, groups, mesh), groups)
+    metadata, stored = read_metadata(checkpoint), groups_in(checkpoint)
+    groups = groups_of_export(metadata, stored) if groups is None else groups
+    params = restore_groups(checkpoint, abstract_groups(metadata, groups, mesh), groups)
     notes = []
     if unused := [group for group in stored if group not in groups]:
-        notes.append(f"{architecture_of(facts)} has no place for {', '.join(unused)}: left out")
-    return Model(jax.tree.map(np.asarray, params), facts, notes)
+        notes.append(f"{architecture_of(metadata)} has no place for {', '.join(unused)}: left out")
+    return Model(jax.tree.map(np.asarray, params), metadata, notes)
 
 
 def convert_in(source: str, target: pathlib.Path, staging: pathlib.Path, mesh: Mesh) -> None:
@@ -144,7 +144,7 @@ def convert_out(source: str, target: pathlib.Path, staging: pathlib.Path, mesh: 
 
 def tell(model: Model, said: str) -> None:
     """Says what was converted, group by group."""
-    print(f"{said}: {architecture_of(model.facts)}")
+    print(f"{said}: {architecture_of(model.metadata)}")
     for group, tree in model.params.items():
         leaves = jax.tree.leaves(tree)
         tensors = len(places({group: tree}))

@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from bert_jax import cli
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import HostsConfig, MeshConfig
 from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.data.tasks.splits import dev_sources
@@ -40,7 +40,7 @@ def main() -> None:
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
     if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} is there already: name a new or an empty directory")
-    tuned = FineTuned(checkpoint, read_facts(checkpoint), sharding.make_mesh(MeshConfig()))
+    tuned = FineTuned(checkpoint, read_metadata(checkpoint), sharding.make_mesh(MeshConfig()))
     task, data = tuned.config.task, tuned.config.data
     source = _DATA.value or dev_sources(data).get("dev")
     if source is None:

@@ -22,8 +22,8 @@ from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
-    newest_facts,
-    read_facts,
+    newest_metadata,
+    read_metadata,
     restore_newest,
     steps_in,
 )
@@ -101,10 +101,10 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
 
     # The state: resumed, or made of what is transferred.
     progress = Progress()
-    if facts := newest_facts(workdir):
-        check_same_task(setup, workdir, facts)
-        progress = Progress(**facts["progress"])
-    step = facts.get("step", 0)
+    if metadata := newest_metadata(workdir):
+        check_same_task(setup, workdir, metadata)
+        progress = Progress(**metadata["progress"])
+    step = metadata.get("step", 0)
     check_agreed("a run at step", step, "keep --workdir where all hosts see it")
     if step >= steps or progress.is_over(config.patience):
         print(f"{workdir} is finished: {step:,} steps")
@@ -112,9 +112,9 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     claim = functools.partial(claim_workdir, workdir, config)
     if steps_in(workdir):
         first_alone(claim)
-        state, facts, said = restore_newest(workdir, compiled.abstract)
-        progress = Progress(**facts["progress"])
-        said.append(f"resuming at step {facts['step']:,} from {workdir / FOLDER}")
+        state, metadata, said = restore_newest(workdir, compiled.abstract)
+        progress = Progress(**metadata["progress"])
+        said.append(f"resuming at step {metadata['step']:,} from {workdir / FOLDER}")
     else:
         state, said = begin(setup, config, compiled)
         first_alone(claim)
@@ -153,7 +153,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         workdir / "profile",
     )
 
-    facts = _facts(setup, config)
+    metadata = _metadata(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
 
     def rows_of(step: int) -> str:
@@ -194,7 +194,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
                     log.say(f"epoch {step // batches.per_epoch}: {told}")
             with reports.paused("checkpoint"):
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
-                checkpoints.save(state, facts | now, score=score)
+                checkpoints.save(state, metadata | now, score=score)
             if progress.is_over(config.patience):
                 log.say(f"no better {setup.metric} for {progress.stale} epochs: enough")
                 break
@@ -206,7 +206,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     return best_scores(workdir)
 
 
-def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
+def _metadata(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
     return {
         "kind": config.task.value,
         "config": to_dict(config),
@@ -219,7 +219,7 @@ def _facts(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
 
 def best_scores(workdir: pathlib.Path) -> dict[str, float]:
     """Reads the scores of a run's best epoch."""
-    return read_facts(find_checkpoint(workdir))["scores"]
+    return read_metadata(find_checkpoint(workdir))["scores"]
 
 
 def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:

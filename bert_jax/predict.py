@@ -32,7 +32,7 @@ import numpy as np
 from absl import flags
 
 from bert_jax import cli
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.checkpoints.pretrained import one_device, restore_encoder, restore_masked_lm
 from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
@@ -85,9 +85,9 @@ _SENTENCE_CLASSES = {
 class FillMask:
     """The likeliest tokens at each [MASK] of a text, and what was learned about pairs."""
 
-    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], top_k: int) -> None:
+    def __init__(self, checkpoint: pathlib.Path, metadata: dict[str, Any], top_k: int) -> None:
         """Restores a pretraining checkpoint."""
-        lm = restore_masked_lm(checkpoint, facts, one_device())
+        lm = restore_masked_lm(checkpoint, metadata, one_device())
         model: Any = lm.model
         self._tokenizer, self._params = lm.tokenizer, lm.params
         self._encoder: EncoderConfig = model.config
@@ -210,10 +210,10 @@ def show_masks(prediction: dict[str, Any]) -> str:
 class Scores:
     """How likely a pretrained model finds texts."""
 
-    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], batch_size: int) -> None:
+    def __init__(self, checkpoint: pathlib.Path, metadata: dict[str, Any], batch_size: int) -> None:
         """Restores a pretraining checkpoint."""
         mesh = one_device()
-        lm = restore_masked_lm(checkpoint, facts, mesh)
+        lm = restore_masked_lm(checkpoint, metadata, mesh)
         self.tokenizer, self.max_length = lm.tokenizer, lm.model.config.max_length
         self._likelihood = PseudoLikelihood(lm, mesh, batch_size=batch_size)
 
@@ -245,8 +245,8 @@ def show_score(prediction: dict[str, Any]) -> str:
     )
 
 
-def _print_scores(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
-    score = Scores(checkpoint, facts, _BATCH_SIZE.value)
+def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
+    score = Scores(checkpoint, metadata, _BATCH_SIZE.value)
     inputs = _all_inputs()
     a, b = encode_lines(inputs, score.tokenizer, score.max_length, _source())
     show = _dumps if _JSON.value else show_score
@@ -255,11 +255,11 @@ def _print_scores(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
             print(show(prediction), flush=True)
 
 
-def _write_features(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
+def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     output = pathlib.Path(cli.require("output", _OUTPUT.value, "vectors.npy"))
     check_output(output)
     mesh, pooling = one_device(), Pooling(_FEATURES.value)
-    encoder = lowest_layers(restore_encoder(checkpoint, facts, mesh), _LAYER.value)
+    encoder = lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
     tokenizer = encoder.tokenizer
     inputs = _all_inputs()
     a, b = encode_lines(inputs, tokenizer, encoder.config.max_length, _source())
@@ -299,11 +299,11 @@ def _all_inputs() -> list[tuple[str, str]]:
 _dumps = functools.partial(json.dumps, ensure_ascii=False)
 
 
-def _print_predictions(checkpoint: pathlib.Path, facts: dict[str, Any]) -> None:
-    if facts["kind"] == "pretraining":
-        predict, show = FillMask(checkpoint, facts, _TOP_K.value), show_masks
+def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
+    if metadata["kind"] == "pretraining":
+        predict, show = FillMask(checkpoint, metadata, _TOP_K.value), show_masks
     else:
-        tuned = FineTuned(checkpoint, facts, one_device())
+        tuned = FineTuned(checkpoint, metadata, one_device())
         predict = PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE.value)
         show = predict.show
     show = _dumps if _JSON.value else show
@@ -321,13 +321,13 @@ def main() -> None:
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
     checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
-    facts = read_facts(checkpoint)
+    metadata = read_metadata(checkpoint)
     if _FEATURES.value:
-        _write_features(checkpoint, facts)
+        _write_features(checkpoint, metadata)
     elif _SCORE.value:
-        _print_scores(checkpoint, facts)
+        _print_scores(checkpoint, metadata)
     else:
-        _print_predictions(checkpoint, facts)
+        _print_predictions(checkpoint, metadata)
 
 
 if __name__ == "__main__":

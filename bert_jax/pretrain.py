@@ -26,8 +26,8 @@ from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
     find_checkpoint,
-    newest_facts,
-    read_facts,
+    newest_metadata,
+    read_metadata,
     restore_groups,
     restore_newest,
     restore_state,
@@ -102,16 +102,16 @@ def resume(
     Returns:
       The state, the place in the data, and lines that say where they are from.
     """
-    state, facts, said = restore_newest(workdir, compiled.abstract)
-    checkpoint = workdir / FOLDER / str(facts["step"])
-    _same_tokenizer(facts, corpora.tokenizer, checkpoint)
-    if facts["corpus"] != corpora.fingerprint:
+    state, metadata, said = restore_newest(workdir, compiled.abstract)
+    checkpoint = workdir / FOLDER / str(metadata["step"])
+    _same_tokenizer(metadata, corpora.tokenizer, checkpoint)
+    if metadata["corpus"] != corpora.fingerprint:
         raise UserError(
             f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
             " one again, or name another --workdir"
         )
-    said.append(f"resuming at step {facts['step']:,} from {checkpoint}")
-    return state, Cursor.from_json(facts["cursor"]), said
+    said.append(f"resuming at step {metadata['step']:,} from {checkpoint}")
+    return state, Cursor.from_json(metadata["cursor"]), said
 
 
 def begin(
@@ -131,11 +131,11 @@ def begin(
     abstract = compiled.abstract
     if init:
         checkpoint = find_checkpoint(init)
-        facts = read_facts(checkpoint)
-        _same_tokenizer(facts, corpora.tokenizer, checkpoint)
-        if facts["kind"] != "pretraining":
+        metadata = read_metadata(checkpoint)
+        _same_tokenizer(metadata, corpora.tokenizer, checkpoint)
+        if metadata["kind"] != "pretraining":
             raise UserError(
-                f"--init={init} is a {facts['kind']} checkpoint: name a pretraining one"
+                f"--init={init} is a {metadata['kind']} checkpoint: name a pretraining one"
             )
         params = restore_groups(checkpoint, abstract.params, abstract.params)
         said = f"continuing from the parameters of {checkpoint}, with a fresh optimizer at step 0"
@@ -146,8 +146,10 @@ def begin(
     return state, Cursor.at_start(0, len(corpora.train)), [said]
 
 
-def _same_tokenizer(facts: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path) -> None:
-    if facts["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+def _same_tokenizer(
+    metadata: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path
+) -> None:
+    if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
             f"{checkpoint} and the corpus have different tokenizers: prepare the corpus with"
             f" --tokenizer={checkpoint.parent.parent}/tokenizer, or start from random parameters"
@@ -235,7 +237,7 @@ class Setup:
         slots = masked_slots(data.length, data.max_examples_per_row, self.config.masking)
         return pretraining_flops(self.config.encoder, data.length, slots)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Returns what every checkpoint of the run says about it."""
         config, tokenizer = self.config, self.corpora.tokenizer
         return {
@@ -253,8 +255,8 @@ def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
     compiled, corpora = setup.compiled, setup.corpora
     if checkpoint:
         place = workdir / FOLDER / str(checkpoint)
-        state, facts = restore_state(place, compiled.abstract), read_facts(place)
-        cursor = Cursor.from_json(facts["cursor"])
+        state, metadata = restore_state(place, compiled.abstract), read_metadata(place)
+        cursor = Cursor.from_json(metadata["cursor"])
     else:
         state, cursor, _ = begin(setup.config, init, corpora, compiled)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
@@ -287,7 +289,7 @@ def main() -> None:
 
     # Parameters: resumed, transferred or fresh.
     compiled, corpora = setup.compiled, setup.corpora
-    newest = newest_facts(workdir).get("step", 0)
+    newest = newest_metadata(workdir).get("step", 0)
     check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
     if newest >= config.steps:
         print(f"{workdir} is finished: {newest:,} steps")
@@ -321,7 +323,7 @@ def main() -> None:
     checkpoints = Checkpoints(
         workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps
     )
-    facts, key = setup.facts(), run_key_on(setup.mesh, config.seed)
+    metadata, key = setup.metadata(), run_key_on(setup.mesh, config.seed)
     step = first_step
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
@@ -335,7 +337,7 @@ def main() -> None:
                     log.held_out(step, held_out(step, state.params))
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused("checkpoint"):
-                    checkpoints.save(state, facts | {"cursor": feed.cursor(step)})
+                    checkpoints.save(state, metadata | {"cursor": feed.cursor(step)})
         checkpoints.close()
     log.close()
     if step < config.steps:

@@ -5,7 +5,7 @@ exactly, and takes no optimizer and no step.
 
     CHECKPOINTS/STEP/params/     one array for each parameter
     CHECKPOINTS/STEP/opt_state/  the optimizer's; an imported checkpoint has none
-    CHECKPOINTS/STEP/facts/      JSON: config, tokenizer, place in the data, fingerprints, versions
+    CHECKPOINTS/STEP/metadata/   JSON: config, tokenizer, data cursor, fingerprints, versions
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from bert_jax.training.step import TrainState
 
 FOLDER = "checkpoints"  # of a run's directory
 DAMAGED = "damaged"  # of a run's directory, for checkpoints that are set aside
-FORMAT = 1  # of what is written here; readers refuse a later one
+CHECKPOINT_FORMAT = 2  # of what is written here; readers refuse a later one
 
 
 class DamagedCheckpoint(UserError):
@@ -76,13 +76,13 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, facts: dict[str, Any], score: float | None = None) -> None:
+    def save(self, state: TrainState, metadata: dict[str, Any], score: float | None = None) -> None:
         """Saves a step; returns when the arrays are copied, and the step may go on.
 
         Args:
           state: its `step` names the checkpoint; its `opt_state` may be None, so that it can be
             started from, and not resumed.
-          facts: JSON-ready; what a user of the checkpoint needs besides its arrays.
+          metadata: JSON-ready; what a user of the checkpoint needs besides its arrays.
           score: for `keep_best`, higher is better.
 
         Raises:
@@ -92,19 +92,19 @@ class Checkpoints:
         arrays = {"params": state.params}
         if state.opt_state is not None:
             arrays["opt_state"] = state.opt_state
-        facts = facts | {
-            "format": FORMAT,
+        metadata = metadata | {
+            "format": CHECKPOINT_FORMAT,
             "step": step,
             "fingerprints": {item: fingerprints(tree) for item, tree in arrays.items()},
             "versions": versions(),
         }
-        facts["digest"] = json_digest(facts)
+        metadata["digest"] = json_digest(metadata)
         with self._told():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
-                    facts=ocp.args.JsonSave(facts),
+                    metadata=ocp.args.JsonSave(metadata),
                 ),
                 metrics=None if score is None else {"score": score},
             )
@@ -147,7 +147,7 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
       UserError: if there is none.
     """
     given = pathlib.Path(directory).expanduser().absolute()
-    if (given / "facts").is_dir():
+    if (given / "metadata").is_dir():
         return given
     run = given.parent if given.name == FOLDER else given
     steps = steps_in(run)
@@ -165,7 +165,7 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     return run / FOLDER / str(best)
 
 
-def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
+def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
     """Reads what `Checkpoints.save` was told, and what it added.
 
     Raises:
@@ -173,27 +173,26 @@ def read_facts(checkpoint: pathlib.Path) -> dict[str, Any]:
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            facts = reader.restore(checkpoint / "facts")
-        digest = facts.pop("digest", None)
+            metadata = reader.restore(checkpoint / "metadata")
+        digest = metadata.pop("digest", None)
     except Exception as error:  # a damaged file makes the readers below raise anything
-        raise _damaged(checkpoint / "facts", _reason(error)) from error
-    if facts.get("format", FORMAT) > FORMAT:  # those of earlier versions have none
+        raise _damaged(checkpoint / "metadata", _reason(error)) from error
+    if (version := metadata.get("format", 0)) > CHECKPOINT_FORMAT:
         raise UserError(
-            f"{checkpoint} has format {facts['format']}, and this version of bert_jax knows up to"
-            f" {FORMAT}: use the version that wrote it, {facts['versions']['bert_jax']}, or a later"
+            f"{checkpoint} has format {version}, and this version of bert_jax reads formats up to"
+            f" {CHECKPOINT_FORMAT}: use version {metadata['versions']['bert_jax']}, which wrote it,"
+            " or a later one"
         )
-    if digest is None:
-        raise UserError(f"{checkpoint} was written by another version of bert_jax: use that one")
-    if digest != json_digest(facts):
-        raise _damaged(checkpoint / "facts", "its content is not what was saved")
-    return facts
+    if digest != json_digest(metadata):
+        raise _damaged(checkpoint / "metadata", "its content is not what was saved")
+    return metadata
 
 
-def newest_facts(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Returns the facts of a run's newest checkpoint that has them whole; {} where it has none."""
+def newest_metadata(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns the metadata of a run's newest sound checkpoint, or {} if there is none."""
     for step in reversed(steps_in(workdir)):
         with contextlib.suppress(DamagedCheckpoint):
-            return read_facts(pathlib.Path(workdir) / FOLDER / str(step))
+            return read_metadata(pathlib.Path(workdir) / FOLDER / str(step))
     return {}
 
 
@@ -209,7 +208,7 @@ def restore_newest(
       abstract: the state that the run would have, with shardings.
 
     Returns:
-      The state, the facts of its checkpoint, and a warning for each that was damaged.
+      The state, the metadata of its checkpoint, and a warning for each that was damaged.
 
     Raises:
       UserError: if none is sound, or one does not fit the run.
@@ -218,7 +217,7 @@ def restore_newest(
     for step in reversed(steps_in(workdir)):
         checkpoint = workdir / FOLDER / str(step)
         try:
-            facts = read_facts(checkpoint)
+            metadata = read_metadata(checkpoint)
             state = restore_state(checkpoint, abstract)
         except DamagedCheckpoint as error:
             damaged.append((step, str(error).partition(": remove this")[0]))
@@ -230,7 +229,7 @@ def restore_newest(
             f" {lost:,} are done again"
             for lost, reason in damaged
         ]
-        return state, facts, warnings
+        return state, metadata, warnings
     raise UserError(
         f"no checkpoint of {workdir} is sound ({damaged[0][1]}): bring one back from a copy, or"
         " name another --workdir to begin anew"
@@ -265,10 +264,10 @@ def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
     Raises:
       UserError: if a name, shape or dtype differs, or a bit of any array.
     """
-    facts = read_facts(checkpoint)
-    params = _restore(checkpoint, "params", abstract.params, facts)
-    opt_state = _restore(checkpoint, "opt_state", abstract.opt_state, facts)
-    step = jax.device_put(jnp.asarray(facts["step"], jnp.int32), abstract.step.sharding)
+    metadata = read_metadata(checkpoint)
+    params = _restore(checkpoint, "params", abstract.params, metadata)
+    opt_state = _restore(checkpoint, "opt_state", abstract.opt_state, metadata)
+    step = jax.device_put(jnp.asarray(metadata["step"], jnp.int32), abstract.step.sharding)
     return TrainState(step, params, opt_state)
 
 
@@ -288,7 +287,7 @@ def restore_groups(
     wanted = {group: abstract_params[group] for group in groups}
     if not wanted:
         return {}  # Orbax would take an empty tree for a mistake
-    return _restore(checkpoint, "params", wanted, read_facts(checkpoint), partial=True)
+    return _restore(checkpoint, "params", wanted, read_metadata(checkpoint), partial=True)
 
 
 def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:
@@ -300,7 +299,7 @@ def _restore(
     checkpoint: pathlib.Path,
     item: str,
     abstract: Any,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     partial: bool = False,
 ) -> Any:
@@ -329,7 +328,7 @@ def _restore(
         reason = _reason(failure) if failure else "another process cannot read its part"
         raise _damaged(checkpoint / item, reason) from failure
     for name, found in fingerprints(restored).items():
-        if found != facts["fingerprints"][item].get(name):
+        if found != metadata["fingerprints"][item].get(name):
             raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
     return restored
 
@@ -383,14 +382,16 @@ def arrays_in(checkpoint: pathlib.Path, item: str) -> dict[str, tuple[tuple[int,
     return _leaves(_stored(checkpoint, item))
 
 
-def read_array(checkpoint: pathlib.Path, item: str, name: str, facts: dict[str, Any]) -> np.ndarray:
+def read_array(
+    checkpoint: pathlib.Path, item: str, name: str, metadata: dict[str, Any]
+) -> np.ndarray:
     """Reads one array onto this host, whatever mesh wrote it, and nothing of the others.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
       item: 'params' or 'opt_state'.
       name: of the array, one of `arrays_in`.
-      facts: of the checkpoint.
+      metadata: of the checkpoint.
 
     Raises:
       UserError: if it cannot be read, or is not what was saved.
@@ -409,6 +410,6 @@ def read_array(checkpoint: pathlib.Path, item: str, name: str, facts: dict[str, 
     except Exception as error:  # as above
         raise _damaged(checkpoint / item, f"{name}: {_reason(error)}") from error
     array = next(leaf for leaf in jax.tree.leaves(restored) if leaf is not ocp.PLACEHOLDER)
-    if fingerprints({name: array})[name] != facts["fingerprints"][item].get(name):
+    if fingerprints({name: array})[name] != metadata["fingerprints"][item].get(name):
         raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
     return array

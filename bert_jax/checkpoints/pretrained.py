@@ -53,29 +53,31 @@ def one_device() -> Mesh:
     return make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
 
 
-def restore_encoder(checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> TrainedEncoder:
+def restore_encoder(
+    checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: Mesh
+) -> TrainedEncoder:
     """Restores the encoder, and no head.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      facts: of it.
+      metadata: of it.
       mesh: from `sharding.make_mesh`.
 
     Raises:
       UserError: if it is damaged.
     """
-    config = from_dict(EncoderConfig, facts["encoder"])
+    config = from_dict(EncoderConfig, metadata["encoder"])
     abstract = {"encoder": abstract_params(Encoder(config), mesh)}
     params = restore_groups(checkpoint, abstract, abstract)["encoder"]
-    return TrainedEncoder(config, tokenizer_from_dict(facts["tokenizer"]), params)
+    return TrainedEncoder(config, tokenizer_from_dict(metadata["tokenizer"]), params)
 
 
-def restore_masked_lm(checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> MaskedLM:
+def restore_masked_lm(checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: Mesh) -> MaskedLM:
     """Restores encoder and heads of a pretraining checkpoint.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      facts: of it.
+      metadata: of it.
       mesh: from `sharding.make_mesh`.
 
     Raises:
@@ -83,10 +85,10 @@ def restore_masked_lm(checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mes
     """
     if "mlm_head" not in groups_in(checkpoint):
         raise UserError(
-            f"{checkpoint} has no masked-LM head ({facts['kind']}): name the pretraining run"
+            f"{checkpoint} has no masked-LM head ({metadata['kind']}): name the pretraining run"
         )
-    objective = SentenceObjective(facts["config"]["data"]["objective"])
-    model = PretrainingModel(from_dict(EncoderConfig, facts["encoder"]), objective)
+    objective = SentenceObjective(metadata["config"]["data"]["objective"])
+    model = PretrainingModel(from_dict(EncoderConfig, metadata["encoder"]), objective)
     abstract = abstract_params(model, mesh)
     params = restore_groups(checkpoint, abstract, abstract)
-    return MaskedLM(model, tokenizer_from_dict(facts["tokenizer"]), params)
+    return MaskedLM(model, tokenizer_from_dict(metadata["tokenizer"]), params)

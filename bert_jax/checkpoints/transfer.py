@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.checkpoints.checkpoint import groups_in, read_facts, restore_groups
+from bert_jax.checkpoints.checkpoint import groups_in, read_metadata, restore_groups
 from bert_jax.config import (
     AttentionKernel,
     EncoderConfig,
@@ -25,13 +25,13 @@ from bert_jax.training.step import init_params
 TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
 
 
-def read_encoder(facts: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
+def read_encoder(metadata: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
     """Returns the encoder that a checkpoint holds, with this run's dropout and rematerialisation.
 
     Raises:
       UserError: if the run asks for longer rows, or more layers, than it has.
     """
-    return task_encoder(from_dict(EncoderConfig, facts["encoder"]), config)
+    return task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
 
 
 def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
@@ -71,7 +71,7 @@ def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: Finetun
     """
     stored = groups_in(checkpoint) if config.transfer else ()
     groups = [group for group in TRANSFERRED if group in stored and group in abstract]
-    if read_facts(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
+    if read_metadata(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
         groups = [group for group in groups if group != "pooler"]
     return restore_groups(checkpoint, abstract, groups)
 

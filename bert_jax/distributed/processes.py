@@ -47,14 +47,14 @@ class _Place(NamedTuple):
     local_device_ids: Any = None  # None: all devices of the host
 
 
-def join(config: HostsConfig, facts: dict[str, Any]) -> None:
+def join(config: HostsConfig, must_agree: dict[str, Any]) -> None:
     """Meets the other processes, if the run has any, and starts JAX with them.
 
     Must be called before JAX is used.
 
     Args:
       config: how long to wait.
-      facts: flat and JSON-ready; what all processes must agree on.
+      must_agree: flat and JSON-ready; what all processes must agree on.
 
     Raises:
       UserError: if the flags make no sense, or a process is missing or differs.
@@ -67,7 +67,7 @@ def join(config: HostsConfig, facts: dict[str, Any]) -> None:
         processes=place.processes,
         host=socket.gethostname(),
         clock=time.time(),
-        facts=facts | versions(),
+        must_agree=must_agree | versions(),
     )
     lifeline = meet(
         place.coordinator,

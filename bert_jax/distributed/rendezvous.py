@@ -30,7 +30,7 @@ class Member(NamedTuple):
     processes: int  # that it believes there are
     host: str
     clock: float  # seconds since 1970
-    facts: dict[str, Any]  # what must be the same everywhere
+    must_agree: dict[str, Any]  # what must be the same everywhere
 
     def __str__(self) -> str:
         """Names it in messages."""
@@ -255,11 +255,11 @@ def _clash(own: Member, member: Member, members: dict[int, Member], host_is_know
         return f"two hosts are named {member.host}: give each a name of its own"
     if abs(seconds := member.clock - time.time()) > _CLOCK_SECONDS:
         return f"the clock of {member} is {seconds:+.0f} s from that of {own}: set the clocks"
-    names = sorted(own.facts.keys() | member.facts.keys())
+    ours, theirs = own.must_agree, member.must_agree
     differing = [
-        f"{name} is {json.dumps(member.facts.get(name))}, not {json.dumps(own.facts.get(name))}"
-        for name in names
-        if own.facts.get(name) != member.facts.get(name)
+        f"{name} is {json.dumps(theirs.get(name))}, not {json.dumps(ours.get(name))}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
     ]
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.checkpoints.checkpoint import arrays_in, find_checkpoint, read_array, read_facts
+from bert_jax.checkpoints.checkpoint import arrays_in, find_checkpoint, read_array, read_metadata
 from bert_jax.checkpoints.pretrained import (
     MaskedLM,
     TrainedEncoder,
@@ -32,19 +32,19 @@ class StoredArrays(Mapping[str, np.ndarray]):
       shapes: of each array, with its dtype; known without reading it.
     """
 
-    def __init__(self, checkpoint: pathlib.Path, item: str, facts: dict[str, Any]) -> None:
+    def __init__(self, checkpoint: pathlib.Path, item: str, metadata: dict[str, Any]) -> None:
         """Reads the list of arrays.
 
         Args:
           checkpoint: CHECKPOINTS/STEP.
           item: 'params' or 'opt_state'.
-          facts: of the checkpoint.
+          metadata: of the checkpoint.
 
         Raises:
           UserError: if the list is damaged.
         """
         self.shapes = arrays_in(checkpoint, item)
-        self._read = functools.partial(read_array, checkpoint, item, facts=facts)
+        self._read = functools.partial(read_array, checkpoint, item, metadata=metadata)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Reads an array; raises UserError if it is damaged."""
@@ -90,48 +90,48 @@ class StoredCheckpoint:
 
     Attributes:
       path: CHECKPOINTS/STEP.
-      facts: what was saved beside the arrays: kind, config, step, versions.
+      metadata: what was saved beside the arrays: kind, config, step, versions.
       params: the parameters.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Reads the facts and the list of arrays; see `open_checkpoint`."""
+        """Reads the metadata and the list of arrays; see `open_checkpoint`."""
         self.path = path
-        self.facts = read_facts(path)
-        self.params = StoredArrays(path, "params", self.facts)
+        self.metadata = read_metadata(path)
+        self.params = StoredArrays(path, "params", self.metadata)
 
     @functools.cached_property
     def opt_state(self) -> StoredArrays:
         """The arrays of the optimizer; raises UserError where there are none."""
         if not (self.path / "opt_state").is_dir():
             raise UserError(f"{self.path} has no optimizer: name a run that was trained here")
-        return StoredArrays(self.path, "opt_state", self.facts)
+        return StoredArrays(self.path, "opt_state", self.metadata)
 
     @functools.cached_property
     def encoder(self) -> EncoderConfig:
         """The shape of the encoder."""
-        return from_dict(EncoderConfig, self.facts["encoder"])
+        return from_dict(EncoderConfig, self.metadata["encoder"])
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that all of its text went through."""
-        return tokenizer_from_dict(self.facts["tokenizer"])
+        return tokenizer_from_dict(self.metadata["tokenizer"])
 
     def restore_encoder(self) -> TrainedEncoder:
         """Restores the encoder onto one device, to run it."""
-        return restore_encoder(self.path, self.facts, one_device())
+        return restore_encoder(self.path, self.metadata, one_device())
 
     def restore_masked_lm(self) -> MaskedLM:
         """Restores encoder and heads; raises UserError where there is no masked-LM head."""
-        return restore_masked_lm(self.path, self.facts, one_device())
+        return restore_masked_lm(self.path, self.metadata, one_device())
 
     def __repr__(self) -> str:
         """Says what it is in one line."""
         sizes = [int(np.prod(shape)) for shape, _ in self.params.shapes.values()]
         return (
-            f"{self.facts['kind']}, step {self.facts['step']:,}: {self.encoder.layers} layers,"
-            f" {self.encoder.width} wide, {self.encoder.heads} heads; {sum(sizes):,} parameters"
-            f" in {len(sizes)} arrays"
+            f"{self.metadata['kind']}, step {self.metadata['step']:,}:"
+            f" {self.encoder.layers} layers, {self.encoder.width} wide, {self.encoder.heads} heads;"
+            f" {sum(sizes):,} parameters in {len(sizes)} arrays"
         )
 
 

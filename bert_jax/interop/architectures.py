@@ -62,7 +62,7 @@ class Model(NamedTuple):
     """A model between two libraries."""
 
     params: Params  # NumPy arrays
-    facts: dict[str, Any]  # of a checkpoint: `kind`, `config`, `encoder`, `tokenizer` and others
+    metadata: dict[str, Any]  # of a checkpoint: `kind`, `config`, `encoder`, `tokenizer` and others
     notes: list[str]  # what a user should know of its reading
 
 
@@ -101,8 +101,8 @@ def groups_of_file(declared: str | None, names: Collection[str], where: object) 
     return tuple(group for group in _ORDER if group in groups)
 
 
-def pretrained_facts(encoder: EncoderConfig, groups: Collection[str]) -> dict[str, Any]:
-    """Returns the facts of a checkpoint without a task's head."""
+def pretrained_metadata(encoder: EncoderConfig, groups: Collection[str]) -> dict[str, Any]:
+    """Returns the metadata of a checkpoint without a task's head."""
     config = PretrainConfig(encoder=encoder)
     if "nsp_head" not in groups:
         config.data.objective = SentenceObjective.NONE
@@ -113,10 +113,10 @@ def pretrained_facts(encoder: EncoderConfig, groups: Collection[str]) -> dict[st
     }
 
 
-def fine_tuned_facts(
+def fine_tuned_metadata(
     encoder: EncoderConfig, task: TaskKind, labels: Sequence[str], *, pairs: bool
 ) -> dict[str, Any]:
-    """Returns the facts of a checkpoint with a task's head.
+    """Returns the metadata of a checkpoint with a task's head.
 
     Args:
       encoder: its shape; inputs are cut to windows as long as its position table.
@@ -138,17 +138,17 @@ def fine_tuned_facts(
     }
 
 
-def architecture_of(facts: Mapping[str, Any]) -> str:
+def architecture_of(metadata: Mapping[str, Any]) -> str:
     """Names their model that a checkpoint is.
 
     Raises:
       UserError: if there is none.
     """
-    if facts["kind"] == ENCODER_KIND:
+    if metadata["kind"] == ENCODER_KIND:
         return ENCODER
-    if facts["kind"] == PRETRAINING_KIND:
-        return MASKED_LM if _objective(facts) is SentenceObjective.NONE else PRETRAINING
-    config = from_dict(FinetuneConfig, facts["config"])
+    if metadata["kind"] == PRETRAINING_KIND:
+        return MASKED_LM if _objective(metadata) is SentenceObjective.NONE else PRETRAINING
+    config = from_dict(FinetuneConfig, metadata["config"])
     if config.feature_layers > 1:
         raise UserError(
             f"feature_layers={config.feature_layers} cannot be exported: the heads of transformers"
@@ -157,37 +157,37 @@ def architecture_of(facts: Mapping[str, Any]) -> str:
     return _OF_TASKS[config.task]
 
 
-def groups_of_export(facts: Mapping[str, Any], stored: Collection[str]) -> tuple[str, ...]:
+def groups_of_export(metadata: Mapping[str, Any], stored: Collection[str]) -> tuple[str, ...]:
     """Returns the groups of a checkpoint that its model of theirs has a place for.
 
     Raises:
       UserError: if there is no such model.
     """
-    architecture = architecture_of(facts)
-    write_encoder(from_dict(EncoderConfig, facts["encoder"]))  # raises for what has no place
+    architecture = architecture_of(metadata)
+    write_encoder(from_dict(EncoderConfig, metadata["encoder"]))  # raises for what has no place
     groups = GROUPS[architecture]
     if architecture == ENCODER and "pooler" in stored:
         groups = (*groups, "pooler")
     return tuple("sop_head" if g == "nsp_head" and "sop_head" in stored else g for g in groups)
 
 
-def module_of(facts: Mapping[str, Any]) -> nn.Module:
+def module_of(metadata: Mapping[str, Any]) -> nn.Module:
     """Builds the model of a checkpoint; of an encoder alone, the one that it was pretrained in."""
-    encoder = from_dict(EncoderConfig, facts["encoder"])
-    if facts["kind"] in (PRETRAINING_KIND, ENCODER_KIND):
-        return PretrainingModel(encoder, _objective(facts))
-    return make_model(from_dict(FinetuneConfig, facts["config"]), encoder, facts["labels"])
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    if metadata["kind"] in (PRETRAINING_KIND, ENCODER_KIND):
+        return PretrainingModel(encoder, _objective(metadata))
+    return make_model(from_dict(FinetuneConfig, metadata["config"]), encoder, metadata["labels"])
 
 
-def abstract_groups(facts: Mapping[str, Any], groups: Collection[str], mesh: Mesh) -> Params:
+def abstract_groups(metadata: Mapping[str, Any], groups: Collection[str], mesh: Mesh) -> Params:
     """Returns the shapes of some groups of a checkpoint's parameters, whole on every device.
 
     They are the table's, not the model's: to trace a model takes longer than to read a file.
     """
-    encoder = from_dict(EncoderConfig, facts["encoder"])
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
     outputs = 0
-    if facts["kind"] not in (PRETRAINING_KIND, ENCODER_KIND):
-        outputs = KINDS[TaskKind(facts["kind"])].outputs or len(facts["labels"])
+    if metadata["kind"] not in (PRETRAINING_KIND, ENCODER_KIND):
+        outputs = KINDS[TaskKind(metadata["kind"])].outputs or len(metadata["labels"])
     tree: Params = {}
     for path, shape in make_shapes(encoder, groups, outputs).items():
         *parents, leaf = path.split("/")
@@ -198,5 +198,5 @@ def abstract_groups(facts: Mapping[str, Any], groups: Collection[str], mesh: Mes
     return tree
 
 
-def _objective(facts: Mapping[str, Any]) -> SentenceObjective:
-    return SentenceObjective(facts["config"]["data"]["objective"])
+def _objective(metadata: Mapping[str, Any]) -> SentenceObjective:
+    return SentenceObjective(metadata["config"]["data"]["objective"])

@@ -13,9 +13,9 @@ from bert_jax.interop.architectures import (
     TOKENS,
     Model,
     abstract_groups,
-    fine_tuned_facts,
+    fine_tuned_metadata,
     groups_of_file,
-    pretrained_facts,
+    pretrained_metadata,
 )
 from bert_jax.interop.names import Tensor, check_tensors, from_theirs
 from bert_jax.text.tokenizer import Tokenizer
@@ -74,22 +74,22 @@ def read_foreign(
         labels = read_labels(values, where)
         one_number = len(labels) == 1
         task = TaskKind.REGRESSION if one_number else TaskKind.CLASSIFICATION
-        facts = fine_tuned_facts(encoder, task, [] if one_number else labels, pairs=pairs)
+        metadata = fine_tuned_metadata(encoder, task, [] if one_number else labels, pairs=pairs)
     elif declared == TOKENS:
         labels = read_labels(values, where)
-        facts = fine_tuned_facts(encoder, TaskKind.TAGS, labels, pairs=False)
+        metadata = fine_tuned_metadata(encoder, TaskKind.TAGS, labels, pairs=False)
     elif declared == SPANS:
-        facts = fine_tuned_facts(encoder, TaskKind.SPANS, [], pairs=False)
+        metadata = fine_tuned_metadata(encoder, TaskKind.SPANS, [], pairs=False)
     else:
-        facts = pretrained_facts(encoder, groups)
+        metadata = pretrained_metadata(encoder, groups)
     if pairs and declared != CLASSES:
         raise UserError(f"--pairs is of {CLASSES}, and {where} holds another: leave it out")
-    abstract = abstract_groups(facts, groups, mesh)
+    abstract = abstract_groups(metadata, groups, mesh)
     check_tensors(where, tensors, abstract)
     notes = []
     if short := sorted({t.dtype for t in tensors.values()} & {"float16", "bfloat16"}):
         notes.append(f"{' and '.join(short)} became float32, which holds the same values")
-    return Model(from_theirs(abstract, lambda name: tensors[name].read()), facts, notes)
+    return Model(from_theirs(abstract, lambda name: tensors[name].read()), metadata, notes)
 
 
 def read_labels(values: Mapping[str, Any], where: object) -> list[str]:

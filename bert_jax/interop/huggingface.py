@@ -76,9 +76,9 @@ def read_directory(
         model = read_foreign(str(directory), values, encoder, tensors, mesh, pairs=pairs)
         tokenizer = tokenizer or read_tokenizer(directory)
         check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
-        model.facts["tokenizer"] = described(tokenizer)
+        model.metadata["tokenizer"] = described(tokenizer)
     if max_length := read_max_length(directory):
-        model.facts["max_length"] = min(max_length, encoder.max_length)
+        model.metadata["max_length"] = min(max_length, encoder.max_length)
     return model
 
 
@@ -96,34 +96,34 @@ def _read_own(
     path = directory / FACTS_FILE
     if not path.is_file():
         return None
-    facts, of_params = _read_facts(path)
+    metadata, of_params = _read_metadata(path)
     stored = dataclasses.replace(
-        from_dict(EncoderConfig, facts["encoder"]),
+        from_dict(EncoderConfig, metadata["encoder"]),
         position_init=PositionInit.NORMAL,  # neither is there once the parameters are
         compute_type=ComputeType.FLOAT32,
         unroll=1,
     )
-    if stored != encoder or values.get("architectures") != [architecture_of(facts)]:
+    if stored != encoder or values.get("architectures") != [architecture_of(metadata)]:
         return None
-    if facts.get("labels"):
-        facts["labels"] = read_labels(values, directory)
+    if metadata.get("labels"):
+        metadata["labels"] = read_labels(values, directory)
     groups = dict.fromkeys(name.partition("/")[0] for name in of_params)
-    abstract = abstract_groups(facts, groups, mesh)
+    abstract = abstract_groups(metadata, groups, mesh)
     check_tensors(str(directory), tensors, abstract)
     params = from_theirs(abstract, lambda name: tensors[name].read())
-    return Model(params, facts, []) if fingerprints(params) == of_params else None
+    return Model(params, metadata, []) if fingerprints(params) == of_params else None
 
 
-def _read_facts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _read_metadata(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Returns what was known of a model, and the fingerprints of its parameters."""
-    facts = read_json(path)
+    metadata = read_json(path)
     try:
-        if facts.pop("digest") != json_digest(facts):
+        if metadata.pop("digest") != json_digest(metadata):
             raise ValueError
-        tokenizer_from_dict(facts["tokenizer"])
-        pretrained = facts["kind"] in (PRETRAINING_KIND, ENCODER_KIND)
-        from_dict(PretrainConfig if pretrained else FinetuneConfig, facts["config"])
-        return facts, dict(facts.pop("fingerprints"))
+        tokenizer_from_dict(metadata["tokenizer"])
+        pretrained = metadata["kind"] in (PRETRAINING_KIND, ENCODER_KIND)
+        from_dict(PretrainConfig if pretrained else FinetuneConfig, metadata["config"])
+        return metadata, dict(metadata.pop("fingerprints"))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged: remove it to read the directory without it") from None
 
@@ -138,18 +138,18 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     Raises:
       UserError: for what transformers' BERT, or tokenizer.json, cannot be.
     """
-    facts = model.facts
-    encoder = from_dict(EncoderConfig, facts["encoder"])
-    tokenizer = tokenizer_from_dict(facts["tokenizer"])
-    architecture = architecture_of(facts)
+    metadata = model.metadata
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    tokenizer = tokenizer_from_dict(metadata["tokenizer"])
+    architecture = architecture_of(metadata)
     values = {
         "architectures": [architecture],
         **write_encoder(encoder),
-        **_write_labels(facts, architecture),
+        **_write_labels(metadata, architecture),
         "pad_token_id": tokenizer.special.pad,
     }
-    write_tokenizer(tokenizer, directory, facts.get("max_length", encoder.max_length))
-    own = {name: facts[name] for name in _OWN_FACTS if name in facts}
+    write_tokenizer(tokenizer, directory, metadata.get("max_length", encoder.max_length))
+    own = {name: metadata[name] for name in _OWN_METADATA if name in metadata}
     own["fingerprints"] = fingerprints(model.params)
     own["digest"] = json_digest(own)
     _write_json(directory / CONFIG_FILE, values)
@@ -165,11 +165,11 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     (directory / SAFETENSORS_FILE).chmod((directory / CONFIG_FILE).stat().st_mode)
 
 
-_OWN_FACTS = ("kind", "config", "encoder", "tokenizer", "labels", "scores", "max_length")
+_OWN_METADATA = ("kind", "config", "encoder", "tokenizer", "labels", "scores", "max_length")
 
 
-def _write_labels(facts: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    labels: Sequence[str] = facts.get("labels", [])
+def _write_labels(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    labels: Sequence[str] = metadata.get("labels", [])
     if architecture == TOKENS:
         return _named(labels)
     if architecture == CLASSES and labels:

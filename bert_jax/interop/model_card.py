@@ -27,17 +27,17 @@ _PIPELINES = {
 
 def make_card(model: Model, architecture: str) -> str:
     """Writes the card; it says what the checkpoint knows, and no more."""
-    facts = model.facts
+    metadata = model.metadata
     pipeline = _PIPELINES[architecture]
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    encoder = facts["encoder"]
+    encoder = metadata["encoder"]
     rows = {
         "model": architecture,
         "parameters": f"{count:,}",
         "layers": f"{encoder['layers']} of width {encoder['width']}, {encoder['heads']} heads each",
-        "longest input": f"{facts.get('max_length', encoder['max_length'])} tokens",
-        "vocabulary": f"{encoder['vocab_size']:,} ({facts['tokenizer']['kind']})",
-        **_run(facts),
+        "longest input": f"{metadata.get('max_length', encoder['max_length'])} tokens",
+        "vocabulary": f"{encoder['vocab_size']:,} ({metadata['tokenizer']['kind']})",
+        **_run(metadata),
         "exported by": f"bert_jax {bert_jax.__version__}",
     }
     lines = [
@@ -67,11 +67,11 @@ def make_card(model: Model, architecture: str) -> str:
     return "\n".join(lines)
 
 
-def _run(facts: dict[str, Any]) -> dict[str, Any]:
-    config = facts["config"]
-    if "imported" in facts:
-        return {"imported from": facts["imported"]}
-    rows = {"steps": f"{facts['step']:,}"} if "step" in facts else {}
+def _run(metadata: dict[str, Any]) -> dict[str, Any]:
+    config = metadata["config"]
+    if "imported" in metadata:
+        return {"imported from": metadata["imported"]}
+    rows = {"steps": f"{metadata['step']:,}"} if "step" in metadata else {}
     rows |= {"batch size": config["batch_size"], "seed": config["seed"]}
     optimizer = config["optimizer"]
     rows["optimizer"] = f"{optimizer['rule']}, learning rate {optimizer['learning_rate']:g}"
@@ -84,10 +84,10 @@ def _run(facts: dict[str, Any]) -> dict[str, Any]:
     else:
         rows["task"] = config["task"]
         rows["epochs"] = config["epochs"]
-        for name, score in facts["scores"].items():
+        for name, score in metadata["scores"].items():
             rows[name] = f"{score:.4g}"
-    if facts.get("labels"):
-        rows["labels"] = ", ".join(facts["labels"])
+    if metadata.get("labels"):
+        rows["labels"] = ", ".join(metadata["labels"])
     return rows
 
 

@@ -113,14 +113,14 @@ def prove(
     if not verify.is_installed(*LIBRARIES):
         yield f"not verified: {' and '.join(LIBRARIES)} are not both installed"
         return
-    loaded = load_model(directory, architecture_of(model.facts), pooler="pooler" in model.params)
+    loaded = load_model(directory, architecture_of(model.metadata), pooler="pooler" in model.params)
     if exported and (loaded.missing or loaded.unexpected):
         raise UserError(
             f"transformers does not find {loaded.missing} and has no place for"
             f" {loaded.unexpected}: nothing was written"
         )
-    tokenizer = tokenizer_from_dict(model.facts["tokenizer"])
-    encoder = from_dict(EncoderConfig, model.facts["encoder"])
+    tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
+    encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     batch = verify.make_rows(tokenizer, encoder, sentences)
     for difference in verify.compare(verify.our_outputs(model, batch), loaded.run(batch), batch):
         yield f"verified against transformers, {difference}"

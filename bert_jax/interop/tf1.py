@@ -73,7 +73,7 @@ def read_checkpoint(
         case = "uncased" if tokenizer.lower_case else "cased"
         model.notes.append(f"the vocabulary is {case}, as its pieces show")
     check_vocabulary(tokenizer, encoder, prefix, padded=padded_vocabulary)
-    model.facts["tokenizer"] = described(tokenizer)
+    model.metadata["tokenizer"] = described(tokenizer)
     return model
 
 

@@ -105,8 +105,8 @@ def prove(model: Model, prefix: pathlib.Path, sentences: Sequence[str]) -> Itera
     Raises:
       UserError: if they are different models.
     """
-    tokenizer = tokenizer_from_dict(model.facts["tokenizer"])
-    encoder = from_dict(EncoderConfig, model.facts["encoder"])
+    tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
+    encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     batch = verify.make_rows(tokenizer, encoder, sentences)
     theirs = run_checkpoint(prefix, batch)
     for difference in verify.compare(verify.our_outputs(model, batch), theirs, batch):

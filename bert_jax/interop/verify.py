@@ -84,12 +84,12 @@ def make_rows(tokenizer: Tokenizer, encoder: EncoderConfig, sentences: Sequence[
 
 def our_outputs(model: Model, batch: Batch) -> Outputs:
     """Runs our model, in float32."""
-    encoder = from_dict(EncoderConfig, model.facts["encoder"])
+    encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     encoder = dataclasses.replace(encoder, compute_type=ComputeType.FLOAT32)
-    module: Any = module_of(model.facts).clone(config=encoder)
+    module: Any = module_of(model.metadata).clone(config=encoder)
 
     def run(params: Any, batch: Any) -> dict[str, Any]:
-        if model.facts["kind"] == ENCODER_KIND:
+        if model.metadata["kind"] == ENCODER_KIND:
             variables = {"params": params["encoder"]}
             x: Any = Encoder(encoder).apply(variables, batch, deterministic=True)
             found = {"hidden": x}
@@ -98,7 +98,7 @@ def our_outputs(model: Model, batch: Batch) -> Outputs:
                 found["pooled"] = Pooler(encoder).apply(variables, x[:, :1])
             return found
         logits = module.apply({"params": params}, batch, deterministic=True)
-        if model.facts["kind"] == PRETRAINING_KIND:
+        if model.metadata["kind"] == PRETRAINING_KIND:
             found = {"mlm": logits.mlm}
             return found | ({} if logits.sentence is None else {"sentence": logits.sentence})
         return {"logits": logits}

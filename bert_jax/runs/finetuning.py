@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.checkpoints.checkpoint import read_facts
+from bert_jax.checkpoints.checkpoint import read_metadata
 from bert_jax.checkpoints.fingerprint import json_digest
 from bert_jax.checkpoints.transfer import read_encoder
 from bert_jax.config import FinetuneConfig, TaskKind
@@ -42,7 +42,7 @@ class Setup:
     def __init__(
         self, config: FinetuneConfig, checkpoint: pathlib.Path, mesh: Mesh, clock: StartClock
     ) -> None:
-        """Reads the checkpoint's facts and the task, and checks that they go together.
+        """Reads the checkpoint's metadata and the task, and checks that they go together.
 
         Args:
           config: of the runs.
@@ -53,12 +53,12 @@ class Setup:
         Raises:
           UserError: for what does not fit, before anything is trained or written.
         """
-        facts = read_facts(checkpoint)
+        metadata = read_metadata(checkpoint)
         self.config, self.checkpoint, self.clock = config, checkpoint, clock
-        self.stored_tokenizer = facts["tokenizer"]  # with its fingerprint
-        self.source = json_digest(facts["fingerprints"]["params"])  # which parameters it has
+        self.stored_tokenizer = metadata["tokenizer"]  # with its fingerprint
+        self.source = json_digest(metadata["fingerprints"]["params"])  # which parameters it has
         self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
-        self.encoder = read_encoder(facts, config)
+        self.encoder = read_encoder(metadata, config)
         self.mesh = mesh
         sharding.check_encoder(self.encoder, self.mesh)
         self.task = read_task(config, self.tokenizer)
@@ -188,17 +188,17 @@ def _named(name: str, split: Split, outputs: Outputs, means: dict[str, float]) -
     return {f"{name}_{key}": value for key, value in scores.items()}
 
 
-def check_same_task(setup: Setup, workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+def check_same_task(setup: Setup, workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
     """Raises UserError if a directory holds the run of other examples or another checkpoint."""
-    if facts["task"] != setup.task_digest:
+    if metadata["task"] != setup.task_digest:
         raise UserError(
             f"{workdir} began with other examples or another tokenizer: give the same"
             " --checkpoint, data.train and data.dev, or name another --workdir"
         )
-    if facts.get("source") != setup.source:  # those of earlier versions have none
+    if metadata["source"] != setup.source:
         raise UserError(
-            f"{workdir} began with the parameters of {facts['checkpoint']}, which are not those of"
-            f" {setup.checkpoint}: give that --checkpoint, or name another --workdir"
+            f"{workdir} began with the parameters of {metadata['checkpoint']}, which are not those"
+            f" of {setup.checkpoint}: give that --checkpoint, or name another --workdir"
         )
 
 

@@ -28,26 +28,26 @@ class FineTuned:
       tokenizer: as it was in pretraining.
     """
 
-    def __init__(self, checkpoint: pathlib.Path, facts: dict[str, Any], mesh: Mesh) -> None:
+    def __init__(self, checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: Mesh) -> None:
         """Restores the parameters onto a mesh.
 
         Args:
           checkpoint: CHECKPOINTS/STEP.
-          facts: of it.
+          metadata: of it.
           mesh: from `sharding.make_mesh`.
 
         Raises:
           UserError: if it is damaged, or was not fine-tuned.
         """
-        if facts["kind"] not in [kind.value for kind in TaskKind]:
+        if metadata["kind"] not in [kind.value for kind in TaskKind]:
             raise UserError(
                 f"{checkpoint} was pretrained and has no head for a task: fine-tune it first"
             )
-        self.config = from_dict(FinetuneConfig, facts["config"])
-        self.encoder = from_dict(EncoderConfig, facts["encoder"])
-        self.tokenizer = tokenizer_from_dict(facts["tokenizer"])
-        self.labels: list[str] = facts["labels"]
-        self.scores: dict[str, float] = facts["scores"]
+        self.config = from_dict(FinetuneConfig, metadata["config"])
+        self.encoder = from_dict(EncoderConfig, metadata["encoder"])
+        self.tokenizer = tokenizer_from_dict(metadata["tokenizer"])
+        self.labels: list[str] = metadata["labels"]
+        self.scores: dict[str, float] = metadata["scores"]
         self._mesh = mesh
         model = make_model(self.config, self.encoder, self.labels)
         abstract = abstract_params(model, mesh)

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from bert_jax import cli
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import MeshConfig
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.tasks.finetuned import FineTuned
@@ -60,7 +60,7 @@ def _cpu_seconds() -> float:
 def outputs_alone(workdir: pathlib.Path) -> np.ndarray:
     """Returns the outputs of a run's best epoch for its held-out examples, [I, C]."""
     checkpoint = find_checkpoint(workdir)
-    tuned = FineTuned(checkpoint, read_facts(checkpoint), make_mesh(MeshConfig()))
+    tuned = FineTuned(checkpoint, read_metadata(checkpoint), make_mesh(MeshConfig()))
     inputs = read_task(tuned.config, tuned.tokenizer).dev["dev"].inputs
     return np.stack(tuned.outputs(inputs, batch_size=tuned.config.batch_size, packed=True))
 

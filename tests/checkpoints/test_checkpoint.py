@@ -13,7 +13,7 @@ from bert_jax.checkpoints.checkpoint import (
     Checkpoints,
     find_checkpoint,
     groups_in,
-    read_facts,
+    read_metadata,
     restore_groups,
     restore_newest,
     restore_state,
@@ -51,8 +51,8 @@ def test_restores_every_bit(tmp_path: pathlib.Path) -> None:
     state = small_state(4)
     save(tmp_path, state)
     assert_same_bits(restore_state(tmp_path / "checkpoints/4", abstract(state)), state)
-    facts = read_facts(tmp_path / "checkpoints/4")
-    assert facts["kind"] == "test" and facts["step"] == 4 and "jax" in facts["versions"]
+    metadata = read_metadata(tmp_path / "checkpoints/4")
+    assert metadata["kind"] == "test" and metadata["step"] == 4 and "jax" in metadata["versions"]
 
 
 def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
@@ -79,10 +79,12 @@ def test_every_so_many_steps_one_is_kept_for_good(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_later_format_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_FORMAT", 3)
     save(tmp_path, small_state(1))
     monkeypatch.undo()
-    with pytest.raises(UserError, match="has format 3, and this version .* knows up to 1: use"):
+    with pytest.raises(
+        UserError, match="has format 3, and this version .* reads formats up to 2: use"
+    ):
         restore_newest(tmp_path, abstract(small_state(1)))
     assert steps_in(tmp_path) == [1]
 
@@ -156,10 +158,10 @@ def test_a_flipped_bit_of_an_array_is_named(tmp_path: pathlib.Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit_on_disk_is_refused(pretrained: Run, tmp_path: pathlib.Path) -> None:
     source = newest(pretrained[0])
-    wanted, state, facts = abstract_of(source), state_of(source), read_facts(source)
+    wanted, state, metadata = abstract_of(source), state_of(source), read_metadata(source)
     rng, refused = random.Random(0), 0
     arrays = [path for path in source.rglob("d/*") if path.stat().st_size > 4000]
-    others = [source / "facts/metadata", source / "params/_METADATA"]
+    others = [source / "metadata/metadata", source / "params/_METADATA"]
     for number, path in enumerate([*arrays, *others] * 2):
         copy = tmp_path / str(number)
         shutil.copytree(source, copy)
@@ -174,5 +176,5 @@ def test_a_flipped_bit_on_disk_is_refused(pretrained: Run, tmp_path: pathlib.Pat
             refused += 1
         else:  # the bit was of no use, as in a part of the file that nothing points to
             assert_same_bits(restored, state)
-            assert read_facts(copy) == facts
+            assert read_metadata(copy) == metadata
     assert refused >= len(arrays)

@@ -10,7 +10,7 @@ import socket
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import read_facts, steps_in
+from bert_jax.checkpoints.checkpoint import read_metadata, steps_in
 from bert_jax.inspection import open_checkpoint
 from tests.fixtures.drivers import (
     Drivers,
@@ -103,7 +103,7 @@ def test_several_processes_pretrain_as_one_does(
     one_process(drivers, "pretrain", *flags, f"--workdir={alone}", devices=devices)
     assert steps_in(several) == steps_in(alone) == [4, 8, 12]
     assert_same_losses(several, alone)
-    ours, theirs = (read_facts(newest(each)) for each in (several, alone))
+    ours, theirs = (read_metadata(newest(each)) for each in (several, alone))
     assert ours["cursor"] == theirs["cursor"]
     stored, whole = open_checkpoint(several).params, state_of(newest(several)).params["encoder"]
     for name in ("embeddings/tokens", "layers/mlp/up/kernel"):  # each process wrote a part
@@ -127,7 +127,7 @@ def test_when_one_dies_the_other_says_so_and_they_go_on(
     assert "is gone: start all processes again, and they go on" in survivor.err
     run(drivers, "pretrain", *flags)
     assert_same_bits(state_of(newest(tmp_path)), state_of(newest(pair)))
-    assert read_facts(newest(tmp_path)) == read_facts(newest(pair))
+    assert read_metadata(newest(tmp_path)) == read_metadata(newest(pair))
     assert log_of(tmp_path) == log_of(pair)
 
 
@@ -167,7 +167,7 @@ def test_two_then_one_then_two_processes(drivers, pretrain_flags, pair, tmp_path
         results = [job.wait() for job in jobs]
     assert all(result.status == 0 for result in results)
     assert_same_losses(broken, whole, rtol=1e-4)
-    assert read_facts(newest(broken))["cursor"] == read_facts(newest(whole))["cursor"]
+    assert read_metadata(newest(broken))["cursor"] == read_metadata(newest(whole))["cursor"]
 
 
 def test_two_processes_fine_tune_and_evaluate_as_one_does(drivers, pretrained: Run, task, tmp_path):

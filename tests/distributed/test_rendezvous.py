@@ -21,8 +21,8 @@ def free_port() -> int:
 
 
 def member(process: int, processes: int, **changes: Any) -> Member:
-    facts = {"config.steps": 100, "jax": "1.2"}
-    return Member(process, processes, f"host{process}", time.time(), facts)._replace(**changes)
+    must_agree = {"config.steps": 100, "jax": "1.2"}
+    return Member(process, processes, f"host{process}", time.time(), must_agree)._replace(**changes)
 
 
 def meet_all(*members: Member, seconds: float = 20, port: int = 0) -> list[Lifeline | str]:
@@ -100,11 +100,11 @@ def test_a_missing_process_0_is_named() -> None:
     ("changes", "message"),
     [
         (
-            {"facts": {"config.steps": 7, "jax": "1.2"}},
+            {"must_agree": {"config.steps": 7, "jax": "1.2"}},
             "process 1 (host1) differs from process 0 (host0): config.steps is 7, not 100",
         ),
         (
-            {"facts": {"config.steps": 100}},
+            {"must_agree": {"config.steps": 100}},
             'differs from process 0 (host0): jax is null, not "1.2"',
         ),
         (

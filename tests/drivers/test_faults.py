@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import FOLDER, read_facts, steps_in
+from bert_jax.checkpoints.checkpoint import FOLDER, read_metadata, steps_in
 from tests.distributed.test_processes import start
 from tests.drivers.test_resilience import damage
 from tests.fixtures.drivers import (
@@ -86,7 +86,10 @@ def test_killed_again_and_again_the_run_ends_with_the_same_bits(
         assert result.status == 0, result
         counts["restarts that succeeded"] += 1
         assert_same_bits(state_of(newest(workdir)), state_of(newest(pretrained[0])))
-        assert read_facts(newest(workdir))["cursor"] == read_facts(newest(pretrained[0]))["cursor"]
+        assert (
+            read_metadata(newest(workdir))["cursor"]
+            == read_metadata(newest(pretrained[0]))["cursor"]
+        )
         assert log_of(workdir) == log_of(pretrained[0])
         counts["runs with the unbroken one's bits, cursor and log"] += 1
         shutil.rmtree(workdir)
@@ -235,7 +238,7 @@ def test_eight_four_one_eight_devices(
     assert ours.keys() == theirs.keys() and len(ours) == 50
     furthest = max(abs(ours[step] / theirs[step] - 1) for step in ours)
     np.testing.assert_array_less(furthest, 1e-4)
-    places = [read_facts(newest(tmp_path / name))["cursor"] for name in ("moved", "whole")]
+    places = [read_metadata(newest(tmp_path / name))["cursor"] for name in ("moved", "whole")]
     assert places[0] == places[1]
     with capsys.disabled():
         print(f"\n  8, 4, 1, 8 devices: losses of 50 steps differ by {furthest:.1e} at most")

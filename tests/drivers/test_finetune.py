@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts, restore_state, steps_in
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata, restore_state, steps_in
 from bert_jax.checkpoints.transfer import frozen_groups
 from bert_jax.config import EncoderConfig, FinetuneConfig, MeshConfig, from_dict
 from bert_jax.distributed.sharding import make_mesh
@@ -30,9 +30,9 @@ from tests.fixtures.drivers import state_of as pretrained_state
 
 
 def state_of(checkpoint: pathlib.Path) -> TrainState:
-    facts = read_facts(checkpoint)
-    config = from_dict(FinetuneConfig, facts["config"])
-    model = make_model(config, from_dict(EncoderConfig, facts["encoder"]), facts["labels"])
+    metadata = read_metadata(checkpoint)
+    config = from_dict(FinetuneConfig, metadata["config"])
+    model = make_model(config, from_dict(EncoderConfig, metadata["encoder"]), metadata["labels"])
     tx = make_optimizer(config.optimizer, 1, frozen=frozen_groups(config))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     return restore_state(checkpoint, abstract_state(model, tx, mesh))
@@ -77,9 +77,9 @@ def test_rows_that_are_far_too_long_are_told_of(longest, length, enough) -> None
 
 
 def test_the_checkpoint_is_self_contained(finetuned: Run, pretrained: Run) -> None:
-    facts = read_facts(find_checkpoint(finetuned[0]))
-    assert facts["kind"] == "classification" and facts["labels"] == ["cold", "warm"]
-    assert facts["tokenizer"] == read_facts(newest(pretrained[0]))["tokenizer"]
+    metadata = read_metadata(find_checkpoint(finetuned[0]))
+    assert metadata["kind"] == "classification" and metadata["labels"] == ["cold", "warm"]
+    assert metadata["tokenizer"] == read_metadata(newest(pretrained[0]))["tokenizer"]
 
 
 def test_killed_and_started_again_ends_with_the_same_bits(

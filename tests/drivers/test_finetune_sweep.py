@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import MeshConfig
 from bert_jax.data.tasks.splits import Task
 from bert_jax.distributed.sharding import make_mesh
@@ -36,7 +36,7 @@ def outputs_alone(run: pathlib.Path) -> np.ndarray:
     """Returns what the best epoch of a run of its own says about the held-out examples."""
     checkpoint = find_checkpoint(run)
     tuned = FineTuned(
-        checkpoint, read_facts(checkpoint), make_mesh(MeshConfig(), jax.devices()[:1])
+        checkpoint, read_metadata(checkpoint), make_mesh(MeshConfig(), jax.devices()[:1])
     )
     task: Task = read_task(tuned.config, tuned.tokenizer)
     return np.stack(tuned.outputs(task.dev["dev"].inputs, batch_size=4, packed=True))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.tokenizer import tokenizer_from_dict
@@ -113,8 +113,8 @@ def test_lines_must_be_utf8(drivers: Drivers, finetuned: Run) -> None:
 
 
 def test_what_is_filled_in_is_what_the_model_says(drivers: Drivers, pretrained: Run) -> None:
-    facts = read_facts(newest(pretrained[0]))
-    tokenizer = tokenizer_from_dict(facts["tokenizer"])
+    metadata = read_metadata(newest(pretrained[0]))
+    tokenizer = tokenizer_from_dict(metadata["tokenizer"])
     special = tokenizer.special
     before, after = tokenizer.encode("red"), tokenizer.encode("stone house")
     ids = np.array([[special.cls, *before, special.mask, *after, special.sep]], np.int32)
@@ -127,7 +127,7 @@ def test_what_is_filled_in_is_what_the_model_says(drivers: Drivers, pretrained: 
         "pool_positions": zeros[:, :1],
         "mlm_positions": np.array([[1 + len(before)]], np.int32),
     }
-    model = PretrainingModel(from_dict(EncoderConfig, facts["encoder"]))
+    model = PretrainingModel(from_dict(EncoderConfig, metadata["encoder"]))
     variables = {"params": state_of(newest(pretrained[0])).params}
     logits = jnp.asarray(model.apply(variables, batch, deterministic=True).mlm)
     expected = np.sort(np.asarray(jax.nn.softmax(logits[0, 0])))[::-1][:5]

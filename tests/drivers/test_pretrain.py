@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import read_facts, steps_in
+from bert_jax.checkpoints.checkpoint import read_metadata, steps_in
 from bert_jax.text.tokenizer import SETTINGS_FILE, load_tokenizer
 from tests.fixtures.drivers import (
     ROOT,
@@ -73,7 +73,7 @@ def assert_same_run(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     """Same parameters, optimizer and place in the data, bit for bit."""
     assert steps_in(ours)[-1] == steps_in(theirs)[-1] == 12
     assert_same_bits(state_of(newest(ours)), state_of(newest(theirs)))
-    assert read_facts(newest(ours)) == read_facts(newest(theirs))
+    assert read_metadata(newest(ours)) == read_metadata(newest(theirs))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from bert_jax.checkpoints.checkpoint import groups_in, read_facts, steps_in
+from bert_jax.checkpoints.checkpoint import groups_in, read_metadata, steps_in
 from tests.fixtures.drivers import (
     PRETRAIN_RECIPE,
     Drivers,
@@ -71,9 +71,9 @@ def test_a_run_in_phases_over_a_mixture_is_resumed_across_the_border(
     result = drivers.run("pretrain", *phased_flags, f"--workdir={killed}")
     assert result.status == 0 and "resuming at step" in result.err, result
     assert_same_bits(state_of(newest(killed)), state_of(newest(whole)))
-    facts = [read_facts(newest(run)) for run in (whole, killed)]
-    assert facts[0]["cursor"] == facts[1]["cursor"]
-    assert facts[0]["cursor"][:2] == [1, 6 * 4]  # phase, rows of it
+    metadata = [read_metadata(newest(run)) for run in (whole, killed)]
+    assert metadata[0]["cursor"] == metadata[1]["cursor"]
+    assert metadata[0]["cursor"][:2] == [1, 6 * 4]  # phase, rows of it
     assert log_of(whole) == log_of(killed)
     last = log_of(whole)[-1]
     assert {"heldout_sop_loss", "heldout_sop_accuracy", "heldout_sop_swapped_share"} <= last.keys()
@@ -124,7 +124,7 @@ def test_a_corpus_is_copied_to_the_host_once(
     second = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'b'}")
     assert f"copied {corpus} to {tmp_path}/local/corpus-" in first.err
     assert f"{corpus} is read from its copy {tmp_path}/local/corpus-" in second.err
-    one, other = (read_facts(newest(tmp_path / name)) for name in "ab")
+    one, other = (read_metadata(newest(tmp_path / name)) for name in "ab")
     assert one["fingerprints"] == other["fingerprints"]
     assert json.dumps(one["cursor"]) == json.dumps(other["cursor"])
 

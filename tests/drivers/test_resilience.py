@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import FOLDER, read_facts, steps_in
+from bert_jax.checkpoints.checkpoint import FOLDER, read_metadata, steps_in
 from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.training.debugging import check_ids
@@ -157,7 +157,7 @@ def test_without_a_sound_checkpoint_nothing_is_begun(
     shutil.copytree(pretrained[0], run)
     for step in (4, 8, 12):
         damage(run / FOLDER / str(step), "a missing file")
-    shutil.rmtree(run / FOLDER / "12/facts")
+    shutil.rmtree(run / FOLDER / "12/metadata")
     message = drivers.run("pretrain", *pretrain_flags, f"--workdir={run}").error()
     assert f"no checkpoint of {run} is sound ({run / FOLDER / '12'}" in message
     assert steps_in(run) == [4, 8, 12]
@@ -174,7 +174,7 @@ def test_fine_tuning_looks_for_a_sound_checkpoint_too(
     shutil.copytree(finetuned[0], run)
     for step in steps_in(run):
         damage(run / FOLDER / str(step), "a missing item")
-        (run / FOLDER / str(step) / "facts/metadata").unlink()
+        (run / FOLDER / str(step) / "metadata/metadata").unlink()
     message = drivers.run("finetune", *finetune_flags(task, pretrained, run)).error()
     assert f"no checkpoint of {run} is sound" in message
 
@@ -208,7 +208,7 @@ def test_another_mesh_goes_on_with_the_same_rows(
     for entry in (entry for entry in theirs if "heldout_mlm_loss" in entry):
         for name, value in entry.items():
             np.testing.assert_allclose(ours[entry["step"]][name], value, rtol=1e-4, err_msg=name)
-    places = [read_facts(newest(tmp_path / name))["cursor"] for name in ("moved", "whole")]
+    places = [read_metadata(newest(tmp_path / name))["cursor"] for name in ("moved", "whole")]
     assert places[0] == places[1]
     states = [state_of(newest(tmp_path / name)) for name in ("moved", "whole")]
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import find_checkpoint, read_facts
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from tests.drivers.test_finetune import state_of
 from tests.fixtures.drivers import Drivers, Run, assert_same_bits, finetune_flags, log_of, newest
 from tests.fixtures.drivers import state_of as pretrained_state
@@ -40,7 +40,7 @@ def evaluate(drivers: Drivers, workdir: pathlib.Path, output: pathlib.Path) -> d
 
 
 def assert_scores_are_those_of_the_run(scores: dict, workdir: pathlib.Path) -> None:
-    stored = read_facts(find_checkpoint(workdir))["scores"]
+    stored = read_metadata(find_checkpoint(workdir))["scores"]
     found = {name: value for name, value in scores.items() if f"dev_{name}" in stored}
     assert len(found) >= 2
     for name, value in found.items():
@@ -132,7 +132,8 @@ def test_spans(
     said = drivers.run("evaluate", f"--checkpoint={run}", test).out.splitlines()
     threshold = next(line.split()[1] for line in said if "no_answer_threshold" in line)
     assert (
-        threshold == f"{read_facts(find_checkpoint(run))['scores']['dev_no_answer_threshold']:.4g}"
+        threshold
+        == f"{read_metadata(find_checkpoint(run))['scores']['dev_no_answer_threshold']:.4g}"
     )
     message = drivers.run("predict", f"--checkpoint={run}", "--text=red").error()
     assert "'red' has no text to find the answer in" in message

@@ -38,7 +38,7 @@ class Saved:
 
     workdir: pathlib.Path
     params: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     tree: Any
 
     @property
@@ -46,12 +46,14 @@ class Saved:
         return self.workdir / FOLDER / "0"
 
 
-def save(workdir: pathlib.Path, config: EncoderConfig, params: Any, facts: dict, mesh: Any) -> None:
+def save(
+    workdir: pathlib.Path, config: EncoderConfig, params: Any, metadata: dict, mesh: Any
+) -> None:
     tx = make_optimizer(OptimizerConfig(), 20_000)
     abstract = abstract_state(PretrainingModel(config), tx, mesh)
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     checkpoints = Checkpoints(workdir, keep=3)
-    checkpoints.save(init_state(placed, tx, abstract), facts)
+    checkpoints.save(init_state(placed, tx, abstract), metadata)
     checkpoints.close()
 
 
@@ -64,14 +66,14 @@ def wide(tiny_encoder: EncoderConfig) -> EncoderConfig:
 @pytest.fixture(scope="module")
 def split(wide: EncoderConfig, pretrained: Run, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """Parameters that eight devices hold in parts: fsdp=2, tensor=4."""
-    stored = inspection.open_checkpoint(pretrained[0]).facts
-    facts = {name: stored[name] for name in ("kind", "config", "tokenizer")}
-    facts["encoder"] = to_dict(wide)
+    stored = inspection.open_checkpoint(pretrained[0]).metadata
+    metadata = {name: stored[name] for name in ("kind", "config", "tokenizer")}
+    metadata["encoder"] = to_dict(wide)
     workdir = tmp_path_factory.mktemp("split")
     params = random_params(PretrainingModel(wide), with_slots(wide))
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
-    save(workdir, wide, params, facts, mesh)
-    return Saved(workdir, named(params), facts, params)
+    save(workdir, wide, params, metadata, mesh)
+    return Saved(workdir, named(params), metadata, params)
 
 
 def with_slots(config: EncoderConfig) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def test_an_array_that_is_not_what_was_saved(
     changed = jax.tree.map(np.copy, split.tree)
     changed["mlm_head"]["bias"][3] += 1
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    save(tmp_path, wide, changed, split.facts, mesh)
+    save(tmp_path, wide, changed, split.metadata, mesh)
     copy = tmp_path / "copy"
     shutil.copytree(split.path, copy)
     shutil.rmtree(copy / "params")
@@ -252,7 +254,7 @@ def moved(
     params["pooler"] = jax.tree.map(np.negative, params["pooler"])
     workdir = tmp_path_factory.mktemp("moved")
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    save(workdir, wide, params, split.facts, mesh)
+    save(workdir, wide, params, split.metadata, mesh)
     return workdir
 
 

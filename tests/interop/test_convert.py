@@ -7,7 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.checkpoints.checkpoint import find_checkpoint, groups_in, read_facts, restore_groups
+from bert_jax.checkpoints.checkpoint import (
+    find_checkpoint,
+    groups_in,
+    read_metadata,
+    restore_groups,
+)
 from bert_jax.config import MeshConfig
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.interop.architectures import abstract_groups
@@ -35,9 +40,9 @@ quiet = pytest.mark.filterwarnings("ignore")
 def params_of(run: pathlib.Path) -> Params:
     """Restores all that a checkpoint has."""
     checkpoint = find_checkpoint(run)
-    facts, groups = read_facts(checkpoint), groups_in(checkpoint)
+    metadata, groups = read_metadata(checkpoint), groups_in(checkpoint)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return restore_groups(checkpoint, abstract_groups(facts, groups, mesh), groups)
+    return restore_groups(checkpoint, abstract_groups(metadata, groups, mesh), groups)
 
 
 def convert(drivers: Drivers, source: object, target: object, *flags: str) -> str:
@@ -72,7 +77,7 @@ def test_a_pretrained_run_there_and_back(
 
     convert(drivers, f"hf:{there}", back)
     assert_same_bits(params_of(back), params_of(pretrained[0]))
-    before, after = (read_facts(find_checkpoint(run)) for run in (pretrained[0], back))
+    before, after = (read_metadata(find_checkpoint(run)) for run in (pretrained[0], back))
     for name in ("kind", "config", "encoder", "tokenizer"):
         assert after[name] == before[name], name
     assert "opt_state" not in after["fingerprints"]
@@ -91,7 +96,9 @@ def test_a_classifier_in_a_pipeline(
         ours = predict(drivers, finetuned[0], sentence)["probabilities"]
         assert {each["label"]: pytest.approx(each["score"], abs=1e-5) for each in found} == ours
     convert(drivers, f"hf:{tmp_path / 'there'}", tmp_path / "back")
-    scores = [read_facts(find_checkpoint(r))["scores"] for r in (finetuned[0], tmp_path / "back")]
+    scores = [
+        read_metadata(find_checkpoint(r))["scores"] for r in (finetuned[0], tmp_path / "back")
+    ]
     assert scores[0] == scores[1]
 
 

@@ -47,11 +47,11 @@ def tensors_of(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 def differences(model: Model, directory: pathlib.Path) -> list[verify.Difference]:
     """Compares our model with what transformers makes of a directory."""
-    architecture = huggingface.architecture_of(model.facts)
+    architecture = huggingface.architecture_of(model.metadata)
     theirs = peer.load_model(directory, architecture, pooler="pooler" in model.params)
     assert not theirs.missing
-    tokenizer = tokenizer_from_dict(model.facts["tokenizer"])
-    encoder = huggingface.from_dict(EncoderConfig, model.facts["encoder"])
+    tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
+    encoder = huggingface.from_dict(EncoderConfig, model.metadata["encoder"])
     batch = verify.make_rows(tokenizer, encoder, verify.SENTENCES)
     assert batch["segment_ids"].any() and (batch["example_ids"] == 0).any()
     return verify.compare(verify.our_outputs(model, batch), theirs.run(batch), batch)
@@ -82,7 +82,7 @@ def test_there_and_back(architecture: str, tmp_path: pathlib.Path, mesh: Any) ->
 
     again = huggingface.read_directory(second, mesh)
     assert_same_bits(again.params, model.params)
-    assert {k: v for k, v in again.facts.items() if k != "max_length"} == model.facts
+    assert {k: v for k, v in again.metadata.items() if k != "max_length"} == model.metadata
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
@@ -94,7 +94,7 @@ def test_activations(activation: str, tmp_path: pathlib.Path, mesh: Any) -> None
     assert difference.greatest <= 5e-6 * difference.largest
     # Witness: another activation is another model.
     wrong = {"gelu": "relu", "gelu_new": "gelu", "relu": "gelu_tanh"}[activation]
-    model.facts["encoder"]["activation"] = wrong
+    model.metadata["encoder"]["activation"] = wrong
     with pytest.raises(UserError, match="the two sides differ"):
         differences(model, directory)
 
@@ -145,7 +145,7 @@ def test_a_masked_lm_keeps_what_its_file_has(tmp_path: pathlib.Path, mesh: Any) 
     edit_json(directory / "config.json", architectures=["BertForMaskedLM"])
     model = huggingface.read_directory(directory, mesh)
     assert set(model.params) == {"encoder", "pooler", "mlm_head", "nsp_head"}
-    assert model.facts["config"]["data"]["objective"] == "nsp"
+    assert model.metadata["config"]["data"]["objective"] == "nsp"
 
 
 def test_labels_and_settings(tmp_path: pathlib.Path, mesh: Any) -> None:
@@ -154,9 +154,11 @@ def test_labels_and_settings(tmp_path: pathlib.Path, mesh: Any) -> None:
     (directory / "tokenizer_config.json").write_text(
         json.dumps(settings | {"tokenize_chinese_chars": False})
     )
-    facts = huggingface.read_directory(directory, mesh).facts
-    assert facts["kind"] == "tags" and facts["labels"] == LABELS and facts["max_length"] == 40
-    tokenizer = tokenizer_from_dict(facts["tokenizer"])
+    metadata = huggingface.read_directory(directory, mesh).metadata
+    assert (
+        metadata["kind"] == "tags" and metadata["labels"] == LABELS and metadata["max_length"] == 40
+    )
+    tokenizer = tokenizer_from_dict(metadata["tokenizer"])
     assert isinstance(tokenizer, WordPieceTokenizer)
     assert (tokenizer.lower_case, tokenizer.strip_accents, tokenizer.split_han) == (
         False,
@@ -169,8 +171,8 @@ def test_one_number_is_a_regression(tmp_path: pathlib.Path, mesh: Any) -> None:
     peer_model = make_peer("BertForSequenceClassification", id2label={0: "score"})
     directory = save_peer(peer_model, tmp_path / "number")
     model = huggingface.read_directory(directory, mesh, pairs=True)
-    assert model.facts["kind"] == "regression" and model.facts["labels"] == []
-    assert model.facts["config"]["data"]["text_pair_column"]
+    assert model.metadata["kind"] == "regression" and model.metadata["labels"] == []
+    assert model.metadata["config"]["data"]["text_pair_column"]
     (tmp_path / "out").mkdir()
     huggingface.write_directory(model, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -273,7 +275,7 @@ def test_a_vocabulary_of_another_length(tmp_path: pathlib.Path, mesh: Any) -> No
     assert model.params["encoder"]["embeddings"]["tokens"].shape == (len(VOCAB) + 3, 24)
     (tmp_path / "again").mkdir()
     huggingface.write_directory(model, tmp_path / "again")
-    huggingface.read_directory(tmp_path / "again", mesh)  # its own facts say that it is padding
+    huggingface.read_directory(tmp_path / "again", mesh)  # its own metadata say that it is padding
     less = save_peer(make_peer("BertModel", vocab_size=len(VOCAB) - 3), tmp_path / "less")
     with pytest.raises(UserError, match="the vocabulary has 91 pieces and the embedding 88 rows"):
         huggingface.read_directory(less, mesh, padded_vocabulary=True)
@@ -283,7 +285,7 @@ def test_what_transformers_cannot_be_is_not_exported(tmp_path: pathlib.Path, mes
     directory = save_peer(make_peer("BertForMaskedLM"), tmp_path / "m")
     for field, value in (("norm", "pre"), ("causal", True)):
         model = huggingface.read_directory(directory, mesh)
-        model.facts["encoder"][field] = value
+        model.metadata["encoder"][field] = value
         with pytest.raises(UserError, match=f"encoder.{field}=.* cannot be exported"):
             huggingface.write_directory(model, tmp_path)
 
@@ -295,15 +297,15 @@ def test_changed_weights_are_read_without_what_was_known_of_them(
     model = huggingface.read_directory(directory, mesh, pairs=True)
     (ours := tmp_path / "ours").mkdir()
     huggingface.write_directory(model, ours)
-    known = huggingface.read_directory(ours, mesh).facts
+    known = huggingface.read_directory(ours, mesh).metadata
     assert known["config"]["data"]["text_pair_column"]
     edit_json(ours / "config.json", id2label={"0": "a", "1": "b", "2": "c"})
-    assert huggingface.read_directory(ours, mesh).facts["labels"] == ["a", "b", "c"]
+    assert huggingface.read_directory(ours, mesh).metadata["labels"] == ["a", "b", "c"]
     state = safetensors.load_file(ours / WEIGHTS)
     state["classifier.bias"] += 1
     safetensors.save_file(state, ours / WEIGHTS, metadata={"format": "pt"})
     changed = huggingface.read_directory(ours, mesh)
-    assert not changed.facts["config"]["data"]["text_pair_column"]
+    assert not changed.metadata["config"]["data"]["text_pair_column"]
     np.testing.assert_array_equal(
         changed.params["classifier"]["dense"]["bias"], state["classifier.bias"].numpy()
     )

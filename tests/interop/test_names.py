@@ -23,11 +23,11 @@ from bert_jax.interop.architectures import (
     Model,
     abstract_groups,
     architecture_of,
-    fine_tuned_facts,
+    fine_tuned_metadata,
     groups_of_export,
     groups_of_file,
     module_of,
-    pretrained_facts,
+    pretrained_metadata,
 )
 from bert_jax.interop.foreign import described
 from bert_jax.interop.names import canonical, from_theirs, places, to_theirs
@@ -44,20 +44,20 @@ def mesh() -> Any:
     return sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
 
 
-def made(facts: dict[str, Any], encoder: EncoderConfig) -> Model:
+def made(metadata: dict[str, Any], encoder: EncoderConfig) -> Model:
     batch = make_batch(encoder)
     batch["mlm_positions"] = batch["pool_positions"]
-    return Model(random_params(module_of(facts), batch), facts, [])
+    return Model(random_params(module_of(metadata), batch), metadata, [])
 
 
 @pytest.mark.parametrize("kind", ["pretraining", *(kind.value for kind in TaskKind)])
 def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, mesh: Any) -> None:
     if kind == "pretraining":
-        facts = pretrained_facts(tiny_encoder, ALL)
+        metadata = pretrained_metadata(tiny_encoder, ALL)
     else:
-        facts = fine_tuned_facts(tiny_encoder, TaskKind(kind), ["a", "b", "c"], pairs=False)
-    params = made(facts, tiny_encoder).params
-    abstract = abstract_groups(facts, tuple(params), mesh)  # of the table: as the model's own
+        metadata = fine_tuned_metadata(tiny_encoder, TaskKind(kind), ["a", "b", "c"], pairs=False)
+    params = made(metadata, tiny_encoder).params
+    abstract = abstract_groups(metadata, tuple(params), mesh)  # of the table: as the model's own
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     theirs = to_theirs(params)
     assert len(theirs) == len(places(params))  # no two of one name
@@ -67,7 +67,7 @@ def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, m
 
 
 def test_layouts(tiny_encoder: EncoderConfig) -> None:
-    params = made(pretrained_facts(tiny_encoder, ALL), tiny_encoder).params
+    params = made(pretrained_metadata(tiny_encoder, ALL), tiny_encoder).params
     theirs, layers = to_theirs(params), params["encoder"]["layers"]
     query = theirs["bert.encoder.layer.1.attention.self.query.weight"]
     np.testing.assert_array_equal(
@@ -105,16 +105,16 @@ def test_a_run_with_sentencepiece_and_swapped_sentences(
     tokenizer = train_sentencepiece(
         ["red light and blue wind"] * 20, vocab_size=20, model_type=ModelType.UNIGRAM
     )
-    facts = pretrained_facts(tiny_encoder, ALL)
-    facts["config"]["data"] |= {"objective": "sop", "random_b_rate": 0.0}
-    facts["tokenizer"] = described(tokenizer)  # of fewer pieces than the embedding has rows
-    model = made(facts, tiny_encoder)
-    assert groups_of_export(facts, tuple(model.params))[-1] == "sop_head"
+    metadata = pretrained_metadata(tiny_encoder, ALL)
+    metadata["config"]["data"] |= {"objective": "sop", "random_b_rate": 0.0}
+    metadata["tokenizer"] = described(tokenizer)  # of fewer pieces than the embedding has rows
+    model = made(metadata, tiny_encoder)
+    assert groups_of_export(metadata, tuple(model.params))[-1] == "sop_head"
     huggingface.write_directory(model, tmp_path)
     assert "0: in their order, 1: swapped" in (tmp_path / "README.md").read_text()
     again = huggingface.read_directory(tmp_path, mesh)
     assert_same_bits(again.params, model.params)
-    assert {name: again.facts[name] for name in facts} == facts
+    assert {name: again.metadata[name] for name in metadata} == metadata
 
     own = json.loads((tmp_path / "bert_jax.json").read_text())
     own["config"]["steps"] = 7
@@ -124,17 +124,17 @@ def test_a_run_with_sentencepiece_and_swapped_sentences(
 
 
 def test_what_their_heads_cannot_read(tiny_encoder: EncoderConfig) -> None:
-    facts = fine_tuned_facts(tiny_encoder, TaskKind.TAGS, ["a", "b"], pairs=False)
-    facts["config"] = to_dict(FinetuneConfig(task=TaskKind.TAGS, feature_layers=2))
+    metadata = fine_tuned_metadata(tiny_encoder, TaskKind.TAGS, ["a", "b"], pairs=False)
+    metadata["config"] = to_dict(FinetuneConfig(task=TaskKind.TAGS, feature_layers=2))
     with pytest.raises(UserError, match="feature_layers=2 cannot be exported"):
-        architecture_of(facts)
+        architecture_of(metadata)
 
 
 def test_a_pooler_that_nothing_reads_is_kept(tiny_encoder: EncoderConfig, mesh: Any) -> None:
-    facts = pretrained_facts(tiny_encoder, ("encoder", "pooler", "mlm_head"))
-    assert facts["config"]["data"]["objective"] == "none"
-    abstract = abstract_groups(facts, ("encoder", "pooler", "mlm_head"), mesh)
+    metadata = pretrained_metadata(tiny_encoder, ("encoder", "pooler", "mlm_head"))
+    assert metadata["config"]["data"]["objective"] == "none"
+    abstract = abstract_groups(metadata, ("encoder", "pooler", "mlm_head"), mesh)
     assert set(abstract) == {"encoder", "pooler", "mlm_head"}
-    assert groups_of_export(facts, tuple(abstract)) == ("encoder", "mlm_head")
+    assert groups_of_export(metadata, tuple(abstract)) == ("encoder", "mlm_head")
     model = PretrainingModel(tiny_encoder, SentenceObjective.NONE)
-    assert module_of(facts) == model
+    assert module_of(metadata) == model

@@ -123,9 +123,9 @@ def test_a_checkpoint_is_imported(
     variables = variables_of(head)
     prefix = write(tmp_path / head, variables, hidden_act=activation)
     model = tf1.read_checkpoint(prefix, mesh)
-    assert model.facts["kind"] == head
+    assert model.metadata["kind"] == head
     assert len(differences(model, prefix)) == {"pretraining": 2, "encoder": 2}.get(head, 1)
-    assert tokenizer_from_dict(model.facts["tokenizer"]).lower_case  # pyright: ignore
+    assert tokenizer_from_dict(model.metadata["tokenizer"]).lower_case  # pyright: ignore
     # Every variable but the optimizer's is there, bit for bit.
     found = to_theirs(model.params)
     wanted = {n: v for n, v in variables.items() if "adam" not in n and n != "global_step"}
@@ -138,7 +138,7 @@ def test_a_checkpoint_is_imported(
         model.params["encoder"]["layers"]["attention"]["query"]["kernel"][1], query
     )
     wrong = Activation.RELU.value
-    model.facts["encoder"]["activation"] = wrong
+    model.metadata["encoder"]["activation"] = wrong
     with pytest.raises(UserError, match="the two sides differ"):
         differences(model, prefix)
 
