@@ -22,7 +22,7 @@ from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.pretraining.corpora import corpus_tokenizer
 from bert_jax.data.pretraining.phases import with_length
 from bert_jax.data.pretraining.plan import blocks_per_epoch, plan_block
-from bert_jax.data.pretraining.rows import Place, RowStream
+from bert_jax.data.pretraining.rows import Position, RowStream, row_format
 from bert_jax.text.tokenizer import SpecialIds
 from docs.formats.make_page import combinations, title
 
@@ -61,15 +61,16 @@ def measure_seek(directory: str, data: PretrainDataConfig, special: SpecialIds) 
     """Opens the corpus in the middle of a late epoch, and reads a batch."""
     begin = time.perf_counter()
     corpus = open_corpus(directory, "train")
-    place = Place(epoch=1000, block=blocks_per_epoch(corpus, data) // 2, row=0)
-    RowStream(corpus, data, special, seed=0, start=place).rows(np.arange(_BATCH_SIZE))
-    return {"seconds": round(time.perf_counter() - begin, 3), "place": list(place)}
+    start = Position(epoch=1000, block=blocks_per_epoch(corpus, data) // 2, row=0)
+    rows = RowStream(corpus, data, row_format(data, special), seed=0, start=start)
+    rows.rows(np.arange(_BATCH_SIZE))
+    return {"seconds": round(time.perf_counter() - begin, 3), "start": list(start)}
 
 
 def measure_loader(corpus: Corpus, data: PretrainDataConfig, special: SpecialIds) -> dict[str, Any]:
     """Takes batches as fast as the loader makes them, after the first."""
     batches = load_batches(
-        RowStream(corpus, data, special, seed=0).rows,
+        RowStream(corpus, data, row_format(data, special), seed=0).rows,
         batches=_BATCHES.value,
         batch_size=_BATCH_SIZE,
         host_rows=np.arange(_BATCH_SIZE),

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.classes import read_class_task
-from bert_jax.data.tasks.rows import RowFormat, TaskStream
+from bert_jax.data.tasks.rows import BatchFormat, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
@@ -57,9 +57,9 @@ def our_epochs() -> Epoch:
         vocab_size=tokenizer.vocab_size, width=384, layers=6, heads=12, mlp_width=1536, unroll=6
     )
     mesh = sharding.make_mesh(MeshConfig())
-    row_format = RowFormat(LENGTH, tokenizer.special, False, BATCH_SIZE, LENGTH // 8)
-    batches = row_format.deal(inputs, epochs=_EPOCHS.value + 1, seed=0, rows_multiple=1)
-    stream = TaskStream(inputs, batches, row_format)
+    batch_format = BatchFormat(LENGTH, LENGTH // 8, tokenizer.special, False, BATCH_SIZE)
+    batches = batch_format.deal(inputs, epochs=_EPOCHS.value + 1, seed=0, rows_multiple=1)
+    stream = TaskStream(inputs, batches, batch_format)
     print(batches.describe(), flush=True)
     model = TaskModel(encoder, "classifier", len(task.labels), whole_inputs=True)
     steps = (_EPOCHS.value + 1) * batches.per_epoch
@@ -69,7 +69,7 @@ def our_epochs() -> Epoch:
     step = make_train_step(
         make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
     )
-    dev = InputsOnDevices(task.dev["dev"].inputs, row_format, mesh, whole_inputs=True)
+    dev = InputsOnDevices(task.dev["dev"].inputs, batch_format, mesh, whole_inputs=True)
     eval_step = make_outputs_step(model, class_totals, mesh)
     rows, key = np.arange(batches.rows), run_key(0)
     local = load_batches(stream.rows, batches=steps, batch_size=batches.rows, host_rows=rows)

@@ -9,7 +9,7 @@ from bert_jax.config import ExampleFormat, PretrainDataConfig
 from bert_jax.data.corpus.corpus import open_corpus
 from bert_jax.data.pretraining.corpora import corpus_tokenizer
 from bert_jax.data.pretraining.phases import with_length
-from bert_jax.data.pretraining.rows import RowStream
+from bert_jax.data.pretraining.rows import RowStream, row_format
 
 Fields = dict[str, np.ndarray]
 
@@ -34,7 +34,8 @@ def packed_batches(
 ) -> list[Fields]:
     """Returns the first batches of a run: field -> [R, ...]."""
     data = with_length(PretrainDataConfig(format=form), length)
-    stream = RowStream(open_corpus(corpus, "train"), data, corpus_tokenizer(corpus).special, seed=0)
+    form_of_rows = row_format(data, corpus_tokenizer(corpus).special)
+    stream = RowStream(open_corpus(corpus, "train"), data, form_of_rows, seed=0)
     return [stream.rows(np.arange(first * rows, (first + 1) * rows)) for first in range(batches)]
 
 

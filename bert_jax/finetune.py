@@ -92,7 +92,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
     multiple = sharding.row_groups(setup.mesh) * config.micro_batches
-    batches = setup.rows.deal(
+    batches = setup.batch_format.deal(
         inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
     )
     steps = config.epochs * batches.per_epoch
@@ -132,7 +132,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         log.say("the encoder runs once over all of them")
         inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
     scorer = Scorer(setup, inputs)
-    stream = TaskStream(inputs["train"], batches, setup.rows)
+    stream = TaskStream(inputs["train"], batches, setup.batch_format)
     rows = sharding.host_rows(batches.rows, setup.mesh)
     local_batches = load_batches(
         lambda numbers: stream.rows(numbers + first_step * batches.rows),

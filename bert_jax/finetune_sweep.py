@@ -161,7 +161,9 @@ def deal_seeds(setup: Setup, seeds: Sequence[int]) -> tuple[list[TaskInputs], li
     for seed in seeds:
         own = training_inputs(dataclasses.replace(config, seed=seed), setup.task)
         inputs.append(own)
-        batches.append(setup.rows.deal(own, epochs=config.epochs, seed=seed, rows_multiple=1))
+        batches.append(
+            setup.batch_format.deal(own, epochs=config.epochs, seed=seed, rows_multiple=1)
+        )
         if batches[-1].per_epoch != batches[0].per_epoch:
             raise UserError(
                 f"--config.data.examples={config.data.examples}: those of seed {seed} are"
@@ -209,7 +211,8 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
 
     scorer = Scorer(setup, splits)
     streams = [
-        TaskStream(own, dealt, setup.rows) for own, dealt in zip(inputs, batches, strict=True)
+        TaskStream(own, dealt, setup.batch_format)
+        for own, dealt in zip(inputs, batches, strict=True)
     ]
     side_by_side = SideBySide(streams)
     # Runs are seed by seed; those that fill up are copies of the first.

@@ -35,6 +35,7 @@ from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.checkpoints.pretrained import one_device, restore_encoder, restore_masked_lm
 from bert_jax.config import EncoderConfig, SentenceObjective
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
@@ -171,8 +172,8 @@ def _rows(
 ) -> dict[str, np.ndarray]:
     """Writes an input a row, of the shortest length that is a multiple of a few."""
     length = row_length(input_sizes(a, b), encoder.max_length)
-    held, last = np.ones(len(a), np.int64), encoder.causal
-    return make_token_rows(a, b, held, length, tokenizer.special, slots=1, pool_last=last)[0]
+    row_format = RowFormat(length, 1, tokenizer.special, pool_last=encoder.causal)
+    return make_token_rows(a, b, np.ones(len(a), np.int64), row_format)[0]
 
 
 def read_inputs(

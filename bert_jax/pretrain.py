@@ -42,9 +42,11 @@ from bert_jax.config import (
     flatten,
     to_dict,
 )
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.pretraining.corpora import Corpora, open_corpora
 from bert_jax.data.pretraining.feed import Cursor, Feed, PhaseRows
 from bert_jax.data.pretraining.phases import Phase, phase_of, resolve_phases
+from bert_jax.data.pretraining.rows import row_format
 from bert_jax.distributed import sharding
 from bert_jax.distributed.processes import (
     check_agreed,
@@ -162,15 +164,16 @@ class HeldOut:
     def __init__(self, setup: "Setup", config: PretrainConfig) -> None:
         """Compiles nothing yet, and reads no row."""
         self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
-        self._batches, self._pool_last = config.eval_batches, config.encoder.causal
+        self._batches, self._row_format = config.eval_batches, setup.row_format
         mask_fn = held_out_masking(config.encoder, setup.corpora.tokenizer)
         self._step = make_eval_step(setup.compiled.loss, mask_fn)
         self._key = run_key_on(setup.mesh, 0)  # the same for all runs
         self._rows = functools.cache(self._make_rows)
 
     def _make_rows(self, phase: int) -> dict[str, np.ndarray]:
-        rows = self._batches * self._phases[phase].batch_size
-        return self._corpora.held_out(self._phases[phase].data, rows, pool_last=self._pool_last)
+        wanted = self._phases[phase]
+        rows = self._batches * wanted.batch_size
+        return self._corpora.held_out(wanted.data, self._row_format(wanted), rows)
 
     def __call__(self, step: int, params: Params) -> dict[str, float]:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
@@ -201,6 +204,11 @@ class Setup:
         self.compiled = pretraining_step(config, vocabulary, self.mesh)
         self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
 
+    def row_format(self, phase: Phase) -> RowFormat:
+        """Returns the format of the rows of a phase."""
+        special, pool_last = self.corpora.tokenizer.special, self.config.encoder.causal
+        return row_format(phase.data, special, pool_last=pool_last)
+
     def feed(self, first_step: int, cursor: Cursor, say: Callable[[str], None]) -> Feed:
         """Returns this host's batches from a step on; `say` takes a line about each phase."""
         config, corpora = self.config, self.corpora
@@ -210,9 +218,8 @@ class Setup:
                 corpora.train,
                 corpora.weights,
                 phase,
-                corpora.tokenizer.special,
+                self.row_format(phase),
                 seed=config.seed,
-                pool_last=config.encoder.causal,
                 start=cursor,
             )
             number = f"phase {phase.number + 1} of {len(self.phases)}"

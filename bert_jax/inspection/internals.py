@@ -13,6 +13,7 @@ import numpy as np
 
 from bert_jax.checkpoints.pretrained import MaskedLM, TrainedEncoder
 from bert_jax.config import EncoderConfig
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.inspection.tables import Table
@@ -100,8 +101,8 @@ def _row(
     size = int(input_sizes(a, b)[0])
     check_fits(text, size, config)
     length = row_length(np.array([size]), config.max_length)
-    one, last = np.ones(1, np.int64), config.causal
-    return make_token_rows(a, b, one, length, tokenizer.special, slots=1, pool_last=last)[0], size
+    row_format = RowFormat(length, 1, tokenizer.special, pool_last=config.causal)
+    return make_token_rows(a, b, np.ones(1, np.int64), row_format)[0], size
 
 
 def state_table(inside: Internals) -> Table:

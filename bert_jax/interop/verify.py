@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import ComputeType, EncoderConfig, from_dict
-from bert_jax.data.packing.layout import PAIR_SPECIALS
+from bert_jax.data.packing.layout import PAIR_SPECIALS, RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import ENCODER_KIND, PRETRAINING_KIND, Model, module_of
@@ -76,8 +76,8 @@ def make_rows(tokenizer: Tokenizer, encoder: EncoderConfig, sentences: Sequence[
     if encoder.segments < 2:
         a, b = ids, [none] * len(ids)
     length = int(input_sizes(a, b).max())
-    held = np.ones(len(a), np.int64)
-    batch = make_token_rows(a, b, held, length, tokenizer.special, slots=1)[0]
+    row_format = RowFormat(length, 1, tokenizer.special, pool_last=False)
+    batch = make_token_rows(a, b, np.ones(len(a), np.int64), row_format)[0]
     every = np.arange(length, dtype=np.int32)
     return batch | {"mlm_positions": np.broadcast_to(every, (len(a), length)).copy()}
 

@@ -14,8 +14,9 @@ from bert_jax.checkpoints.fingerprint import json_digest
 from bert_jax.checkpoints.transfer import read_encoder
 from bert_jax.config import FinetuneConfig, TaskKind
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.tasks.batches import TaskBatches
-from bert_jax.data.tasks.rows import RowFormat, TaskInputs, examples_per_row
+from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
 from bert_jax.data.tasks.splits import Outputs, Split, Task
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
@@ -32,8 +33,6 @@ from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.logs import StartClock
 
 SUMMARY_FILE = "summary.json"  # of several runs
-
-_SUBSET = 102  # purpose of the draw that chooses `data.examples`
 
 
 class Setup:
@@ -68,12 +67,12 @@ class Setup:
         floor = dev.scores(dev.constant_outputs())
         self.metric = chosen_metric(config, list(floor))
         self.floor = floor[self.metric]  # of who always gives the commonest answer
-        self.rows = RowFormat(
+        self.batch_format = BatchFormat(
             length=config.data.length,
+            slots=config.data.max_examples_per_row or examples_per_row(config.data.length),
             special=self.tokenizer.special,
             pool_last=self.encoder.causal,
             batch_size=config.batch_size,
-            max_examples=config.data.max_examples_per_row or examples_per_row(config.data.length),
         )
         self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
         self.features_step = make_features_step(self.model, self.mesh)
@@ -93,7 +92,7 @@ class Setup:
     def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:
         """Deals inputs out, to be run through the model."""
         whole_inputs = self.model.whole_inputs
-        return InputsOnDevices(inputs, self.rows, self.mesh, whole_inputs=whole_inputs)
+        return InputsOnDevices(inputs, self.batch_format, self.mesh, whole_inputs=whole_inputs)
 
     def with_features(self, inputs: TaskInputs, params: Params) -> TaskInputs:
         """Runs the frozen encoder over inputs, once, and keeps what the head reads of it."""
@@ -117,7 +116,8 @@ def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
         raise UserError(
             f"--config.data.examples={wanted}: {config.data.train} has {there:,}; 0 takes all"
         )
-    order = draws.words(there, seed=config.seed, purpose=_SUBSET, epoch=0, block=0).argsort()
+    bits = draws.random_bits(there, DrawKey(config.seed), Purpose.TASK_SUBSET)
+    order = bits.argsort()
     inputs = inputs.of_examples(order[:wanted])
     if config.task is TaskKind.CLASSIFICATION:
         for number, label in enumerate(task.labels):

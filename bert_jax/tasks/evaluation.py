@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import EncoderConfig
 from bert_jax.data.tasks.rows import (
-    RowFormat,
+    BatchFormat,
     TaskInputs,
     TaskStream,
     examples_per_row,
@@ -62,20 +62,20 @@ class InputsOnDevices:
     """Some inputs, dealt to batches of one shape, each exactly once."""
 
     def __init__(
-        self, inputs: TaskInputs, row_format: RowFormat, mesh: Mesh, *, whole_inputs: bool
+        self, inputs: TaskInputs, batch_format: BatchFormat, mesh: Mesh, *, whole_inputs: bool
     ) -> None:
         """Deals them out.
 
         Args:
           inputs: at least one.
-          row_format: of the rows.
+          batch_format: of the batches.
           mesh: from `sharding.make_mesh`.
           whole_inputs: whether outputs are of inputs, rather than of tokens.
         """
         self._sizes, self._mesh, self._whole_inputs = inputs.sizes, mesh, whole_inputs
         groups = sharding.row_groups(mesh)
-        self._batches = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=groups)
-        self._stream = TaskStream(inputs, self._batches, row_format)
+        self._batches = batch_format.deal(inputs, epochs=1, seed=0, rows_multiple=groups)
+        self._stream = TaskStream(inputs, self._batches, batch_format)
 
     def outputs(self, step: OutputsFn, params: Params) -> tuple[list[np.ndarray], dict[str, float]]:
         """Runs the step over all batches.
@@ -133,9 +133,9 @@ class InputsOnDevices:
 
     def _take_apart(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
         """Puts the outputs of a batch where those of its inputs belong."""
-        chosen, held = self._batches.batch(number)
+        chosen, inputs_in_row = self._batches.batch(number)
         tokens = not self._whole_inputs
-        parts = outputs_of_inputs(made, self._sizes[chosen], held, tokens=tokens)
+        parts = outputs_of_inputs(made, self._sizes[chosen], inputs_in_row, tokens=tokens)
         for place, part in zip(chosen.tolist(), parts, strict=True):
             outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
 
@@ -163,5 +163,5 @@ def deal_out(
     """
     length = row_length(inputs.sizes, encoder.max_length)
     most = examples_per_row(length) if packed else 1
-    rows = RowFormat(length, special, encoder.causal, batch_size, most)
-    return InputsOnDevices(inputs, rows, mesh, whole_inputs=whole_inputs)
+    batch_format = BatchFormat(length, most, special, encoder.causal, batch_size)
+    return InputsOnDevices(inputs, batch_format, mesh, whole_inputs=whole_inputs)

@@ -18,7 +18,7 @@ from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainConfig, Sentenc
 from bert_jax.data.corpus.corpus import Corpus, open_corpus
 from bert_jax.data.pretraining.phases import with_length
 from bert_jax.data.pretraining.plan import BlockPlan, plan_block
-from bert_jax.data.pretraining.rows import make_rows
+from bert_jax.data.pretraining.rows import make_rows, row_format
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -79,7 +79,8 @@ def shown_rows(
     """Yields the examples of the first rows, a line each, a blank line between rows."""
     data = with_length(config.data, LENGTH)
     chosen = np.arange(min(ROWS, plan.rows))
-    batch = make_rows(corpus, plan, chosen, data, tokenizer.special, epoch=0, block=0)
+    layout = row_format(data, tokenizer.special)
+    batch = make_rows(corpus, plan, chosen, layout, epoch=0, block=0)
     for row in chosen:
         for slot in range(batch["example_ids"][row].max()):
             ids = batch["token_ids"][row][batch["example_ids"][row] == slot + 1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import EncoderConfig
-from bert_jax.data.tasks.rows import RowFormat, TaskInputs, TaskStream, input_sizes
+from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream, input_sizes
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives import losses
 from bert_jax.text.tokenizer import SpecialIds
@@ -207,9 +207,9 @@ def packed_and_padded(task: str) -> tuple[dict, dict, TaskModel]:
     inputs = TaskInputs(a, b, labels, np.arange(23))
     batches = []
     for most in (4, 1):
-        row_format = RowFormat(32, SpecialIds(0, 1, 2, 3, 4), False, 23, most)
-        dealt = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=1)
-        batches.append(TaskStream(inputs, dealt, row_format).rows(np.arange(dealt.rows)))
+        batch_format = BatchFormat(32, most, SpecialIds(0, 1, 2, 3, 4), False, 23)
+        dealt = batch_format.deal(inputs, epochs=1, seed=0, rows_multiple=1)
+        batches.append(TaskStream(inputs, dealt, batch_format).rows(np.arange(dealt.rows)))
     assert len(batches[0]["token_ids"]) < 0.6 * len(batches[1]["token_ids"]) == 0.6 * 23
     head, outputs = {"classes": ("classifier", 3), "spans": ("span", 2), "tags": ("tagger", 3)}[
         task

@@ -25,7 +25,8 @@ from bert_jax.config import (
 from bert_jax.data.pretraining.corpora import open_corpora
 from bert_jax.data.pretraining.feed import Cursor, PhaseRows
 from bert_jax.data.pretraining.phases import resolve_phases
-from bert_jax.data.tasks.rows import RowFormat, TaskInputs, TaskStream
+from bert_jax.data.pretraining.rows import row_format
+from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import Chip
 from bert_jax.errors import UserError
@@ -207,7 +208,7 @@ def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
         corpora.train,
         corpora.weights,
         phase,
-        corpora.tokenizer.special,
+        row_format(phase.data, corpora.tokenizer.special),
         seed=0,
         start=Cursor.at_start(0, 1),
     )
@@ -262,11 +263,11 @@ def test_planned_batches_of_tasks_are_those_of_a_run(tiny_encoder, task, mode) -
     config.data.length = 16
     features = 2 * tiny_encoder.width if mode is EncoderMode.CACHED else 0
     inputs = task_inputs(task, features=features)
-    row_format = RowFormat(16, SpecialIds(*SPECIAL_IDS), False, batch_size=5, max_examples=3)
-    batches = row_format.deal(inputs, epochs=1, seed=0, rows_multiple=8)
+    batch_format = BatchFormat(16, 3, SpecialIds(*SPECIAL_IDS), False, batch_size=5)
+    batches = batch_format.deal(inputs, epochs=1, seed=0, rows_multiple=8)
     mesh = sharding.make_mesh(MeshConfig())
     rows = sharding.host_rows(batches.rows, mesh)
-    real = TaskStream(inputs, batches, row_format).rows(rows)
+    real = TaskStream(inputs, batches, batch_format).rows(rows)
     placed = sharding.global_batch(real, rows, batches.rows, mesh)
     planned = finetuning_batch(config, tiny_encoder, batches.rows, batches.slots, mesh)
     assert_alike(placed, planned)

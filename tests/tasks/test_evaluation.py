@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import EncoderConfig, MeshConfig
-from bert_jax.data.tasks.rows import NO_LABEL, RowFormat, TaskInputs, input_sizes
+from bert_jax.data.tasks.rows import NO_LABEL, BatchFormat, TaskInputs, input_sizes
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, span_totals
@@ -40,8 +40,8 @@ def run(task: str, devices: int, batch_size: int, most: int = 4) -> tuple[Any, d
     model = TaskModel(ENCODER, "tagger", 2 if task == "spans" else 3, whole_inputs=whole)
     params = init_params(model, 0, abstract_params(model, mesh))
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
-    row_format = RowFormat(32, SpecialIds(0, 1, 2, 3, 4), False, batch_size, most)
-    on_devices = InputsOnDevices(make_inputs(task), row_format, mesh, whole_inputs=whole)
+    batch_format = BatchFormat(32, most, SpecialIds(0, 1, 2, 3, 4), False, batch_size)
+    on_devices = InputsOnDevices(make_inputs(task), batch_format, mesh, whole_inputs=whole)
     totals = span_totals if task == "spans" else class_totals
     return on_devices.outputs(make_outputs_step(model, totals, mesh), params)
 
@@ -65,8 +65,8 @@ def test_features_are_what_the_head_reads() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
     model = TaskModel(ENCODER, "tagger", 3, whole_inputs=False, feature_layers=2)
     params = init_params(model, 0, abstract_params(model, mesh))
-    row_format = RowFormat(32, SpecialIds(0, 1, 2, 3, 4), False, 7, 4)
-    on_devices = InputsOnDevices(inputs, row_format, mesh, whole_inputs=False)
+    batch_format = BatchFormat(32, 4, SpecialIds(0, 1, 2, 3, 4), False, 7)
+    on_devices = InputsOnDevices(inputs, batch_format, mesh, whole_inputs=False)
     features, _ = on_devices.outputs(make_features_step(model, mesh), params)
     assert [part.shape for part in features] == [(size, 48) for size in inputs.sizes]
     outputs, _ = on_devices.outputs(make_outputs_step(model, class_totals, mesh), params)

@@ -1,4 +1,4 @@
-"""Small operations on a batch: a dictionary of arrays that share their first axis."""
+"""Splits rows into batches; a batch is a dictionary of arrays that share their first axis."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def split_rows(rows: dict[str, np.ndarray], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of exactly `batch_size` rows; the last is filled up with empty rows.
+    """Yields batches of exactly `batch_size` rows; the last is padded with empty rows.
 
-    An empty row is all zeros: it holds no example and has no weight.
+    An empty row is all zeros: it has no example and no weight.
     """
     count = len(next(iter(rows.values())))
     for begin in range(0, count, batch_size):

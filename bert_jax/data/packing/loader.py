@@ -1,4 +1,4 @@
-"""This host's batches, made ahead of time on Grain's threads."""
+"""Makes this host's batches ahead of time, on threads of Grain."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _BATCHES_AHEAD = 4
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Item i is batch i of this host: an item for each row would be slow."""
+    """Grain data source whose item i is batch i of this host (an item a row would be slow)."""
 
     make_rows: Callable[[np.ndarray], dict[str, np.ndarray]]
     batches: int
@@ -36,10 +36,10 @@ def load_batches(
     """Yields batches in order, each made by one call of `make_rows`.
 
     Args:
-      make_rows: [R] int64 ascending row numbers -> batch fields [R, ...]; called from threads.
-      batches: how many.
+      make_rows: maps [R] int64 ascending row numbers to batch fields [R, ...]; called on threads.
+      batches: number of batches.
       batch_size: B, rows in the global batch.
-      host_rows: [R] int64 in [0, B), the rows of each batch that this host makes.
+      host_rows: [R] int64 in [0, B), the rows of each batch that belong to this host.
     """
     source = _Batches(make_rows, batches, batch_size, host_rows)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)

@@ -1,19 +1,19 @@
-"""Windows over texts that are longer than a row, so that no token is lost."""
+"""Overlapping windows over texts that are longer than a row."""
 
 import numpy as np
 
 
 def window_bounds(tokens: int, most: int, stride: int) -> np.ndarray:
-    """Cuts a text into windows that overlap.
+    """Covers a text with overlapping windows.
 
     Args:
-      tokens: in the text.
+      tokens: number of tokens in the text.
       most: tokens in a window, at least 1.
-      stride: from the begin of a window to that of the next, from 1 to `most`.
+      stride: tokens from the begin of one window to the begin of the next, from 1 to `most`.
 
     Returns:
-      [W, 2] int64, begin and end of each window, W at least 1. Where there are several, each has
-      `most` tokens; the last one is moved back to end with the text.
+      [W, 2] int64, begin and end of each window, W at least 1. If W > 1 each has exactly `most`
+      tokens: the last one is moved back to end with the text.
     """
     last = max(tokens - most, 0)
     begins = np.append(np.arange(0, last, stride), last)
@@ -21,15 +21,15 @@ def window_bounds(tokens: int, most: int, stride: int) -> np.ndarray:
 
 
 def most_context(bounds: np.ndarray) -> np.ndarray:
-    """Chooses, for each token, the window in which the nearer of its two edges is farthest.
+    """Chooses for each token the window with the most context on its shorter side.
 
-    The begin and the end of the text are no edges: nothing is hidden behind them.
+    At the begin and the end of the text a token misses no context, so that side does not count.
 
     Args:
-      bounds: of `window_bounds`.
+      bounds: [W, 2] int64, from `window_bounds`.
 
     Returns:
-      [tokens] int64 in [0, W), the first of equally good windows.
+      [tokens] int64 in [0, W); of equally good windows the first.
     """
     tokens = int(bounds[-1, 1])
     best, chosen = np.full(tokens, -1), np.zeros(tokens, np.int64)

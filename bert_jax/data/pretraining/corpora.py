@@ -1,4 +1,4 @@
-"""The corpora of a run: opened, checked against the config, and their one tokenizer."""
+"""Opens the corpora of a run and checks that they fit the config and share one tokenizer."""
 
 import dataclasses
 import pathlib
@@ -8,24 +8,25 @@ import numpy as np
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus, corpus_fingerprint, open_corpus, read_manifest
 from bert_jax.data.corpus.local_copy import local_copy
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.plan import check_corpus
-from bert_jax.data.pretraining.rows import MAX_CORPORA, held_out_rows, named_epoch
+from bert_jax.data.pretraining.rows import MAX_CORPORA, held_out_rows, pack_epoch
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpora:
-    """What `open_corpora` found; the lists are in the order of the config.
+    """The corpora of a run; all lists are in the order of the config.
 
     Attributes:
       weights: directory -> weight in the mixture.
-      tokenizer: of all of them.
+      tokenizer: of all corpora.
       train: the training splits.
       heldout: the held-out splits.
-      fingerprint: of all that they hold.
-      copied: a line for each corpus that is read from a local copy.
+      fingerprint: of the content of all corpora.
+      copied: a line for the log for each corpus that is read from a local copy.
     """
 
     weights: dict[str, float]
@@ -36,7 +37,7 @@ class Corpora:
     copied: list[str]
 
     def describe(self) -> str:
-        """Says in a line what there is to train on."""
+        """Describes the training data in one line: '1,234 tokens in 56 documents'."""
         tokens = sum(corpus.tokens for corpus in self.train)
         documents = sum(corpus.documents for corpus in self.train)
         if len(self.train) == 1:
@@ -46,14 +47,14 @@ class Corpora:
         return f"{tokens:,} tokens in {documents:,} documents; of the rows: {shares}"
 
     def held_out(
-        self, config: PretrainDataConfig, rows: int, *, pool_last: bool
+        self, config: PretrainDataConfig, row_format: RowFormat, rows: int
     ) -> dict[str, np.ndarray]:
         """Returns the first rows of a fixed plan of each held-out split, by the weights.
 
         Args:
           config: of a phase.
-          rows: how many, about; fewer where the splits have fewer.
-          pool_last: as in `layout.lay_out`.
+          row_format: of the phase.
+          rows: number of rows, up to rounding; fewer where the splits have fewer.
 
         Returns:
           The fields of a batch.
@@ -63,10 +64,9 @@ class Corpora:
             held_out_rows(
                 corpus,
                 config,
-                self.tokenizer.special,
+                row_format,
                 max(1, round(rows * weight / total)),
-                epoch=named_epoch(0, number, 0),
-                pool_last=pool_last,
+                epoch=pack_epoch(0, number, 0),
             )
             for number, (corpus, weight) in enumerate(
                 zip(self.heldout, self.weights.values(), strict=True)
@@ -76,20 +76,21 @@ class Corpora:
 
 
 def open_corpora(config: PretrainDataConfig, *, evaluated: bool) -> Corpora:
-    """Opens every corpus that the config names, after copying it where that is wanted.
+    """Opens every corpus that the config names; with `local_dir`, copies it there first.
 
     Args:
-      config: names them, and says what is wanted of them.
-      evaluated: whether the held-out splits will be used.
+      config: names the corpora and sets the format of the examples.
+      evaluated: True if the held-out splits will be used, so that they must have documents.
 
     Raises:
-      UserError: if one is none, is damaged, has too few documents, or has another tokenizer.
+      UserError: if a directory is not a corpus, is damaged, has too few documents, or has another
+        tokenizer than the first.
     """
     weights = parse_mixture(config.corpus)
     if len(weights) > MAX_CORPORA:
         raise UserError(
-            f"--config.data.corpus names {len(weights)} corpora, and at most {MAX_CORPORA} can be"
-            " mixed: prepare some of them as one"
+            f"--config.data.corpus names {len(weights)} corpora, more than {MAX_CORPORA}: prepare"
+            " some of them as one"
         )
     directories, copied = list(weights), []
     if config.local_dir:
@@ -118,7 +119,7 @@ def corpus_tokenizer(directory: str) -> Tokenizer:
     """Loads the tokenizer of a corpus.
 
     Raises:
-      UserError: if it is not the one that the corpus was tokenised with.
+      UserError: if it is not the tokenizer that the corpus was prepared with.
     """
     manifest = read_manifest(directory)
     tokenizer = load_tokenizer(pathlib.Path(directory) / "tokenizer")

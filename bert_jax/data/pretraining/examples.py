@@ -1,11 +1,11 @@
-"""The examples of some documents: which runs of tokens are together, and what their label is.
+"""Cuts documents into pretraining examples: sentence pairs, or runs of sentences, with labels.
 
-One function for each family of formats (`config.ExampleFormat`); `pretraining.plan_block` calls the
-one that the config names. All of them are vectorised, pure functions of their draws' names.
+`pair_examples` makes the formats of BERT and ALBERT, `run_examples` those of RoBERTa
+(`config.ExampleFormat`); `plan.plan_block` calls the one that the config names. Both are vectorised
+over all sentences of the documents, and pure functions of their arguments.
 """
 
 import dataclasses
-import enum
 from typing import NamedTuple
 
 import numpy as np
@@ -13,39 +13,27 @@ import numpy as np
 from bert_jax.config import ExampleFormat, PretrainDataConfig, SentenceObjective
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
 from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 
 
-class Purpose(enum.IntEnum):
-    """What a plan draws; each has a stream of its own."""
-
-    DOCUMENT_ORDER = 0
-    CHUNK = 1  # shorter length, then where A ends
-    COIN = 2
-    OTHER_DOCUMENT = 3
-    OTHER_SENTENCE = 4
-    FRONT_CUT_A = 5
-    FRONT_CUT_B = 6
-    ROW_ORDER = 7
-    SWAP = 8
-    MIXTURE = 9
-
-
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Examples as runs of consecutive tokens: [CLS] part [SEP] part [SEP] ...
+    """E examples of one or more parts each, P in all: [CLS] part [SEP] part [SEP] ...
+
+    A part is a run of consecutive tokens of the corpus.
 
     Attributes:
-      part_bounds: [E + 1] int64, the first part of each example; each has one at least.
-      part_begin: [P] int64, first token of each part in the corpus, example after example.
-      part_length: [P] int64, its tokens, at least 1.
-      part_segment: [P] int32, BERT's segment: 0 or 1.
-      labels: [E] int32, the sentence objective's: 1 where B is random (NSP) or the two are
+      part_bounds: [E + 1] int64; example e has the parts part_bounds[e] to part_bounds[e + 1].
+      part_begin: [P] int64, first token of each part in the corpus.
+      part_length: [P] int64, tokens of each part, at least 1.
+      part_segment: [P] int32, segment id of each part, 0 or 1.
+      labels: [E] int32, label of the sentence objective: 1 where B is random (NSP) or A and B are
         swapped (SOP).
-      labelled: [E] bool, whether the example has a label.
-      forced: negatives for want of a continuation.
-      truncated_tokens: cut so that examples fit.
+      labelled: [E] bool, False where an example has no label.
+      forced: number of pairs whose B is random because A has no continuation.
+      truncated_tokens: number of tokens cut so that examples fit.
     """
 
     part_bounds: np.ndarray
@@ -58,17 +46,17 @@ class Examples:
     truncated_tokens: int
 
     def __len__(self) -> int:
-        """How many examples."""
+        """Number of examples, E."""
         return len(self.labels)
 
     @property
     def sizes(self) -> np.ndarray:
-        """[E] int64, tokens of each example, special ones included."""
+        """Tokens of each example, special ones included: [E] int64."""
         ends = _bounds(self.part_length + 1)  # each with its [SEP]
         return 1 + np.diff(ends[self.part_bounds])
 
     def take(self, order: np.ndarray) -> "Examples":
-        """Returns these examples: [n] int64."""
+        """Selects examples by their indices: `order` is [n] int64."""
         first = self.part_bounds[order]
         parts = self.part_bounds[order + 1] - first
         chosen = ranges(first, parts)
@@ -84,22 +72,22 @@ class Examples:
 
 
 class Sentences:
-    """The sentences of some documents, in the documents' order; S of them.
+    """The S sentences of some documents, in the order of the documents.
 
     Attributes:
-      document: [S] int64, the document of each.
-      document_end: [S] int64, the place in this list where its document ends.
-      token_begins: [S] int64, its first token in the corpus.
-      bounds: [S + 1] int64, tokens of this list before each.
+      document: [S] int64, the document of each sentence.
+      document_end: [S] int64, index of the first sentence after that document.
+      token_begins: [S] int64, first token of each sentence in the corpus.
+      bounds: [S + 1] int64, number of tokens in the sentences before each one.
     """
 
     def __init__(self, corpus: Corpus, documents: np.ndarray, *, longest: int = 0) -> None:
-        """Looks the sentences up.
+        """Looks up the sentences.
 
         Args:
-          corpus: that they are of.
-          documents: [n] int64.
-          longest: longer sentences become several of at most this many tokens; 0: none do.
+          corpus: the documents.
+          documents: [n] int64, indices of documents.
+          longest: sentences with more tokens are split into several; 0 splits none.
         """
         first, end = corpus.document_begins(documents), corpus.document_ends(documents)
         counts = end - first
@@ -121,41 +109,45 @@ class Sentences:
 
 
 def pair_examples(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey
 ) -> Examples:
-    """Pairs of A and B (BERT, section 3.1 and appendix A.2).
+    """Makes pairs of A and B (BERT, section 3.1 and appendix A.2).
 
-    Documents are cut into chunks of consecutive sentences that reach the wanted length
-    (`sentence_pair`: of two sentences); a chunk is split at a random sentence into A and B. With
-    `random_b_rate`, B is instead a run of sentences of another document, and the unused sentences
-    open the next chunk. The coin is tossed only where A has a continuation in its document. Where
-    it has none, B is random too; at rate 0 there is no B and no label.
+    1. Documents are cut into chunks of consecutive sentences that reach a target length
+       (`sentence_pair`: into chunks of two sentences).
+    2. Each chunk is split between two of its sentences into A and B.
+    3. With probability `random_b_rate` B is replaced by a run of sentences of another document; the
+       sentences that B would have had begin the next chunk.
+    4. Pairs that are too long are truncated.
+
+    A chunk that is a document's last single sentence has no B: B is then random, or absent if
+    `random_b_rate` is 0 (and the example has no label).
 
     Args:
       corpus: at least two documents, unless the rate is 0.
-      documents: [n] int64, in the order in which they are read.
+      documents: [n] int64, in reading order.
       config: lengths, rates and the objective.
-      name: seed, epoch and block of the draws.
+      key: of the draws.
     """
-    chunks = _chunks(corpus, documents, config, **name)
+    chunks = _chunks(corpus, documents, config, key)
     is_random = chunks.is_random
     a_begin, a_length = chunks.begin, chunks.a_length
     # A true B follows A in its document, and so in the corpus.
     b_begin, b_length = a_begin + a_length, chunks.length - a_length
     chosen = np.flatnonzero(is_random)
     b_begin[chosen], b_length[chosen] = _other_segments(
-        corpus, chunks.document[chosen], chunks.wanted[chosen] - a_length[chosen], **name
+        corpus, chunks.document[chosen], chunks.target[chosen] - a_length[chosen], key
     )
     untruncated = int(a_length.sum() + b_length.sum())
     a_begin, a_length, b_begin, b_length = _truncate(
-        a_begin, a_length, b_begin, b_length, config.length - PAIR_SPECIALS, **name
+        a_begin, a_length, b_begin, b_length, config.length - PAIR_SPECIALS, key
     )
 
     labels, labelled = is_random, np.full(len(is_random), config.random_b_rate > 0)
     if config.objective is SentenceObjective.SOP:
-        swap, _ = draws.halves(draws.words(len(labels), purpose=Purpose.SWAP, **name))
+        swap, _ = draws.split_u32(draws.random_bits(len(labels), key, Purpose.SWAP))
         labelled = chunks.has_continuation
-        labels = labelled & draws.chance(swap, 0.5)
+        labels = labelled & draws.bernoulli(swap, 0.5)
         a_begin, b_begin = _swapped(labels, a_begin, b_begin)
         a_length, b_length = _swapped(labels, a_length, b_length)
     if config.objective is SentenceObjective.NONE:
@@ -174,106 +166,115 @@ def pair_examples(
 
 
 class _Chunks(NamedTuple):
-    """Chunks of consecutive sentences, each split into A and the rest; C of them.
+    """C chunks of consecutive sentences, each split into A and the rest.
 
     Attributes:
-      document: [C] int64, that each is from.
+      document: [C] int64, document of each chunk.
       begin: [C] int64, its first token in the corpus.
       length: [C] int64, its tokens.
-      a_length: [C] int64, of those, A's.
-      wanted: [C] int64, the tokens it should reach.
-      has_continuation: [C] bool, whether anything is left for B.
-      is_random: [C] bool, whether B is from elsewhere, so that the rest opens the next chunk.
+      a_length: [C] int64, the tokens of A among them.
+      target: [C] int64, the length in tokens that it should reach.
+      has_continuation: [C] bool, True where A does not take the whole chunk.
+      is_random: [C] bool, True where B is from another document, so that the sentences after A
+        begin the next chunk.
     """
 
     document: np.ndarray
     begin: np.ndarray
     length: np.ndarray
     a_length: np.ndarray
-    wanted: np.ndarray
+    target: np.ndarray
     has_continuation: np.ndarray
     is_random: np.ndarray
 
 
-_SENTENCES_AT_ONCE = 1 << 17  # their arrays stay in a processor's cache
+_SENTENCES_AT_ONCE = 1 << 17  # so that their arrays stay in the processor's cache
 
 
 def _chunks(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey
 ) -> _Chunks:
-    """Cuts documents into chunks, some documents at a time, for none depends on another."""
+    """Cuts documents into chunks, a portion of the documents at a time."""
     counts = corpus.document_ends(documents) - corpus.document_begins(documents)
     ends = np.cumsum(counts)
     new_portion = np.flatnonzero(np.diff((ends - 1) // _SENTENCES_AT_ONCE)) + 1
     firsts = np.append(0, ends[new_portion - 1])
     portions = [
-        _chunks_of_portion(corpus, portion, config, first=int(first), **name)
+        _chunks_of_portion(corpus, portion, config, key, int(first))
         for portion, first in zip(np.split(documents, new_portion), firsts, strict=True)
     ]
     return _Chunks(*map(np.concatenate, zip(*portions, strict=True)))
 
 
 def _chunks_of_portion(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey, first: int
 ) -> _Chunks:
-    """Decides for every sentence as if a chunk began there, then keeps those where one does.
+    """Plans a chunk from every sentence, then keeps the chunks reached by following `next_begin`.
 
     Args:
-      corpus: that the documents are of.
-      documents: [n] int64, one at least.
+      corpus: the documents.
+      documents: [n] int64, at least one.
       config: of the pairs.
-      name: as in `draws.words`; `first` is the number of sentences in the portions before.
+      key: of the draws.
+      first: number of sentences in the portions before; the draws are per sentence.
     """
     sentences = Sentences(corpus, documents)
     here = np.arange(len(sentences.document))
-    wanted = _wanted_tokens(len(here), config, **name)
-    coin, cut = draws.halves(draws.words(len(here), purpose=Purpose.COIN, **name))
-    end = np.searchsorted(sentences.bounds, sentences.bounds[:-1] + wanted, side="left")
+    target = _target_lengths(len(here), config, key, first)
+    coin, cut = draws.split_u32(draws.random_bits(len(here), key, Purpose.COIN, first=first))
+    end = np.searchsorted(sentences.bounds, sentences.bounds[:-1] + target, side="left")
     # A chunk of one sentence takes a second where its document has one.
     end = np.minimum(np.maximum(end, here + 2), sentences.document_end)
     has_continuation = end - here > 1
-    a_end = here + 1 + draws.below(cut, np.maximum(end - here - 1, 1))
-    is_random = draws.chance(coin, config.random_b_rate)
+    a_end = here + 1 + draws.randint(cut, np.maximum(end - here - 1, 1))
+    is_random = draws.bernoulli(coin, config.random_b_rate)
     if config.random_b_rate > 0:
         is_random |= ~has_continuation
-    begin = _walk(np.where(is_random, a_end, end))
+    next_begin = np.where(is_random, a_end, end)
+    begin = _chunk_starts(next_begin)
     return _Chunks(
         document=sentences.document[begin],
         begin=sentences.token_begins[begin],
         length=sentences.bounds[end[begin]] - sentences.bounds[begin],
         a_length=sentences.bounds[a_end[begin]] - sentences.bounds[begin],
-        wanted=wanted[begin],
+        target=target[begin],
         has_continuation=has_continuation[begin],
         is_random=is_random[begin],
     )
 
 
-def run_examples(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, **name: int
-) -> Examples:
-    """Consecutive sentences until a row is full (RoBERTa, section 4.2); nothing is cut.
+def _target_lengths(count: int, config: PretrainDataConfig, key: DrawKey, first: int) -> np.ndarray:
+    """Draws the target length of a chunk for each sentence that it may begin at: [count] int64."""
+    if config.format is ExampleFormat.SENTENCE_PAIR:
+        return np.ones(count, np.int64)  # reached by any two sentences
+    most = config.length - PAIR_SPECIALS
+    short, spread = draws.split_u32(draws.random_bits(count, key, Purpose.CHUNK, first=first))
+    is_short = draws.bernoulli(short, config.short_rate)
+    return np.where(is_short, 2 + draws.randint(spread, most - 1), most)
 
-    With `full_sentences` a run goes on in the next document, after a [SEP]. A sentence longer than
-    a row becomes several.
+
+def run_examples(corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig) -> Examples:
+    """Makes runs of consecutive sentences that fill a row (RoBERTa, section 4.2).
+
+    With `full_sentences` a run continues in the next document, after a [SEP]; with `doc_sentences`
+    it ends with its document. Nothing is truncated: a sentence longer than a row is split.
 
     Args:
       corpus: at least one document.
-      documents: [n] int64, in the order in which they are read.
+      documents: [n] int64, in reading order.
       config: the length and the format.
-      name: of the draws; there are none.
     """
-    del name
     most = config.length - SINGLE_SPECIALS
     sentences = Sentences(corpus, documents, longest=most)
     count = len(sentences.document)
     bounds = sentences.bounds
-    opens = np.diff(sentences.document_end, prepend=0) > 0  # the first sentence of a document
-    # What a run that ends here costs: its tokens, and a [SEP] for each document after its first.
-    cost = bounds[1:] + np.cumsum(opens)
-    end = np.searchsorted(cost, most + bounds[:-1] + np.cumsum(opens), side="right")
+    opens = np.diff(sentences.document_end, prepend=0) > 0  # is it the first of its document
+    # Cumulative length: the tokens to the end of each sentence, and a [SEP] for each document.
+    cumulative = bounds[1:] + np.cumsum(opens)
+    end = np.searchsorted(cumulative, most + bounds[:-1] + np.cumsum(opens), side="right")
     if config.format is ExampleFormat.DOC_SENTENCES:
         end = np.minimum(end, sentences.document_end)
-    begin = _walk(end)
+    begin = _chunk_starts(end)
     begins_part = opens
     begins_part[begin] = True
     part_first = np.flatnonzero(begins_part)
@@ -290,19 +291,9 @@ def run_examples(
     )
 
 
-def _wanted_tokens(count: int, config: PretrainDataConfig, **name: int) -> np.ndarray:
-    """Draws how many tokens a chunk that begins at each sentence should reach: [count] int64."""
-    if config.format is ExampleFormat.SENTENCE_PAIR:
-        return np.ones(count, np.int64)  # any two sentences do
-    most = config.length - PAIR_SPECIALS
-    short, spread = draws.halves(draws.words(count, purpose=Purpose.CHUNK, **name))
-    is_short = draws.chance(short, config.short_rate)
-    return np.where(is_short, 2 + draws.below(spread, most - 1), most)
-
-
-def _walk(next_begin: np.ndarray) -> np.ndarray:
-    """Follows `next_begin` from 0 to the end: the places where a chunk begins."""
-    jumps = next_begin.data  # faster to step through than the array
+def _chunk_starts(next_begin: np.ndarray) -> np.ndarray:
+    """Follows `next_begin` from index 0 until it leaves the array; returns the indices visited."""
+    jumps = next_begin.data  # reading items of a memoryview is faster than of an array
     begins, here = [], 0
     while here < len(jumps):
         begins.append(here)
@@ -311,27 +302,33 @@ def _walk(next_begin: np.ndarray) -> np.ndarray:
 
 
 def _other_segments(
-    corpus: Corpus, own: np.ndarray, wanted: np.ndarray, **name: int
+    corpus: Corpus, own: np.ndarray, target: np.ndarray, key: DrawKey
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a run of sentences from another document for each of `own`.
+    """Draws a run of sentences from another document for each chunk.
 
-    The document is uniform over the others, the first sentence uniform in it; sentences are taken
-    until there are `wanted` tokens or the document ends, at least one.
+    The document is uniform over the others, the first sentence uniform in it. The run has at least
+    one sentence, and as many as reach the target or the end of the document.
+
+    Args:
+      corpus: the documents.
+      own: [n] int64, document of each chunk.
+      target: [n] int64, tokens that each run should reach.
+      key: of the draws.
 
     Returns:
-      First token and number of tokens, [n] int64 each.
+      First token and number of tokens of each run, [n] int64 each.
     """
-    document = draws.below_many(
-        draws.words(len(own), purpose=Purpose.OTHER_DOCUMENT, **name), corpus.documents - 1
+    document = draws.randint_large(
+        draws.random_bits(len(own), key, Purpose.OTHER_DOCUMENT), corpus.documents - 1
     )
     document += document >= own
     first, end = corpus.document_begins(document), corpus.document_ends(document)
-    sentence = first + draws.below_many(
-        draws.words(len(own), purpose=Purpose.OTHER_SENTENCE, **name), end - first
+    sentence = first + draws.randint_large(
+        draws.random_bits(len(own), key, Purpose.OTHER_SENTENCE), end - first
     )
     begin = corpus.sentence_begins(sentence)
     document_last_token = corpus.sentence_ends(end - 1) - 1
-    last_token = np.minimum(begin + np.maximum(wanted, 1) - 1, document_last_token)
+    last_token = np.minimum(begin + np.maximum(target, 1) - 1, document_last_token)
     return begin, corpus.sentence_ends(corpus.sentence_at(last_token)) - begin
 
 
@@ -341,17 +338,17 @@ def _truncate(
     b_begin: np.ndarray,
     b_length: np.ndarray,
     most: int,
-    **name: int,
+    key: DrawKey,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts pairs to `most` tokens; each cut token is from the front or the back by a coin."""
+    """Truncates pairs to `most` tokens; a coin decides for each token: from the front or back."""
     a_kept, b_kept = truncated_lengths(a_length, b_length, most)
-    a_front = draws.binomial_halves(a_length - a_kept, purpose=Purpose.FRONT_CUT_A, **name)
-    b_front = draws.binomial_halves(b_length - b_kept, purpose=Purpose.FRONT_CUT_B, **name)
+    a_front = draws.count_heads(a_length - a_kept, key, Purpose.FRONT_CUT_A)
+    b_front = draws.count_heads(b_length - b_kept, key, Purpose.FRONT_CUT_B)
     return a_begin + a_front, a_kept, b_begin + b_front, b_kept
 
 
 def _bounds(lengths: np.ndarray) -> np.ndarray:
-    """Where runs laid end to end begin, and where the last ends: [n] int to [n + 1] int64."""
+    """Begins of runs laid end to end, and the end of the last: [n] int to [n + 1] int64."""
     return np.concatenate([[0], np.cumsum(lengths)])
 
 

@@ -1,15 +1,15 @@
-"""Several corpora in one stream of rows, each with its share."""
+"""Mixes several corpora in one stream of rows, each with its share."""
 
 import functools
 
 import numpy as np
 
 from bert_jax.data.packing import draws
-from bert_jax.data.pretraining.examples import Purpose
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.errors import UserError
 
-# Each window of this many rows has every corpus's share of them, in an order of its own: so the
-# rows before any place are counted without a walk.
+# Each window of this many rows has exactly the share of every corpus, in random order. So the rows
+# of each corpus before any row are counted without visiting them.
 _WINDOW = 4096
 
 
@@ -20,7 +20,7 @@ def parse_mixture(spec: str) -> dict[str, float]:
       Directory -> weight, above 0; they need not add up to 1.
 
     Raises:
-      UserError: for a weight that is none, or a directory that is named twice.
+      UserError: if a weight is not a number above 0, or a directory is named twice.
     """
     entries = spec.split(",")
     mixture: dict[str, float] = {}
@@ -40,10 +40,10 @@ def parse_mixture(spec: str) -> dict[str, float]:
 
 
 class Mixture:
-    """Which corpus each row of a phase is of, by shares that hold in every window of rows."""
+    """Assigns each row of a phase to a corpus, with exact shares in every window of rows."""
 
     def __init__(self, weights: dict[str, float], *, seed: int, phase: int) -> None:
-        """Rounds the shares to whole rows of a window, by the largest remainders.
+        """Rounds the shares to whole rows of a window, by largest remainders.
 
         Args:
           weights: from `parse_mixture`.
@@ -67,22 +67,22 @@ class Mixture:
         self._window = functools.lru_cache(maxsize=4)(self._draw_window)
 
     def split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Finds rows of the phase in their corpora.
+        """Maps rows of the phase to rows of the corpora.
 
         Args:
           rows: [R] int64, from 0.
 
         Returns:
-          The number of each row's corpus and its place among the rows of that corpus, [R] int64
+          The corpus of each row, as an index, and its row among those of that corpus, [R] int64
           each.
         """
         windows, within = np.divmod(rows, _WINDOW)
-        corpus, place = np.empty_like(rows), np.empty_like(rows)
+        corpus, row_in_corpus = np.empty_like(rows), np.empty_like(rows)
         for window in np.unique(windows).tolist():
             chosen = windows == window
             owner, rank = self._window(window)
-            corpus[chosen], place[chosen] = owner[within[chosen]], rank[within[chosen]]
-        return corpus, place + windows * self._counts[corpus]
+            corpus[chosen], row_in_corpus[chosen] = owner[within[chosen]], rank[within[chosen]]
+        return corpus, row_in_corpus + windows * self._counts[corpus]
 
     def before(self, row: int) -> np.ndarray:
         """Counts the rows of each corpus before a row of the phase: [corpora] int64."""
@@ -92,11 +92,10 @@ class Mixture:
         return window * self._counts + inside
 
     def _draw_window(self, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the corpus of each row of a window, and its rank among those of its corpus."""
-        words = draws.words(
-            _WINDOW, seed=self._seed, purpose=Purpose.MIXTURE, epoch=self._phase, block=window
-        )
-        owner = np.repeat(np.arange(len(self._counts)), self._counts)[np.argsort(words)]
+        """Returns the corpus of each row of a window, and its rank among the rows of its corpus."""
+        key = DrawKey(self._seed, epoch=self._phase, block=window)
+        bits = draws.random_bits(_WINDOW, key, Purpose.MIXTURE)
+        owner = np.repeat(np.arange(len(self._counts)), self._counts)[np.argsort(bits)]
         rank = np.empty_like(owner)
         for number, count in enumerate(self._counts):
             rank[owner == number] = np.arange(count)

@@ -1,8 +1,8 @@
-"""The plan of a pretraining run: which examples there are, and which row each of them is in.
+"""Plans blocks of pretraining data: their examples, and the row of each.
 
 An epoch is a keyed permutation of the documents, cut into blocks. The plan of a block is a pure
-function of (corpus, config, seed, epoch, block): nothing is stored, any place can be sought.
-`rows.RowStream` joins blocks and epochs.
+function of (corpus, config, seed, epoch, block): nothing is stored, and a run can start at any row.
+`rows.RowStream` concatenates blocks and epochs.
 """
 
 import dataclasses
@@ -12,18 +12,19 @@ import numpy as np
 from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.packing.packing import pack
-from bert_jax.data.pretraining.examples import Examples, Purpose, pair_examples, run_examples
+from bert_jax.data.pretraining.examples import Examples, pair_examples, run_examples
 from bert_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """The examples of a block in the order of their rows.
+    """Plan of a block: its examples, in the order of their rows.
 
     Attributes:
-      examples: E of them.
-      row_begins: [rows + 1] int64, the first example of each row.
+      examples: E examples.
+      row_begins: [rows + 1] int64; row r has the examples row_begins[r] to row_begins[r + 1].
     """
 
     examples: Examples
@@ -31,11 +32,11 @@ class BlockPlan:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return len(self.row_begins) - 1
 
     def fill(self, length: int) -> float:
-        """Returns the share of tokens in rows of `length` that are no padding."""
+        """Returns the share of the rows, of `length` tokens each, that is not padding."""
         return int(self.examples.sizes.sum()) / (self.rows * length)
 
     def describe(self, length: int) -> str:
@@ -50,7 +51,7 @@ class BlockPlan:
 
 
 def check_corpus(corpus: Corpus, config: PretrainDataConfig, name: str) -> None:
-    """Raises UserError where a corpus has too few documents for what the config wants of it."""
+    """Raises UserError if a corpus has too few documents for the examples of the config."""
     if corpus.documents == 0:
         raise UserError(f"{name} has no documents: raise `prepare --heldout_rate` or add some")
     random_b = config.format in PAIR_FORMATS and config.random_b_rate > 0
@@ -63,7 +64,7 @@ def check_corpus(corpus: Corpus, config: PretrainDataConfig, name: str) -> None:
 
 
 def blocks_per_epoch(corpus: Corpus, config: PretrainDataConfig) -> int:
-    """Returns how many blocks an epoch has."""
+    """Returns the number of blocks in an epoch."""
     return -(-corpus.documents // _documents_per_block(corpus, config))
 
 
@@ -81,37 +82,37 @@ def plan_block(
     """Plans the examples of a block and packs them.
 
     Args:
-      corpus: that `check_corpus` accepts.
+      corpus: one that `check_corpus` accepts.
       config: the format, lengths and rates.
       seed: of the run.
       epoch: from 0.
       block: from 0, below `blocks_per_epoch`.
     """
-    name = {"seed": seed, "epoch": epoch, "block": block}
+    key = DrawKey(seed, epoch, block)
     per_block = _documents_per_block(corpus, config)
-    places = np.arange(block * per_block, min((block + 1) * per_block, corpus.documents))
-    documents = draws.permuted(
-        places, corpus.documents, seed=seed, purpose=Purpose.DOCUMENT_ORDER, epoch=epoch
-    )
-    make_examples = pair_examples if config.format in PAIR_FORMATS else run_examples
-    examples = make_examples(corpus, documents, config, **name)
-    order, row_begins = _rows(examples.sizes, config, **name)
+    index = np.arange(block * per_block, min((block + 1) * per_block, corpus.documents))
+    documents = draws.permuted(index, corpus.documents, key, Purpose.DOCUMENT_ORDER)
+    if config.format in PAIR_FORMATS:
+        examples = pair_examples(corpus, documents, config, key)
+    else:
+        examples = run_examples(corpus, documents, config)
+    order, row_begins = _pack_and_shuffle(examples.sizes, config, key)
     return BlockPlan(examples.take(order), row_begins)
 
 
-def _rows(
-    sizes: np.ndarray, config: PretrainDataConfig, **name: int
+def _pack_and_shuffle(
+    sizes: np.ndarray, config: PretrainDataConfig, key: DrawKey
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Packs examples and shuffles the rows.
+    """Packs examples into rows and shuffles the rows.
 
     Returns:
       The examples in the order of their rows, [E] int64, and the first of each row, [rows + 1].
     """
     row_of = pack(sizes, config.length, config.max_examples_per_row)
     rows = int(row_of.max()) + 1
-    shuffled = np.argsort(draws.words(rows, purpose=Purpose.ROW_ORDER, **name), kind="stable")
-    new_place = np.empty(rows, np.int64)
-    new_place[shuffled] = np.arange(rows)
-    row_of = new_place[row_of]
+    shuffled = np.argsort(draws.random_bits(rows, key, Purpose.ROW_ORDER), kind="stable")
+    new_row = np.empty(rows, np.int64)
+    new_row[shuffled] = np.arange(rows)
+    row_of = new_row[row_of]
     order = np.argsort(row_of, kind="stable")
     return order, np.searchsorted(row_of[order], np.arange(rows + 1))

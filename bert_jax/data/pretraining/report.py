@@ -10,7 +10,7 @@ from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus, open_corpus, read_manifest
 from bert_jax.data.pretraining.phases import with_length
 from bert_jax.data.pretraining.plan import plan_block
-from bert_jax.data.pretraining.rows import held_out_rows
+from bert_jax.data.pretraining.rows import held_out_rows, row_format
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 ROW_LENGTHS = (128, 512)  # T of BERT's two phases
@@ -149,7 +149,8 @@ def _packing_line(corpus: Corpus, length: int) -> str:
 
 def _example_rows(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
     config = with_length(PretrainDataConfig(block_examples=_EXAMPLE_ROWS), _EXAMPLE_LENGTH)
-    batch = held_out_rows(corpus, config, tokenizer.special, rows=_EXAMPLE_ROWS)
+    layout = row_format(config, tokenizer.special)
+    batch = held_out_rows(corpus, config, layout, rows=_EXAMPLE_ROWS)
     return [
         tokenizer.decode(ids[examples > 0].tolist())
         for ids, examples in zip(batch["token_ids"], batch["example_ids"], strict=True)

@@ -1,7 +1,7 @@
-"""The inputs of a labelled task, written into the rows of batches, and the model's outputs back.
+"""Writes the inputs of a labelled task into rows, and takes the model's outputs apart again.
 
 An input is what the encoder sees at once: an example, or one window of an example that is longer
-than a row. Labels are of whole inputs, read at their [CLS], or of tokens.
+than a row. Labels belong to whole inputs (predicted from the [CLS] vector) or to tokens.
 """
 
 import dataclasses
@@ -9,30 +9,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, lay_out
+from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, RowFormat, lay_out
 from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 from bert_jax.data.tasks.batches import TaskBatches
-from bert_jax.text.tokenizer import SpecialIds
 
-NO_LABEL = -1  # of a token that is not asked about
+NO_LABEL = -1  # label of a token that has none
 
-_TOKENS_PER_EXAMPLE = 8  # of a row, where nobody says how many examples it may hold
-_LENGTH_STEP = 32  # rows for new text are a multiple of this, so that few lengths are compiled
+_TOKENS_PER_EXAMPLE = 8  # decides N where the config does not
+_LENGTH_STEP = 32  # rows of new text are a multiple of this long, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskInputs:
-    """Token ids and labels of some inputs.
+    """Token ids and labels of I inputs.
 
     Attributes:
-      a: [I] int32 arrays, the ids of A.
-      b: [I] int32 arrays, the ids of B; empty for single inputs.
-      labels: for whole inputs [I] int32 classes, [I] float32 numbers, or [I, 2] int32 the first and
-        the last token of an answer, as places in the input, where [CLS] is 0. For tokens a list of
-        [size] int32 classes, one for each token of an input with its special ones, or NO_LABEL.
-      example_of: [I] int64, the example that each input is, or is a window of.
-      features: the encoder's vectors where they are kept: [I, D] float32 for whole inputs, a list
-        of [size, D] for tokens.
+      a: I int32 arrays, the token ids of A.
+      b: I int32 arrays, the token ids of B; empty for single inputs.
+      labels: of whole inputs: [I] int32 classes, [I] float32 numbers, or [I, 2] int32, the first
+        and the last token of an answer, counted in the input from its [CLS]. Of tokens: a list of I
+        arrays [size] int32, a class or NO_LABEL for each token, special ones included.
+      example_of: [I] int64, the example of each input.
+      features: cached vectors of the encoder: [I, D] float32 for whole inputs, a list of I arrays
+        [size, D] for tokens; None if they are not cached.
     """
 
     a: list[np.ndarray]
@@ -42,16 +41,16 @@ class TaskInputs:
     features: np.ndarray | list[np.ndarray] | None = None
 
     def __len__(self) -> int:
-        """How many inputs."""
+        """Number of inputs, I."""
         return len(self.a)
 
     @property
     def sizes(self) -> np.ndarray:
-        """Tokens of each input with its special ones, [I] int64."""
+        """Tokens of each input, special ones included: [I] int64."""
         return input_sizes(self.a, self.b)
 
     def of_examples(self, examples: np.ndarray) -> "TaskInputs":
-        """Returns the inputs of some examples alone, in their order here."""
+        """Selects the inputs of some examples; they keep their order."""
         chosen = np.flatnonzero(np.isin(self.example_of, examples))
         return TaskInputs(
             [self.a[i] for i in chosen],
@@ -63,32 +62,24 @@ class TaskInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowFormat:
-    """How the rows of a task's batches are made.
+class BatchFormat(RowFormat):
+    """Format of a task's batches and of their rows. With one slot in a row, rows are not packed.
 
     Attributes:
-      length: T.
-      special: ids of [PAD], [CLS] and [SEP].
-      pool_last: as in `layout.lay_out`; for an encoder that is causal.
       batch_size: E, inputs in a batch.
-      max_examples: N, in a row, at most; 1: rows are not packed.
     """
 
-    length: int
-    special: SpecialIds
-    pool_last: bool
     batch_size: int
-    max_examples: int
 
     def deal(
         self, inputs: TaskInputs, *, epochs: int, seed: int, rows_multiple: int
     ) -> TaskBatches:
-        """Deals inputs to the batches of a run; the arguments are those of `TaskBatches`."""
+        """Deals inputs to the batches of a run; see `TaskBatches` for the arguments."""
         return TaskBatches(
             inputs.sizes,
             self.length,
             batch_size=self.batch_size,
-            max_examples_per_row=self.max_examples,
+            max_examples_per_row=self.slots,
             epochs=epochs,
             seed=seed,
             rows_multiple=rows_multiple,
@@ -100,7 +91,7 @@ def _take(values: np.ndarray | list[np.ndarray], chosen: np.ndarray) -> np.ndarr
 
 
 def input_sizes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
-    """Counts the tokens of inputs with their special ones, [I] int64."""
+    """Counts the tokens of inputs, special ones included: [I] int64."""
     pairs = zip(a, b, strict=True)
     sizes = [
         len(first) + len(second) + (PAIR_SPECIALS if len(second) else SINGLE_SPECIALS)
@@ -110,82 +101,70 @@ def input_sizes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def examples_per_row(length: int) -> int:
-    """Returns how many examples a row of `length` tokens may hold where nothing else is asked."""
+    """Returns the default of N, examples in a row at most, for rows of `length` tokens."""
     return -(-length // _TOKENS_PER_EXAMPLE)
 
 
 def row_length(sizes: np.ndarray, max_length: int) -> int:
-    """Returns the length of rows that hold inputs of these sizes, at most `max_length`."""
+    """Returns a length of rows that fits inputs of these sizes, at most `max_length`."""
     return min(-(-int(sizes.max()) // _LENGTH_STEP) * _LENGTH_STEP, max_length)
 
 
 def make_token_rows(
     a: Sequence[np.ndarray],
     b: Sequence[np.ndarray],
-    held: np.ndarray,
-    length: int,
-    special: SpecialIds,
-    *,
-    slots: int,
-    pool_last: bool = False,
+    inputs_in_row: np.ndarray,
+    row_format: RowFormat,
 ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Writes the tokens of inputs into rows, in their order.
+    """Writes the tokens of I inputs into R rows, in order.
 
     Args:
-      a: [I] int32 arrays.
-      b: [I] int32 arrays; empty where there is no B.
-      held: [R] int64, how many inputs each row holds.
-      length: T; the inputs of a row must fit.
-      special: ids of [PAD], [CLS] and [SEP].
-      slots: N.
-      pool_last: as in `layout.lay_out`; for an encoder that is causal.
+      a: I int32 arrays, the token ids of A.
+      b: I int32 arrays, the token ids of B; empty for no B.
+      inputs_in_row: [R] int64, number of inputs in each row; they must fit into it.
+      row_format: of the rows.
 
     Returns:
-      The token fields of a batch and `pool_positions`; and the row and the slot of each input.
+      The token fields of a batch and `pool_positions`, as `layout.lay_out` does; and the row and
+      the slot of each input, [I] int64 each.
     """
     sides = [side for pair in zip(a, b, strict=True) for side in pair]
     lengths = np.array([len(side) for side in sides], np.int64)
-    there = (np.arange(len(sides)) % 2 == 0) | (lengths > 0)  # A always, B where it has tokens
+    is_part = (np.arange(len(sides)) % 2 == 0) | (lengths > 0)  # A always, B if it has tokens
     return lay_out(
-        held,
-        there.reshape(-1, 2).sum(axis=1),
-        np.concatenate([np.array([], np.int32), *sides]),  # a host's rows can all be filling
-        lengths[there],
-        np.tile(np.array([0, 1], np.int32), len(a))[there],
-        length=length,
-        slots=slots,
-        special=special,
-        pool_last=pool_last,
+        inputs_in_row,
+        is_part.reshape(-1, 2).sum(axis=1),
+        np.concatenate([np.array([], np.int32), *sides]),  # all rows of a host may be empty
+        lengths[is_part],
+        np.tile(np.array([0, 1], np.int32), len(a))[is_part],
+        row_format,
     )
 
 
 class TaskStream:
-    """The rows of the batches of a run, each made when it is asked for.
+    """The rows of a run's batches, each made when it is read.
 
     Attributes:
-      batches: which inputs each batch holds, and where.
+      batches: the inputs of each batch and their rows.
     """
 
     def __init__(self, inputs: TaskInputs, batches: TaskBatches, row_format: RowFormat) -> None:
-        """Holds what the rows are made of; `batches` deals out `inputs`."""
+        """Makes no row yet; `batches` is `inputs`, dealt."""
         self.batches = batches
         self._inputs, self._format = inputs, row_format
 
     def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns rows of the run, [R] int64, all of one batch, in the fields of a batch."""
+        """Returns rows of one batch, [R] int64, counted through the run, as a batch."""
         number = int(rows[0]) // self.batches.rows
-        chosen, held = self.batches.batch(number)
+        chosen, inputs_in_row = self.batches.batch(number)
         rows = rows - number * self.batches.rows
-        chosen = chosen[ranges(exclusive_cumsum(held)[rows], held[rows])]
+        chosen = chosen[ranges(exclusive_cumsum(inputs_in_row)[rows], inputs_in_row[rows])]
         inputs = self._inputs
         batch, at = make_token_rows(
             [inputs.a[i] for i in chosen],
             [inputs.b[i] for i in chosen],
-            held[rows],
-            self._format.length,
-            self._format.special,
-            slots=self.batches.slots,
-            pool_last=self._format.pool_last,
+            inputs_in_row[rows],
+            self._format,
         )
         labels = _placed(batch, at, inputs.labels, chosen)
         if isinstance(inputs.labels, list):
@@ -205,13 +184,13 @@ def _placed(
     values: np.ndarray | list[np.ndarray],
     chosen: np.ndarray,
 ) -> np.ndarray:
-    """Puts values of inputs where they are in the rows: [R, N, ...]; of tokens: [R, T, ...]."""
+    """Scatters values of inputs to their slots, [R, N, ...], or of tokens, [R, T, ...]."""
     if isinstance(values, np.ndarray):
         placed = np.zeros((*batch["pool_positions"].shape, *values.shape[1:]), values.dtype)
         placed[at] = values[chosen]
         return placed
     inside = batch["example_ids"] > 0
-    # None of the first gives shape and type to a host's rows that hold nothing.
+    # `values[0][:0]` gives shape and type where all rows of a host are empty.
     flat = np.concatenate([values[0][:0], *_take(values, chosen)])
     placed = np.zeros((*inside.shape, *flat.shape[1:]), flat.dtype)
     placed[inside] = flat  # the tokens of a row are in the order of its inputs
@@ -219,27 +198,26 @@ def _placed(
 
 
 def outputs_of_inputs(
-    outputs: np.ndarray, sizes: np.ndarray, held: np.ndarray, *, tokens: bool
+    outputs: np.ndarray, sizes: np.ndarray, inputs_in_row: np.ndarray, *, tokens: bool
 ) -> list[np.ndarray]:
-    """Takes the model's outputs for a batch apart: the inverse of writing inputs into rows.
+    """Splits the model's outputs for a batch by input: the inverse of writing inputs into rows.
 
     Args:
       outputs: [R, N, C] of whole inputs, or [R, T, C] of tokens.
-      sizes: [I] int64, tokens of each input of the batch.
-      held: [R] int64, how many inputs each row holds.
-      tokens: whether they are of tokens.
+      sizes: [I] int64, tokens of each input of the batch, special ones included.
+      inputs_in_row: [R] int64, number of inputs in each row.
+      tokens: True for outputs of tokens.
 
     Returns:
       For each input [C], or [size, C].
     """
-    rows = np.repeat(np.arange(len(held)), held)
-    slots = ranges(np.zeros_like(held), held)
+    rows = np.repeat(np.arange(len(inputs_in_row)), inputs_in_row)
+    slots = ranges(np.zeros_like(inputs_in_row), inputs_in_row)
     if not tokens:
         return list(outputs[rows, slots])
-    # The tokens of a row are its first ones.
-    ends = np.cumsum(sizes) - np.repeat(
-        np.append(0, np.cumsum(sizes))[exclusive_cumsum(held)], held
-    )
+    # A row begins with its tokens, and padding follows.
+    first_of_row = exclusive_cumsum(inputs_in_row)
+    ends = np.cumsum(sizes) - np.repeat(np.append(0, np.cumsum(sizes))[first_of_row], inputs_in_row)
     return [
         outputs[row, end - size : end] for row, end, size in zip(rows, ends, sizes, strict=True)
     ]

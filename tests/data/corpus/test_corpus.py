@@ -11,7 +11,7 @@ from bert_jax.data.corpus import corpus as corpora
 from bert_jax.data.corpus import shards as writing
 from bert_jax.data.pretraining.phases import with_length
 from bert_jax.data.pretraining.plan import check_corpus
-from bert_jax.data.pretraining.rows import held_out_rows
+from bert_jax.data.pretraining.rows import held_out_rows, row_format
 from bert_jax.errors import UserError
 from tests.fixtures.data import SPECIAL, Documents, add_documents, make_documents, write_corpus
 
@@ -370,5 +370,6 @@ def test_an_empty_heldout_split_is_told(tmp_path):
 def test_the_heldout_split_is_other_documents(damaged):
     heldout = corpora.open_corpus(damaged, "heldout")
     assert heldout.documents == 3
-    batch = held_out_rows(heldout, with_length(PretrainDataConfig(), 16), SPECIAL, rows=2)
+    config = with_length(PretrainDataConfig(), 16)
+    batch = held_out_rows(heldout, config, row_format(config, SPECIAL), rows=2)
     assert len(batch["token_ids"]) == 2

@@ -1,4 +1,4 @@
-"""Random numbers by name: pinned values, and the distributions that they promise."""
+"""Draws: pinned values, and the distributions that they promise."""
 
 import hashlib
 
@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from tests.fixtures.data import chi_square_z
 
-NAME = {"seed": 1, "purpose": 2, "epoch": 3, "block": 4}
+KEY, PURPOSE = DrawKey(seed=1, epoch=3, block=4), 2
 
 
-def many(count: int, **changes: int) -> np.ndarray:
-    return draws.words(count, **(NAME | changes))
+def many(count: int, *, key: DrawKey = KEY, purpose: int = PURPOSE, first: int = 0) -> np.ndarray:
+    return draws.random_bits(count, key, purpose, first=first)
 
 
-# --- words
+# --- random bits
 
 
-def test_words_are_pinned():
-    assert [f"{word:016x}" for word in many(3)] == [
+def test_random_bits_are_pinned() -> None:
+    assert [f"{bits:016x}" for bits in many(3)] == [
         "79d1430fa901bfc7",
         "35facc8cf8c6acef",
         "992023591c16d782",
@@ -30,51 +31,55 @@ def test_a_longer_stream_begins_as_the_shorter():
     np.testing.assert_array_equal(many(1000)[:10], many(10))
 
 
-@pytest.mark.parametrize("part", NAME)
+@pytest.mark.parametrize("part", [*DrawKey._fields, "purpose"])
 @pytest.mark.parametrize("step", [1, 2**20])
-def test_streams_of_neighbouring_names_have_nothing_in_common(part, step):
-    one, other = many(20_000), many(20_000, **{part: NAME[part] + step})
+def test_neighbouring_streams_have_nothing_in_common(part: str, step: int) -> None:
+    if part == "purpose":
+        changed, purpose = KEY, PURPOSE + step
+    else:
+        changed, purpose = KEY._replace(**{part: getattr(KEY, part) + step}), PURPOSE
+    one, other = many(20_000), many(20_000, key=changed, purpose=purpose)
     assert not len(np.intersect1d(one, other))
     # 64 fair bits differ in 32 places; the mean of n has a standard deviation of 4 / sqrt(n).
     assert abs(np.bitwise_count(one ^ other).mean() - 32) < 4 * 4 / 20_000**0.5
 
 
 def test_the_largest_seed_is_allowed():
-    assert not np.array_equal(many(4, seed=2**64 - 1), many(4, seed=0))
+    assert not np.array_equal(many(4, key=DrawKey(2**64 - 1)), many(4, key=DrawKey(0)))
 
 
-# --- integers and chances from words
+# --- integers and booleans from random bits
 
 
-def test_halves_are_the_two_halves():
-    high, low = draws.halves(np.array([0x0123456789ABCDEF], np.uint64))
+def test_split_u32_gives_the_high_and_the_low_half():
+    high, low = draws.split_u32(np.array([0x0123456789ABCDEF], np.uint64))
     assert (int(high[0]), int(low[0])) == (0x01234567, 0x89ABCDEF)
 
 
 @pytest.mark.parametrize("bound", [1, 2, 7, 100, 2**31 - 1])
-def test_below_reaches_both_ends_and_no_further(bound):
-    ends = draws.below(np.array([0, 2**32 - 1], np.uint64), bound)
+def test_randint_reaches_both_ends_and_no_further(bound):
+    ends = draws.randint(np.array([0, 2**32 - 1], np.uint64), bound)
     assert ends.tolist() == [0, bound - 1]
 
 
 @pytest.mark.parametrize("bound", [1, 2, 3, 7, 10**6 + 3, 2**31 + 11, 2**52 + 1, 2**53 - 1, 2**53])
-def test_below_many_reaches_both_ends_and_no_further(bound):
-    ends = draws.below_many(np.array([0, 2**64 - 1], np.uint64), bound)
+def test_randint_large_reaches_both_ends_and_no_further(bound):
+    ends = draws.randint_large(np.array([0, 2**64 - 1], np.uint64), bound)
     assert ends.tolist() == [0, bound - 1]
 
 
 @pytest.mark.parametrize("bound", [2, 7, 100])
 @pytest.mark.parametrize("half", [0, 1])
-def test_below_is_uniform(bound, half):
-    values = draws.below(draws.halves(many(100_000))[half], bound)
+def test_randint_is_uniform(bound, half):
+    values = draws.randint(draws.split_u32(many(100_000))[half], bound)
     counts = np.bincount(values, minlength=bound)
     assert len(counts) == bound
     assert abs(chi_square_z(counts, 100_000 / bound, bound - 1)) < 4
 
 
 @pytest.mark.parametrize("bound", [2, 7, 100])
-def test_below_many_is_uniform(bound):
-    counts = np.bincount(draws.below_many(many(100_000), bound), minlength=bound)
+def test_randint_large_is_uniform(bound):
+    counts = np.bincount(draws.randint_large(many(100_000), bound), minlength=bound)
     assert len(counts) == bound
     assert abs(chi_square_z(counts, 100_000 / bound, bound - 1)) < 4
 
@@ -82,8 +87,8 @@ def test_below_many_is_uniform(bound):
 def test_bounds_may_differ_from_draw_to_draw():
     bounds = np.arange(1, 1001)
     for values in (
-        draws.below(draws.halves(many(1000))[0], bounds),
-        draws.below_many(many(1000), bounds),
+        draws.randint(draws.split_u32(many(1000))[0], bounds),
+        draws.randint_large(many(1000), bounds),
     ):
         assert values.dtype == np.int64
         assert ((values >= 0) & (values < bounds)).all()
@@ -91,22 +96,22 @@ def test_bounds_may_differ_from_draw_to_draw():
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3, 0.1, 0.5, 0.999, 1.0])
-def test_chance_keeps_its_rate(rate):
-    hits = draws.chance(draws.halves(many(100_000))[1], rate).sum()
+def test_bernoulli_keeps_its_rate(rate):
+    hits = draws.bernoulli(draws.split_u32(many(100_000))[1], rate).sum()
     assert abs(hits - 100_000 * rate) <= 4 * (100_000 * rate * (1 - rate)) ** 0.5
 
 
-def test_chance_0_is_never_and_1_is_always():
+def test_bernoulli_0_is_never_and_1_is_always():
     ends = np.array([0, 2**32 - 1], np.uint64)
-    assert not draws.chance(ends, 0.0).any()
-    assert draws.chance(ends, 1.0).all()
+    assert not draws.bernoulli(ends, 0.0).any()
+    assert draws.bernoulli(ends, 1.0).all()
 
 
 # --- permutations
 
 
 def permutation(size: int, epoch: int = 0) -> np.ndarray:
-    return draws.permuted(np.arange(size), size, seed=1, purpose=2, epoch=epoch)
+    return draws.permuted(np.arange(size), size, DrawKey(1, epoch), PURPOSE)
 
 
 def test_a_permutation_is_pinned():
@@ -115,7 +120,7 @@ def test_a_permutation_is_pinned():
     assert hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:16] == "e1685ac14b26a328"
 
 
-def test_permutations_hold_every_place_once():
+def test_permutations_hold_every_index_once():
     for size in range(1, 301):
         np.testing.assert_array_equal(np.sort(permutation(size)), np.arange(size))
 
@@ -125,13 +130,13 @@ def test_a_permutation_can_be_looked_up_in_parts(size):
     whole = permutation(size)
     for begin in range(0, size, 7):
         index = np.arange(begin, min(begin + 7, size))[::-1]
-        part = draws.permuted(index, size, seed=1, purpose=2, epoch=0)
+        part = draws.permuted(index, size, DrawKey(1), PURPOSE)
         np.testing.assert_array_equal(part, whole[index])
 
 
 def test_a_large_permutation_needs_no_memory():
     size = 10**12
-    places = draws.permuted(np.arange(10_000), size, seed=1, purpose=2, epoch=0)
+    places = draws.permuted(np.arange(10_000), size, DrawKey(1), PURPOSE)
     assert len(np.unique(places)) == 10_000
     assert ((places >= 0) & (places < size)).all()
     # Spread over the whole range: ten equal parts hold about a tenth each.
@@ -140,21 +145,20 @@ def test_a_large_permutation_needs_no_memory():
 
 
 @pytest.mark.parametrize("changed", ["seed", "purpose", "epoch"])
-def test_every_part_of_the_name_changes_the_permutation(changed):
+def test_seed_epoch_and_purpose_change_the_permutation(changed):
     name = {"seed": 1, "purpose": 2, "epoch": 0}
-    one = draws.permuted(np.arange(100), 100, **name)
-    other = draws.permuted(np.arange(100), 100, **(name | {changed: 3}))
-    # Two random permutations agree in one place on average.
+    one, other = (
+        draws.permuted(np.arange(100), 100, DrawKey(each["seed"], each["epoch"]), each["purpose"])
+        for each in (name, name | {changed: 3})
+    )
+    # Two random permutations agree in one index on average.
     assert (one == other).sum() < 8
 
 
 @pytest.mark.parametrize(("size", "epochs"), [(2, 1000), (3, 1000), (5, 1000), (7, 2000)])
 def test_first_two_places_are_uniform_over_epochs(size, epochs):
     pairs = np.array(
-        [
-            draws.permuted(np.arange(2), size, seed=1, purpose=2, epoch=epoch)
-            for epoch in range(epochs)
-        ]
+        [draws.permuted(np.arange(2), size, DrawKey(1, epoch), PURPOSE) for epoch in range(epochs)]
     )
     first = np.bincount(pairs[:, 0], minlength=size)
     assert chi_square_z(first, epochs / size, size - 1) < 4
@@ -184,7 +188,7 @@ def test_heads_have_the_mean_and_variance_of_fair_coins(trials):
     count = 20_000
     # Zeros and others in between must not disturb.
     mixed = np.tile([0, trials, 3], count)
-    heads = draws.binomial_halves(mixed, **NAME).reshape(count, 3)
+    heads = draws.count_heads(mixed, KEY, PURPOSE).reshape(count, 3)
     assert not heads[:, 0].any()
     for tossed, found in ((trials, heads[:, 1]), (3, heads[:, 2])):
         assert found.min() >= 0
@@ -200,7 +204,7 @@ def test_heads_have_the_mean_and_variance_of_fair_coins(trials):
 
 
 def test_heads_are_pinned():
-    assert draws.binomial_halves(np.array([1, 5, 64, 65, 0, 200]), **NAME).tolist() == [
+    assert draws.count_heads(np.array([1, 5, 64, 65, 0, 200]), KEY, PURPOSE).tolist() == [
         0,
         2,
         26,
@@ -211,21 +215,28 @@ def test_heads_are_pinned():
 
 
 def test_heads_of_five_coins_have_the_binomial_distribution():
-    counts = np.bincount(draws.binomial_halves(np.full(32_000, 5), **NAME), minlength=6)
+    counts = np.bincount(draws.count_heads(np.full(32_000, 5), KEY, PURPOSE), minlength=6)
     expected = 1000 * np.array([1, 5, 10, 10, 5, 1])
     assert abs(chi_square_z(counts, expected, 5)) < 4
 
 
 def test_no_coins_give_no_heads():
-    assert draws.binomial_halves(np.zeros(3, np.int64), **NAME).tolist() == [0, 0, 0]
-    assert draws.binomial_halves(np.zeros(0, np.int64), **NAME).tolist() == []
+    assert draws.count_heads(np.zeros(3, np.int64), KEY, PURPOSE).tolist() == [0, 0, 0]
+    assert draws.count_heads(np.zeros(0, np.int64), KEY, PURPOSE).tolist() == []
 
 
 def test_very_many_coins_are_tossed_quickly_and_fairly():
-    heads = draws.binomial_halves(np.array([0, 10**8, 1]), **NAME)
+    heads = draws.count_heads(np.array([0, 10**8, 1]), KEY, PURPOSE)
     assert abs(heads[1] - 5 * 10**7) < 4 * 5000
 
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 1_000])
-def test_words_can_be_taken_up_at_any_place(first: int) -> None:
+def test_random_bits_can_be_drawn_from_any_index_on(first: int) -> None:
     np.testing.assert_array_equal(many(50, first=first), many(first + 50)[first:])
+
+
+def test_the_numbers_of_purposes_are_pinned() -> None:
+    """A number may be added; a changed one would change the data of every run."""
+    numbers = [purpose.value for purpose in Purpose]
+    assert numbers == [*range(10), 100, 101, 102]
+    assert (Purpose.DOCUMENT_ORDER, Purpose.SWAP, Purpose.TASK_SUBSET) == (0, 8, 102)

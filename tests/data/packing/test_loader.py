@@ -8,7 +8,7 @@ import pytest
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing.loader import load_batches
-from bert_jax.data.pretraining.rows import RowStream
+from bert_jax.data.pretraining.rows import RowStream, row_format
 from bert_jax.errors import UserError
 from tests.fixtures.data import SPECIAL, make_documents, write_corpus
 
@@ -23,7 +23,7 @@ def corpus(tmp_path_factory) -> Corpus:
 
 
 def stream(corpus: Corpus) -> RowStream:
-    return RowStream(corpus, CONFIG, SPECIAL, seed=7)
+    return RowStream(corpus, CONFIG, row_format(CONFIG, SPECIAL), seed=7)
 
 
 def load(make_rows, host_rows: np.ndarray) -> list[dict[str, np.ndarray]]:
@@ -36,7 +36,7 @@ def test_batches_are_those_made_without_threads(corpus, host_rows):
     made = load(stream(corpus).rows, host_rows)
     assert len(made) == BATCHES
     source = stream(corpus)
-    assert source.place(BATCHES * BATCH_SIZE).epoch >= 1  # the test passes a border of epochs
+    assert source.position(BATCHES * BATCH_SIZE).epoch >= 1  # the test passes a border of epochs
     for index, batch in enumerate(made):
         expected = source.rows(index * BATCH_SIZE + host_rows)
         assert batch.keys() == expected.keys()

@@ -9,8 +9,9 @@ import pytest
 from bert_jax.config import ExampleFormat, PretrainDataConfig, SentenceObjective
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.pretraining import examples as examples_module
-from bert_jax.data.pretraining.examples import Examples, Purpose, Sentences
+from bert_jax.data.pretraining.examples import Examples, Sentences
 from bert_jax.data.pretraining.plan import (
     _documents_per_block,
     blocks_per_epoch,
@@ -103,7 +104,7 @@ def test_runs_are_the_slow_reading(corpus, documents, config, length):
     config = dataclasses.replace(config, length=length)
     per_block = _documents_per_block(corpus, config)
     order = draws.permuted(
-        np.arange(len(documents)), len(documents), seed=SEED, purpose=0, epoch=1
+        np.arange(len(documents)), len(documents), DrawKey(SEED, 1), Purpose.DOCUMENT_ORDER
     ).tolist()
     compared = 0
     for block, examples in enumerate(all_examples(corpus, config, epoch=1)):
@@ -243,7 +244,3 @@ def test_negatives_are_drawn_as_bert_drew_them_over_a_million_draws(tmp_path):
     assert chi_square_z(sentences, expected, int(sizes.sum()) - 7) < 4
     biased = np.full(len(sentences), sentences.mean())
     assert chi_square_z(sentences, biased, len(sentences) - 1) > 100  # a test that can fail
-
-
-def test_purposes_are_never_reused():
-    assert [purpose.value for purpose in Purpose] == list(range(len(Purpose)))

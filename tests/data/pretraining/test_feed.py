@@ -9,7 +9,7 @@ from bert_jax.config import PhaseConfig, PretrainConfig, PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.pretraining.feed import Cursor, Feed, PhaseRows
 from bert_jax.data.pretraining.phases import Phase, resolve_phases
-from bert_jax.data.pretraining.rows import Place, RowStream
+from bert_jax.data.pretraining.rows import Position, RowStream, row_format
 from bert_jax.errors import UserError
 from tests.fixtures.data import SPECIAL, make_documents, write_corpus
 
@@ -44,7 +44,9 @@ def feed(
     weights = dict(list(WEIGHTS.items())[: len(corpora)])
 
     def open_rows(phase: Phase, start: Cursor) -> PhaseRows:
-        return PhaseRows(corpora, weights, phase, SPECIAL, seed=7, start=start)
+        return PhaseRows(
+            corpora, weights, phase, row_format(phase.data, SPECIAL), seed=7, start=start
+        )
 
     def host_rows(batch_size: int) -> np.ndarray:
         return np.split(np.arange(batch_size), host[1])[host[0]]
@@ -99,21 +101,21 @@ def test_a_phase_without_a_step_is_told() -> None:
 
 def test_one_corpus_and_one_phase_are_the_plain_stream(corpora) -> None:
     config = PretrainConfig(data=CONFIG.data, batch_size=8, steps=30)
-    plain = RowStream(corpora[0], CONFIG.data, SPECIAL, seed=7)
+    plain = RowStream(corpora[0], CONFIG.data, row_format(CONFIG.data, SPECIAL), seed=7)
     expected = [plain.rows(np.arange(8 * step, 8 * step + 8)) for step in range(30)]
     assert_equal_batches(batches_of(feed(corpora[:1], config=config)), expected)
 
 
-def test_batches_have_the_shapes_of_their_phase_and_names_of_their_own(corpora) -> None:
+def test_batches_have_the_shapes_of_their_phase_and_unique_row_ids(corpora) -> None:
     batches = batches_of(feed(corpora))
     assert [batch["token_ids"].shape for batch in batches] == [(8, 24)] * 18 + [(4, 40)] * 12
-    names = np.concatenate([batch["row_ids"] for batch in batches])
-    assert len(np.unique(names, axis=0)) == len(names) == 18 * 8 + 12 * 4
+    ids = np.concatenate([batch["row_ids"] for batch in batches])
+    assert len(np.unique(ids, axis=0)) == len(ids) == 18 * 8 + 12 * 4
 
 
 def test_rows_come_from_the_corpora_by_their_weights(corpora) -> None:
-    names = np.concatenate([batch["row_ids"] for batch in batches_of(feed(corpora))])
-    corpus = (names[:, 0] >> 24) & 15  # of the upper half of a name: phase, corpus, epoch, ...
+    ids = np.concatenate([batch["row_ids"] for batch in batches_of(feed(corpora))])
+    corpus = (ids[:, 0] >> 24) & 15  # of the upper half of an id: phase, corpus, epoch, ...
     assert set(corpus.tolist()) == {0, 1}
     assert abs((corpus == 0).mean() - 2 / 3) < 0.1
 
@@ -153,14 +155,14 @@ def test_cursors_after_a_resume_are_those_of_the_unbroken_run(corpora) -> None:
 
 def test_static_copies_come_again(corpora) -> None:
     data = PretrainDataConfig(length=24, max_examples_per_row=2, block_examples=40, static_copies=2)
-    stream = RowStream(corpora[0], data, SPECIAL, seed=7)
+    stream = RowStream(corpora[0], data, row_format(data, SPECIAL), seed=7)
     epochs = []
     row = 0
     for epoch in range(4):
         begin = row
-        while stream.place(row).epoch == epoch:
+        while stream.position(row).epoch == epoch:
             row += 1
         epochs.append(stream.rows(np.arange(begin, row)))
-    assert_equal_batches(epochs[2:], epochs[:2])  # the names too, so the masks
+    assert_equal_batches(epochs[2:], epochs[:2])  # the row ids too, so the masks
     assert not np.array_equal(epochs[0]["token_ids"], epochs[1]["token_ids"])
-    assert stream.place(row) == Place(4, 0, 0)  # the cursor goes on
+    assert stream.position(row) == Position(4, 0, 0)  # the cursor goes on

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bert_jax.config import ExampleFormat, PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.packing.layout import PAIR_SPECIALS
 from bert_jax.data.pretraining.examples import _truncate
 from bert_jax.data.pretraining.plan import (
@@ -80,22 +82,24 @@ class SlowPair:
     forced: bool
 
 
-def slow_pairs(documents: Documents, order: list[int], config: PretrainDataConfig, **name: int):
+def slow_pairs(
+    documents: Documents, order: list[int], config: PretrainDataConfig, key: DrawKey
+) -> list[SlowPair]:
     """Pairs the sentences of a block's documents one by one, by the same draws as the plan."""
 
-    def halves(purpose: int) -> list[tuple[int, int]]:
-        words = draws.words(count, purpose=purpose, **name).tolist()
-        return [(word >> 32, word % 2**32) for word in words]
+    def halves(purpose: Purpose) -> list[tuple[int, int]]:
+        values = draws.random_bits(count, key, purpose).tolist()
+        return [(bits >> 32, bits % 2**32) for bits in values]
 
-    def large(purpose: int):
-        return iter(draws.words(count, purpose=purpose, **name).tolist())
+    def large(purpose: Purpose) -> Iterator[int]:
+        return iter(draws.random_bits(count, key, purpose).tolist())
 
     count = sum(len(documents[document]) for document in order)
     chunk_draws, coin_draws, other_documents, other_sentences = (
-        halves(1),
-        halves(2),
-        large(3),
-        large(4),
+        halves(Purpose.CHUNK),
+        halves(Purpose.COIN),
+        large(Purpose.OTHER_DOCUMENT),
+        large(Purpose.OTHER_SENTENCE),
     )
     most = config.length - 3
     pairs, sentences_before = [], 0
@@ -170,13 +174,12 @@ def test_plan_is_the_slow_reading(corpus, documents, changes):
     per_block = _documents_per_block(corpus, config)
     for epoch in (0, 3):
         order = draws.permuted(
-            np.arange(len(documents)), len(documents), seed=7, purpose=0, epoch=epoch
+            np.arange(len(documents)), len(documents), DrawKey(7, epoch), Purpose.DOCUMENT_ORDER
         ).tolist()
         compared = 0
         for block, plan in enumerate(all_blocks(corpus, config, epoch=epoch)):
-            name = {"seed": 7, "epoch": epoch, "block": block}
             own = order[block * per_block : (block + 1) * per_block]
-            pairs = slow_pairs(documents, own, config, **name)
+            pairs = slow_pairs(documents, own, config, DrawKey(7, epoch, block))
             # A is never twice the same, so its tokens find the pair.
             pair_of = {token: pair for pair in pairs for token in pair.a}
             assert len(plan.a_begin) == len(pairs)
@@ -212,7 +215,7 @@ def test_plan_is_the_slow_reading(corpus, documents, changes):
 def test_cutting_is_cutting_one_by_one(most):
     a, b = (axis.ravel() for axis in np.meshgrid(np.arange(1, 31), np.arange(1, 31)))
     a_begin, a_kept, b_begin, b_kept = _truncate(
-        np.zeros_like(a), a, np.zeros_like(b), b, most, seed=0, epoch=0, block=0
+        np.zeros_like(a), a, np.zeros_like(b), b, most, DrawKey(0)
     )
     expected = [cut_one_by_one(*pair, most) for pair in zip(a.tolist(), b.tolist(), strict=True)]
     assert list(zip(a_kept.tolist(), b_kept.tolist(), strict=True)) == expected
@@ -228,7 +231,7 @@ def test_what_is_cut_is_cut_in_front_by_a_fair_coin():
     long, short = np.full(count, 24), np.full(count, 4)
     for a, b in ((long, short), (short, long)):
         a_begin, a_kept, b_begin, b_kept = _truncate(
-            np.zeros_like(a), a, np.zeros_like(b), b, 12, seed=0, epoch=0, block=0
+            np.zeros_like(a), a, np.zeros_like(b), b, 12, DrawKey(0)
         )
         assert ((a_kept + b_kept) == 12).all()
         front = a_begin + b_begin  # of the long one: the short one is whole

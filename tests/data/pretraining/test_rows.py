@@ -13,12 +13,13 @@ from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.pretraining import rows as rows_module
 from bert_jax.data.pretraining.plan import BlockPlan, blocks_per_epoch, plan_block
 from bert_jax.data.pretraining.rows import (
-    Place,
+    Position,
     RowStream,
     held_out_rows,
     make_rows,
-    named_epoch,
-    row_names,
+    pack_epoch,
+    row_format,
+    row_ids,
 )
 from bert_jax.errors import UserError
 from docs.formats.make_page import combinations, title
@@ -58,8 +59,8 @@ def rows_per_epoch(corpus) -> list[int]:
     ]
 
 
-def stream(corpus: Corpus, start: Place = rows_module.START, seed: int = SEED) -> RowStream:
-    return RowStream(corpus, CONFIG, SPECIAL, seed=seed, start=start)
+def stream(corpus: Corpus, start: Position = rows_module.START, seed: int = SEED) -> RowStream:
+    return RowStream(corpus, CONFIG, row_format(CONFIG, SPECIAL), seed=seed, start=start)
 
 
 def take(source: RowStream, begin: int, end: int) -> Batch:
@@ -132,7 +133,8 @@ def planned(plan: BlockPlan) -> list[Example]:
 def test_rows_hold_the_planned_examples_in_order(corpus, length, slots):
     config = PretrainDataConfig(length=length, max_examples_per_row=slots, block_examples=10**6)
     plan = plan_block(corpus, config, seed=SEED, epoch=0, block=0)
-    batch = make_rows(corpus, plan, np.arange(plan.rows), config, SPECIAL, epoch=0, block=0)
+    layout = row_format(config, SPECIAL)
+    batch = make_rows(corpus, plan, np.arange(plan.rows), layout, epoch=0, block=0)
     assert decode(batch) == planned(plan)
     assert {0, 1} == set(plan.examples.labels.tolist())
 
@@ -156,43 +158,44 @@ def test_rows_may_be_any_of_a_plan(corpus):
     plan = plan_block(corpus, CONFIG, seed=SEED, epoch=0, block=0)
 
     def rows(chosen: np.ndarray) -> Batch:
-        return make_rows(corpus, plan, chosen, CONFIG, SPECIAL, epoch=0, block=0)
+        return make_rows(corpus, plan, chosen, row_format(CONFIG, SPECIAL), epoch=0, block=0)
 
     whole = rows(np.arange(plan.rows))
     chosen = np.array([5, 0, plan.rows - 1, 5])
     assert_equal_batches(rows(chosen), {name: field[chosen] for name, field in whole.items()})
 
 
-def test_the_last_token_stands_for_an_example_where_it_should(corpus):
+def test_an_example_is_pooled_at_its_last_token_with_pool_last(corpus):
     first = take(stream(corpus), 0, 40)
-    last = RowStream(corpus, CONFIG, SPECIAL, seed=SEED, pool_last=True).rows(np.arange(40))
+    layout = row_format(CONFIG, SPECIAL, pool_last=True)
+    last = RowStream(corpus, CONFIG, layout, seed=SEED).rows(np.arange(40))
     for row, slot in zip(*np.nonzero(first["weights"]), strict=True):
         places = np.flatnonzero(first["example_ids"][row] == slot + 1)
         assert first["pool_positions"][row, slot] == places[0]
         assert last["pool_positions"][row, slot] == places[-1]
 
 
-# --- names of rows
+# --- row ids
 
 
-def test_names_keep_epoch_block_and_row_apart():
-    names = {
-        tuple(name)
+def test_row_ids_keep_epoch_block_and_row_apart():
+    ids = {
+        tuple(row_id)
         for phase in (0, 1, 15)
         for corpus in (0, 1, 15)
         for epoch in (0, 1, 2**16 - 1)
         for block in (0, 1, 2**18 - 1)
-        for name in row_names(
-            named_epoch(phase, corpus, epoch), block, np.array([0, 1, 2**22 - 1])
+        for row_id in row_ids(
+            pack_epoch(phase, corpus, epoch), block, np.array([0, 1, 2**22 - 1])
         ).tolist()
     }
-    assert len(names) == 3**5
+    assert len(ids) == 3**5
 
 
 @pytest.mark.parametrize(("epoch", "block"), [(2**16, 0), (0, 2**18)])
-def test_names_beyond_64_bits_are_refused(epoch, block):
+def test_row_ids_beyond_64_bits_are_refused(epoch, block):
     with pytest.raises(UserError) as error:
-        row_names(named_epoch(0, 0, epoch), block, np.array([0]))
+        row_ids(pack_epoch(0, 0, epoch), block, np.array([0]))
     assert (f"epoch {epoch}" if epoch else f"block {block}") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -205,9 +208,9 @@ def test_a_block_of_too_many_rows_is_refused(corpus, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_names_are_unique_in_a_run(corpus, rows_per_epoch):
-    names = take(stream(corpus), 0, sum(rows_per_epoch))["row_ids"]
-    assert len(np.unique(names, axis=0)) == sum(rows_per_epoch)
+def test_row_ids_are_unique_in_a_run(corpus, rows_per_epoch):
+    ids = take(stream(corpus), 0, sum(rows_per_epoch))["row_ids"]
+    assert len(np.unique(ids, axis=0)) == sum(rows_per_epoch)
 
 
 # --- the stream
@@ -254,34 +257,34 @@ def test_rows_apart_from_one_another_are_the_same(corpus, rows_per_epoch):
     assert_equal_batches(stream(corpus).rows(chosen), expected)
 
 
-def test_a_stream_continues_from_a_place(corpus, rows_per_epoch):
+def test_a_stream_continues_from_a_position(corpus, rows_per_epoch):
     whole = stream(corpus)
     end = sum(rows_per_epoch) + 10
     expected = take(whole, 0, end)
     visited = set()
     for row in range(0, end, 7):
-        place = whole.place(row)
-        visited.add(place[:2])
-        again = stream(corpus, Place(*json.loads(json.dumps(list(place)))))
+        position = whole.position(row)
+        visited.add(position[:2])
+        again = stream(corpus, Position(*json.loads(json.dumps(list(position)))))
         count = min(end - row, 30)
         assert_equal_batches(
             take(again, 0, count),
             {name: field[row : row + count] for name, field in expected.items()},
         )
-        assert again.place(0) == place
-        assert again.place(count) == whole.place(row + count)
+        assert again.position(0) == position
+        assert again.position(count) == whole.position(row + count)
     assert len(visited) == 2 * blocks_per_epoch(corpus, CONFIG) + 1
 
 
-def test_places_are_plain_and_count_within_blocks(corpus, rows_per_epoch):
+def test_positions_are_plain_and_count_within_blocks(corpus, rows_per_epoch):
     source = stream(corpus)
     first_block = plan_block(corpus, CONFIG, seed=SEED, epoch=0, block=0).rows
-    assert source.place(0) == (0, 0, 0)
-    assert source.place(first_block - 1) == (0, 0, first_block - 1)
-    assert source.place(first_block) == (0, 1, 0)
-    assert source.place(rows_per_epoch[0]) == (1, 0, 0)
-    assert source.place(3) == (0, 0, 3)  # backwards too
-    assert {type(part) for part in source.place(first_block + 1)} == {int}
+    assert source.position(0) == (0, 0, 0)
+    assert source.position(first_block - 1) == (0, 0, first_block - 1)
+    assert source.position(first_block) == (0, 1, 0)
+    assert source.position(rows_per_epoch[0]) == (1, 0, 0)
+    assert source.position(3) == (0, 0, 3)  # backwards too
+    assert {type(part) for part in source.position(first_block + 1)} == {int}
 
 
 def test_threads_in_any_order_get_the_same_rows(corpus, rows_per_epoch):
@@ -334,7 +337,7 @@ def test_the_first_thousand_rows_are_pinned(tmp_path, config):
     sizes = [[1 + (7 * i + 5 * j) % 17 for j in range(1 + 5 * i % 12)] for i in range(300)]
     corpus = write_corpus(tmp_path / "c", number_tokens(sizes), shards=3)
     data = dataclasses.replace(config.data, length=48, max_examples_per_row=2, block_examples=200)
-    batch = RowStream(corpus, data, SPECIAL, seed=12345).rows(np.arange(1000))
+    batch = RowStream(corpus, data, row_format(data, SPECIAL), seed=12345).rows(np.arange(1000))
     digest = hashlib.sha256()
     for name in sorted(batch):
         little_endian = batch[name].astype(batch[name].dtype.newbyteorder("<"))
@@ -347,7 +350,8 @@ def test_the_first_thousand_rows_are_pinned(tmp_path, config):
 
 def test_held_out_rows_are_always_the_same_first_ones(corpus):
     config = PretrainDataConfig(length=LENGTH, max_examples_per_row=SLOTS)
-    few, many = (held_out_rows(corpus, config, SPECIAL, rows) for rows in (9, 10**6))
+    layout = row_format(config, SPECIAL)
+    few, many = (held_out_rows(corpus, config, layout, rows) for rows in (9, 10**6))
     assert len(few["row_ids"]) == 9
     assert_equal_batches(few, {name: field[:9] for name, field in many.items()})
     plan = plan_block(corpus, config, seed=0, epoch=0, block=0)

@@ -22,15 +22,15 @@ def test_an_epoch_has_every_input_once_and_rows_hold_them(batch_size: int, most:
     for epoch in range(2):
         seen, fullest = [], 0
         for number in range(batches.per_epoch):
-            inputs, held = batches.batch(epoch * batches.per_epoch + number)
+            inputs, inputs_in_row = batches.batch(epoch * batches.per_epoch + number)
             # Where they do not divide, the last window's batches share what is missing.
             assert batch_size // 2 < len(inputs) <= batch_size or len(LENGTHS) < batch_size
-            assert held.shape == (batches.rows,) and held.sum() == len(inputs)
-            assert held.max() <= batches.slots == most
-            row = np.repeat(np.arange(batches.rows), held)
+            assert inputs_in_row.shape == (batches.rows,) and inputs_in_row.sum() == len(inputs)
+            assert inputs_in_row.max() <= batches.slots == most
+            row = np.repeat(np.arange(batches.rows), inputs_in_row)
             assert np.bincount(row, LENGTHS[inputs]).max() <= 64
             seen += inputs.tolist()
-            fullest = max(fullest, int((held > 0).sum()))
+            fullest = max(fullest, int((inputs_in_row > 0).sum()))
         assert sorted(seen) == list(range(len(LENGTHS))) and fullest <= batches.rows
         orders.append(seen)
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
@@ -83,7 +83,7 @@ def test_an_input_goes_where_it_leaves_the_least_room() -> None:
     assert pack_each(np.array([[1, 8, 5, 6]]), 12, 4).tolist() == [[1, 0, 1, 1]]
 
 
-def test_describe_tells_the_share_of_tokens() -> None:
+def test_describe_has_the_share_of_tokens() -> None:
     batches = make_batches(np.full(64, 16), max_examples_per_row=4)
     assert batches.describe() == "2 batches of 32 in 8 rows of 64, 100.0 % full"
     batches = make_batches(np.full(64, 16), max_examples_per_row=2)

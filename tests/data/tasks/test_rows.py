@@ -5,7 +5,7 @@ import pytest
 
 from bert_jax.data.tasks.rows import (
     NO_LABEL,
-    RowFormat,
+    BatchFormat,
     TaskInputs,
     TaskStream,
     outputs_of_inputs,
@@ -34,9 +34,9 @@ def make_inputs(kind: str) -> TaskInputs:
 
 
 def make_stream(inputs: TaskInputs, batch_size: int, most: int = 5) -> TaskStream:
-    row_format = RowFormat(LENGTH, SPECIAL, False, batch_size, most)
-    batches = row_format.deal(inputs, epochs=2, seed=3, rows_multiple=2)
-    return TaskStream(inputs, batches, row_format)
+    batch_format = BatchFormat(LENGTH, most, SPECIAL, False, batch_size)
+    batches = batch_format.deal(inputs, epochs=2, seed=3, rows_multiple=2)
+    return TaskStream(inputs, batches, batch_format)
 
 
 def batches_of(stream: TaskStream) -> list[dict[str, np.ndarray]]:
@@ -106,12 +106,12 @@ def test_outputs_come_back_to_their_inputs(tokens: bool) -> None:
     inputs = make_inputs("whole")
     stream = make_stream(inputs, 7)
     for number, batch in enumerate(batches_of(stream)):
-        chosen, held = stream.batches.batch(number)
+        chosen, inputs_in_row = stream.batches.batch(number)
         if tokens:
             outputs = np.stack([batch["token_ids"], batch["positions"]], axis=2)
         else:
             outputs = np.stack([batch["labels"], batch["pool_positions"]], axis=2)
-        parts = outputs_of_inputs(outputs, inputs.sizes[chosen], held, tokens=tokens)
+        parts = outputs_of_inputs(outputs, inputs.sizes[chosen], inputs_in_row, tokens=tokens)
         for place, part in zip(chosen, parts, strict=True):
             if tokens:
                 assert part[:, 1].tolist() == list(range(inputs.sizes[place]))
@@ -140,9 +140,9 @@ def test_rows_that_hold_nothing_have_the_fields_of_the_others() -> None:
     inputs = make_inputs("tokens")
     features = [np.ones((size, 3), np.float32) for size in inputs.sizes]
     inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, features)
-    row_format = RowFormat(LENGTH, SPECIAL, False, 1, 5)
-    batches = row_format.deal(inputs, epochs=1, seed=3, rows_multiple=2)
-    stream = TaskStream(inputs, batches, row_format)  # one input in two rows
+    batch_format = BatchFormat(LENGTH, 5, SPECIAL, False, 1)
+    batches = batch_format.deal(inputs, epochs=1, seed=3, rows_multiple=2)
+    stream = TaskStream(inputs, batches, batch_format)  # one input in two rows
     full, empty = (stream.rows(np.array([row])) for row in (0, 1))
     assert not empty["example_ids"].any() and full["example_ids"].any()
     for name, field in full.items():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import TaskDataConfig
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.question_files import Answer, Question, Questions
 from bert_jax.data.tasks.rows import make_token_rows
 from bert_jax.data.tasks.spans import (
@@ -107,8 +108,9 @@ def test_labels_are_the_tokens_of_the_answer(kind: str, sentencepiece: Tokenizer
     questions = random_questions(40, seed=2)
     split = make_split(*questions, tokenizer=tokenizer, length=61, stride=13, question_length=30)
     inputs = split.inputs
+    row_format = RowFormat(61, 1, tokenizer.special, pool_last=False)
     rows, (row, slot) = make_token_rows(
-        inputs.a, inputs.b, np.ones(len(inputs), np.int64), 61, tokenizer.special, slots=1
+        inputs.a, inputs.b, np.ones(len(inputs), np.int64), row_format
     )
     assert isinstance(inputs.labels, np.ndarray)
     assert inputs.labels.dtype == np.int32 and inputs.labels.shape == (len(inputs), 2)
