@@ -21,6 +21,7 @@ from tests.fixtures.drivers import (
     Drivers,
     Run,
     assert_same_bits,
+    copied,
     finetune_flags,
     log_of,
     newest,
@@ -116,10 +117,10 @@ def test_asked_to_stop_it_goes_on_as_if_it_had_not_been(
 
 
 def test_a_run_goes_on_from_its_own_checkpoint_only(
-    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run, tmp_path: pathlib.Path
 ) -> None:
     flags = [
-        *finetune_flags(task, pretrained, finetuned[0]),
+        *finetune_flags(task, pretrained, copied(finetuned, tmp_path / "run")),
         f"--checkpoint={pretrained[0]}/checkpoints/8",
     ]
     message = drivers.run("finetune", *flags).error()
@@ -205,14 +206,13 @@ def test_a_wrong_task_file_is_one_line(
 def test_a_resumed_run_must_have_the_same_examples(
     drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run, tmp_path: pathlib.Path
 ) -> None:
-    other = tmp_path / "dev.tsv"
-    write_task(other, 17, seed=2)
-    original = (task / "dev.tsv").read_text()
-    (task / "dev.tsv").write_text(other.read_text())
-    try:
-        message = drivers.run("finetune", *finetune_flags(task, pretrained, finetuned[0])).error()
-    finally:
-        (task / "dev.tsv").write_text(original)
+    run, moved = copied(finetuned, tmp_path / "run"), tmp_path / "task"
+    shutil.copytree(task, moved)
+    config = (run / "config.json").read_text()
+    assert str(task) in config
+    (run / "config.json").write_text(config.replace(str(task), str(moved)))
+    write_task(moved / "dev.tsv", 17, seed=2)
+    message = drivers.run("finetune", *finetune_flags(moved, pretrained, run)).error()
     assert "began with other examples or another tokenizer" in message
 
 
@@ -247,9 +247,10 @@ def test_wrong_flags_are_one_line(
 
 
 def test_a_pretraining_runs_directory_is_refused(
-    drivers: Drivers, task: pathlib.Path, pretrained: Run
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    message = drivers.run("finetune", *finetune_flags(task, pretrained, pretrained[0])).error()
+    run = copied(pretrained, tmp_path / "run")
+    message = drivers.run("finetune", *finetune_flags(task, pretrained, run)).error()
     assert "holds another kind of run" in message
 
 

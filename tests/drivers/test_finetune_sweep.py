@@ -17,7 +17,7 @@ from bert_jax.data.tasks.splits import Task
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.kinds import read_task
-from tests.fixtures.drivers import Drivers, Run, finetune_flags, log_of
+from tests.fixtures.drivers import Drivers, Run, copied, finetune_flags, log_of
 
 FLAGS = "--xla_backend_optimization_level=0"
 SEEDS, RATES = (3, 4), (5e-3, 5e-2)
@@ -198,9 +198,14 @@ def test_seeds_with_other_numbers_of_windows(
 
 
 def test_a_directory_has_one_kind_of_run(
-    drivers: Drivers, task: pathlib.Path, pretrained: Run, finetuned: Run, swept: Run
+    drivers: Drivers,
+    task: pathlib.Path,
+    pretrained: Run,
+    finetuned: Run,
+    swept: Run,
+    tmp_path: pathlib.Path,
 ) -> None:
-    flags = sweep_flags(task, pretrained, finetuned[0])
+    flags = sweep_flags(task, pretrained, copied(finetuned, tmp_path / "run"))
     message = drivers.run("finetune_sweep", *flags).error()
     assert "holds a run with another config" in message and "learning_rates" in message
     message = drivers.run("finetune_sweep", *sweep_flags(task, pretrained, swept[0])).error()

@@ -17,6 +17,7 @@ from tests.fixtures.drivers import (
     Result,
     Run,
     assert_same_bits,
+    copied,
     log_of,
     newest,
     prepare_flags,
@@ -102,9 +103,9 @@ def test_asked_to_stop_saves_and_goes_on(
 
 
 def test_a_finished_run_is_left_as_it_is(
-    drivers: Drivers, pretrain_flags: list[str], pretrained: Run
+    drivers: Drivers, pretrain_flags: list[str], pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    workdir = pretrained[0]
+    workdir = copied(pretrained, tmp_path / "run")
 
     def files() -> dict[pathlib.Path, float]:
         return {path: path.stat().st_mtime for path in workdir.rglob("*")}
@@ -295,7 +296,8 @@ def test_a_workdir_of_something_else_is_refused(
         assert sorted(workdir.rglob("*")) == before
         return result.error()
 
-    changed = refusal(pretrained[0], "--config.seed=1", "--config.optimizer.beta1=0.8")
+    run = copied(pretrained, tmp_path / "run")
+    changed = refusal(run, "--config.seed=1", "--config.optimizer.beta1=0.8")
     assert "holds a run with another config: optimizer.beta1: 0.9 -> 0.8, seed: 0 -> 1;" in changed
 
     foreign = tmp_path / "foreign"
@@ -308,9 +310,10 @@ def test_a_workdir_of_something_else_is_refused(
 
 
 def test_what_does_not_change_the_result_may_change(
-    drivers: Drivers, pretrain_flags: list[str], pretrained: Run
+    drivers: Drivers, pretrain_flags: list[str], pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    flags = [*pretrain_flags, f"--workdir={pretrained[0]}", "--config.log_steps=7"]
+    run = copied(pretrained, tmp_path / "run")
+    flags = [*pretrain_flags, f"--workdir={run}", "--config.log_steps=7"]
     assert drivers.run("pretrain", *flags).status == 0
 
 
