@@ -350,6 +350,15 @@ FREE_FIELDS = frozenset(
 
 MAX_PHASES = 16  # what the name of a row has room for
 
+
+class Launch(typing.NamedTuple):
+    """The words of a command line by which a process finds the others of its run; none: alone."""
+
+    coordinator: str = ""  # HOST:PORT of process 0, where JAX finds none
+    processes: str = ""  # how many; "auto": JAX finds them; "": auto on a cluster, else 1
+    process: int = -1  # the number of this one, from 0
+
+
 RootConfig = PretrainConfig | FinetuneConfig
 AnyConfig = TypeVar("AnyConfig")
 

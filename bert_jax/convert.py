@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import (
     Checkpoints,
     find_checkpoint,
@@ -27,6 +26,7 @@ from bert_jax.checkpoints.checkpoint import (
     read_metadata,
     restore_groups,
 )
+from bert_jax.cli import app
 from bert_jax.config import MeshConfig
 from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.distributed import sharding
@@ -153,10 +153,10 @@ def tell(model: Model, said: str) -> None:
         print(f"  {note}")
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Converts beside the target, and moves it there when all is well."""
-    source = cli.require("from", _FROM.value, "hf:DIR")
-    target = cli.require("to", _TO.value, "runs/imported")
+    source = app.require("from", _FROM.value, "hf:DIR")
+    target = app.require("to", _TO.value, "runs/imported")
     inwards, outwards = source.startswith((f"{_HF}:", f"{_TF1}:")), target.startswith(f"{_HF}:")
     if inwards == outwards:
         raise UserError(
@@ -180,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -11,11 +11,13 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+from bert_jax.cli import app
+from bert_jax.cli.flags import LaunchFlags, batch_size_flag, checkpoint_flag
 from bert_jax.config import HostsConfig, MeshConfig
 from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.data.tasks.splits import dev_sources
@@ -26,16 +28,17 @@ from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.kinds import KINDS, check_source
 from bert_jax.tasks.plots import plot_confusion, plot_reliability
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
+_CHECKPOINT = checkpoint_flag("a fine-tuned one")
 _DATA = flags.DEFINE_string("data", None, "a labelled file or dataset; by default the run's dev")
 _OUTPUT = flags.DEFINE_string("output", None, "a directory for the results; '': they are printed")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
+_BATCH_SIZE = batch_size_flag()
+_LAUNCH = LaunchFlags()
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Restores the checkpoint, scores the file, and writes what came out."""
-    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/sst2")
-    join(HostsConfig(), {"checkpoint": named, "data": _DATA.value})
+    named = app.require("checkpoint", _CHECKPOINT.value, "runs/sst2")
+    join(_LAUNCH.value, HostsConfig(), {"checkpoint": named, "data": _DATA.value})
     checkpoint = find_checkpoint(named)
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
     if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -70,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

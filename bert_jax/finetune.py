@@ -10,14 +10,12 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
@@ -29,6 +27,14 @@ from bert_jax.checkpoints.checkpoint import (
 )
 from bert_jax.checkpoints.transfer import initial_params, parameter_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
+from bert_jax.cli import app
+from bert_jax.cli.flags import (
+    LaunchFlags,
+    checked_config,
+    checkpoint_flag,
+    config_flag,
+    workdir_flag,
+)
 from bert_jax.config import EncoderMode, FinetuneConfig, flatten, to_dict
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.rows import TaskStream
@@ -63,9 +69,10 @@ from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.step import TrainState, init_state, run_key_on
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a FinetuneConfig")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of either kind")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this run")
+_CONFIG = config_flag(FinetuneConfig)
+_CHECKPOINT = checkpoint_flag("pretrained or fine-tuned, to start from")
+_WORKDIR = workdir_flag()
+_LAUNCH = LaunchFlags()
 
 
 def begin(setup: Setup, config: FinetuneConfig, compiled: Compiled) -> tuple[TrainState, list[str]]:
@@ -250,14 +257,15 @@ def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
     )
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Checks everything, then trains."""
     clock = StartClock()
     clock.mark("imports")
-    config = cli.checked_config(_CONFIG.value, FinetuneConfig)
-    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/base")
-    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/task"))
-    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "checkpoint": named})
+    config = checked_config(_CONFIG.value, FinetuneConfig)
+    named = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
+    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/task"))
+    facts = dict(flatten(config)) | {"workdir": str(workdir), "checkpoint": named}
+    join(_LAUNCH.value, config.hosts, facts)
     checkpoint = find_checkpoint(named)
     clock.mark("other processes")
     setup = Setup(config, checkpoint, sharding.make_mesh(config.mesh), clock)
@@ -269,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_type=FinetuneConfig)
+    app.run(main)

@@ -25,12 +25,18 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import find_checkpoint
 from bert_jax.checkpoints.transfer import parameter_table, read_transferred
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
+from bert_jax.cli import app
+from bert_jax.cli.flags import (
+    LaunchFlags,
+    checked_config,
+    checkpoint_flag,
+    config_flag,
+    workdir_flag,
+)
 from bert_jax.config import EncoderMode, FinetuneConfig, SweepConfig
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.batches import TaskBatches
@@ -64,9 +70,10 @@ from bert_jax.training.step import TrainState, abstract_params
 
 PREDICTIONS_FILE = "predictions.npz"
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a FinetuneConfig")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the run to start from, of either kind")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the directory of this sweep")
+_CONFIG = config_flag(FinetuneConfig)
+_CHECKPOINT = checkpoint_flag("pretrained or fine-tuned, to start from")
+_WORKDIR = workdir_flag()
+_LAUNCH = LaunchFlags()
 _LEARNING_RATES = flags.DEFINE_string(
     "learning_rates", None, "with commas between, in the place of optimizer.learning_rate"
 )
@@ -359,16 +366,16 @@ def _line(name: str, values: Sequence[str]) -> str:
     return f"{name:20}" + "".join(f"{value:>10}" for value in values)
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Checks everything, then trains, or tells what a finished sweep found."""
     clock = StartClock()
     clock.mark("imports")
-    config = cli.checked_config(_CONFIG.value, FinetuneConfig)
+    config = checked_config(_CONFIG.value, FinetuneConfig)
     example = "1e-5,3e-5,1e-4"
-    config = sweep_config(config, cli.require("learning_rates", _LEARNING_RATES.value, example))
-    named = cli.require("checkpoint", _CHECKPOINT.value, "runs/base")
-    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/sweep"))
-    refuse_several("a sweep")
+    config = sweep_config(config, app.require("learning_rates", _LEARNING_RATES.value, example))
+    named = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
+    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/sweep"))
+    refuse_several(_LAUNCH.value, "a sweep")
     checkpoint = find_checkpoint(named)
     mesh = sharding.make_runs_mesh(config.mesh)
     setup = Setup(config, checkpoint, mesh, clock)
@@ -385,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_type=FinetuneConfig)
+    app.run(main)

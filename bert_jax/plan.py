@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from bert_jax import cli
+from bert_jax.cli import app
+from bert_jax.cli.flags import checked_config, config_flag
+from bert_jax.cli.recipes import read_recipe
 from bert_jax.config import FinetuneConfig, PretrainConfig, validate
 from bert_jax.data.pretraining.corpora import corpus_tokenizer
 from bert_jax.data.pretraining.mixture import parse_mixture
@@ -36,7 +37,7 @@ from bert_jax.planning.stages import Stage, finetuning_stage, pretraining_stages
 from bert_jax.planning.topologies import only_compile, parse_topologies, topology_devices
 from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
+_CONFIG = config_flag(PretrainConfig)
 _TOPOLOGY = flags.DEFINE_string("topology", "", "what to plan for: v5e:4x4,cpu:8,...")
 _PRICE = flags.DEFINE_float("price", 0.0, "of a chip for an hour, in any currency; 0: no costs")
 _FINETUNE = flags.DEFINE_string("finetune_config", "", "a recipe that returns a FinetuneConfig")
@@ -170,8 +171,8 @@ def read_task_config(path: str, examples: int) -> FinetuneConfig | None:
             f"--finetune_examples={examples}: say how many examples {path} trains on, such as"
             " --finetune_examples=67349"
         )
-    return cli.checked_config(
-        with_names(cli.read_recipe(path, FinetuneConfig, "finetune_config")), FinetuneConfig
+    return checked_config(
+        with_names(read_recipe(path, FinetuneConfig, "finetune_config")), FinetuneConfig
     )
 
 
@@ -184,12 +185,12 @@ def compile_aloud(stage: Stage, note: str) -> Footprint:
     return footprint
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Checks everything, then compiles and reports topology after topology."""
     names = parse_topologies(_TOPOLOGY.value)
     if not 0 <= _PRICE.value < float("inf"):
         raise UserError(f"--price={_PRICE.value} must be 0 or more")
-    config = cli.checked_config(with_names(_CONFIG.value), PretrainConfig)
+    config = checked_config(with_names(_CONFIG.value), PretrainConfig)
     task = read_task_config(_FINETUNE.value, _EXAMPLES.value)
     only_compile(names)
 
@@ -221,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_type=PretrainConfig)
+    app.run(main)

@@ -31,9 +31,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.checkpoints.pretrained import one_device, restore_encoder, restore_masked_lm
+from bert_jax.cli import app
+from bert_jax.cli.flags import batch_size_flag, checkpoint_flag
 from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
@@ -56,13 +57,13 @@ from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.predictors import PREDICTORS, check_fits, shown_texts, texts
 from bert_jax.text.tokenizer import Tokenizer
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run, or one of its checkpoints")
+_CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
 _INPUT = flags.DEFINE_string("input", None, "a file of lines to read instead of standard input")
 _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
+_BATCH_SIZE = batch_size_flag()
 _SCORE = flags.DEFINE_bool("score", False, "tell the pseudo-log-likelihood of texts")
 _FEATURES = flags.DEFINE_enum(
     "features", None, [p.value for p in Pooling], "write vectors of texts"
@@ -257,7 +258,7 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
 
 
 def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
-    output = pathlib.Path(cli.require("output", _OUTPUT.value, "vectors.npy"))
+    output = pathlib.Path(app.require("output", _OUTPUT.value, "vectors.npy"))
     check_output(output)
     mesh, pooling = one_device(), Pooling(_FEATURES.value)
     encoder = lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
@@ -314,14 +315,14 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
                 print(show(prediction), flush=True)
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Restores the checkpoint, then predicts, scores or writes vectors."""
     if _SCORE.value and _FEATURES.value:
         raise UserError(f"--score and --features={_FEATURES.value} are two things: choose one")
     for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
-    checkpoint = find_checkpoint(cli.require("checkpoint", _CHECKPOINT.value, "runs/base"))
+    checkpoint = find_checkpoint(app.require("checkpoint", _CHECKPOINT.value, "runs/base"))
     metadata = read_metadata(checkpoint)
     if _FEATURES.value:
         _write_features(checkpoint, metadata)
@@ -332,4 +333,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from bert_jax import cli
+from bert_jax.cli import app
 from bert_jax.data.corpus import pieces, sampling, workers
 from bert_jax.data.corpus.corpus import FORMAT, read_manifest
 from bert_jax.data.corpus.documents import Layout
@@ -76,8 +76,8 @@ def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
 def make_corpus(run_pieces: RunPieces) -> None:
     """Makes the tokenizer and the corpus that the flags ask for."""
     begin = time.monotonic()
-    spec = cli.require("source", _SOURCE.value, "'text:corpus/*.txt'")
-    output = pathlib.Path(cli.require("output", _OUTPUT.value, "data/wiki"))
+    spec = app.require("source", _SOURCE.value, "'text:corpus/*.txt'")
+    output = pathlib.Path(app.require("output", _OUTPUT.value, "data/wiki"))
     if output.exists():
         raise UserError(f"--output={output} exists: remove it or choose another name")
     if not 0 <= _HELDOUT_RATE.value < 1:
@@ -296,10 +296,10 @@ def run(run_pieces: RunPieces) -> None:
         make_corpus(run_pieces)
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Makes a corpus with processes of this machine, or looks at one."""
     run(run_locally)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -9,18 +9,18 @@ sources and the output on a file system that they share, named from its root. In
 libraries.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from bert_jax import cli, prepare
+from bert_jax import prepare
+from bert_jax.cli import app
 from bert_jax.data.corpus.pieces import Job, Progress
 from bert_jax.errors import UserError
 
-_beam_flags: list[str] = []
 
-
-def run_pieces(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
+def run_pieces(job: Job, numbers: Sequence[int], beam_flags: Sequence[str]) -> Iterator[Progress]:
     """Does pieces on the runner that Beam's flags name."""
     try:
         from bert_jax.data.corpus.beam_pieces import (
@@ -31,17 +31,17 @@ def run_pieces(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
             f"{error.name} is not installed: pip install 'bert_jax[beam]' in an environment of its"
             " own"
         ) from error
-    yield from run_on_beam(job, numbers, _beam_flags)
+    yield from run_on_beam(job, numbers, beam_flags)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Makes a corpus, or looks at one."""
     if flags.FLAGS.workers:
         raise UserError(
             f"--workers={flags.FLAGS.workers} is of prepare alone: use the runner's own flag"
         )
-    prepare.run(run_pieces)
+    prepare.run(functools.partial(run_pieces, beam_flags=argv[1:]))
 
 
 if __name__ == "__main__":
-    cli.run(main, unknown_flags=_beam_flags)
+    app.run(main, unknown_flags=True)

@@ -13,15 +13,13 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import (
     FOLDER,
     Checkpoints,
@@ -34,6 +32,8 @@ from bert_jax.checkpoints.checkpoint import (
     steps_in,
 )
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
+from bert_jax.cli import app
+from bert_jax.cli.flags import LaunchFlags, checked_config, config_flag, workdir_flag
 from bert_jax.config import (
     EncoderConfig,
     MaskingConfig,
@@ -83,8 +83,9 @@ from bert_jax.training.step import (
     run_key_on,
 )
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe that returns a PretrainConfig")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run")
+_CONFIG = config_flag(PretrainConfig)
+_WORKDIR = workdir_flag()
+_LAUNCH = LaunchFlags()
 _REPLAY = flags.DEFINE_integer("replay", 0, "a step to run to and examine; nothing is written")
 _INIT = flags.DEFINE_string("init", "", "a pretraining checkpoint whose parameters to start from")
 
@@ -278,15 +279,16 @@ def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
             state, _ = compiled.train_step(state, batch, key)
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Checks everything, then trains."""
     clock = StartClock()
     clock.mark("imports")
-    config = cli.checked_config(_CONFIG.value, PretrainConfig)
-    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/base"))
+    config = checked_config(_CONFIG.value, PretrainConfig)
+    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/base"))
     if _REPLAY.value:
         config.debug = True
-    join(config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "init": _INIT.value})
+    facts = dict(flatten(config)) | {"workdir": str(workdir), "init": _INIT.value}
+    join(_LAUNCH.value, config.hosts, facts)
     clock.mark("other processes")
     setup = Setup(config, clock)
     check_workdir(workdir, config)
@@ -353,4 +355,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, config_type=PretrainConfig)
+    app.run(main)

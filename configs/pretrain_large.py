@@ -1,7 +1,7 @@
 """BERT large: 24 layers of width 1024."""
 
+import pretrain_base
 from bert_jax.config import PretrainConfig
-from configs import pretrain_base
 
 
 def get_config() -> PretrainConfig:

@@ -1,7 +1,7 @@
 """BERT mini in about an hour on two CPU cores: 14 million tokens, each seen once."""
 
+import pretrain_mini
 from bert_jax.config import Norm, PositionInit, PretrainConfig
-from configs import pretrain_mini
 
 
 def get_config() -> PretrainConfig:

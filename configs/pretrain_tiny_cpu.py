@@ -1,7 +1,7 @@
 """BERT tiny in minutes on one CPU core, for studies that want many runs."""
 
+import pretrain_tiny
 from bert_jax.config import Norm, PositionInit, PretrainConfig
-from configs import pretrain_tiny
 
 
 def get_config() -> PretrainConfig:

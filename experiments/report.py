@@ -9,11 +9,12 @@ report can be made again, and makes it there.
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 from absl import flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.workdir import CONFIG_FILE
+from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 from bert_jax.training.logs import LOG_FILE, STARTS_FILE
@@ -42,11 +43,12 @@ def keep(folder: StudyFolder, copy: StudyFolder) -> None:
                 shutil.copy(source, target)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Writes table.md, values.csv, curves.png and index.html into the folder."""
-    if len(_ARGUMENTS) != 1:
+    given = argv[1:]
+    if len(given) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
-    folder = StudyFolder(pathlib.Path(_ARGUMENTS[0]))
+    folder = StudyFolder(pathlib.Path(given[0]))
     summary = summarise(folder)  # what is wrong is told before anything is written
     if _KEEP.value:
         copy = StudyFolder(pathlib.Path(_KEEP.value))
@@ -61,7 +63,5 @@ def main() -> None:
     print(f"{folder.path}/index.html has the same to look at")
 
 
-_ARGUMENTS: list[str] = []
-
 if __name__ == "__main__":
-    cli.run(main, positional=_ARGUMENTS)
+    app.run(main, positional=True)

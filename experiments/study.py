@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from bert_jax.cli import resolve_config
+from bert_jax.cli.recipes import resolve_config
 from bert_jax.config import FinetuneConfig, PretrainConfig, RootConfig, validate
 from bert_jax.errors import UserError
 

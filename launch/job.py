@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from bert_jax import cli
+from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder, hold
@@ -115,9 +115,9 @@ def attempt(
     return status
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Makes the attempt that the flags ask for, and ends as its driver did."""
-    folder = StudyFolder(pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/drop_nsp")))
+    folder = StudyFolder(pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/drop_nsp")))
     runs = folder.read_plan().runs
     if not 0 <= _NUMBER.value < len(runs):
         raise UserError(f"--number={_NUMBER.value}: {folder.path} has runs 0 to {len(runs) - 1}")
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from bert_jax import cli
+from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
 from experiments.folder import StudyFolder, failures, hold
@@ -176,12 +176,13 @@ def chosen_options() -> dict[str, str]:
     return options
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Checks everything, then makes the runs."""
-    if len(_ARGUMENTS) != 1:
+    given = argv[1:]
+    if len(given) != 1:
         raise UserError("name one study: python -m launch.sweep experiments/drop_nsp.py")
-    study, question = load_study(_ARGUMENTS[0])
-    name, size = pathlib.Path(_ARGUMENTS[0]).stem, chosen_size(study)
+    study, question = load_study(given[0])
+    name, size = pathlib.Path(given[0]).stem, chosen_size(study)
     folder = StudyFolder(pathlib.Path(_WORKDIR.value or f"runs/{name}"))
     places = Places(
         workdir=str(folder.path),
@@ -232,7 +233,5 @@ def main() -> None:
     print(f"{len(runs)} runs are done: python -m experiments.report {folder.path}")
 
 
-_ARGUMENTS: list[str] = []
-
 if __name__ == "__main__":
-    cli.run(main, positional=_ARGUMENTS)
+    app.run(main, positional=True)

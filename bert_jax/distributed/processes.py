@@ -21,21 +21,14 @@ import flax
 import jax
 import numpy as np
 import orbax.checkpoint
-from absl import flags
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 
 import bert_jax
-from bert_jax.config import HostsConfig
+from bert_jax.config import HostsConfig, Launch
 from bert_jax.distributed.rendezvous import Member, meet
 from bert_jax.errors import UserError
 from bert_jax.stopping import StopRequest, leave_through
-
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, where JAX finds none"
-)
-_PROCESSES = flags.DEFINE_string("processes", "", "how many; auto: JAX finds them; '': see --help")
-_PROCESS = flags.DEFINE_integer("process", -1, "the number of this one, from 0")
 
 
 class _Place(NamedTuple):
@@ -47,19 +40,20 @@ class _Place(NamedTuple):
     local_device_ids: Any = None  # None: all devices of the host
 
 
-def join(config: HostsConfig, must_agree: dict[str, Any]) -> None:
+def join(launch: Launch, config: HostsConfig, must_agree: dict[str, Any]) -> None:
     """Meets the other processes, if the run has any, and starts JAX with them.
 
     Must be called before JAX is used.
 
     Args:
+      launch: from the command line.
       config: how long to wait.
       must_agree: flat and JSON-ready; what all processes must agree on.
 
     Raises:
       UserError: if the flags make no sense, or a process is missing or differs.
     """
-    place = _place()
+    place = _place(launch)
     if place is None or place.processes == 1:
         return
     member = Member(
@@ -90,40 +84,41 @@ def join(config: HostsConfig, must_agree: dict[str, Any]) -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def refuse_several(what: str) -> None:
+def refuse_several(launch: Launch, what: str) -> None:
     """Raises UserError if this process is one of several.
 
     Args:
+      launch: from the command line.
       what: runs in one alone, for the message.
     """
-    place = _place()
+    place = _place(launch)
     if place is not None and place.processes > 1:
         raise UserError(
             f"--processes={place.processes}: {what} runs in one process: start it on one host alone"
         )
 
 
-def _place() -> _Place | None:
+def _place(launch: Launch) -> _Place | None:
     """Returns where this process stands; None where it is alone."""
     environment = os.environ
     tasks = max(
         int(environment.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
     found = tasks > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    if _PROCESSES.value == "auto" or (found and not _PROCESSES.value):
+    if launch.processes == "auto" or (found and not launch.processes):
         return _found_by_jax()
-    if not _PROCESSES.value:
-        if _COORDINATOR.value or _PROCESS.value >= 0:
+    if not launch.processes:
+        if launch.coordinator or launch.process >= 0:
             raise UserError("--processes is not set: say how many processes the run has")
         return None
-    if not _PROCESSES.value.isdecimal() or int(_PROCESSES.value) < 1:
-        raise UserError(f"--processes={_PROCESSES.value} must be a number from 1, or auto")
-    processes = int(_PROCESSES.value)
-    if processes > 1 and not _COORDINATOR.value:
+    if not launch.processes.isdecimal() or int(launch.processes) < 1:
+        raise UserError(f"--processes={launch.processes} must be a number from 1, or auto")
+    processes = int(launch.processes)
+    if processes > 1 and not launch.coordinator:
         raise UserError("--coordinator is not set: name HOST:PORT of process 0")
-    if processes > 1 and not 0 <= _PROCESS.value < processes:
-        raise UserError(f"--process={_PROCESS.value} must be from 0 to {processes - 1}")
-    return _Place(_COORDINATOR.value, processes, _PROCESS.value)
+    if processes > 1 and not 0 <= launch.process < processes:
+        raise UserError(f"--process={launch.process} must be from 0 to {processes - 1}")
+    return _Place(launch.coordinator, processes, launch.process)
 
 
 def _found_by_jax() -> _Place:

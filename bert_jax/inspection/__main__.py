@@ -12,12 +12,12 @@ A run means its best or newest checkpoint. No accelerator is needed, whatever wr
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
 from matplotlib.figure import Figure
 
-from bert_jax import cli
+from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.inspection.changes import changes, changes_by_step, only_in_one
 from bert_jax.inspection.internals import internals, masked_in_turn, state_table
@@ -40,60 +40,58 @@ _COUNT = flags.DEFINE_integer("count", 10, "neighbours, or likeliest tokens", lo
 _OUTPUT = flags.DEFINE_string("output", "", "a .png or .svg to draw changes or attention into")
 _JSON = flags.DEFINE_bool("json", False, "print rows as JSON lines")
 
-_given: list[str] = []  # one or two checkpoints
 
-
-def _parameters() -> Table:
+def _parameters(given: Sequence[str]) -> Table:
     return parameter_table(
-        open_checkpoint(_given[0]).params,
+        open_checkpoint(given[0]).params,
         match=_MATCH.value,
         sort=_SORT.value,
         values=_VALUES.value,
     )
 
 
-def _groups() -> Table:
-    return group_table(open_checkpoint(_given[0]).params, match=_MATCH.value)
+def _groups(given: Sequence[str]) -> Table:
+    return group_table(open_checkpoint(given[0]).params, match=_MATCH.value)
 
 
-def _layers() -> Table:
-    params = open_checkpoint(_given[0]).params
+def _layers(given: Sequence[str]) -> Table:
+    params = open_checkpoint(given[0]).params
     return parameter_table(params, match=_MATCH.value, sort=_SORT.value, by_layer=True)
 
 
-def _moments() -> Table:
-    return moment_table(open_checkpoint(_given[0]), match=_MATCH.value, by_layer=True)
+def _moments(given: Sequence[str]) -> Table:
+    return moment_table(open_checkpoint(given[0]), match=_MATCH.value, by_layer=True)
 
 
-def _changes() -> Table:
-    if len(_given) == 1:
-        table = changes_by_step(_given[0], match=_MATCH.value)
+def _changes(given: Sequence[str]) -> Table:
+    if len(given) == 1:
+        table = changes_by_step(given[0], match=_MATCH.value)
         _draw(lambda: plot_steps(table))
         return table
-    before, after = map(open_checkpoint, _given)
+    before, after = map(open_checkpoint, given)
     table = changes(before, after, match=_MATCH.value)
     _draw(lambda: plot_changes(changes(before, after, match=_MATCH.value, by_array=True)))
     return table
 
 
-def _neighbours() -> Table:
-    return neighbours(open_checkpoint(_given[0]), _text("bear"), count=_COUNT.value)
+def _neighbours(given: Sequence[str]) -> Table:
+    return neighbours(open_checkpoint(given[0]), _text("bear"), count=_COUNT.value)
 
 
-def _tokens() -> Table:
+def _tokens(given: Sequence[str]) -> Table:
     text = _text("this teddy bear is so cute.")
-    lm = open_checkpoint(_given[0]).restore_masked_lm()
+    lm = open_checkpoint(given[0]).restore_masked_lm()
     return masked_in_turn(lm, text, _TEXT_PAIR.value, count=min(_COUNT.value, 5))
 
 
-def _attention() -> Table:
+def _attention(given: Sequence[str]) -> Table:
     text = _text("this teddy bear is so cute.")
-    inside = internals(open_checkpoint(_given[0]).restore_encoder(), text, _TEXT_PAIR.value)
+    inside = internals(open_checkpoint(given[0]).restore_encoder(), text, _TEXT_PAIR.value)
     _draw(lambda: plot_attention_grid(inside))
     return state_table(inside)
 
 
-_VIEWS: dict[str, Callable[[], Table]] = {
+_VIEWS: dict[str, Callable[[Sequence[str]], Table]] = {
     "parameters": _parameters,
     "groups": _groups,
     "layers": _layers,
@@ -109,7 +107,7 @@ _SHOW = flags.DEFINE_enum(
 
 
 def _text(example: str) -> str:
-    return cli.require("text", _TEXT.value, repr(example))
+    return app.require("text", _TEXT.value, repr(example))
 
 
 def _draw(plot: Callable[[], Figure]) -> None:
@@ -120,28 +118,29 @@ def _draw(plot: Callable[[], Figure]) -> None:
     plot().savefig(_OUTPUT.value, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Prints a table, and draws what can be drawn."""
-    if not _given:
+    given = argv[1:]  # one or two checkpoints
+    if not given:
         raise UserError("no checkpoint is named: for example runs/base")
-    shown = _SHOW.value or ("changes" if len(_given) == 2 else "parameters")
+    shown = _SHOW.value or ("changes" if len(given) == 2 else "parameters")
     most = 2 if shown == "changes" else 1
-    if len(_given) > most:
+    if len(given) > most:
         takes = "two checkpoints" if most == 2 else "one checkpoint"
-        raise UserError(f"--show={shown} takes {takes}: leave out {_given[most]}")
+        raise UserError(f"--show={shown} takes {takes}: leave out {given[most]}")
     if _OUTPUT.value and shown not in ("changes", "attention"):
         raise UserError(f"--show={shown} has no picture: leave out --output={_OUTPUT.value}")
-    table = _VIEWS[shown]()
+    table = _VIEWS[shown](given)
     if _JSON.value:
         print("\n".join(json.dumps(row, ensure_ascii=False) for row in table))
         return
-    if len(_given) == 1:
-        print(open_checkpoint(_given[0]))
+    if len(given) == 1:
+        print(open_checkpoint(given[0]))
     else:
-        for name, groups in zip(_given, only_in_one(*map(open_checkpoint, _given)), strict=True):
+        for name, groups in zip(given, only_in_one(*map(open_checkpoint, given)), strict=True):
             print(f"only in {name}: {', '.join(groups) or 'nothing'}")
     print(table)
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=_given)
+    app.run(main, positional=True)

@@ -16,13 +16,14 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from bert_jax import cli
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+from bert_jax.cli import app
 from bert_jax.config import MeshConfig
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.tasks.finetuned import FineTuned
@@ -87,11 +88,12 @@ def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> l
     ]
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Runs all, then prints two tables."""
-    workdir = pathlib.Path(cli.require("workdir", _WORKDIR.value, "runs/beside"))
+    _given.extend(argv[1:])
+    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/beside"))
     workdir.mkdir(parents=True, exist_ok=True)
-    rates = cli.require("learning_rates", _LEARNING_RATES.value, "1e-4,1e-3")
+    rates = app.require("learning_rates", _LEARNING_RATES.value, "1e-4,1e-3")
     sweep = workdir / "sweep"
     at_once = run("finetune_sweep", sweep, f"--learning_rates={rates}")
     one_by_one = np.zeros(2)
@@ -113,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, unknown_flags=_given)
+    app.run(main, unknown_flags=True)

@@ -1,0 +1,80 @@
+"""The flags that several drivers share, each defined once."""
+
+from typing import Any
+
+from absl import flags
+
+from bert_jax.cli.recipes import Config
+from bert_jax.config import Launch, RootConfig, validate
+from bert_jax.errors import UserError
+
+
+class ConfigFlag(flags.Flag):
+    """`--config`; `app.run` parses it and gives it its value.
+
+    Attributes:
+      config_type: the root that the recipe must return.
+    """
+
+    def __init__(self, config_type: type[RootConfig]) -> None:
+        """Has no value until `app.run` has read the recipe."""
+        what = f"a recipe that returns a {config_type.__name__}: a name, or PATH.py, or either:WORD"
+        super().__init__(flags.ArgumentParser(), None, "config", None, what)
+        self.config_type = config_type
+
+
+def config_flag(config_type: type[RootConfig]) -> flags.FlagHolder[Any]:
+    """Defines `--config` and `--show_config`; read the first by `checked_config`."""
+    flags.DEFINE_bool("show_config", False, "print the config with all overrides, and end")
+    return flags.DEFINE_flag(ConfigFlag(config_type))
+
+
+def checked_config(config: Any, config_type: type[Config]) -> Config:
+    """Returns the value of `--config`, validated.
+
+    Raises:
+      UserError: if the flag was not given, or a value is impossible.
+    """
+    if not isinstance(config, config_type):  # a recipe's config was checked when it was read
+        raise UserError("--config is not set: name a recipe, such as --config=pretrain_mini")
+    validate(config)
+    return config
+
+
+def workdir_flag() -> flags.FlagHolder[str | None]:
+    """Defines `--workdir`."""
+    return flags.DEFINE_string(
+        "workdir", None, "the directory of the run; a run that is there goes on"
+    )
+
+
+def checkpoint_flag(help: str) -> flags.FlagHolder[str | None]:
+    """Defines `--checkpoint`, of a run or one of its steps."""
+    return flags.DEFINE_string("checkpoint", None, f"{help}: a run, or RUN/checkpoints/STEP")
+
+
+def batch_size_flag() -> flags.FlagHolder[int]:
+    """Defines `--batch_size`, which changes speed and memory alone."""
+    return flags.DEFINE_integer("batch_size", 32, "inputs at a time", lower_bound=1)
+
+
+class LaunchFlags:
+    """The flags by which a process finds the others of its run."""
+
+    def __init__(self) -> None:
+        """Defines `--coordinator`, `--processes` and `--process`."""
+        self._coordinator = flags.DEFINE_string(
+            "coordinator", "", "HOST:PORT of process 0, where JAX finds none"
+        )
+        self._processes = flags.DEFINE_string(
+            "processes",
+            "",
+            "number of processes of the run; 'auto': ask JAX; '': auto on TPU pods and under"
+            " SLURM, else 1",
+        )
+        self._process = flags.DEFINE_integer("process", -1, "number of this process, from 0")
+
+    @property
+    def value(self) -> Launch:
+        """The values of the three flags."""
+        return Launch(self._coordinator.value, self._processes.value, self._process.value)
