@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from bert_jax import cli
 from bert_jax import config as configs
+from bert_jax.cli.recipes import resolve_config
 from bert_jax.errors import UserError
 from docs.markdown import Line, Page
 
@@ -68,8 +68,8 @@ def command_faults(command: Command) -> Iterator[str]:
         yield f"there is no {command.module}"
         return
     text = source.read_text()
-    passes_on = "known_only=True" in text or "unknown_flags=" in text
-    config_type = re.search(r"config_type=(\w+)", text)
+    passes_on = "known_only=True" in text or "unknown_flags=True" in text
+    config_type = re.search(r"config_flag\((\w+)\)", text)
     checks = [_flag_faults(command, _flags_of(source), passes_on)]
     if config_type:
         checks.append(_config_faults(command, config_type[1]))
@@ -167,7 +167,7 @@ def _config_faults(command: Command, config_type: str) -> Iterator[str]:
     is_whole = bool(recipe) and "..." not in command.arguments
     try:
         recipe = recipe or _ANY_RECIPE[config_type]
-        config = cli.resolve_config(recipe, overrides, getattr(configs, config_type))
+        config = resolve_config(recipe, overrides, getattr(configs, config_type))
         if is_whole:
             needed = ["corpus"] if config_type == "PretrainConfig" else ["train", "dev"]
             for name in needed:  # a driver may have them from elsewhere
