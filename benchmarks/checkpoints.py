@@ -25,7 +25,7 @@ from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.distributed import sharding
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import abstract_state, init_params, init_state
+from bert_jax.training.state import abstract_state, init_params, init_state
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _TURNS = flags.DEFINE_integer("turns", 3, "of each")
@@ -41,7 +41,7 @@ def timed(act: Callable[[], Any]) -> float:
 def measure(size: str, turns: int, folder: pathlib.Path) -> dict[str, float]:
     """Returns medians: bytes, seconds of each, and ratios to the limit."""
     model, mesh = PretrainingModel(encoder_of(size)), sharding.make_mesh(MeshConfig())
-    tx = make_optimizer(OptimizerConfig(), 10)
+    tx = make_optimizer(OptimizerConfig())
     abstract = abstract_state(model, tx, mesh)
     state = init_state(init_params(model, 0, abstract.params), tx, abstract)
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.opt_state))]

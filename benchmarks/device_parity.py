@@ -21,7 +21,7 @@ from bert_jax.model.fused_attention import fused_attention
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import make_pretraining_loss
 from bert_jax.runs.steps import masking
-from bert_jax.training.step import abstract_params, init_params, run_key
+from bert_jax.training.state import abstract_params, init_params, run_key
 
 # name -> compute type, fused attention or not, and how far loss and gradients may be, of the loss
 # and of the greatest gradient; bfloat16 has 8 bits.

@@ -30,8 +30,9 @@ from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
 from bert_jax.tasks.evaluation import InputsOnDevices, make_outputs_step
 from bert_jax.text.tokenizer import load_tokenizer
-from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import abstract_state, init_params, init_state, make_train_step, run_key
+from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training.state import abstract_state, init_params, init_state, make_run_inputs
+from bert_jax.training.step import make_train_step
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _TRAIN = flags.DEFINE_string("train", None, "sentences with labels", required=True)
@@ -63,7 +64,8 @@ def our_epochs() -> Epoch:
     print(batches.describe(), flush=True)
     model = TaskModel(encoder, "classifier", len(task.labels), whole_inputs=True)
     steps = (_EPOCHS.value + 1) * batches.per_epoch
-    tx = make_optimizer(OptimizerConfig(learning_rate=RATE, warmup_steps=steps // 10), steps)
+    optimizer = OptimizerConfig(learning_rate=RATE, warmup_steps=steps // 10)
+    tx = make_optimizer(optimizer)
     abstract = abstract_state(model, tx, mesh)
     state = init_state(init_params(model, 0, abstract.params), tx, abstract)
     step = make_train_step(
@@ -71,14 +73,15 @@ def our_epochs() -> Epoch:
     )
     dev = InputsOnDevices(task.dev["dev"].inputs, batch_format, mesh, whole_inputs=True)
     eval_step = make_outputs_step(model, class_totals, mesh)
-    rows, key = np.arange(batches.rows), run_key(0)
+    rows = np.arange(batches.rows)
+    run = make_run_inputs(mesh, 0, learning_rate_schedule(optimizer, steps), steps)
     local = load_batches(stream.rows, batches=steps, batch_size=batches.rows, host_rows=rows)
 
     def epoch() -> tuple[float, float, int]:
         nonlocal state
         begin = time.perf_counter()
         for batch in itertools.islice(local, batches.per_epoch):
-            state, _ = step(state, sharding.global_batch(batch, rows, len(rows), mesh), key)
+            state, _ = step(state, sharding.global_batch(batch, rows, len(rows), mesh), run)
         jax.block_until_ready(state)
         trained = time.perf_counter()
         outputs, _ = dev.outputs(eval_step, state.params)

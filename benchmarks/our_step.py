@@ -32,7 +32,7 @@ from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.masking import masked_slots
 from bert_jax.runs.steps import pretraining_step
 from bert_jax.training.compilations import Compilations
-from bert_jax.training.step import init_params, init_state, run_key_on
+from bert_jax.training.state import init_params, init_state
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
@@ -85,7 +85,7 @@ class Step:
         params = init_params(compiled.model, 0, compiled.abstract.params)
         self._state = init_state(params, compiled.tx, compiled.abstract)
         del params
-        self._step, self._key = compiled.train_step, run_key_on(mesh, 0)
+        self._step, self._run = compiled.train_step, compiled.inputs(0)
         rows = sharding.host_rows(_BATCH.value, mesh)
         self._tokens = [int(np.count_nonzero(batch["example_ids"])) for batch in batches]
         self._batches = itertools.cycle(
@@ -108,14 +108,14 @@ class Step:
         """Takes a step; returns its seconds and real tokens."""
         batch, tokens = next(self._batches)
         begin = time.perf_counter()
-        self._state, totals = self._step(self._state, batch, self._key)
+        self._state, totals = self._step(self._state, batch, self._run)
         jax.block_until_ready((self._state, totals))
         return time.perf_counter() - begin, tokens
 
     def program(self) -> str:
         """Returns the compiled program."""
         batch, _ = next(self._batches)
-        lowered = self._step.lower(self._state, batch, self._key)  # pyright: ignore[reportFunctionMemberAccess]
+        lowered = self._step.lower(self._state, batch, self._run)  # pyright: ignore[reportFunctionMemberAccess]
         return lowered.compile().as_text()
 
     def turn(self) -> Facts:

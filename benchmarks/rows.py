@@ -21,7 +21,7 @@ def full_rows(batch: int, length: int, vocab: int = VOCAB) -> dict[str, np.ndarr
         "token_ids": rng.integers(5, vocab, (batch, length), dtype=np.int32),
         "example_ids": np.ones((batch, length), np.int32),
         "segment_ids": np.tile((np.arange(length) >= length // 2).astype(np.int32), (batch, 1)),
-        "positions": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
+        "position_ids": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
         "pool_positions": np.zeros((batch, 1), np.int32),
         "row_ids": np.stack([np.zeros(batch), np.arange(batch)], axis=1).astype(np.uint32),
         "labels": rng.integers(0, 2, (batch, 1), dtype=np.int32),

@@ -40,7 +40,7 @@ from bert_jax.interop.architectures import (
 )
 from bert_jax.interop.names import Misfit, places
 from bert_jax.text.tokenizer import load_tokenizer, tokenizer_from_dict
-from bert_jax.training.step import TrainState
+from bert_jax.training.state import TrainState
 
 _FROM = flags.DEFINE_string("from", None, "hf:DIR, tf1:PREFIX, or a run or one of its checkpoints")
 _TO = flags.DEFINE_string("to", None, "a new directory: of a checkpoint, or hf:DIR")

@@ -60,14 +60,14 @@ from bert_jax.runs.finetuning import (
     spread,
     training_inputs,
 )
-from bert_jax.runs.steps import Compiled
+from bert_jax.runs.steps import CompiledStep
 from bert_jax.stopping import Stopped
 from bert_jax.tasks.kinds import class_weights
 from bert_jax.training.debugging import check_ids, profiled, watched
 from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
-from bert_jax.training.step import TrainState, init_state, run_key_on
+from bert_jax.training.state import TrainState, init_state
 
 _CONFIG = config_flag(FinetuneConfig)
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned, to start from")
@@ -75,7 +75,9 @@ _WORKDIR = workdir_flag()
 _LAUNCH = LaunchFlags()
 
 
-def begin(setup: Setup, config: FinetuneConfig, compiled: Compiled) -> tuple[TrainState, list[str]]:
+def begin(
+    setup: Setup, config: FinetuneConfig, compiled: CompiledStep
+) -> tuple[TrainState, list[str]]:
     """Puts the transferred groups over fresh ones; also says which."""
     abstract = compiled.abstract.params
     params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
@@ -173,13 +175,13 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, rows_of)
-    step, key = first_step, run_key_on(setup.mesh, seed)
+    step, run = first_step, compiled.inputs(seed)
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
             train_step,
             state,
             global_batches,
-            key,
+            run,
             steps=steps,
             reports=reports,
             stop=stop,

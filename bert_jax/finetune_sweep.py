@@ -66,7 +66,7 @@ from bert_jax.training.debugging import profiled
 from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
-from bert_jax.training.step import TrainState, abstract_params
+from bert_jax.training.state import TrainState, abstract_params
 
 PREDICTIONS_FILE = "predictions.npz"
 
@@ -205,7 +205,9 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
     transferred = read_transferred(setup.checkpoint, abstract, config)
     claim_workdir(workdir, config)
     keep_compiled(workdir)
-    runs, filling = place_runs([(run.seed, run.learning_rate) for run in found], setup.mesh)
+    runs, filling = place_runs(
+        [(run.seed, run.learning_rate) for run in found], config, steps, setup.mesh
+    )
     state = compiled.begin(transferred, runs)
     setup.clock.mark("parameters")
     log = open_log(workdir, first_step=0, steps=steps)

@@ -61,7 +61,7 @@ from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import masked_slots
 from bert_jax.runs.steps import (
-    Compiled,
+    CompiledStep,
     mask_vocabulary,
     masking,
     pretraining_step,
@@ -73,15 +73,8 @@ from bert_jax.training.debugging import check_ids, explain_step, profiled, watch
 from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
-from bert_jax.training.step import (
-    PrepareFn,
-    TrainState,
-    evaluate,
-    init_params,
-    init_state,
-    make_eval_step,
-    run_key_on,
-)
+from bert_jax.training.state import TrainState, init_params, init_state, run_key_on
+from bert_jax.training.step import PrepareFn, evaluate, make_eval_step
 
 _CONFIG = config_flag(PretrainConfig)
 _WORKDIR = workdir_flag()
@@ -98,7 +91,7 @@ def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
 
 
 def resume(
-    config: PretrainConfig, workdir: pathlib.Path, corpora: Corpora, compiled: Compiled
+    config: PretrainConfig, workdir: pathlib.Path, corpora: Corpora, compiled: CompiledStep
 ) -> tuple[TrainState, Cursor, list[str]]:
     """Goes on where the run in the directory was.
 
@@ -118,7 +111,7 @@ def resume(
 
 
 def begin(
-    config: PretrainConfig, init: str, corpora: Corpora, compiled: Compiled
+    config: PretrainConfig, init: str, corpora: Corpora, compiled: CompiledStep
 ) -> tuple[TrainState, Cursor, list[str]]:
     """Transfers parameters or draws them.
 
@@ -269,14 +262,14 @@ def replay(setup: Setup, workdir: pathlib.Path, init: str, last: int) -> None:
         state, cursor, _ = begin(setup.config, init, corpora, compiled)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
     feed = setup.feed(checkpoint, cursor, lambda line: None)
-    key = run_key_on(setup.mesh, setup.config.seed)
+    run = compiled.inputs(setup.config.seed)
     batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
     for step, batch in enumerate(batches, start=checkpoint + 1):
         if step == last:
-            said = explain_step(compiled.train_step, state, batch, key)
+            said = explain_step(compiled.train_step, state, batch, run)
             print(f"step {step:,} ({feed.rows_of(step)}): {said}")
         else:
-            state, _ = compiled.train_step(state, batch, key)
+            state, _ = compiled.train_step(state, batch, run)
 
 
 def main(_: Sequence[str]) -> None:
@@ -332,11 +325,11 @@ def main(_: Sequence[str]) -> None:
     checkpoints = Checkpoints(
         workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps
     )
-    metadata, key = setup.metadata(), run_key_on(setup.mesh, config.seed)
+    metadata, run = setup.metadata(), compiled.inputs(config.seed)
     step = first_step
     with stop_request() as stop, jax.transfer_guard("disallow"):
         trained = run_steps(
-            train_step, state, batches, key, steps=config.steps, reports=reports, stop=stop
+            train_step, state, batches, run, steps=config.steps, reports=reports, stop=stop
         )
         for step, state, last in trained:
             if step == first_step + 1:

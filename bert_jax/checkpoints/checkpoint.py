@@ -31,7 +31,7 @@ from bert_jax.checkpoints.fingerprint import fingerprints, json_digest, leaf_nam
 from bert_jax.distributed.processes import any_process, first_alone, versions
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
-from bert_jax.training.step import TrainState
+from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"  # of a run's directory
 DAMAGED = "damaged"  # of a run's directory, for checkpoints that are set aside

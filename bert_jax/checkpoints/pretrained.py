@@ -15,7 +15,7 @@ from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import Params
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
-from bert_jax.training.step import abstract_params
+from bert_jax.training.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from bert_jax.config import (
 from bert_jax.errors import UserError
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import Params
-from bert_jax.training.step import init_params
+from bert_jax.training.state import init_params
 
 TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
 

@@ -100,7 +100,9 @@ def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
             )
 
 
-def micro_batches(batch: dict[str, jax.Array], parts: int, mesh: Mesh) -> dict[str, jax.Array]:
+def split_micro_batches(
+    batch: dict[str, jax.Array], parts: int, mesh: Mesh
+) -> dict[str, jax.Array]:
     """Cuts a batch inside each device's rows, so that no row moves to another device.
 
     Args:

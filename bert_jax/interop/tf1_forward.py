@@ -69,7 +69,7 @@ def run_checkpoint(prefix: pathlib.Path, batch: Batch) -> Outputs:
     x = (
         tf.gather(words, batch["token_ids"])
         + tf.gather(get(f"{embeddings}/token_type_embeddings"), batch["segment_ids"])
-        + tf.gather(get(f"{embeddings}/position_embeddings"), batch["positions"])
+        + tf.gather(get(f"{embeddings}/position_embeddings"), batch["position_ids"])
     )
     x = norm(x, f"{embeddings}/LayerNorm")
     for number in range(config["num_hidden_layers"]):

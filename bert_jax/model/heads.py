@@ -12,16 +12,8 @@ import jax.numpy as jnp
 
 from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.model.attention import AttentionFn, attention
-from bert_jax.model.encoder import (
-    ACTIVATIONS,
-    Batch,
-    Dropout,
-    Encoder,
-    Pooler,
-    bias_init,
-    dense,
-    layer_norm,
-)
+from bert_jax.model.encoder import Batch, Encoder, Pooler
+from bert_jax.model.layers import ACTIVATIONS, Dropout, bias_init, dense, layer_norm
 
 
 class MaskedLMHead(nn.Module):
@@ -98,8 +90,8 @@ class PretrainingModel(nn.Module):
         if self.objective is SentenceObjective.NONE:
             masked = encoder(batch, masked_positions, deterministic=deterministic)
             return PretrainingLogits(mlm_head(masked, encoder.embeddings.tokens), None)
-        positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
-        x = encoder(batch, positions, deterministic=deterministic)
+        output_positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
+        x = encoder(batch, output_positions, deterministic=deterministic)
         masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
         sentence_head = SentenceHead(self.config, name=f"{self.objective.value}_head")
         return PretrainingLogits(
@@ -124,9 +116,6 @@ class TaskModel(nn.Module):
 
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
-        if self.whole_inputs:
-            self.pooler = Pooler(self.config)
-        setattr(self, self.head, TaskHead(self.config, self.outputs))
 
     def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns the vectors that the head reads: [B, N, G D] of inputs, [B, T, G D] of tokens."""
@@ -138,6 +127,7 @@ class TaskModel(nn.Module):
         )
         return jax.lax.stop_gradient(x) if self.frozen_encoder else x
 
+    @nn.compact
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns float32 [B, N, C] of inputs, [B, T, C] of tokens.
 
@@ -146,5 +136,6 @@ class TaskModel(nn.Module):
         x = batch.get("features")
         if x is None:
             x = self.features(batch, deterministic=deterministic)
-        x = self.pooler(x) if self.whole_inputs else x
-        return getattr(self, self.head)(x, deterministic=deterministic)
+        if self.whole_inputs:
+            x = Pooler(self.config, name="pooler")(x)
+        return TaskHead(self.config, self.outputs, name=self.head)(x, deterministic=deterministic)

@@ -227,7 +227,7 @@ def span_totals(logits: jax.Array, batch: Batch) -> Totals:
     losses, right = jnp.zeros_like(weights), jnp.ones_like(weights)
     for side in range(2):
         scores = jnp.where(own, logits[:, None, :, side], -1e30)  # finite: a slot may be empty
-        at = own & (batch["positions"][:, None, :] == labels[:, :, None, side])
+        at = own & (batch["position_ids"][:, None, :] == labels[:, :, None, side])
         chosen = jnp.sum(jnp.where(at, logits[:, None, :, side], 0), axis=-1)
         losses += 0.5 * (jax.nn.logsumexp(scores, axis=-1) - chosen)
         right *= jnp.max(scores, axis=-1) == chosen

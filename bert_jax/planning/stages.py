@@ -17,9 +17,8 @@ from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.distributed import sharding
 from bert_jax.model import flops
 from bert_jax.objectives.masking import MaskVocabulary, masked_slots
-from bert_jax.runs.steps import Compiled, finetuning_step, pretraining_step
+from bert_jax.runs.steps import CompiledStep, finetuning_step, pretraining_step
 from bert_jax.tasks.kinds import KINDS, make_model
-from bert_jax.training.step import run_key
 
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
@@ -48,7 +47,7 @@ class Stage:
     rows: int
     length: int
     model_flops: float
-    compiled: Compiled
+    compiled: CompiledStep
     batch: AbstractBatch
     mesh: Mesh
 
@@ -59,10 +58,8 @@ class Stage:
 
     def lower(self) -> jax.stages.Lowered:
         """Traces the step."""
-        key = jax.eval_shape(lambda: run_key(0))
-        key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(self.mesh))
         step: Any = self.compiled.train_step
-        return step.lower(self.compiled.abstract, self.batch, key)
+        return step.lower(self.compiled.abstract, self.batch, self.compiled.abstract_inputs())
 
 
 def pretraining_stages(
@@ -159,7 +156,7 @@ def finetuning_batch(
 
 
 def _token_fields(rows: int, length: int, slots: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    names = ("token_ids", "example_ids", "segment_ids", "positions")
+    names = ("token_ids", "example_ids", "segment_ids", "position_ids")
     fields: dict[str, tuple[tuple[int, ...], Any]]
     fields = {name: ((rows, length), jnp.int32) for name in names}
     return fields | {"pool_positions": ((rows, slots), jnp.int32)}

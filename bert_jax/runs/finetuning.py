@@ -21,7 +21,7 @@ from bert_jax.data.tasks.splits import Outputs, Split, Task
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
-from bert_jax.runs.steps import Compiled, finetuning_step
+from bert_jax.runs.steps import CompiledStep, finetuning_step
 from bert_jax.tasks.evaluation import (
     InputsOnDevices,
     OutputsFn,
@@ -78,7 +78,7 @@ class Setup:
         self.features_step = make_features_step(self.model, self.mesh)
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
 
-    def _compiled(self, steps: int, weights: tuple[float, ...]) -> Compiled:
+    def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
         return finetuning_step(self.config, self.model, self.mesh, steps, weights)
 
     def identity(self) -> dict[str, Any]:

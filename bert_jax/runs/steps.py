@@ -32,17 +32,25 @@ from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.tasks.kinds import training_loss
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.optimizer import layer_rates, learning_rate_schedule, make_optimizer
-from bert_jax.training.step import PrepareFn, TrainState, UpdateFn, abstract_state, make_train_step
+from bert_jax.training.state import (
+    RunInputs,
+    TrainState,
+    abstract_run_inputs,
+    abstract_state,
+    make_run_inputs,
+)
+from bert_jax.training.step import PrepareFn, UpdateFn, make_train_step
 
 
-class Compiled(NamedTuple):
+class CompiledStep(NamedTuple):
     """The step of a run and what it was made of.
 
     Attributes:
       model: of `heads.py`.
-      tx: the optimizer.
+      tx: the optimizer, without the learning rate.
       abstract: the state: shapes, dtypes and shardings.
-      learning_rate: over the run.
+      steps: of the run.
+      learning_rate: the schedule, steps from 0 -> rate.
       loss: of the model.
       train_step: from `training.make_train_step`.
     """
@@ -50,9 +58,23 @@ class Compiled(NamedTuple):
     model: PretrainingModel | TaskModel
     tx: optax.GradientTransformation
     abstract: TrainState
+    steps: int
     learning_rate: optax.Schedule
     loss: Loss
     train_step: UpdateFn
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices of the run."""
+        return self.abstract.step.sharding.mesh
+
+    def inputs(self, seed: int) -> RunInputs:
+        """Returns what every step of a run with this seed takes."""
+        return make_run_inputs(self.mesh, seed, self.learning_rate, self.steps)
+
+    def abstract_inputs(self) -> RunInputs:
+        """Returns the shapes of what `inputs` returns."""
+        return abstract_run_inputs(self.mesh, self.steps)
 
 
 def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
@@ -92,7 +114,9 @@ def masking(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> Pr
     return prepare
 
 
-def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh) -> Compiled:
+def pretraining_step(
+    config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh
+) -> CompiledStep:
     """Builds the step of a pretraining run.
 
     Args:
@@ -107,7 +131,7 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         check_fused(config.encoder, lengths, platform)
         attend = fused_attention(mesh, platform)
     model = PretrainingModel(config.encoder, config.data.objective, attend)
-    tx = make_optimizer(config.optimizer, config.steps)
+    tx = make_optimizer(config.optimizer)
     abstract = abstract_state(model, tx, mesh)
     loss = make_pretraining_loss(
         model,
@@ -124,7 +148,7 @@ def pretraining_step(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: M
         donate=not config.debug,
     )
     rate = learning_rate_schedule(config.optimizer, config.steps)
-    return Compiled(model, tx, abstract, rate, loss, train_step)
+    return CompiledStep(model, tx, abstract, config.steps, rate, loss, train_step)
 
 
 def finetuning_step(
@@ -133,7 +157,7 @@ def finetuning_step(
     mesh: Mesh,
     steps: int,
     class_weights: tuple[float, ...],
-) -> Compiled:
+) -> CompiledStep:
     """Builds the step of a fine-tuning run.
 
     Args:
@@ -154,7 +178,7 @@ def finetuning_step(
         config.micro_batches,
         donate=not config.debug,
     )
-    return Compiled(model, tx, abstract, rate, loss, train_step)
+    return CompiledStep(model, tx, abstract, steps, rate, loss, train_step)
 
 
 def task_optimizer(
@@ -176,7 +200,7 @@ def task_optimizer(
     elif config.layer_decay < 1 or config.head_learning_rate:
         head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
         relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
-    tx = make_optimizer(optimizer, steps, frozen=frozen, relative_rates=relative_rates)
+    tx = make_optimizer(optimizer, frozen=frozen, relative_rates=relative_rates)
     return tx, learning_rate_schedule(optimizer, steps)
 
 

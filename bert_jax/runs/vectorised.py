@@ -26,7 +26,8 @@ from bert_jax.runs.steps import as_it_is, task_optimizer
 from bert_jax.tasks.evaluation import OutputsFn, make_outputs
 from bert_jax.tasks.kinds import KINDS, training_loss
 from bert_jax.training.compiler_options import compiler_options
-from bert_jax.training.step import TrainState, draw_params, make_update, run_key
+from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key, tabulate
+from bert_jax.training.step import make_update
 
 _SPLIT, _WHOLE = PartitionSpec(RUNS_AXIS), PartitionSpec()
 _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
@@ -35,8 +36,8 @@ _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
 class Runs(NamedTuple):
     """What tells runs apart on the devices."""
 
-    key: Any  # [runs], a threefry key each
-    learning_rate: Any  # [runs] float32, the highest of each
+    inputs: RunInputs  # keys [runs], learning rates [runs, S]
+    highest_rate: Any  # [runs] float32
 
 
 class Vectorised(NamedTuple):
@@ -72,18 +73,17 @@ def vectorise(
     """
     gradient = jax.value_and_grad(training_loss(model, config, class_weights), has_aux=True)
 
-    def optimizer(learning_rate: jax.Array) -> Any:
-        rates = dataclasses.replace(config.optimizer, learning_rate=learning_rate)
-        return task_optimizer(dataclasses.replace(config, optimizer=rates), steps)[0]
+    def optimizer(highest_rate: jax.Array) -> Any:
+        return task_optimizer(with_rate(config, highest_rate), steps)[0]
 
     def begin(transferred: Params, run: Runs) -> TrainState:
-        params = over_fresh(transferred, draw_params(model, run.key), config)
-        opt_state = optimizer(run.learning_rate).init(params)
+        params = over_fresh(transferred, draw_params(model, run.inputs.key), config)
+        opt_state = optimizer(run.highest_rate).init(params)
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
     def train_step(state: TrainState, batch: Batch, run: Runs) -> tuple[TrainState, Totals]:
-        tx = optimizer(run.learning_rate)
-        return make_update(gradient, as_it_is, tx)(state, batch, run.key)
+        tx = optimizer(run.highest_rate)
+        return make_update(gradient, as_it_is, tx)(state, batch, run.inputs)
 
     outputs = make_outputs(model, KINDS[config.task].totals)
     return Vectorised(
@@ -95,6 +95,12 @@ def vectorise(
         ),
         outputs_step=jax.jit(_of_runs(outputs, mesh, (_SPLIT, _WHOLE), _SPLIT)),
     )
+
+
+def with_rate(config: FinetuneConfig, highest_rate: Any) -> FinetuneConfig:
+    """Returns the config of the run with this highest learning rate."""
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=highest_rate)
+    return dataclasses.replace(config, optimizer=optimizer)
 
 
 def _of_runs(fn: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
@@ -111,11 +117,15 @@ def _of_runs(fn: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) 
     )
 
 
-def place_runs(runs: Sequence[tuple[int, float]], mesh: Mesh) -> tuple[Runs, int]:
+def place_runs(
+    runs: Sequence[tuple[int, float]], config: FinetuneConfig, steps: int, mesh: Mesh
+) -> tuple[Runs, int]:
     """Puts runs on the devices, as many on each.
 
     Args:
       runs: seed and highest learning rate of each.
+      config: of all runs.
+      steps: of each run.
       mesh: from `sharding.make_runs_mesh`.
 
     Returns:
@@ -123,7 +133,12 @@ def place_runs(runs: Sequence[tuple[int, float]], mesh: Mesh) -> tuple[Runs, int
     """
     filling = -len(runs) % mesh.shape[RUNS_AXIS]
     seeds, rates = zip(*runs, *[runs[0]] * filling, strict=True)
-    placed = Runs(jnp.stack([run_key(seed) for seed in seeds]), np.array(rates, np.float32))
+    schedules = [task_optimizer(with_rate(config, rate), steps)[1] for rate in rates]
+    inputs = RunInputs(
+        jnp.stack([run_key(seed) for seed in seeds]),
+        np.stack([tabulate(schedule, steps) for schedule in schedules]),
+    )
+    placed = Runs(inputs, np.array(rates, np.float32))
     return jax.device_put(placed, NamedSharding(mesh, _SPLIT)), filling
 
 

@@ -14,7 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.tasks.evaluation import deal_out, make_outputs_step
 from bert_jax.tasks.kinds import KINDS, make_model
 from bert_jax.text.tokenizer import tokenizer_from_dict
-from bert_jax.training.step import abstract_params
+from bert_jax.training.state import abstract_params
 
 
 class FineTuned:

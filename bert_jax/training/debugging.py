@@ -11,9 +11,8 @@ import numpy as np
 from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
-from bert_jax.training.step import TrainState
-
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]
+from bert_jax.training.state import RunInputs, TrainState
+from bert_jax.training.step import UpdateFn
 
 
 def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
@@ -27,7 +26,7 @@ def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
     limits = {
         "token_ids": encoder.vocab_size,
         "segment_ids": encoder.segments,
-        "positions": encoder.max_length,
+        "position_ids": encoder.max_length,
         "pool_positions": length,
         "example_ids": length + 1,
     }
@@ -42,21 +41,21 @@ def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
             )
 
 
-def explain_step(train_step: TrainStep, state: TrainState, batch: Batch, key: jax.Array) -> str:
+def explain_step(train_step: UpdateFn, state: TrainState, batch: Batch, run: RunInputs) -> str:
     """Runs a step operation by operation, and says which one made the first NaN.
 
     Args:
       train_step: of the run.
       state: before the step; it stays as it is.
       batch: of the step.
-      key: of the run.
+      run: of the run.
 
     Returns:
       The operation, and the lines of this package that led to it; or that there is none.
     """
     with jax.transfer_guard("allow"), jax.disable_jit(), jax.debug_nans(True):
         try:
-            _, totals = train_step(state, batch, key)
+            _, totals = train_step(state, batch, run)
         except FloatingPointError as error:
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in frames if "/bert_jax/" in frame.filename]
@@ -66,7 +65,7 @@ def explain_step(train_step: TrainStep, state: TrainState, batch: Batch, key: ja
     return f"no NaN was made; loss {float(loss):.6g}, skipped: {bool(totals['skipped'].sum)}"
 
 
-def watched(train_step: TrainStep, rows_of: Callable[[int], str]) -> TrainStep:
+def watched(train_step: UpdateFn, rows_of: Callable[[int], str]) -> UpdateFn:
     """Ends a run at the first step that would be skipped, and says what made it so.
 
     Each step is waited for, and its state is kept until then: this is slow and takes memory.
@@ -79,11 +78,11 @@ def watched(train_step: TrainStep, rows_of: Callable[[int], str]) -> TrainStep:
       A step that raises UserError.
     """
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Any]:
-        after, totals = train_step(state, batch, key)
+    def step(state: TrainState, batch: Batch, run: RunInputs) -> tuple[TrainState, Any]:
+        after, totals = train_step(state, batch, run)
         if jax.device_get(totals["skipped"].sum):
             number = int(state.step) + 1
-            reason = explain_step(train_step, state, batch, key)
+            reason = explain_step(train_step, state, batch, run)
             raise UserError(f"step {number} ({rows_of(number)}): {reason}")
         return after, totals
 

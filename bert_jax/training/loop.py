@@ -8,14 +8,14 @@ from bert_jax.distributed.processes import JointStop
 from bert_jax.stopping import StopRequest
 from bert_jax.training.compilations import Compilations
 from bert_jax.training.logs import StepReports
-from bert_jax.training.step import TrainState
+from bert_jax.training.state import TrainState
 
 
 def run_steps(
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]],
     state: TrainState,
     batches: Iterator[Any],
-    key: Any,
+    run: Any,
     *,
     steps: int,
     reports: StepReports,
@@ -29,7 +29,7 @@ def run_steps(
       train_step: from `training.make_train_step`.
       state: where to begin, before step `steps`.
       batches: global arrays, one batch a step.
-      key: of the run.
+      run: what every step takes beside its batch, such as `RunInputs`.
       steps: of the whole run.
       reports: are told of each step, and of the time spent waiting for data.
       stop: ends the loop after the step in which it is asked for.
@@ -44,7 +44,7 @@ def run_steps(
             asked = time.monotonic()
             batch = next(batches)
             reports.waited(time.monotonic() - asked)
-            state, totals = train_step(state, batch, key)
+            state, totals = train_step(state, batch, run)
             if compilations.needless(batch):
                 reports.compiled_again(step)
             reports.add(step, totals)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.config import Optimizer, OptimizerConfig, Schedule
-
-LAYERS = "layers"  # the parameter group whose arrays stack the layers of the encoder
+from bert_jax.model.stack import LAYERS
 
 
 def names_of(path: tuple) -> list[str]:
@@ -37,16 +36,14 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 def make_optimizer(
     config: OptimizerConfig,
-    steps: int,
     *,
     frozen: frozenset[str] = frozenset(),
     relative_rates: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
-    """Clips, adapts, decays, and scales by the schedule.
+    """Clips, adapts and decays; the step then moves the parameters by -rate times the result.
 
     Args:
-      config: the rates.
-      steps: in the whole run.
+      config: of the run.
       frozen: top-level parameter groups that keep their values; they get no moments either.
       relative_rates: parameters -> what multiplies the rate of each, as `layer_rates` makes it;
         None: all have the same.
@@ -58,7 +55,6 @@ def make_optimizer(
         adam(config.beta1, config.beta2, config.epsilon, mu_dtype=moment_type),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         scale_by_layer_norms() if config.rule is Optimizer.LAMB else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
         scale_each(relative_rates) if relative_rates else optax.identity(),
     )
     if not frozen:

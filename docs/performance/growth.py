@@ -28,7 +28,7 @@ from bert_jax.objectives.masking import MaskVocabulary, masked_slots
 from bert_jax.planning.ahead import compile_stage
 from bert_jax.planning.stages import pretraining_stages
 from bert_jax.runs.steps import pretraining_step
-from bert_jax.training.step import init_params, init_state, run_key_on
+from bert_jax.training.state import init_params, init_state
 
 _OUTPUT = flags.DEFINE_string("output", "", "a picture to draw")
 _TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape, of which medians are told")
@@ -113,10 +113,10 @@ def run(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Any, turns: in
     rows = sharding.host_rows(config.batch_size, mesh)
     fields = full_rows(config.batch_size, config.data.length, config.encoder.vocab_size)
     batch = sharding.global_batch(fields, rows, len(rows), mesh)
-    key, seconds = run_key_on(mesh, 0), []
+    run, seconds = compiled.inputs(0), []
     for _ in range(turns + 2):
         begin = time.perf_counter()
-        state, totals = compiled.train_step(state, batch, key)
+        state, totals = compiled.train_step(state, batch, run)
         jax.block_until_ready((state, totals))
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[2:])

@@ -21,7 +21,7 @@ from bert_jax.checkpoints.checkpoint import (
 )
 from bert_jax.checkpoints.fingerprint import fingerprints
 from bert_jax.errors import UserError
-from bert_jax.training.step import TrainState
+from bert_jax.training.state import TrainState
 from tests.fixtures.drivers import Run, abstract_of, assert_same_bits, newest, state_of
 
 

@@ -26,7 +26,15 @@ from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import program_costs
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import make_optimizer
-from tests.fixtures.batches import Batch, make_batch, random_params, with_targets
+from bert_jax.training.state import (
+    TrainState,
+    abstract_params,
+    abstract_state,
+    init_params,
+    init_state,
+    run_key,
+)
+from tests.fixtures.batches import Batch, make_batch, random_params, run_inputs, with_targets
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "partition_specs.txt"
 
@@ -80,27 +88,25 @@ def problem(kind: str, config: EncoderConfig) -> tuple[PretrainingModel | TaskMo
     return task, make_task_loss(task, totals, class_weights), unevenly_weighted(batch)
 
 
-def step_on(
-    mesh: Mesh, kind: str, config: EncoderConfig, parts: int = 1
-) -> tuple[training.TrainState, Any]:
-    """Takes one step of plain descent with momentum, whose trace is then the gradient itself."""
-    (model, loss, batch), tx = problem(kind, config), optax.sgd(0.1, momentum=0.9)
-    abstract = training.abstract_state(model, tx, mesh)
+def step_on(mesh: Mesh, kind: str, config: EncoderConfig, parts: int = 1) -> tuple[TrainState, Any]:
+    """Takes one step of descent with momentum, whose trace is then the gradient itself."""
+    (model, loss, batch), tx = problem(kind, config), optax.trace(0.9)
+    abstract = abstract_state(model, tx, mesh)
     step = training.make_train_step(loss, lambda batch, key, step: batch, tx, abstract, parts)
     params = random_params(model, batch)
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     rows = sharding.host_rows(16, mesh)
     return step(
-        training.init_state(placed, tx, abstract),
+        init_state(placed, tx, abstract),
         sharding.global_batch(batch, rows, 16, mesh),
-        training.run_key(0),
+        run_inputs(learning_rate=0.1),
     )
 
 
 _REFERENCES: dict[tuple[str, float], Any] = {}
 
 
-def reference(kind: str, config: EncoderConfig) -> tuple[training.TrainState, Any]:
+def reference(kind: str, config: EncoderConfig) -> tuple[TrainState, Any]:
     """Returns the step of one device and a whole batch."""
     which = kind, config.dropout_rate
     if which not in _REFERENCES:
@@ -172,11 +178,14 @@ def test_parts_are_cut_inside_each_devices_rows():
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     rows = np.arange(24)
     batch = sharding.global_batch({"row": rows}, sharding.host_rows(24, mesh), 24, mesh)
-    cut = jax.jit(lambda batch: sharding.micro_batches(batch, 3, mesh))(batch)["row"]
+    split = jax.jit(lambda batch: sharding.split_micro_batches(batch, 3, mesh))
+    cut = split(batch)["row"]
     for device, (part,) in batch["row"].sharding.devices_indices_map((24,)).items():
         held = next(s.data for s in cut.addressable_shards if s.device == device)
         np.testing.assert_array_equal(held, rows[part].reshape(3, 2))
-    compiled = jax.jit(lambda batch: sharding.micro_batches(batch, 3, mesh)).lower(batch).compile()
+    compiled = (
+        jax.jit(lambda batch: sharding.split_micro_batches(batch, 3, mesh)).lower(batch).compile()
+    )
     assert "all-" not in compiled.as_text() and "permute" not in compiled.as_text()
 
 
@@ -194,7 +203,7 @@ def test_the_weights_of_a_loss_need_no_forward_pass(still):
 def test_rematerialisation_saves_memory_and_changes_no_value(tiny_encoder, remat):
     config = dataclasses.replace(tiny_encoder, layers=5)
     model, loss, batch = problem("packed", config)
-    params, key = random_params(model, batch), training.run_key(7)
+    params, key = random_params(model, batch), run_key(7)
 
     def gradient(remat: Remat) -> tuple[Any, int]:
         other = PretrainingModel(dataclasses.replace(config, remat=remat))
@@ -218,7 +227,7 @@ def test_products_that_are_kept_are_not_done_again():
         config.layers, config.remat = 4, remat
         model, batch = PretrainingModel(config), with_targets(make_batch(config, length=32))
         step = jax.jit(jax.value_and_grad(make_pretraining_loss(model), has_aux=True))
-        compiled = step.lower(random_params(model, batch), batch, training.run_key(0)).compile()
+        compiled = step.lower(random_params(model, batch), batch, run_key(0)).compile()
         return program_costs(parse_program(compiled.as_text()), 1).flops
 
     none, products, inputs = map(operations, (Remat.NONE, Remat.PRODUCTS, Remat.INPUTS))
@@ -234,7 +243,7 @@ def table_of_specs(config: EncoderConfig) -> str:
         for name, (data, fsdp, tensor) in shapes.items()
     }
     model, lines = PretrainingModel(config), [f"array shape axes pieces on {' '.join(meshes)}"]
-    by_mesh = [training.abstract_params(model, mesh) for mesh in meshes.values()]
+    by_mesh = [abstract_params(model, mesh) for mesh in meshes.values()]
     for path, *leaves in zip(
         (path for path, _ in jax.tree_util.tree_leaves_with_path(by_mesh[0])),
         *map(jax.tree.leaves, by_mesh),
@@ -263,8 +272,8 @@ def test_the_table_of_partition_specs(tiny_encoder):
 
 def test_moments_are_split_as_their_parameters(tiny_encoder):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    tx = make_optimizer(OptimizerConfig(), 20_000)
-    state = training.abstract_state(PretrainingModel(tiny_encoder), tx, mesh)
+    tx = make_optimizer(OptimizerConfig())
+    state = abstract_state(PretrainingModel(tiny_encoder), tx, mesh)
     for moments in (state.opt_state[1].mu, state.opt_state[1].nu):
         same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moments, state.params)
         assert all(jax.tree.leaves(same))
@@ -273,12 +282,12 @@ def test_moments_are_split_as_their_parameters(tiny_encoder):
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_bytes_on_a_device_fall_as_an_axis_grows(tiny_encoder, axis):
     config = dataclasses.replace(tiny_encoder, width=64, heads=8, mlp_width=128)
-    model, tx = PretrainingModel(config), make_optimizer(OptimizerConfig(), 20_000)
+    model, tx = PretrainingModel(config), make_optimizer(OptimizerConfig())
     held = []
     for size in (1, 2, 4, 8):
         mesh = sharding.make_mesh(MeshConfig(**{axis: size}))
-        abstract = training.abstract_state(model, tx, mesh)
-        state = training.init_state(training.init_params(model, 0, abstract.params), tx, abstract)
+        abstract = abstract_state(model, tx, mesh)
+        state = init_state(init_params(model, 0, abstract.params), tx, abstract)
         first = jax.devices()[0]
         shards = [leaf.addressable_shards for leaf in jax.tree.leaves(state)]
         held.append(sum(s.data.nbytes for each in shards for s in each if s.device == first))

@@ -14,7 +14,7 @@ from bert_jax.distributed.sharding import make_mesh
 from bert_jax.runs.finetuning import row_advice
 from bert_jax.tasks.kinds import make_model
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import TrainState, abstract_state
+from bert_jax.training.state import TrainState, abstract_state
 from tests.fixtures.drivers import (
     COLD,
     WARM,
@@ -34,7 +34,7 @@ def state_of(checkpoint: pathlib.Path) -> TrainState:
     metadata = read_metadata(checkpoint)
     config = from_dict(FinetuneConfig, metadata["config"])
     model = make_model(config, from_dict(EncoderConfig, metadata["encoder"]), metadata["labels"])
-    tx = make_optimizer(config.optimizer, 1, frozen=frozen_groups(config))
+    tx = make_optimizer(config.optimizer, frozen=frozen_groups(config))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     return restore_state(checkpoint, abstract_state(model, tx, mesh))
 

@@ -123,7 +123,7 @@ def test_what_is_filled_in_is_what_the_model_says(drivers: Drivers, pretrained: 
         "token_ids": ids,
         "example_ids": zeros + 1,
         "segment_ids": zeros,
-        "positions": np.arange(ids.size, dtype=np.int32)[None],
+        "position_ids": np.arange(ids.size, dtype=np.int32)[None],
         "pool_positions": zeros[:, :1],
         "mlm_positions": np.array([[1 + len(before)]], np.int32),
     }

@@ -93,7 +93,12 @@ def test_debugging_ends_at_the_first_nan_with_its_cause(
 
 @pytest.mark.parametrize(
     ("field", "value", "limit"),
-    [("token_ids", 60, 60), ("segment_ids", 2, 2), ("positions", 18, 18), ("positions", -1, 18)],
+    [
+        ("token_ids", 60, 60),
+        ("segment_ids", 2, 2),
+        ("position_ids", 18, 18),
+        ("position_ids", -1, 18),
+    ],
 )
 def test_ids_out_of_range_are_named(
     tiny_encoder: EncoderConfig, field: str, value: int, limit: int

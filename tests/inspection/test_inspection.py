@@ -21,7 +21,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import abstract_state, init_state
+from bert_jax.training.state import abstract_state, init_state
 from tests.fixtures import reference
 from tests.fixtures.batches import make_batch, random_params
 from tests.fixtures.drivers import Drivers, Run, newest, state_of
@@ -49,7 +49,7 @@ class Saved:
 def save(
     workdir: pathlib.Path, config: EncoderConfig, params: Any, metadata: dict, mesh: Any
 ) -> None:
-    tx = make_optimizer(OptimizerConfig(), 20_000)
+    tx = make_optimizer(OptimizerConfig())
     abstract = abstract_state(PretrainingModel(config), tx, mesh)
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     checkpoints = Checkpoints(workdir, keep=3)
@@ -78,7 +78,7 @@ def split(wide: EncoderConfig, pretrained: Run, tmp_path_factory: pytest.TempPat
 
 def with_slots(config: EncoderConfig) -> dict[str, Any]:
     batch = make_batch(config)
-    return batch | {"mlm_positions": batch["positions"][:, :5]}
+    return batch | {"mlm_positions": batch["position_ids"][:, :5]}
 
 
 # --- what is stored
@@ -392,7 +392,7 @@ def test_masked_in_turn(pretrained: Run) -> None:
         hidden = np.where(np.arange(len(ids)) == place, special.mask, ids)[None]
         zeros = np.zeros_like(hidden)
         batch = {"token_ids": hidden, "example_ids": zeros + 1, "segment_ids": zeros}
-        batch["positions"] = np.arange(len(ids), dtype=np.int32)[None]
+        batch["position_ids"] = np.arange(len(ids), dtype=np.int32)[None]
         batch["pool_positions"], batch["mlm_positions"] = zeros[:, :1], zeros[:, :1] + place
         logits: Any = lm.model.apply({"params": lm.params}, batch, deterministic=True)
         expected = np.asarray(jax.nn.softmax(logits.mlm[0, 0]))

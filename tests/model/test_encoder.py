@@ -14,9 +14,10 @@ import pytest
 
 from bert_jax.config import Activation, ComputeType, EncoderConfig, Norm, PositionInit
 from bert_jax.model.dropout import dropout
-from bert_jax.model.encoder import ACTIVATIONS, Dropout, Encoder, EncoderBlock, gelu
+from bert_jax.model.encoder import Encoder, EncoderBlock
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.training.step import run_key
+from bert_jax.model.layers import ACTIVATIONS, Dropout, gelu
+from bert_jax.training.state import run_key
 from tests.fixtures import reference
 from tests.fixtures.batches import classification_model, make_batch, random_params, with_targets
 
@@ -98,11 +99,11 @@ def test_classification_model_agrees_with_numpy(tiny_encoder):
 def test_padding_changes_nothing(tiny_encoder):
     model, batch = Encoder(tiny_encoder), make_batch(tiny_encoder, length=14)
     params = random_params(model, batch)
-    names = ("token_ids", "example_ids", "segment_ids", "positions")
+    names = ("token_ids", "example_ids", "segment_ids", "position_ids")
     longer = batch | {name: np.pad(batch[name], ((0, 0), (0, 4))) for name in names}
     padding = longer["example_ids"] == 0
     longer["token_ids"][padding] = 33  # what a padded place holds must not matter either
-    longer["positions"][padding] = 5
+    longer["position_ids"][padding] = 5
     real = batch["example_ids"] > 0
 
     encode = forward(model)

@@ -15,6 +15,7 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import Params, make_pretraining_loss, mean
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training.state import abstract_params, abstract_state, init_state, make_run_inputs
 from tests.fixtures.batches import Batch, make_batch, with_targets
 
 pytestmark = pytest.mark.hf
@@ -79,7 +80,7 @@ def run_peer(model: Any, batch: Batch, **wanted: bool) -> Any:
 def to_params(tensors: dict[str, np.ndarray], config: EncoderConfig) -> Params:
     """Maps their values, or gradients, to our tree."""
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = training.abstract_params(PretrainingModel(config), mesh)
+    abstract = abstract_params(PretrainingModel(config), mesh)
     return from_theirs(abstract, tensors.__getitem__)
 
 
@@ -160,22 +161,23 @@ def test_loss_curves_of_50_steps_agree(peer):
     steps = 50
     config = OptimizerConfig(learning_rate=1e-3, warmup_steps=5)
     schedule = learning_rate_schedule(config, steps)
-    model, tx = PretrainingModel(CONFIG), make_optimizer(config, steps)
+    model, tx = PretrainingModel(CONFIG), make_optimizer(config)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = training.abstract_state(model, tx, mesh)
+    abstract = abstract_state(model, tx, mesh)
     step = training.make_train_step(
         make_pretraining_loss(model), lambda batch, key, step: batch, tx, abstract
     )
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     params = jax.device_put(to_params(values(peer), CONFIG), placed)
-    state = training.init_state(params, tx, abstract)
+    state = init_state(params, tx, abstract)
+    run = make_run_inputs(mesh, 0, schedule, steps)
     optimizer = torch_adamw(peer, config)
 
     batches = [make_pairs(seed) for seed in range(5)]  # seen ten times each, so that the loss falls
     ours, theirs, clipped = [], [], 0
     for i in range(steps):
         batch = batches[i % len(batches)]
-        state, totals = step(state, batch, training.run_key(0))
+        state, totals = step(state, batch, run)
         ours.append(float(mean(totals["loss"])))
 
         optimizer.zero_grad()

@@ -12,7 +12,7 @@ from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream, input_
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives import losses
 from bert_jax.text.tokenizer import SpecialIds
-from bert_jax.training.step import run_key
+from bert_jax.training.state import run_key
 from tests.fixtures.batches import classification_model, make_batch, random_params, with_targets
 
 

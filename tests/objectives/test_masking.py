@@ -20,7 +20,7 @@ from bert_jax.objectives.masking import (
     span_begins,
     word_begins,
 )
-from bert_jax.training.step import run_key
+from bert_jax.training.state import run_key
 
 SPECIAL_IDS = (0, 100, 101, 102, 103)  # scattered, as WordPiece has them
 CLS_ID, SEP_ID, MASK_ID = 101, 102, 103

@@ -40,7 +40,7 @@ from bert_jax.planning.stages import finetuning_batch, finetuning_stage, pretrai
 from bert_jax.planning.topologies import SLICES, parse_topologies
 from bert_jax.runs.steps import mask_vocabulary
 from bert_jax.text.tokenizer import SpecialIds
-from bert_jax.training.step import abstract_params, init_params, init_state, run_key_on
+from bert_jax.training.state import abstract_params, init_params, init_state
 from tests.fixtures.batches import SPECIAL_IDS
 from tests.fixtures.drivers import Drivers, python_m
 
@@ -222,7 +222,7 @@ def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
     )
     assert_alike(state, compiled.abstract)
     step: Any = compiled.train_step
-    assert step.lower(state, batch, run_key_on(mesh, 0)).as_text() == stage.lower().as_text()
+    assert step.lower(state, batch, compiled.inputs(0)).as_text() == stage.lower().as_text()
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state, batch)))
     assert device_bytes((compiled.abstract, stage.batch)) == held
 

@@ -15,8 +15,9 @@ from tests.fixtures.batches import classification_model, make_batch
 
 def test_nothing_crosses_between_devices(tiny_encoder):
     mesh = sharding.make_runs_mesh(MeshConfig())
-    programs = vectorise(FinetuneConfig(), classification_model(tiny_encoder), mesh, 5, ())
-    runs, filling = place_runs([(seed, 1e-3) for seed in range(14)], mesh)
+    config = FinetuneConfig()
+    programs = vectorise(config, classification_model(tiny_encoder), mesh, 5, ())
+    runs, filling = place_runs([(seed, 1e-3) for seed in range(14)], config, 5, mesh)
     assert filling == 2
     state = programs.begin({}, runs)
     assert state.step.shape == ()

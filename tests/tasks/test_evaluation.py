@@ -13,7 +13,7 @@ from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, span_totals
 from bert_jax.tasks.evaluation import InputsOnDevices, make_features_step, make_outputs_step
 from bert_jax.text.tokenizer import SpecialIds
-from bert_jax.training.step import abstract_params, init_params
+from bert_jax.training.state import abstract_params, init_params
 
 ENCODER = EncoderConfig(vocab_size=60, width=24, layers=2, heads=4, mlp_width=40, max_length=32)
 COUNT = 61

@@ -14,14 +14,9 @@ from bert_jax.objectives.masking import MaskVocabulary
 from bert_jax.runs.steps import masking
 from bert_jax.training.compilations import Compilations
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import (
-    abstract_state,
-    init_params,
-    init_state,
-    make_train_step,
-    run_key_on,
-)
-from tests.fixtures.batches import make_batch
+from bert_jax.training.state import abstract_state, init_params, init_state
+from bert_jax.training.step import make_train_step
+from tests.fixtures.batches import make_batch, run_inputs
 from tests.fixtures.drivers import Run
 
 
@@ -30,19 +25,19 @@ def test_one_for_each_shape(tiny_encoder):
         PretrainingModel(tiny_encoder),
         sharding.make_mesh(MeshConfig(), jax.devices()[:1]),
     )
-    tx = make_optimizer(OptimizerConfig(warmup_steps=0), steps=10)
+    tx = make_optimizer(OptimizerConfig(warmup_steps=0))
     abstract = abstract_state(model, tx, mesh)
     size = tiny_encoder.vocab_size
     vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, size, np.ones(size, bool))
     prepare = masking(MaskingConfig(), 10, vocabulary)
     step = make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     state = init_state(init_params(model, 0, abstract.params), tx, abstract)
-    key, needless = run_key_on(mesh, 0), []
+    run, needless = run_inputs(), []
     with Compilations(step) as compilations:
         for rows in (4, 4, 4, 6, 6, 4):
             batch = make_batch(tiny_encoder, rows=rows)
             batch = sharding.global_batch(batch, np.arange(rows), rows, mesh)
-            state, _ = step(state, batch, key)
+            state, _ = step(state, batch, run)
             needless.append(compilations.needless(batch))
         assert needless == [0] * 6 and compilations.count == 2
 

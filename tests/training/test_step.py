@@ -24,6 +24,7 @@ from bert_jax.objectives.losses import (
 from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.state import TrainState, abstract_state, init_state, run_key
 from tests.fixtures.batches import (
     MASK,
     SPECIAL_IDS,
@@ -31,6 +32,7 @@ from tests.fixtures.batches import (
     classification_model,
     make_batch,
     random_params,
+    run_inputs,
     with_targets,
 )
 
@@ -77,11 +79,11 @@ def assert_trees_close(tree: Any, expected: Any, *, rtol: float, atol: float = 0
     jax.tree_util.tree_map_with_path(compare, tree, expected)
 
 
-def start(model: PretrainingModel | TaskModel, tx: Any, abstract: training.TrainState) -> Any:
+def start(model: PretrainingModel | TaskModel, tx: Any, abstract: TrainState) -> Any:
     """Returns the state of step 0, with parameters so wide that each matters."""
     params = random_params(model, with_targets(make_batch(model.config)))
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
-    return training.init_state(placed, tx, abstract)
+    return init_state(placed, tx, abstract)
 
 
 def test_fresh_parameters_do_not_depend_on_the_mesh(tiny_encoder):
@@ -104,7 +106,7 @@ def unpack(batch: Batch) -> Batch:
     for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
         own = batch["example_ids"][row] == example + 1
         single = {name: np.zeros_like(batch[name][row]) for name in batch}
-        for name in ("token_ids", "segment_ids", "positions", "mlm_labels", "mlm_weights"):
+        for name in ("token_ids", "segment_ids", "position_ids", "mlm_labels", "mlm_weights"):
             single[name][: own.sum()] = batch[name][row][own]
         single["example_ids"][: own.sum()] = 1
         single["mlm_positions"] = batch["mlm_positions"][row]  # every position, in any row
@@ -137,8 +139,8 @@ def test_packed_and_unpacked_rows_give_the_same_gradient(still):
 
 def test_the_run_key_decides_everything(tiny_encoder):
     model, mesh = PretrainingModel(tiny_encoder), sharding.make_mesh(MeshConfig())
-    tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), steps=10)
-    abstract = training.abstract_state(model, tx, mesh)
+    tx = make_optimizer(OptimizerConfig())
+    abstract = abstract_state(model, tx, mesh)
     prepare = prepare_fn(tiny_encoder)
     step = training.make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     batches = [place(make_batch(tiny_encoder, seed=seed), mesh) for seed in range(3)]
@@ -146,7 +148,7 @@ def test_the_run_key_decides_everything(tiny_encoder):
     def run(seed: int) -> tuple[Any, list[Any]]:
         state, history = start(model, tx, abstract), []
         for batch in batches:
-            state, totals = step(state, batch, training.run_key(seed))
+            state, totals = step(state, batch, run_inputs(seed))
             history.append(jax.device_get(totals))
         assert state.step == 3
         return jax.device_get(state.params), history
@@ -162,8 +164,8 @@ def test_the_run_key_decides_everything(tiny_encoder):
 
 
 def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_encoder):
-    model, tx, mesh = PretrainingModel(tiny_encoder), optax.sgd(0.0), one_device()
-    abstract = training.abstract_state(model, tx, mesh)
+    model, tx, mesh = PretrainingModel(tiny_encoder), optax.identity(), one_device()
+    abstract = abstract_state(model, tx, mesh)
 
     def loss_fn(params: Any, batch: Any, dropout_key: Any) -> Any:
         for key in (batch["key"], dropout_key):  # masks and dropout are the same on every device
@@ -178,7 +180,7 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
     state, batch = start(model, tx, abstract), place(make_batch(tiny_encoder), mesh)
     seen, names = [], {"dropout", "rows", "step"}
     for _ in range(3):
-        state, totals = step(state, batch, training.run_key(0))
+        state, totals = step(state, batch, run_inputs())
         seen.append({name: tuple(np.asarray(totals[name])) for name in names})
     assert len({bits["dropout"] for bits in seen}) == 3
     assert len({bits["rows"] for bits in seen}) == 1
@@ -187,12 +189,12 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
     assert [bits["step"] for bits in seen] == [(0,), (1,), (2,)]
     only_the_step: Any = lambda params, batch, key: {"step": batch["step"]}  # noqa: E731
     nothing = Loss(only_the_step, lambda batch: {}, {})
-    totals = training.make_eval_step(nothing, prepare)(state.params, batch, training.run_key(0))
+    totals = training.make_eval_step(nothing, prepare)(state.params, batch, run_key(0))
     assert totals["step"] == 0
 
 
 def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
-    batch, key = make_batch(tiny_encoder), training.run_key(0)
+    batch, key = make_batch(tiny_encoder), run_key(0)
     prepare = prepare_fn(tiny_encoder)
     params = random_params(PretrainingModel(still), with_targets(batch))
     evaluate, without_dropout = (
@@ -203,7 +205,7 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
     assert_trees_close(evaluate(params, batch, key), totals, rtol=0)
     assert_trees_close(without_dropout(params, batch, key), totals, rtol=1e-6)
     # Witness: another key is another mask.
-    assert totals["mlm_loss"].sum != evaluate(params, batch, training.run_key(1))["mlm_loss"].sum
+    assert totals["mlm_loss"].sum != evaluate(params, batch, run_key(1))["mlm_loss"].sum
 
 
 # --- fine-tuning and the border
@@ -211,15 +213,15 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
 
 def test_a_step_with_a_frozen_encoder_trains_the_head_alone(tiny_encoder):
     model, mesh = classification_model(tiny_encoder), sharding.make_mesh(MeshConfig(tensor=2))
-    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
-    tx = make_optimizer(config, steps=9, frozen=frozenset({"encoder", "pooler"}))
-    abstract = training.abstract_state(model, tx, mesh)
+    config = OptimizerConfig()
+    tx = make_optimizer(config, frozen=frozenset({"encoder", "pooler"}))
+    abstract = abstract_state(model, tx, mesh)
     step = training.make_train_step(
         make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
     )
     state = start(model, tx, abstract)
     before = jax.device_get(state.params)
-    state, _ = step(state, place(make_batch(tiny_encoder), mesh), training.run_key(0))
+    state, _ = step(state, place(make_batch(tiny_encoder), mesh), run_inputs())
     for group in ("encoder", "pooler"):
         assert_trees_close(state.params[group], before[group], rtol=0)
     moved = state.params["classifier"]["dense"]["kernel"] - before["classifier"]["dense"]["kernel"]
@@ -270,8 +272,8 @@ def test_a_mesh_that_does_not_divide_the_encoder_is_refused(tiny_encoder, mesh_s
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny_encoder, bad):
     model, mesh = classification_model(tiny_encoder), sharding.make_mesh(MeshConfig())
-    tx = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0), steps=9)
-    abstract = training.abstract_state(model, tx, mesh)
+    tx = make_optimizer(OptimizerConfig())
+    abstract = abstract_state(model, tx, mesh)
     loss_fn = make_task_loss(model, class_totals)
 
     def sick(params: Any, batch: Any, key: Any) -> Any:
@@ -280,19 +282,19 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny_encoder
         return loss * jnp.where(batch["token_ids"][0, 0] == MASK, bad, 1.0), totals
 
     step = training.make_train_step(sick, lambda batch, key, step: batch, tx, abstract)
-    key, healthy = training.run_key(0), make_batch(tiny_encoder)
+    run, healthy = run_inputs(), make_batch(tiny_encoder)
     marked = healthy | {"token_ids": healthy["token_ids"].copy()}
     marked["token_ids"][0, 0] = MASK
-    state, totals = step(start(model, tx, abstract), place(healthy, mesh), key)
+    state, totals = step(start(model, tx, abstract), place(healthy, mesh), run)
     before = jax.device_get(state)
     assert totals["skipped"] == (0, 1) and mean(totals["loss"]) > 0
-    state, totals = step(state, place(marked, mesh), key)
+    state, totals = step(state, place(marked, mesh), run)
     after = jax.device_get(state)
     assert totals["skipped"] == (1, 1) and totals["loss"] == totals["accuracy"] == (0, 0)
     assert after.step == before.step + 1
     assert_trees_close(after.params, before.params, rtol=0)
     assert_trees_close(after.opt_state, before.opt_state, rtol=0)
-    state, totals = step(state, place(healthy, mesh), key)
+    state, totals = step(state, place(healthy, mesh), run)
     assert totals["skipped"] == (0, 1)
     moved = jax.tree.map(
         lambda a, b: np.array_equal(a, b), jax.device_get(state.params), after.params

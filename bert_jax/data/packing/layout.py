@@ -75,7 +75,7 @@ def lay_out(
             ("token_ids", special.pad),
             ("example_ids", 0),
             ("segment_ids", 0),
-            ("positions", 0),
+            ("position_ids", 0),
         )
     }
     flat = {name: field.reshape(-1) for name, field in batch.items()}
@@ -88,7 +88,7 @@ def lay_out(
     )
     inside = ranges(at, sizes)
     flat["example_ids"][inside] = np.repeat(slot + 1, sizes)
-    flat["positions"][inside] = ranges(np.zeros_like(sizes), sizes)
+    flat["position_ids"][inside] = ranges(np.zeros_like(sizes), sizes)
     batch["pool_positions"] = np.zeros((shape[0], row_format.slots), np.int32)
     batch["pool_positions"][row, slot] = offset + (sizes - 1 if row_format.pool_last else 0)
     return batch, (row, slot)

@@ -88,7 +88,7 @@ def decode(batch: Batch) -> list[Example]:
             assert ids[0] == SPECIAL.cls
             first, last = np.flatnonzero(ids == SPECIAL.sep)
             assert last == size - 1
-            np.testing.assert_array_equal(field["positions"][at], np.arange(size))
+            np.testing.assert_array_equal(field["position_ids"][at], np.arange(size))
             np.testing.assert_array_equal(field["segment_ids"][at], np.arange(size) > first)
             assert field["pool_positions"][slot] == begin
             assert field["weights"][slot] == 1
@@ -101,7 +101,7 @@ def decode(batch: Batch) -> list[Example]:
             ("token_ids", SPECIAL.pad),
             ("example_ids", 0),
             ("segment_ids", 0),
-            ("positions", 0),
+            ("position_ids", 0),
         ):
             assert (field[name][begin:] == fill).all()
         for name in ("pool_positions", "labels", "weights"):
@@ -145,7 +145,7 @@ def test_rows_have_the_promised_shapes_and_types(corpus):
         "token_ids": ((11, LENGTH), np.int32),
         "example_ids": ((11, LENGTH), np.int32),
         "segment_ids": ((11, LENGTH), np.int32),
-        "positions": ((11, LENGTH), np.int32),
+        "position_ids": ((11, LENGTH), np.int32),
         "pool_positions": ((11, SLOTS), np.int32),
         "labels": ((11, SLOTS), np.int32),
         "weights": ((11, SLOTS), np.float32),

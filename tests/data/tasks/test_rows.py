@@ -59,7 +59,7 @@ def test_every_input_is_whole_in_one_row_with_its_label(batch_size: int, most: i
             a, b = inputs.a[number], inputs.b[number]
             wanted = [2, *a, 3, *b, 3] if len(b) else [2, *a, 3]
             assert batch["token_ids"][row][own].tolist() == wanted
-            assert batch["positions"][row][own].tolist() == list(range(len(wanted)))
+            assert batch["position_ids"][row][own].tolist() == list(range(len(wanted)))
             assert batch["segment_ids"][row][own].sum() == (len(b) + 1 if len(b) else 0)
             assert batch["pool_positions"][row, slot] == np.flatnonzero(own)[0]
             seen.append(number)
@@ -108,7 +108,7 @@ def test_outputs_come_back_to_their_inputs(tokens: bool) -> None:
     for number, batch in enumerate(batches_of(stream)):
         chosen, inputs_in_row = stream.batches.batch(number)
         if tokens:
-            outputs = np.stack([batch["token_ids"], batch["positions"]], axis=2)
+            outputs = np.stack([batch["token_ids"], batch["position_ids"]], axis=2)
         else:
             outputs = np.stack([batch["labels"], batch["pool_positions"]], axis=2)
         parts = outputs_of_inputs(outputs, inputs.sizes[chosen], inputs_in_row, tokens=tokens)
@@ -130,7 +130,7 @@ def test_features_stand_where_the_labels_of_their_kind_do(tokens: bool) -> None:
     )
     inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, features)
     for batch in batches_of(make_stream(inputs, 7)):
-        names, there = ("positions", "example_ids") if tokens else ("labels", "weights")
+        names, there = ("position_ids", "example_ids") if tokens else ("labels", "weights")
         held = batch[there] > 0
         assert np.array_equal(batch["features"][held], batch[names][held][:, None] + [0.25, 0.5])
         assert not batch["features"][~held].any()
