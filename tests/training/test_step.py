@@ -24,7 +24,14 @@ from bert_jax.objectives.losses import (
 from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.state import TrainState, abstract_state, init_state, run_key
+from bert_jax.training.state import (
+    TrainState,
+    abstract_params,
+    abstract_state,
+    init_params,
+    init_state,
+    run_key,
+)
 from tests.fixtures.batches import (
     MASK,
     SPECIAL_IDS,
@@ -90,7 +97,7 @@ def test_fresh_parameters_do_not_depend_on_the_mesh(tiny_encoder):
     model = PretrainingModel(tiny_encoder)
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
     first, other, alone = (
-        jax.device_get(training.init_params(model, seed, training.abstract_params(model, m)))
+        jax.device_get(init_params(model, seed, abstract_params(model, m)))
         for seed, m in ((0, mesh), (1, mesh), (0, one_device()))
     )
     assert_trees_close(first, alone, rtol=0)
