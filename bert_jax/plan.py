@@ -30,10 +30,22 @@ from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import Chip, find_chip
 from bert_jax.errors import UserError
 from bert_jax.objectives.masking import MaskVocabulary
-from bert_jax.planning.advice import Overrides, as_flags, changed, changes, find_changes
-from bert_jax.planning.ahead import Footprint, compile_stage, device_bytes
-from bert_jax.planning.report import Planned, device_hours, planned, report, size, summary, totals
-from bert_jax.planning.stages import Stage, finetuning_stage, pretraining_stages
+from bert_jax.planning.abstract_steps import (
+    AbstractStep,
+    abstract_finetuning_step,
+    abstract_pretraining_steps,
+)
+from bert_jax.planning.advice import Overrides, as_flags, changed, find_changes, possible_changes
+from bert_jax.planning.compile_ahead import Footprint, compile_step, device_bytes
+from bert_jax.planning.report import (
+    Planned,
+    compare_topologies,
+    device_hours,
+    planned,
+    report,
+    size,
+    totals,
+)
 from bert_jax.planning.topologies import only_compile, parse_topologies, topology_devices
 from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
 
@@ -58,19 +70,21 @@ class Planner:
         self.vocabulary = planned_vocabulary(config)
         self.config, self._task, self._examples = config, task, examples
 
-    def stages(self, devices: Sequence[Any], overrides: Overrides | None = None) -> list[Stage]:
+    def pretraining_steps(
+        self, devices: Sequence[Any], overrides: Overrides | None = None
+    ) -> list[AbstractStep]:
         """Returns the phases of pretraining on these devices, with fields of the config changed."""
         config = changed(self.config, overrides or {})
         validate(config)
         mesh = sharding.make_mesh(config.mesh, devices)
-        return pretraining_stages(config, self.vocabulary, mesh)
+        return abstract_pretraining_steps(config, self.vocabulary, mesh)
 
-    def task_stages(self, devices: Sequence[Any]) -> list[Stage]:
+    def finetuning_steps(self, devices: Sequence[Any]) -> list[AbstractStep]:
         """Returns the fine-tuning run on these devices, if there is one."""
         if self._task is None:
             return []
         mesh = sharding.make_mesh(self._task.mesh, devices)
-        return [finetuning_stage(self._task, self.config.encoder, self._examples, mesh)]
+        return [abstract_finetuning_step(self._task, self.config.encoder, self._examples, mesh)]
 
     def advise(self, plans: Sequence[Planned], devices: Sequence[Any], chip: Chip) -> list[str]:
         """Finds the changes that make pretraining fit, and tells the cheapest two.
@@ -88,32 +102,32 @@ class Planner:
 
         def should_fit(overrides: Overrides, keeps: float) -> bool:
             try:
-                stage = self.stages(devices, overrides)[phase]
+                step = self.pretraining_steps(devices, overrides)[phase]
             except UserError:  # such as a mesh that the links do not allow
                 return False
-            abstract = stage.compiled.abstract
-            held = device_bytes((abstract, stage.batch))
+            abstract = step.compiled.abstract
+            held = device_bytes((abstract, step.batch))
             return held + keeps * worst.temporaries <= memory
 
         peaks: dict[str, int] = {}
 
         def try_out(overrides: Overrides) -> float | None:
-            stages, named = self.stages(devices, overrides), as_flags(overrides)
+            steps, named = self.pretraining_steps(devices, overrides), as_flags(overrides)
             tried = []
-            for number in sorted(range(len(stages)), key=lambda number: number != phase):
+            for number in sorted(range(len(steps)), key=lambda number: number != phase):
                 if number != phase and all(name.startswith("phases[") for name in overrides):
                     tried.append(plans[number])  # it is as it was
                 else:
-                    footprint = compile_aloud(stages[number], named)
-                    tried.append(planned(stages[number], footprint, chip))
+                    footprint = compile_aloud(steps[number], named)
+                    tried.append(planned(steps[number], footprint, chip))
                 if not tried[-1].fits:
                     return None
             peaks[named] = max(plan.footprint.peak for plan in tried)
             return device_hours(tried)
 
-        kinds = changes(self.config, len(devices), phase, plans[phase].stage.rows)
+        kinds = possible_changes(self.config, len(devices), phase, plans[phase].step.rows)
         found = find_changes(kinds, should_fit, try_out)
-        needed = f"{plans[phase].stage.name} needs {size(worst.peak)} and has {size(memory)}"
+        needed = f"{plans[phase].step.name} needs {size(worst.peak)} and has {size(memory)}"
         if not found:
             return [f"does not fit: {needed}; no change that was tried makes it fit"]
         lines = [f"does not fit: {needed}; it fits with"]
@@ -176,11 +190,11 @@ def read_task_config(path: str, examples: int) -> FinetuneConfig | None:
     )
 
 
-def compile_aloud(stage: Stage, note: str) -> Footprint:
-    """Compiles a stage, and says on stderr that it does and how long it took."""
+def compile_aloud(step: AbstractStep, note: str) -> Footprint:
+    """Compiles a step, and says on stderr that it does and how long it took."""
     begin = time.monotonic()
-    print(f"compiling {stage.name}, {note} ...", end="", file=sys.stderr, flush=True)
-    footprint = compile_stage(stage)
+    print(f"compiling {step.name}, {note} ...", end="", file=sys.stderr, flush=True)
+    footprint = compile_step(step)
     print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     return footprint
 
@@ -196,15 +210,16 @@ def main(_: Sequence[str]) -> None:
 
     planner = Planner(config, task, _EXAMPLES.value)
     devices = {name: topology_devices(name) for name in names}
-    stages = {
-        name: (planner.stages(there), planner.task_stages(there)) for name, there in devices.items()
+    steps = {
+        name: (planner.pretraining_steps(there), planner.finetuning_steps(there))
+        for name, there in devices.items()
     }
     plans: dict[str, list[Planned]] = {}
-    for name, (pretraining, finetuning) in stages.items():
+    for name, (pretraining, finetuning) in steps.items():
         chip = find_chip(devices[name][0].device_kind)
         join = functools.partial(planned, chip=chip)
         plans[name] = [
-            join(stage, compile_aloud(stage, name)) for stage in (*pretraining, *finetuning)
+            join(step, compile_aloud(step, name)) for step in (*pretraining, *finetuning)
         ]
         mesh = pretraining[0].mesh
         parameters = sum(
@@ -218,7 +233,7 @@ def main(_: Sequence[str]) -> None:
             lines += planner.advise(of_pretraining, devices[name], chip)
         print("\n".join(lines), end="\n\n", flush=True)
     if len(names) > 1:
-        print(summary(list(plans.items()), _PRICE.value))
+        print(compare_topologies(list(plans.items()), _PRICE.value))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What would make a run fit: changes of the config, and which of them are worth compiling."""
+"""Changes of a config that make a run fit into memory, and the search for the cheapest two."""
 
 import copy
 import itertools
@@ -10,8 +10,8 @@ from bert_jax.config import ComputeType, PretrainConfig, Remat
 
 Overrides = dict[str, Any]  # dotted field -> value
 
-_ENOUGH = 2  # changes to name
-_ATTEMPTS = 2  # settings of a kind to try out, before it is given up
+_ENOUGH = 2  # changes to find
+_ATTEMPTS = 2  # settings of a kind to compile before giving it up
 
 
 class Change(NamedTuple):
@@ -19,43 +19,45 @@ class Change(NamedTuple):
 
     Attributes:
       overrides: the fields.
-      keeps: the share of the temporaries that is left, about.
+      keeps: approximate share of the temporaries that remains, 0 to 1.
     """
 
     overrides: Overrides
     keeps: float
 
 
-def changes(config: PretrainConfig, devices: int, phase: int, rows: int) -> list[list[Change]]:
-    """Lists what can be changed: for each kind of change its settings, the mildest first.
+def possible_changes(
+    config: PretrainConfig, devices: int, phase: int, rows: int
+) -> list[list[Change]]:
+    """Lists the changes that save memory, by kind; the settings of a kind start with the mildest.
 
-    The kinds that cost least come first: those that change what is learned are the last.
+    The cheapest kinds come first; those that change the training itself come last.
 
     Args:
       config: of the run.
-      devices: in the mesh.
-      phase: that does not fit, from 0.
-      rows: in a batch of it.
+      devices: number in the mesh.
+      phase: the one that does not fit, from 0.
+      rows: of its global batch.
     """
-    mesh, parts = config.mesh, config.micro_batches
+    mesh, micro_batches = config.mesh, config.micro_batches
     data = mesh.data or devices // (mesh.fsdp * mesh.tensor)
-    own_rows = rows // (data * mesh.fsdp * parts)  # of a group of devices, at a time
+    own_rows = rows // (data * mesh.fsdp * micro_batches)  # of a row group, per micro-batch
 
     kinds: list[list[Change]] = [[] for _ in range(5)]
-    types, in_parts, again, split, smaller = kinds
+    types, accumulation, remat, sharded, smaller = kinds
     if config.encoder.compute_type is ComputeType.FLOAT32:
         types.append(Change({"encoder.compute_type": ComputeType.BFLOAT16}, 0.6))
     for factor in _powers_of_two(own_rows):
-        in_parts.append(Change({"micro_batches": parts * factor}, 1 / factor))
+        accumulation.append(Change({"micro_batches": micro_batches * factor}, 1 / factor))
     if config.encoder.remat is Remat.NONE:
-        again.append(Change({"encoder.remat": Remat.PRODUCTS}, 0.5))
+        remat.append(Change({"encoder.remat": Remat.PRODUCTS}, 0.5))
     if config.encoder.remat is not Remat.INPUTS:
-        again.append(Change({"encoder.remat": Remat.INPUTS}, 0.2))
+        remat.append(Change({"encoder.remat": Remat.INPUTS}, 0.2))
     for factor in _powers_of_two(data):
         overrides: Overrides = {"mesh.fsdp": mesh.fsdp * factor}
         if mesh.data:
             overrides["mesh.data"] = data // factor
-        split.append(Change(overrides, 1.0))
+        sharded.append(Change(overrides, 1.0))
     field = f"phases[{phase}].batch_size" if config.phases else "batch_size"
     for factor in _powers_of_two(own_rows):
         smaller.append(Change({field: rows // factor}, 1 / factor))
@@ -72,22 +74,22 @@ def find_changes(
     should_fit: Callable[[Overrides, float], bool],
     try_out: Callable[[Overrides], float | None],
 ) -> list[tuple[float, Overrides]]:
-    """Looks for two changes, or pairs of changes, that make a run fit.
+    """Finds up to two changes, or pairs of changes, that make a run fit.
 
     Args:
-      kinds: from `changes`.
-      should_fit: whether a changed run should fit, by an estimate: overrides and the share of the
-        temporaries that is left. It is cheap.
-      try_out: what the changed run costs; None where it does not fit after all. It is dear.
+      kinds: from `possible_changes`.
+      should_fit: (overrides, share of the temporaries that remains) -> True if the run should fit,
+        by an estimate; fast.
+      try_out: overrides -> cost of the changed run, or None if it does not fit; slow, it compiles.
 
     Returns:
       Costs and overrides, the cheapest first.
     """
     found: list[tuple[float, Overrides]] = []
     for settings in _candidates(kinds, should_fit):
-        # One that holds another which fits already is no news.
-        news = [each for each in settings if not any(f.items() <= each.items() for _, f in found)]
-        for overrides in news[:_ATTEMPTS]:
+        # Skip settings that only add to one that fits already.
+        new = [each for each in settings if not any(f.items() <= each.items() for _, f in found)]
+        for overrides in new[:_ATTEMPTS]:
             if (cost := try_out(overrides)) is not None:
                 found.append((cost, overrides))
                 break
@@ -99,22 +101,22 @@ def find_changes(
 def _candidates(
     kinds: list[list[Change]], should_fit: Callable[[Overrides, float], bool]
 ) -> Iterator[list[Overrides]]:
-    """Yields, for each kind of change and then for each two, the settings that should fit."""
+    """Yields the settings that should fit: for each kind of change, then for each pair of kinds."""
     for count in (1, 2):
         for chosen in itertools.combinations(kinds, count):
             settings = []
-            for parts in itertools.product(*chosen):
+            for changes in itertools.product(*chosen):
                 overrides, keeps = {}, 1.0
-                for part in parts:
-                    overrides |= part.overrides
-                    keeps *= part.keeps
+                for change in changes:
+                    overrides |= change.overrides
+                    keeps *= change.keeps
                 if should_fit(overrides, keeps):
                     settings.append(overrides)
             yield settings
 
 
 def changed(config: PretrainConfig, overrides: Overrides) -> PretrainConfig:
-    """Returns a copy of a config with fields set, such as `phases[0].batch_size`."""
+    """Returns a copy of a config with some fields set, such as `phases[0].batch_size`."""
     config = copy.deepcopy(config)
     for path, value in overrides.items():
         *groups, field = path.split(".")
@@ -128,7 +130,7 @@ def changed(config: PretrainConfig, overrides: Overrides) -> PretrainConfig:
 
 
 def as_flags(overrides: Overrides) -> str:
-    """Writes overrides as a user types them."""
+    """Formats overrides as flags: "--config.micro_batches=2 --config.mesh.fsdp=4"."""
     return " ".join(
         f"--config.{name}={getattr(value, 'value', value)}" for name, value in overrides.items()
     )

@@ -1,7 +1,7 @@
-"""The text of a compiled program, read: its computations, their instructions, shapes and groups.
+"""Parser for the text of a compiled program (HLO), as `jax.stages.Compiled.as_text` returns it.
 
-Only what `hlo_costs.py` asks for is kept. The text is that of `jax.stages.Compiled.as_text`, on CPU
-and on TPU.
+It keeps what `hlo_costs.py` needs: computations, instructions, shapes and groups of devices. It
+reads programs for CPUs and for TPUs.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# The bits of an element.
+# Bits of an element.
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16}
 _BITS |= {"bf16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64}
 _BITS |= {"f8e4m3fn": 8, "f8e5m2": 8, "c64": 64, "c128": 128, "token": 0}
@@ -22,8 +22,6 @@ _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _SPACE = re.compile(r"S\((\d+)\)")
-_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?\}")
-_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
     r" \{([^}]*)\}"
@@ -32,37 +30,37 @@ _MESH = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Array:
-    """A shape in a program: what a device holds of it, and where."""
+    """Shape and type of an array on one device, and the memory that it is in."""
 
     dimensions: tuple[int, ...]
     bits: int  # of an element
-    in_main_memory: bool  # False: in a memory inside the chip
+    in_main_memory: bool  # False: in the chip's own memory, such as VMEM
 
     @property
     def elements(self) -> int:
-        """How many."""
+        """Number of elements."""
         return math.prod(self.dimensions)
 
     @property
     def bytes(self) -> int:
-        """Without the padding of tiles."""
+        """Size in bytes, without the padding of tiles."""
         return -(-self.elements * self.bits // 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of a computation."""
+    """One line of a computation."""
 
     name: str
     opcode: str
     arrays: tuple[Array, ...]  # of the result; several where it is a tuple
     operands: tuple[str, ...]  # names of instructions of the same computation
-    attributes: str  # all that follows the operands
-    literal: str  # what stands between the parentheses
+    attributes: str  # the rest of the line after the operands
+    literal: str  # the text between the parentheses
     is_root: bool
 
     def called(self, attribute: str) -> str:
-        """Returns the computation that an attribute such as `calls` names; '' for none."""
+        """Returns the name of the computation in an attribute such as `calls`; '' for none."""
         match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return match[1] if match else ""
 
@@ -72,14 +70,14 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The computations of a program by their names."""
+    """The computations of a program, by name."""
 
     computations: dict[str, Computation]
     entry: str
 
 
 def parse_program(text: str) -> Program:
-    """Reads the text of a compiled program."""
+    """Parses the text of a compiled program."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -109,7 +107,7 @@ def _parse_instruction(name: str, line: str, *, is_root: bool) -> Instruction:
 
 
 def _closing(line: str, opening: int) -> int:
-    """Returns where the parenthesis that opens at a place is closed."""
+    """Returns the index of the parenthesis that closes the one at `opening`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(line, opening):
         depth += 1 if match[0] == "(" else -1
@@ -120,7 +118,7 @@ def _closing(line: str, opening: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def parse_arrays(text: str) -> tuple[Array, ...]:
-    """Reads a type: `f32[8,128]{1,0}`, or a tuple of such, nested ones flattened."""
+    """Parses a type such as `f32[8,128]{1,0}`, or a tuple of them; nested tuples are flattened."""
     arrays = []
     for kind, dimensions, layout in _ARRAY.findall(text):
         space = _SPACE.search(layout)
@@ -135,13 +133,17 @@ def parse_arrays(text: str) -> tuple[Array, ...]:
 
 
 def parse_groups(attributes: str) -> list[list[int]]:
-    """Reads which devices a collective operation joins, in the four ways that they are written.
+    """Parses the groups of devices of a collective operation, in each of XLA's notations.
 
-    `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)` and
-    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}`; and the pairs of a permutation.
+    They are `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)` and
+    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}`. For a permutation, the groups are its
+    pairs of source and target.
 
     Returns:
-      Places in the program's list of devices; empty where all devices are one group.
+      Indices into the program's list of devices; empty if all devices are one group.
+
+    Raises:
+      ValueError: if the attributes have none of these.
     """
     if match := re.search(
         r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?\}", attributes
@@ -155,10 +157,10 @@ def parse_groups(attributes: str) -> list[list[int]]:
         return _iota(dimensions, order).reshape(shape).tolist()
     match = _MESH.search(attributes)
     if not match:
-        raise ValueError(f"cannot read the devices of {attributes[:200]!r}")
+        raise ValueError(f"no groups of devices in {attributes[:200]!r}")
     axes, dimensions, order, chosen = match.groups()
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    # An axis may be joined in part: 'a':(2)4 is the middle one of its factors 2, 4 and the rest.
+    # A group may join part of an axis: 'a':(2)4 is the middle one of its factors 2, 4 and the rest.
     parts = {
         name: (int(before or 1), int(size or sizes[name]))
         for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)

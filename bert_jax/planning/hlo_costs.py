@@ -1,6 +1,6 @@
-"""What a compiled program costs each device: products, memory traffic and collective operations.
+"""Costs of a compiled program on each device: FLOPs, memory traffic and collective operations.
 
-XLA's own analysis counts the body of a loop once; here it counts as often as it runs.
+XLA's own `cost_analysis` counts the body of a loop once; here each iteration counts.
 """
 
 import dataclasses
@@ -22,17 +22,18 @@ COLLECTIVES = (
     "ragged-all-to-all",
 )
 
-# What names or renames values, waits for what is counted where it begins, or is empty.
+# No traffic: these only name values, wait for an operation that was counted at its start, or call
+# computations that are counted by themselves.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call"}
 _FREE |= {"conditional", "after-all", "partition-id", "replica-id", "opt-barrier", "async-start"}
 _FREE |= {"async-update", "add-dependency"}
-# What reads only a part of its first operand.
+# These read only a part of their first operand.
 _PART_READERS = ("dynamic-slice", "slice", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A collective operation, and how devices are joined by it."""
+    """A collective operation and the devices that take part in it."""
 
     operation: str
     group: tuple[int, ...]  # the devices of the first group; () for all
@@ -40,12 +41,12 @@ class Collective:
 
 @dataclasses.dataclass
 class Moved:
-    """How often a collective operation runs, and the bytes that it moves.
+    """Number of runs of a collective operation, and the bytes that they move in total.
 
     Attributes:
-      runs: of it.
-      payload_bytes: what a device puts in; of a gather, what it takes out.
-      sent_bytes: what a device sends, where the algorithm sends least.
+      runs: how often it runs.
+      payload_bytes: input of one device; for a gather, its output.
+      sent_bytes: sent by one device, by the algorithm that sends least (a ring).
     """
 
     runs: int = 0
@@ -55,12 +56,12 @@ class Moved:
 
 @dataclasses.dataclass
 class Costs:
-    """What one device does in one run of a program.
+    """Work of one device in one run of a program.
 
     Attributes:
-      flops: of matrix products and convolutions, two for each multiplication with its addition.
-      memory_bytes: read from and written to the main memory, without the padding of tiles.
-      collectives: what each moves.
+      flops: of matrix products and convolutions; a multiply-add counts as two.
+      memory_bytes: read from and written to main memory, without the padding of tiles.
+      collectives: bytes moved by each collective operation.
     """
 
     flops: float = 0.0
@@ -69,18 +70,18 @@ class Costs:
 
     @property
     def sent_bytes(self) -> float:
-        """What the device sends in all."""
+        """Bytes that the device sends in all collective operations."""
         return sum(moved.sent_bytes for moved in self.collectives.values())
 
     def add(self, other: "Costs", times: int = 1) -> None:
-        """Adds what runs so many times."""
+        """Adds the costs of something that runs `times` times."""
         self.flops += times * other.flops
         self.memory_bytes += times * other.memory_bytes
         for collective, moved in other.collectives.items():
             self.add_collective(collective, moved, times)
 
     def add_collective(self, collective: Collective, moved: Moved, times: int = 1) -> None:
-        """Adds a collective operation that runs so many times."""
+        """Adds a collective operation that runs `times` times."""
         ours = self.collectives.setdefault(collective, Moved())
         ours.runs += times * moved.runs
         ours.payload_bytes += times * moved.payload_bytes
@@ -88,33 +89,38 @@ class Costs:
 
 
 def program_costs(program: Program, devices: int) -> Costs:
-    """Adds up what a program of so many devices costs each of them."""
+    """Returns the costs of one run of a program on each of its devices.
+
+    Args:
+      program: from `hlo.parse_program`.
+      devices: number that it was compiled for.
+    """
     return _Counter(program, devices).computation(program.entry)
 
 
 def axes_of_group(group: Iterable[int], mesh_shape: dict[str, int]) -> str:
-    """Names the mesh axes along which a group's devices lie, such as 'data' or 'data fsdp'.
+    """Returns the mesh axes along which the devices of a group differ, such as 'data fsdp'.
 
     Args:
-      group: places in the list of devices; () for all.
+      group: indices into the list of devices; () for all.
       mesh_shape: axis -> size, in the order of the mesh.
     """
     sizes = tuple(mesh_shape.values())
-    places = np.array(list(group) or range(int(np.prod(sizes))))
-    coordinates = np.stack(np.unravel_index(places, sizes))
+    devices = np.array(list(group) or range(int(np.prod(sizes))))
+    coordinates = np.stack(np.unravel_index(devices, sizes))
     varies = (coordinates != coordinates[:, :1]).any(axis=1)
     return " ".join(name for name, along in zip(mesh_shape, varies, strict=True) if along)
 
 
 class _Counter:
-    """Walks a program; each computation is counted once and remembered."""
+    """Adds up costs over a program; each computation is counted once and cached."""
 
     def __init__(self, program: Program, devices: int) -> None:
         self._program, self._devices = program, devices
         self._known: dict[str, Costs] = {}
 
     def computation(self, name: str) -> Costs:
-        """Counts a computation that is not fused."""
+        """Returns the costs of a computation that is not part of a fusion."""
         if name not in self._known:
             costs, within = Costs(), self._program.computations[name]
             for instruction in within.values():
@@ -127,7 +133,7 @@ class _Counter:
         return self._known[name]
 
     def _add_called(self, costs: Costs, instruction: Instruction) -> None:
-        """Adds the computations that an instruction runs, but those that are fused into it."""
+        """Adds the costs of the computations that an instruction calls, except its fused ones."""
         if instruction.opcode == "while":
             body, condition = instruction.called("body"), instruction.called("condition")
             times = self._trip_count(instruction, condition)
@@ -136,7 +142,7 @@ class _Counter:
         elif instruction.opcode in ("call", "async-start"):
             called = instruction.called("to_apply") or instruction.called("calls")
             costs.add(self.computation(called))
-        elif instruction.opcode == "conditional":  # any branch may run; the costliest counts
+        elif instruction.opcode == "conditional":  # count the most expensive branch
             choices = [self.computation(name) for name in _branches(instruction.attributes)]
             costs.add(max(choices, key=lambda choice: (choice.flops, choice.memory_bytes)))
 
@@ -151,10 +157,10 @@ class _Counter:
         return 0.0
 
     def _collectives(self, name: str) -> dict[tuple, tuple[Collective, Moved]]:
-        """Returns the collective operations of a computation and of what is fused into it.
+        """Returns the collective operations of a computation, including those in its fusions.
 
-        TPU programs spread one over several fusions, each of which names it whole; its channel and
-        its shape say that it is the same.
+        TPU programs spread one operation over several fusions, each of which contains the whole of
+        it: the same channel and shape identify it.
         """
         found = {}
         within = self._program.computations[name]
@@ -168,9 +174,9 @@ class _Counter:
         return found
 
     def _trip_count(self, loop: Instruction, condition: str) -> int:
-        """Returns how often a loop runs: as the compiler noted it, or up to what it compares with.
+        """Returns the number of iterations: the compiler's note, or the limit in the condition.
 
-        Loops of JAX count from 0 by ones.
+        JAX's loops count from 0 in steps of 1.
         """
         if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(noted[1])
@@ -180,38 +186,39 @@ class _Counter:
             if instruction.opcode == "constant" and instruction.literal.isdigit()
         ]
         if len(limits) != 1:
-            raise ValueError(f"how often does {loop.name} run? its condition has limits {limits}")
+            raise ValueError(f"no trip count for {loop.name}: its condition has limits {limits}")
         return limits[0]
 
     def _collective(
         self, instruction: Instruction, within: Computation, name: str
     ) -> tuple[Collective, Moved]:
-        """Returns a collective operation, and what one run of it moves."""
+        """Returns a collective operation, and the bytes that one run of it moves."""
         operation = instruction.opcode.removesuffix("-start")
         if operation == "all-reduce" and "all-reduce-scatter" in name:
-            operation = "reduce-scatter"  # so TPUs have it: a sum of which each keeps a part
+            operation = "reduce-scatter"  # TPU programs write it so: sum, then keep a slice
         groups = parse_groups(instruction.attributes)
-        put_in = sum(array.bytes for array in _operand_arrays(instruction, within))
+        payload = sum(array.bytes for array in _operand_arrays(instruction, within))
         if operation == "collective-permute":
             pairs = [pair for pair in groups if pair[0] != pair[1]]
-            moved = Moved(1, put_in, put_in if pairs else 0)
+            moved = Moved(1, payload, payload if pairs else 0)
             return Collective(operation, tuple((pairs or groups)[0])), moved
         group = tuple(groups[0]) if groups else ()
         size = len(group) or self._devices
         if operation == "all-gather":
-            put_in *= size
+            payload *= size
         rounds = 2 if operation == "all-reduce" else 1
-        return Collective(operation, group), Moved(1, put_in, put_in * rounds * (size - 1) / size)
+        sent = payload * rounds * (size - 1) / size
+        return Collective(operation, group), Moved(1, payload, sent)
 
     def _traffic(self, instruction: Instruction, within: Computation) -> float:
-        """Counts the bytes of main memory that an instruction reads and writes."""
+        """Returns the bytes of main memory that an instruction reads and writes."""
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith("-done"):
             return 0
         if opcode == "fusion":
             return self._fusion_traffic(instruction, within)
-        if opcode in ("copy-start", "slice-start"):  # its result names where from and where to
-            target, source = _ends(instruction)
+        if opcode in ("copy-start", "slice-start"):  # the result is a tuple with both ends
+            target, source = _copied(instruction)
             return _traffic_of([target]) + (target.bytes if source.in_main_memory else 0)
         operands = _operand_arrays(instruction, within)
         if opcode in _PART_READERS:
@@ -224,7 +231,7 @@ class _Counter:
         return _traffic_of([*instruction.arrays, *operands])
 
     def _fusion_traffic(self, fusion: Instruction, within: Computation) -> float:
-        """Counts what a fusion reads of its operands, and what it writes of its results."""
+        """Returns the bytes that a fusion reads of its operands and writes of its results."""
         called = self._program.computations[fusion.called("calls")]
         operands = _operand_arrays(fusion, within)
         parameters = _parameters(called)
@@ -242,7 +249,7 @@ class _Counter:
         return read + written
 
     def _read_share(self, computation: Computation, name: str) -> float:
-        """Returns which share of a fused parameter is read: slices of it, or all."""
+        """Returns the share of a fusion's parameter that is read: its slices, or 1 for all."""
         whole, share = computation[name].arrays[0].elements, 0.0
         for user in computation.values():
             if name not in user.operands:
@@ -252,7 +259,7 @@ class _Counter:
             elif user.opcode == "tuple" or (
                 user.opcode == "dynamic-update-slice" and user.operands[0] == name
             ):
-                continue  # handed through, or overwritten in place
+                continue  # passed through, or overwritten in place
             elif user.opcode in ("bitcast", "fusion"):
                 share += self._read_share_within(computation, user, name)
             else:
@@ -270,11 +277,11 @@ class _Counter:
     def _written_bytes(
         self, computation: Computation, source: Instruction | None, array: Array
     ) -> float:
-        """Returns what is written of a fusion's result: an update in place, or all."""
+        """Returns the bytes written of a fusion's result: of an update in place, or all."""
         while source is not None and source.opcode == "bitcast":
             source = computation.get(source.operands[0])
         if source is not None and source.opcode == "parameter":
-            return 0.0  # handed through
+            return 0.0  # passed through
         if source is not None and source.opcode == "dynamic-update-slice":
             update = computation[source.operands[1]].arrays[0]
             return array.bytes * update.elements / max(source.arrays[0].elements, 1)
@@ -293,8 +300,8 @@ def _traffic_of(arrays: Iterable[Array]) -> int:
     return sum(array.bytes for array in arrays if array.in_main_memory)
 
 
-def _ends(instruction: Instruction) -> tuple[Array, Array]:
-    """Returns what an asynchronous copy writes, and what it reads."""
+def _copied(instruction: Instruction) -> tuple[Array, Array]:
+    """Returns the target and the source of an asynchronous copy."""
     first, second = instruction.arrays[:2]
     return (first, second) if instruction.opcode == "copy-start" else (second, first)
 
@@ -313,7 +320,7 @@ def _dot_flops(dot: Instruction, within: Computation) -> float:
 
 
 def _convolution_flops(convolution: Instruction, within: Computation) -> float:
-    """Counts the products whose factors are both there: not padding, not between dilated ones.
+    """Counts products of real elements only, not of padding or of the gaps of dilation.
 
     TPU programs write a batched matrix product as a dilated convolution.
     """
@@ -340,8 +347,8 @@ def _convolution_flops(convolution: Instruction, within: Computation) -> float:
             + np.arange(size)[None, :] * kernel_dilation
             - low
         )
-        there = (at >= 0) & (at % dilation == 0) & (at // dilation < source[axis])
-        pairs *= int(there.sum())
+        is_real = (at >= 0) & (at % dilation == 0) & (at // dilation < source[axis])
+        pairs *= int(is_real.sum())
     groups = re.search(r"batch_group_count=(\d+)", convolution.attributes)
     batch = result["b"] / (int(groups[1]) if groups else 1)
     return 2.0 * batch * result["f"] * kernel["i"] * pairs

@@ -1,61 +1,61 @@
-"""What a plan found, as text for people."""
+"""Tables of a plan: memory, work and times of each step on each topology."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bert_jax.distributed.chips import Chip
-from bert_jax.planning.ahead import Footprint
+from bert_jax.planning.abstract_steps import FINETUNING, AbstractStep
+from bert_jax.planning.compile_ahead import Footprint
 from bert_jax.planning.hlo_costs import Costs
 from bert_jax.planning.roofline import Estimate, estimate
-from bert_jax.planning.stages import TASK_STAGE, Stage
 
 _LABEL, _CELL = 34, 16  # columns of the text
-_NEGLIGIBLE = 0.01  # of what is sent: operations below it are told together
+_NEGLIGIBLE = 0.01  # share of the bytes sent; smaller operations share one line
 
 
 class Planned(NamedTuple):
-    """A stage, what it takes, and how long on a chip.
+    """A step with its footprint and its estimated times.
 
     Attributes:
-      stage: of the run.
-      footprint: of it.
-      fits: whether a device has room for it. A compiler asks that of the temporaries alone.
-      estimate: of its times; None where it does not fit, or nothing is known of the device.
+      step: of the run.
+      footprint: its memory and costs on one device.
+      fits: True if the whole footprint fits; compilers check the temporaries alone.
+      estimate: its times; None if it does not fit, or the device's peaks are unknown.
     """
 
-    stage: Stage
+    step: AbstractStep
     footprint: Footprint
     fits: bool
     estimate: Estimate | None
 
 
-def planned(stage: Stage, footprint: Footprint, chip: Chip | None) -> Planned:
-    """Judges what a stage takes by a chip; None is a device of which nothing is known."""
+def planned(step: AbstractStep, footprint: Footprint, chip: Chip | None) -> Planned:
+    """Compares a footprint with a chip; None is a device whose memory and peaks are unknown."""
     costs = footprint.costs
     fits = costs is not None and (chip is None or footprint.peak <= chip.memory_bytes)
     if chip is None or costs is None or not fits:
-        return Planned(stage, footprint, fits, None)
+        return Planned(step, footprint, fits, None)
     estimated = estimate(
         chip,
         costs,
-        tokens=stage.tokens,
-        model_flops=stage.model_flops,
-        steps=stage.steps,
-        devices=stage.mesh.size,
+        tokens=step.tokens,
+        model_flops=step.model_flops,
+        steps=step.steps,
+        devices=step.mesh.size,
     )
-    return Planned(stage, footprint, fits, estimated)
+    return Planned(step, footprint, fits, estimated)
 
 
-def size(amount: float) -> str:
-    """Says bytes that are held: '13.5 GiB'."""
+def size(number: float) -> str:
+    """Formats bytes of memory, in powers of 1024: '13.5 GiB'."""
     for power, unit in ((3, "GiB"), (2, "MiB")):
-        if amount >= 1024**power:
-            return f"{_three_digits(amount / 1024**power)} {unit}"
-    return f"{_three_digits(amount / 1024)} KiB"
+        if number >= 1024**power:
+            return f"{_three_digits(number / 1024**power)} {unit}"
+    return f"{_three_digits(number / 1024)} KiB"
 
 
 def amount(number: float, unit: str) -> str:
-    """Says a quantity with its prefix: '678 MB', '23.4 TFLOP'."""
+    """Formats a quantity, in powers of 1000: '678 MB', '23.4 TFLOP'."""
     for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
             return f"{_three_digits(number / 10**power)} {prefix}{unit}"
@@ -69,20 +69,26 @@ def _three_digits(number: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Says a time of a step."""
+    """Formats the duration of a step, from seconds: '50.2 ms'."""
     return f"{_three_digits(1000 * seconds)} ms"
 
 
 def report(plans: Sequence[Planned], chip: Chip | None, price: float) -> str:
-    """Returns the table of a topology: a column for each stage."""
-    lines = [_line("", [plan.stage.name for plan in plans])]
+    """Returns the table of one topology, with a column for each step.
+
+    Args:
+      plans: of the steps.
+      chip: what each device is; None: unknown, and without times.
+      price: of a chip for an hour; 0: no costs.
+    """
+    lines = [_line("", [plan.step.name for plan in plans])]
     lines += _rows(plans, _shape_rows())
-    lines += ["", "a device holds", *_rows(plans, _memory_rows())]
+    lines += ["", "memory of a device", *_rows(plans, _memory_rows())]
     if chip:
         lines.append(_line(f"  of its {size(chip.memory_bytes)}", [_share(p, chip) for p in plans]))
-    lines += ["", "a step takes", *_rows(plans, _work_rows()), *_sent_rows(plans)]
+    lines += ["", "work of a step", *_rows(plans, _work_rows()), *_sent_rows(plans)]
     if chip and any(plan.estimate for plan in plans):
-        lines += ["", f"by the peaks of a {chip.name}", *_rows(plans, _time_rows())]
+        lines += ["", f"at the peak rates of a {chip.name}", *_rows(plans, _time_rows())]
         if price:
             lines += _rows(plans, [("  cost", _of_estimate(lambda e: _cost(e, e.seconds, price)))])
     return "\n".join(lines)
@@ -92,28 +98,28 @@ def _line(label: str, cells: Sequence[str]) -> str:
     return f"{label:{_LABEL}}{''.join(f'{cell:>{_CELL}}' for cell in cells)}".rstrip()
 
 
-Row = tuple[str, Callable[[Planned], str]]
+_Row = tuple[str, Callable[[Planned], str]]
 
 
-def _rows(plans: Sequence[Planned], rows: Sequence[Row]) -> list[str]:
+def _rows(plans: Sequence[Planned], rows: Sequence[_Row]) -> list[str]:
     return [_line(label, [cell(plan) for plan in plans]) for label, cell in rows]
 
 
-def _shape_rows() -> list[Row]:
+def _shape_rows() -> list[_Row]:
     return [
-        ("rows of tokens", lambda p: f"{p.stage.rows:,} x {p.stage.length}"),
-        ("steps", lambda p: f"{p.stage.steps:,}"),
+        ("rows of tokens", lambda p: f"{p.step.rows:,} x {p.step.length}"),
+        ("steps", lambda p: f"{p.step.steps:,}"),
     ]
 
 
-def _memory_rows() -> list[Row]:
+def _memory_rows() -> list[_Row]:
     return [
         ("  parameters", lambda p: size(p.footprint.parameters)),
         ("  optimizer", lambda p: size(p.footprint.optimizer)),
         ("  batch", lambda p: size(p.footprint.batch)),
         ("  activations, gradients, ...", lambda p: size(p.footprint.temporaries)),
         ("  program", lambda p: size(p.footprint.program) if p.footprint.costs else "-"),
-        ("  together", lambda p: size(p.footprint.peak)),
+        ("  total", lambda p: size(p.footprint.peak)),
     ]
 
 
@@ -123,50 +129,50 @@ def _share(plan: Planned, chip: Chip) -> str:
     return f"{100 * plan.footprint.peak / chip.memory_bytes:.0f} %"
 
 
-def _work_rows() -> list[Row]:
-    def of_costs(tell: Callable[[Costs], str]) -> Callable[[Planned], str]:
-        return lambda plan: tell(plan.footprint.costs) if plan.footprint.costs else "-"
+def _work_rows() -> list[_Row]:
+    def of_costs(show: Callable[[Costs], str]) -> Callable[[Planned], str]:
+        return lambda plan: show(plan.footprint.costs) if plan.footprint.costs else "-"
 
     return [
-        ("  model FLOPs, all devices", lambda p: amount(p.stage.model_flops, "FLOP")),
+        ("  model FLOPs, all devices", lambda p: amount(p.step.model_flops, "FLOP")),
         ("  FLOPs, a device", of_costs(lambda costs: amount(costs.flops, "FLOP"))),
         ("  memory traffic, a device", of_costs(lambda costs: amount(costs.memory_bytes, "B"))),
     ]
 
 
 def _sent_rows(plans: Sequence[Planned]) -> list[str]:
-    """Tells what a device sends, by operation and mesh axes, the most first."""
+    """Returns lines of the bytes that a device sends, by operation and mesh axes, largest first."""
     totals: dict[tuple[str, str], float] = {}
     for plan in plans:
         whole = sum(plan.footprint.sent.values())
         for key, sent in plan.footprint.sent.items():
             totals[key] = max(totals.get(key, 0), sent / whole if whole else 0)
-    told = [key for key, share in totals.items() if share >= _NEGLIGIBLE]
-    told.sort(key=lambda key: -totals[key])
+    shown = [key for key, share in totals.items() if share >= _NEGLIGIBLE]
+    shown.sort(key=lambda key: -totals[key])
 
     def line(label: str, keys: Sequence[tuple[str, str]]) -> str:
         sums = [sum(plan.footprint.sent.get(key, 0) for key in keys) for plan in plans]
         known = [plan.footprint.costs is not None for plan in plans]
-        cells = [amount(sent, "B") if told else "-" for sent, told in zip(sums, known, strict=True)]
+        cells = [amount(sent, "B") if ok else "-" for sent, ok in zip(sums, known, strict=True)]
         return _line(label, cells)
 
-    lines = [line(f"  {operation} over {axes}", [(operation, axes)]) for operation, axes in told]
-    if rest := [key for key in totals if key not in told]:
+    lines = [line(f"  {operation} over {axes}", [(operation, axes)]) for operation, axes in shown]
+    if rest := [key for key in totals if key not in shown]:
         lines.append(line("  other collectives", rest))
     return lines
 
 
-def _of_estimate(tell: Callable[[Estimate], str]) -> Callable[[Planned], str]:
-    return lambda plan: tell(plan.estimate) if plan.estimate else "-"
+def _of_estimate(show: Callable[[Estimate], str]) -> Callable[[Planned], str]:
+    return lambda plan: show(plan.estimate) if plan.estimate else "-"
 
 
-def _time_rows() -> list[Row]:
+def _time_rows() -> list[_Row]:
     rows: list[tuple[str, Callable[[Estimate], str]]] = [
         ("  FLOPs", lambda e: milliseconds(e.flops)),
         ("  memory traffic", lambda e: milliseconds(e.memory)),
         ("  links", lambda e: milliseconds(e.links)),
-        ("  a step, nothing overlapping", lambda e: milliseconds(e.seconds)),
-        ("  at least, all overlapping", lambda e: milliseconds(e.bound)),
+        ("  a step without overlap", lambda e: milliseconds(e.seconds)),
+        ("  with full overlap", lambda e: milliseconds(e.bound)),
         ("  tokens/s", lambda e: amount(e.tokens_per_second(e.seconds), "")),
         ("  at most", lambda e: amount(e.tokens_per_second(e.bound), "")),
         ("  tokens/s a chip", lambda e: amount(e.tokens_per_second(e.seconds) / e.devices, "")),
@@ -176,7 +182,7 @@ def _time_rows() -> list[Row]:
         ("  device-hours", lambda e: _hours(e.device_hours(e.seconds))),
         ("  at least", lambda e: _hours(e.device_hours(e.bound))),
     ]
-    return [(label, _of_estimate(tell)) for label, tell in rows]
+    return [(label, _of_estimate(show)) for label, show in rows]
 
 
 def _hours(hours: float) -> str:
@@ -188,17 +194,17 @@ def _cost(each: Estimate, seconds: float, price: float) -> str:
 
 
 def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
-    """Adds up the device-hours of stages that fit; with `bound` the least that they can take."""
+    """Returns the device-hours of the steps that fit; with `bound`, their lower bound."""
     estimates = [plan.estimate for plan in plans if plan.estimate]
     return sum(each.device_hours(each.bound if bound else each.seconds) for each in estimates)
 
 
 def totals(plans: Sequence[Planned], price: float) -> list[str]:
-    """Says what pretraining costs, and fine-tuning: two numbers."""
+    """Returns a line for pretraining and one for fine-tuning, with their device-hours."""
     lines = []
     for name, chosen in (
-        ("pretraining", [plan for plan in plans if plan.stage.name != TASK_STAGE]),
-        (TASK_STAGE, [plan for plan in plans if plan.stage.name == TASK_STAGE]),
+        ("pretraining", [plan for plan in plans if plan.step.name != FINETUNING]),
+        (FINETUNING, [plan for plan in plans if plan.step.name == FINETUNING]),
     ):
         if not chosen or not all(plan.estimate for plan in chosen):
             continue
@@ -208,8 +214,13 @@ def totals(plans: Sequence[Planned], price: float) -> list[str]:
     return lines
 
 
-def summary(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str:
-    """Returns a table of several topologies: a line for each stage of each."""
+def compare_topologies(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str:
+    """Returns a table of several topologies, with a line for each step on each.
+
+    Args:
+      named: (name, plans) of each topology.
+      price: of a chip for an hour; 0: no costs.
+    """
     heads = ["of memory", "tokens/s a chip", "MFU", "device-hours"] + ["cost"] * bool(price)
     lines = [f"{'':14}{'stage':14}{'chips':>6}" + "".join(f"{head:>17}" for head in heads)]
     for name, plans in named:
@@ -223,6 +234,6 @@ def summary(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str
                     _hours(each.device_hours(each.seconds)),
                 ]
                 cells += [_cost(each, each.seconds, price)] * bool(price)
-            line = f"{name:14}{plan.stage.name:14}{plan.stage.mesh.size:>6}"
+            line = f"{name:14}{plan.step.name:14}{plan.step.mesh.size:>6}"
             lines.append((line + "".join(f"{cell:>17}" for cell in cells)).rstrip())
     return "\n".join(lines)

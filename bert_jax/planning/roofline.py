@@ -1,4 +1,4 @@
-"""How long a step takes by the peaks of a chip (Williams et al., 2009)."""
+"""Seconds of a train step by a chip's peak rates: the roofline model (Williams et al., 2009)."""
 
 import dataclasses
 
@@ -8,20 +8,21 @@ from bert_jax.planning.hlo_costs import Costs
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The times of a step's parts at the peaks of a chip, in seconds.
+    """Seconds of a step at the peak rates of a chip.
 
-    The program cannot be faster than the longest part: `bound`. If nothing overlaps and every peak
-    is reached, it takes their sum: `seconds`. Real ones overlap some and reach no peak.
+    The step cannot be faster than the largest of `flops`, `memory` and `links`: `bound`. With no
+    overlap, and every peak reached, it takes their sum: `seconds`. Real steps overlap in part and
+    reach no peak.
 
     Attributes:
-      flops: of the matrix products.
-      memory: of the traffic of the main memory.
-      links: of what collective operations send.
-      tokens: of a step.
-      model_flops: of a step, on all devices.
-      steps: of the stage.
-      devices: chips.
-      peak_flops: of a chip.
+      flops: seconds of the matrix products.
+      memory: seconds of the traffic to and from main memory.
+      links: seconds of sending for collective operations.
+      tokens: of one step.
+      model_flops: of one step, over all devices.
+      steps: how often the run takes the step.
+      devices: number of chips.
+      peak_flops: FLOP/s of a chip.
     """
 
     flops: float
@@ -35,31 +36,40 @@ class Estimate:
 
     @property
     def bound(self) -> float:
-        """Seconds of a step, at least: everything overlaps."""
+        """Lower bound of a step, in seconds: everything overlaps."""
         return max(self.flops, self.memory, self.links)
 
     @property
     def seconds(self) -> float:
-        """Seconds of a step where nothing overlaps."""
+        """Seconds of a step if nothing overlaps."""
         return self.flops + self.memory + self.links
 
     def tokens_per_second(self, seconds: float) -> float:
-        """Of all devices, where a step takes so long."""
+        """Throughput of all devices together, for steps of this duration."""
         return self.tokens / seconds
 
     def utilisation(self, seconds: float) -> float:
-        """The model's operations as a share of the peak (MFU), where a step takes so long."""
+        """Model FLOPs utilisation (MFU), 0 to 1, for steps of this duration."""
         return self.model_flops / (seconds * self.devices * self.peak_flops)
 
     def device_hours(self, seconds: float) -> float:
-        """Of all steps, where each takes so long."""
+        """Device-hours of all steps, for steps of this duration."""
         return self.steps * seconds * self.devices / 3600
 
 
 def estimate(
     chip: Chip, costs: Costs, *, tokens: int, model_flops: float, steps: int, devices: int
 ) -> Estimate:
-    """Divides what a step costs a device by the peaks of a chip; see `Estimate` for the rest."""
+    """Divides the costs of a step on one device by the chip's peak rates.
+
+    Args:
+      chip: its peaks.
+      costs: of one step on one device.
+      tokens: see `Estimate`, as for the others.
+      model_flops: of one step, over all devices.
+      steps: how often the run takes the step.
+      devices: number of chips.
+    """
     return Estimate(
         flops=costs.flops / chip.flops,
         memory=costs.memory_bytes / chip.memory_bandwidth,

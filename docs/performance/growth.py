@@ -25,8 +25,8 @@ from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig
 from bert_jax.distributed import sharding
 from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.masking import MaskVocabulary, masked_slots
-from bert_jax.planning.ahead import compile_stage
-from bert_jax.planning.stages import pretraining_stages
+from bert_jax.planning.abstract_steps import abstract_pretraining_steps
+from bert_jax.planning.compile_ahead import compile_step
 from bert_jax.runs.steps import pretraining_step
 from bert_jax.training.state import init_params, init_state
 
@@ -90,15 +90,15 @@ def measure(shape: Shape, turns: int) -> Cost:
     config = shape.config()
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[: shape.devices])
     vocabulary = vocabulary_of(shape.V)
-    (stage,) = pretraining_stages(config, vocabulary, mesh)
-    footprint = compile_stage(stage)
+    (step,) = abstract_pretraining_steps(config, vocabulary, mesh)
+    footprint = compile_step(step)
     assert footprint.costs
     slots = masked_slots(shape.T, 1, config.masking)
     tokens = shape.B * shape.T / shape.devices
     return Cost(
         flops=tokens * pretraining_flops(config.encoder, shape.T, slots),
         program_flops=footprint.costs.flops,
-        state_bytes=footprint.held,
+        state_bytes=footprint.arguments,
         temporary_bytes=footprint.temporaries,
         traffic_bytes=footprint.costs.memory_bytes,
         seconds=run(config, vocabulary, mesh, turns) if shape.devices == 1 else None,

@@ -15,8 +15,8 @@ from absl import app, flags
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from bert_jax.config import ComputeType, MeshConfig, PretrainConfig, Remat
 from bert_jax.distributed import sharding
-from bert_jax.planning.ahead import compile_stage
-from bert_jax.planning.stages import pretraining_stages
+from bert_jax.planning.abstract_steps import abstract_pretraining_steps
+from bert_jax.planning.compile_ahead import compile_step
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 32, "rows")
@@ -53,11 +53,11 @@ def measure(changes: dict, mesh: MeshConfig) -> tuple[float, float, float]:
     """Returns gibibytes held from step to step, gibibytes of temporaries, and operations."""
     vocabulary = vocabulary_of(VOCAB)
     devices = sharding.make_mesh(mesh, jax.devices()[: _DEVICES.value])
-    (stage,) = pretraining_stages(config_with(changes), vocabulary, devices)
-    footprint = compile_stage(stage)
+    (step,) = abstract_pretraining_steps(config_with(changes), vocabulary, devices)
+    footprint = compile_step(step)
     assert footprint.costs
     gib = 2.0**30
-    return footprint.held / gib, footprint.temporaries / gib, footprint.costs.flops
+    return footprint.arguments / gib, footprint.temporaries / gib, footprint.costs.flops
 
 
 def main(_: list[str]) -> None:

@@ -19,10 +19,10 @@ from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
 from bert_jax.config import AttentionKernel, ComputeType, MeshConfig, PretrainConfig, Remat
 from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import find_chip
+from bert_jax.planning.abstract_steps import AbstractStep, abstract_pretraining_steps
 from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import program_costs
 from bert_jax.planning.roofline import estimate
-from bert_jax.planning.stages import Stage, pretraining_stages
 from bert_jax.planning.topologies import only_compile, topology_devices
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
@@ -49,8 +49,8 @@ LEVERS: dict[str, dict[str, Any]] = {
 }
 
 
-def stage_with(changes: dict[str, Any], devices: list[Any]) -> Stage:
-    """Returns the pretraining stage with some fields changed."""
+def step_with(changes: dict[str, Any], devices: list[Any]) -> AbstractStep:
+    """Returns the pretraining step with some fields changed."""
     encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder.compute_type = ComputeType.BFLOAT16
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
@@ -59,31 +59,33 @@ def stage_with(changes: dict[str, Any], devices: list[Any]) -> Stage:
         group = encoder if name in {f.name for f in dataclasses.fields(encoder)} else config
         setattr(group, name, value)
     vocabulary = vocabulary_of(VOCAB)
-    (stage,) = pretraining_stages(config, vocabulary, sharding.make_mesh(MeshConfig(), devices))
-    return stage
+    (step,) = abstract_pretraining_steps(
+        config, vocabulary, sharding.make_mesh(MeshConfig(), devices)
+    )
+    return step
 
 
-def line(name: str, stage: Stage) -> str:
+def line(name: str, step: AbstractStep) -> str:
     """Compiles, and returns a line of the table."""
-    devices = stage.mesh.size
-    chip = find_chip(stage.mesh.devices.flat[0].device_kind)
+    devices = step.mesh.size
+    chip = find_chip(step.mesh.devices.flat[0].device_kind)
     assert chip, "no such chip is known"
-    compiled = stage.lower().compile()
+    compiled = step.lower().compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text and memory
     costs = program_costs(parse_program(text), devices)
     times = estimate(
         chip,
         costs,
-        tokens=stage.tokens,
-        model_flops=stage.model_flops,
+        tokens=step.tokens,
+        model_flops=step.model_flops,
         steps=1,
         devices=devices,
     )
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     cells = [
         name,
-        f"{costs.flops * devices / stage.model_flops:.3f}",
+        f"{costs.flops * devices / step.model_flops:.3f}",
         f"{costs.memory_bytes / 1e9:.1f}",
         f"{costs.sent_bytes / 1e9:.2f}",
         f"{held / 2**30:.2f}",
@@ -106,7 +108,7 @@ def main(_: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name in _ONLY.value or LEVERS:
         try:
-            print(line(name, stage_with(LEVERS[name], devices)), flush=True)
+            print(line(name, step_with(LEVERS[name], devices)), flush=True)
         except jax.errors.JaxRuntimeError as error:  # it does not fit
             print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
             print(f"| {name} | does not fit |", flush=True)

@@ -8,9 +8,9 @@ from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import find_chip
 from bert_jax.model import flops
 from bert_jax.objectives.masking import MaskVocabulary
+from bert_jax.planning.abstract_steps import abstract_pretraining_steps
 from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import program_costs
-from bert_jax.planning.stages import pretraining_stages
 from tests.fixtures.batches import SPECIAL_IDS
 
 
@@ -48,14 +48,14 @@ def test_the_compiled_step_takes_the_formula_less_what_it_saves() -> None:
     config.data.length, config.data.max_examples_per_row = 14, 2
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:2])
     vocabulary = MaskVocabulary(SPECIAL_IDS, SPECIAL_IDS[-1], 60, jax.numpy.ones(60, bool))
-    (stage,) = pretraining_stages(config, vocabulary, mesh)
+    (step,) = abstract_pretraining_steps(config, vocabulary, mesh)
     slots, examples, length, width, mlp = 8, 2, 14, 24, 40
-    assert stage.model_flops == 16 * 14 * flops.pretraining_flops(config.encoder, 14, slots)
+    assert step.model_flops == 16 * 14 * flops.pretraining_flops(config.encoder, 14, slots)
     unread = length - slots - examples  # positions of the last layer
     saved = unread * (4 * width**2 + 4 * width * mlp + 4 * length * width)
     pair = examples * (2 * width**2 + 2 * width * 2)
-    expected = stage.model_flops + 3 * 16 * (pair - saved)
-    costs = program_costs(parse_program(stage.lower().compile().as_text()), 2)
+    expected = step.model_flops + 3 * 16 * (pair - saved)
+    costs = program_costs(parse_program(step.lower().compile().as_text()), 2)
     assert 2 * costs.flops == expected
 
 

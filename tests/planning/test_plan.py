@@ -31,12 +31,16 @@ from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import Chip
 from bert_jax.errors import UserError
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.planning.advice import Change, as_flags, changed, changes, find_changes
-from bert_jax.planning.ahead import device_bytes, parse_out_of_memory
+from bert_jax.planning.abstract_steps import (
+    abstract_finetuning_batch,
+    abstract_finetuning_step,
+    abstract_pretraining_steps,
+)
+from bert_jax.planning.advice import Change, as_flags, changed, find_changes, possible_changes
+from bert_jax.planning.compile_ahead import device_bytes, parse_out_of_memory
 from bert_jax.planning.hlo_costs import Collective, Costs, Moved
 from bert_jax.planning.report import amount, size
 from bert_jax.planning.roofline import estimate
-from bert_jax.planning.stages import finetuning_batch, finetuning_stage, pretraining_stages
 from bert_jax.planning.topologies import SLICES, parse_topologies
 from bert_jax.runs.steps import mask_vocabulary
 from bert_jax.text.tokenizer import SpecialIds
@@ -102,7 +106,7 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
     assert cells(out, "parameters")[0] == size(4 * parameters)
     assert cells(out, "optimizer")[0] == size(2 * 4 * parameters + 3 * 4)  # moments and counts
     assert len(cells(out, "all-reduce over data")) == 3
-    assert "by the peaks" not in out  # those of a CPU are not known
+    assert "at the peak rates" not in out  # those of a CPU are not known
     assert result.err.count("compiling") == 3
 
 
@@ -110,8 +114,11 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
     ("flags", "message"),
     [
         (["--topology="], "--topology is not set"),
-        (["--topology=v5e:3x3"], "the slices of v5e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
-        (["--topology=v9:2x2"], "there is no 'v9': choose one of v4, v5e, v5p, v6e"),
+        (
+            ["--topology=v5e:3x3"],
+            "choose one of the slices of v5e: 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
+        ),
+        (["--topology=v9:2x2"], "'v9' is unknown: choose one of v4, v5e, v5p, v6e"),
         (["--topology=cpu"], "give a number of devices, such as cpu:8"),
         (["--topology=cpu:8", "--config.mesh.fsdp=3"], "does not make 8 devices"),
         (["--topology=cpu:8,cpu:3"], "--config.batch_size=16 cannot be split over 3 groups"),
@@ -177,7 +184,7 @@ def test_a_plan_for_a_tpu(recipes: pathlib.Path) -> None:
     assert result.status == 0, result
     assert "parameters on 4 x TPU v5 lite: data=4 fsdp=1 tensor=1" in result.out
     assert len(cells(result.out, "all-reduce over data")) == 2
-    assert "by the peaks of a TPU v5e" in result.out and "device-hours" in result.out
+    assert "at the peak rates of a TPU v5e" in result.out and "device-hours" in result.out
     assert re.search(r"^pretraining: \S+ device-hours, at least \S+; at 1.2 an", result.out, re.M)
 
 
@@ -201,7 +208,7 @@ def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
     config.encoder.vocab_size = corpora.tokenizer.vocab_size
     mesh = sharding.make_mesh(MeshConfig(fsdp=2))
     vocabulary = mask_vocabulary(config.masking, corpora.tokenizer)
-    (stage,) = pretraining_stages(config, vocabulary, mesh)
+    (planned,) = abstract_pretraining_steps(config, vocabulary, mesh)
 
     (phase,) = resolve_phases(config)
     rows = PhaseRows(
@@ -214,17 +221,17 @@ def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
     )
     numbers = sharding.host_rows(16, mesh)
     batch = sharding.global_batch(rows.rows(numbers), numbers, 16, mesh)
-    assert_alike(batch, stage.batch)
+    assert_alike(batch, planned.batch)
 
-    compiled = stage.compiled
+    compiled = planned.compiled
     state = init_state(
         init_params(compiled.model, 0, compiled.abstract.params), compiled.tx, compiled.abstract
     )
     assert_alike(state, compiled.abstract)
     step: Any = compiled.train_step
-    assert step.lower(state, batch, compiled.inputs(0)).as_text() == stage.lower().as_text()
+    assert step.lower(state, batch, compiled.inputs(0)).as_text() == planned.lower().as_text()
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state, batch)))
-    assert device_bytes((compiled.abstract, stage.batch)) == held
+    assert device_bytes((compiled.abstract, planned.batch)) == held
 
 
 def assert_alike(real: Any, abstract: Any) -> None:
@@ -269,17 +276,19 @@ def test_planned_batches_of_tasks_are_those_of_a_run(tiny_encoder, task, mode) -
     rows = sharding.host_rows(batches.rows, mesh)
     real = TaskStream(inputs, batches, batch_format).rows(rows)
     placed = sharding.global_batch(real, rows, batches.rows, mesh)
-    planned = finetuning_batch(config, tiny_encoder, batches.rows, batches.slots, mesh)
+    planned = abstract_finetuning_batch(config, tiny_encoder, batches.rows, batches.slots, mesh)
     assert_alike(placed, planned)
 
 
 def test_a_task_is_planned_on_the_encoder_of_the_run(tiny_encoder) -> None:
     config = FinetuneConfig(batch_size=5, epochs=3, dropout_rate=0.0)
     config.data.length = 14
-    stage = finetuning_stage(config, tiny_encoder, 17, sharding.make_mesh(MeshConfig()))
-    assert (stage.steps, stage.rows, stage.tokens) == (12, 8, 8 * 14)
-    assert "rng_bit_generator" not in stage.lower().as_text()  # the run's dropout, not the model's
-    assert "classifier" in stage.compiled.abstract.params
+    planned = abstract_finetuning_step(config, tiny_encoder, 17, sharding.make_mesh(MeshConfig()))
+    assert (planned.steps, planned.rows, planned.tokens) == (12, 8, 8 * 14)
+    assert (
+        "rng_bit_generator" not in planned.lower().as_text()
+    )  # the run's dropout, not the model's
+    assert "classifier" in planned.compiled.abstract.params
 
 
 # --- estimates and advice
@@ -318,7 +327,9 @@ def test_what_a_compiler_says_of_too_large_programs(message: str, found: Any) ->
 
 def test_changes_go_from_mild_to_strong() -> None:
     config = PretrainConfig()
-    assert [[change.overrides for change in kind] for kind in changes(config, 8, 0, 32)] == [
+    assert [
+        [change.overrides for change in kind] for kind in possible_changes(config, 8, 0, 32)
+    ] == [
         [{"encoder.compute_type": ComputeType.BFLOAT16}],
         [{"micro_batches": 2}, {"micro_batches": 4}],
         [{"encoder.remat": Remat.PRODUCTS}, {"encoder.remat": Remat.INPUTS}],
@@ -328,7 +339,7 @@ def test_changes_go_from_mild_to_strong() -> None:
     config.encoder.compute_type, config.encoder.remat = ComputeType.BFLOAT16, Remat.INPUTS
     config.mesh.data, config.mesh.fsdp, config.micro_batches = 2, 2, 3
     config.phases = [PhaseConfig(share=0.5), PhaseConfig(share=0.5)]
-    kinds = changes(config, 4, 1, 24)
+    kinds = possible_changes(config, 4, 1, 24)
     assert [[change.overrides for change in kind] for kind in kinds] == [
         [{"micro_batches": 6}],
         [{"mesh.fsdp": 4, "mesh.data": 1}],

@@ -1,6 +1,6 @@
-"""The parts of a run that are compiled apart, as abstract arrays: what `plan` compiles.
+"""The train steps of a run with abstract arrays: `plan` compiles them, and nothing runs.
 
-A batch here has the shapes, the types and the placing that the loaders give it.
+An abstract batch has the shapes, dtypes and sharding of the batches that a run loads.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ from bert_jax.tasks.kinds import KINDS, make_model
 
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
-TASK_STAGE = "fine-tuning"
+FINETUNING = "fine-tuning"
 
-_CLASSES = ("0", "1")  # of a planned task: a head of more costs nearly the same
+_CLASSES = ("0", "1")  # of the planned task: more classes cost nearly the same
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of a run whose steps are one program.
+class AbstractStep:
+    """A train step to compile: one phase of pretraining, or fine-tuning.
 
     Attributes:
-      name: for people.
-      steps: that it takes.
-      rows: B, in the global batch.
-      length: T.
-      model_flops: of a step, as `flops` counts them, of all devices.
-      compiled: the step and what it is made of.
-      batch: of the step.
-      mesh: that they are placed on.
+      name: in reports: "pretraining", "phase 1", "fine-tuning".
+      steps: how often the run takes it.
+      rows: B, of the global batch.
+      length: T, tokens in a row.
+      model_flops: of one step over all devices, by the formulas of `model/flops.py`.
+      compiled: the jitted step with its model, optimizer and abstract state.
+      batch: abstract arrays, sharded over the mesh.
+      mesh: the devices.
     """
 
     name: str
@@ -53,61 +53,61 @@ class Stage:
 
     @property
     def tokens(self) -> int:
-        """Of a step, where its rows are full."""
+        """Tokens of one step, B x T: full rows."""
         return self.rows * self.length
 
     def lower(self) -> jax.stages.Lowered:
-        """Traces the step."""
+        """Traces the step and lowers it for the devices of its mesh."""
         step: Any = self.compiled.train_step
         return step.lower(self.compiled.abstract, self.batch, self.compiled.abstract_inputs())
 
 
-def pretraining_stages(
+def abstract_pretraining_steps(
     config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh
-) -> list[Stage]:
-    """Returns the phases of a pretraining run.
+) -> list[AbstractStep]:
+    """Returns a step for each phase of a pretraining run.
 
     Raises:
-      UserError: if they do not divide over the mesh.
+      UserError: if a batch or the encoder does not divide over the mesh.
     """
     phases = resolve_phases(config)
     for phase in phases:
         sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
     compiled = pretraining_step(config, vocabulary, mesh)
-    stages = []
+    steps = []
     for phase in phases:
         rows, length = phase.batch_size, phase.data.length
         slots = masked_slots(length, phase.data.max_examples_per_row, config.masking)
         per_token = flops.pretraining_flops(config.encoder, length, slots)
-        stages.append(
-            Stage(
+        steps.append(
+            AbstractStep(
                 name=f"phase {phase.number + 1}" if len(phases) > 1 else "pretraining",
                 steps=phase.end_step - phase.first_step,
                 rows=rows,
                 length=length,
                 model_flops=per_token * rows * length,
                 compiled=compiled,
-                batch=pretraining_batch(phase, mesh),
+                batch=abstract_pretraining_batch(phase, mesh),
                 mesh=mesh,
             )
         )
-    return stages
+    return steps
 
 
-def finetuning_stage(
+def abstract_finetuning_step(
     config: FinetuneConfig, pretrained: EncoderConfig, examples: int, mesh: Mesh
-) -> Stage:
-    """Returns a fine-tuning run whose examples have a row each: packed, it takes less.
+) -> AbstractStep:
+    """Returns the step of a fine-tuning run with one example in a row; packed runs cost less.
 
     Args:
       config: of the run.
-      pretrained: the encoder that it starts from.
-      examples: in the training split.
+      pretrained: shape of the encoder that it starts from.
+      examples: size of the training split.
       mesh: from `sharding.make_mesh`.
 
     Raises:
-      UserError: if the run does not suit the encoder, or the encoder the mesh.
+      UserError: if the encoder cannot take the run's rows, or does not divide over the mesh.
     """
     encoder = task_encoder(pretrained, config)
     sharding.check_encoder(encoder, mesh)
@@ -116,43 +116,51 @@ def finetuning_stage(
     rows, length = math.ceil(config.batch_size / groups) * groups, config.data.length
     model = make_model(config, encoder, _CLASSES)
     per_token = flops.finetuning_flops(encoder, length, config.encoder_mode)
-    return Stage(
-        name=TASK_STAGE,
+    return AbstractStep(
+        name=FINETUNING,
         steps=steps,
         rows=rows,
         length=length,
         model_flops=per_token * rows * length,
         compiled=finetuning_step(config, model, mesh, steps, ()),
-        batch=finetuning_batch(config, encoder, rows, 1, mesh),
+        batch=abstract_finetuning_batch(config, encoder, rows, 1, mesh),
         mesh=mesh,
     )
 
 
-def pretraining_batch(phase: Phase, mesh: Mesh) -> AbstractBatch:
-    """Returns a batch of a phase (docs/architecture.md, "The batch")."""
+def abstract_pretraining_batch(phase: Phase, mesh: Mesh) -> AbstractBatch:
+    """Returns the abstract batch of a phase (docs/architecture.md, "The batch")."""
     rows, slots = phase.batch_size, phase.data.max_examples_per_row
     fields = _token_fields(rows, phase.data.length, slots)
     fields["labels"] = (rows, slots), jnp.int32
     fields["weights"] = (rows, slots), jnp.float32
     fields["row_ids"] = (rows, 2), jnp.uint32
-    return _placed(fields, mesh)
+    return _abstract_batch(fields, mesh)
 
 
-def finetuning_batch(
+def abstract_finetuning_batch(
     config: FinetuneConfig, encoder: EncoderConfig, rows: int, slots: int, mesh: Mesh
 ) -> AbstractBatch:
-    """Returns a batch of a task, of so many rows with so many examples each."""
+    """Returns the abstract batch of a task.
+
+    Args:
+      config: of the run.
+      encoder: its shape.
+      rows: B, of the global batch.
+      slots: examples in a row, at most.
+      mesh: from `sharding.make_mesh`.
+    """
     length, kind = config.data.length, KINDS[config.task]
     fields = _token_fields(rows, length, slots)
-    places = (rows, slots if kind.whole_inputs or config.task is TaskKind.SPANS else length)
+    labelled = (rows, slots if kind.whole_inputs or config.task is TaskKind.SPANS else length)
     ends = (2,) if config.task is TaskKind.SPANS else ()
     is_number = config.task is TaskKind.REGRESSION
-    fields["labels"] = (*places, *ends), jnp.float32 if is_number else jnp.int32
-    fields["weights"] = places, jnp.float32
+    fields["labels"] = (*labelled, *ends), jnp.float32 if is_number else jnp.int32
+    fields["weights"] = labelled, jnp.float32
     if config.encoder_mode is EncoderMode.CACHED:
         width = config.feature_layers * encoder.width
         fields["features"] = (rows, slots if kind.whole_inputs else length, width), jnp.float32
-    return _placed(fields, mesh)
+    return _abstract_batch(fields, mesh)
 
 
 def _token_fields(rows: int, length: int, slots: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -162,9 +170,9 @@ def _token_fields(rows: int, length: int, slots: int) -> dict[str, tuple[tuple[i
     return fields | {"pool_positions": ((rows, slots), jnp.int32)}
 
 
-def _placed(fields: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> AbstractBatch:
-    placing = NamedSharding(mesh, sharding.BATCH_SPEC)
+def _abstract_batch(fields: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> AbstractBatch:
+    batch_sharding = NamedSharding(mesh, sharding.BATCH_SPEC)
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placing)
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
         for name, (shape, dtype) in fields.items()
     }

@@ -1,0 +1,120 @@
+"""Memory and costs of a train step on each device, read from the compiled step; nothing runs."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from bert_jax.planning.abstract_steps import AbstractStep
+from bert_jax.planning.hlo import parse_program
+from bert_jax.planning.hlo_costs import Costs, axes_of_group, program_costs
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """Memory of a train step on one device, in bytes, and the costs of running it once.
+
+    Attributes:
+      parameters: bytes.
+      optimizer: bytes of its state.
+      batch: bytes.
+      temporaries: bytes of activations, gradients and the like, at their peak.
+      program: bytes of the compiled instructions.
+      costs: of one run; None if compiling failed because the temporaries alone exceed the memory.
+      sent: (operation, mesh axes) -> bytes that a device sends in one run.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    temporaries: int
+    program: int
+    costs: Costs | None
+    sent: dict[tuple[str, str], float]
+
+    @property
+    def arguments(self) -> int:
+        """Bytes of the step's inputs: parameters, optimizer state and batch."""
+        return self.parameters + self.optimizer + self.batch
+
+    @property
+    def peak(self) -> int:
+        """Bytes in total."""
+        return self.arguments + self.temporaries + self.program
+
+
+def compile_step(step: AbstractStep) -> Footprint:
+    """Compiles a step for the devices of its mesh.
+
+    A step that exceeds the memory is not an error: its footprint then holds the bytes that it
+    would need.
+
+    Raises:
+      jax.errors.JaxRuntimeError: if compiling fails for another reason.
+      RuntimeError: if this version of JAX reports no memory or text of compiled programs.
+    """
+    abstract = step.compiled.abstract
+    arguments = {
+        "parameters": device_bytes(abstract.params),
+        "optimizer": device_bytes((abstract.step, abstract.opt_state)),
+        "batch": device_bytes(step.batch),
+    }
+    try:
+        compiled = step.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        temporaries = parse_out_of_memory(str(error), sum(arguments.values()))
+        if temporaries is None:
+            raise
+        return Footprint(**arguments, temporaries=temporaries, program=0, costs=None, sent={})
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise RuntimeError(
+            f"JAX {jax.__version__} reports no memory analysis or no text for a compiled program:"
+            " install the version in requirements.txt"
+        )
+    costs = program_costs(parse_program(text), step.mesh.size)
+    sent: dict[tuple[str, str], float] = {}
+    for collective, moved in costs.collectives.items():
+        axes = axes_of_group(collective.group, dict(step.mesh.shape))
+        key = (collective.operation, axes)
+        sent[key] = sent.get(key, 0) + moved.sent_bytes
+    # The new state reuses the memory of the old one, which is donated; other outputs do not.
+    new_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Footprint(
+        **arguments,
+        temporaries=memory.temp_size_in_bytes + max(new_outputs, 0),
+        program=memory.generated_code_size_in_bytes,
+        costs=costs,
+        sent=sent,
+    )
+
+
+def device_bytes(tree: Any) -> int:
+    """Returns the bytes that one device stores of a tree of abstract, sharded arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def parse_out_of_memory(message: str, arguments: int) -> int | None:
+    """Returns the bytes of temporaries in a compiler's out-of-memory error; None for other errors.
+
+    Args:
+      message: of the error.
+      arguments: bytes of the program's arguments, which some messages include.
+    """
+    number = r"([\d.]+)([KMGT]?)"
+    if match := re.search(rf"temporaries \({number}\) exceeds available", message):
+        return _bytes(match[1], match[2])
+    if match := re.search(rf"Used {number} of \S+ hbm", message):
+        return max(_bytes(match[1], match[2]) - arguments, 0)
+    return None
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * _UNITS[unit])
