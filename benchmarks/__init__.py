@@ -1,1 +1,1 @@
-"""Measurements: ratios of two programs in one run. Tests measure no time."""
+"""The programs of `make bench`: each compares this project with a peer or a limit in one run."""

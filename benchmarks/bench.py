@@ -1,14 +1,14 @@
-"""Every part that costs time or memory, beside its peer and its limit, in one run: `make bench`.
+"""Times and memory of every part, compared with transformers and with the machine's limits.
 
     python -m benchmarks.bench --output=runs/bench
     python -m benchmarks.bench --gpu --output=runs/bench
 
-Without --text, --train and --dev the texts are the docstrings of installed packages, as in the
-quickstart. A table is printed and written to OUTPUT/bench.md, all figures to OUTPUT/bench.json.
-Their ratios are appended to benchmarks/history.jsonl, and those that have become worse by more
-than a tenth since the last run on such a machine are named at the end.
+`make bench` runs it. Without --text, --train and --dev it measures on the docstrings of installed
+packages, as the quickstart does. It prints a table and writes it to OUTPUT/bench.md, with all
+figures in OUTPUT/bench.json. It appends the ratios to benchmarks/history.jsonl, and lists those
+that are more than a tenth worse than in the last run on the same kind of machine.
 
-A section that fails is told, and the others go on; the exit status is then 1.
+If a section fails, the others still run, and the exit status is 1.
 """
 
 import dataclasses
@@ -27,35 +27,35 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks.report import Row, slower, table
-from benchmarks.turns import Facts
+from benchmarks.turns import Figures
 from bert_jax.config import ExampleFormat
 from bert_jax.data.corpus.documents import Layout
 from bert_jax.data.corpus.python_docs import python_docstrings
 from launch.quickstart import write_labels
 
-_OUTPUT = flags.DEFINE_string("output", "runs/bench", "where tables go, and what is prepared")
+_OUTPUT = flags.DEFINE_string("output", "runs/bench", "directory for tables and prepared texts")
 _TEXT = flags.DEFINE_string("text", "", "a glob of text files; '': docstrings")
 _LAYOUT = flags.DEFINE_enum_class("layout", Layout.LINES, Layout, "of the text")
 _TRAIN = flags.DEFINE_string("train", "", "lines `sentence TAB label`; '': docstrings")
 _DEV = flags.DEFINE_string("dev", "", "the same, held out")
 _VOCAB = flags.DEFINE_string("vocab", "", "vocab.txt of a WordPiece tokenizer; '': trained")
-_GPU = flags.DEFINE_bool("gpu", False, "the rows of a GPU: bfloat16, larger models")
-_ONLY = flags.DEFINE_list("only", [], "sections; none: all")
-_HISTORY = flags.DEFINE_string("history", "benchmarks/history.jsonl", "is appended to; '': nothing")
+_GPU = flags.DEFINE_bool("gpu", False, "measure on a GPU: bfloat16, larger models")
+_ONLY = flags.DEFINE_list("only", [], "sections to run; none: all")
+_HISTORY = flags.DEFINE_string("history", "benchmarks/history.jsonl", "file to append to; '': none")
 
-_VOCABULARY = 8000  # of the tokenizer that is trained on the docstrings
+_VOCABULARY = 8000  # pieces of the tokenizer that is trained on the docstrings
 
 
-class Places:
-    """The texts that are measured on; prepared when they are first asked for."""
+class Texts:
+    """The texts to measure on, prepared at first use."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        """Takes the folder for what has to be made."""
+        """Takes the folder for prepared files."""
         self._folder = folder
 
     @property
     def text(self) -> str:
-        """A glob of text, a sentence a line."""
+        """Glob of text files, one sentence per line."""
         path = self._folder / "docstrings.txt"
         if not _TEXT.value and not path.exists():
             documents = ("\n".join(each.sentences) for each in python_docstrings())
@@ -64,7 +64,7 @@ class Places:
 
     @property
     def corpus(self) -> str:
-        """A directory that `prepare` made of it."""
+        """Directory of the corpus that `prepare` makes of the text."""
         corpus = self._folder / "corpus"
         if not corpus.exists():
             tokenizer = _VOCAB.value or f"train:wordpiece:{_VOCABULARY}"
@@ -79,12 +79,12 @@ class Places:
 
     @property
     def vocab(self) -> str:
-        """A vocab.txt."""
+        """Path of a vocab.txt."""
         return _VOCAB.value or str(pathlib.Path(self.corpus) / "tokenizer" / "vocab.txt")
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Training and held-out lines `sentence TAB label`, labels 0 and 1."""
+        """Paths of the training and the held-out split: lines `sentence TAB label`, label 0 or 1."""
         if _TRAIN.value:
             return _TRAIN.value, _DEV.value
         folder = self._folder / "labels"
@@ -94,7 +94,7 @@ class Places:
 
 
 def _two_classes(path: pathlib.Path) -> pathlib.Path:
-    """Writes the lines of a file with a header and named labels as `finetune` has them."""
+    """Writes a copy of a file without its header line, with labels 0 and 1 for its two classes."""
     _, *rows = [line.split("\t") for line in path.read_text().splitlines()]
     first = min(label for _, label in rows)
     target = path.with_suffix(".lines.tsv")
@@ -102,12 +102,13 @@ def _two_classes(path: pathlib.Path) -> pathlib.Path:
     return target
 
 
-def run(module: str, *arguments: str) -> Facts:
-    """Runs a module; returns its last line, where that is JSON."""
+def run(module: str, *arguments: str) -> Figures:
+    """Runs a module and returns the JSON object on the last line of its output; {} for none."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{module}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        errors = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RuntimeError(f"{module}: {errors[-1]}")
     last = (done.stdout.strip().splitlines() or ["{}"])[-1]
     return json.loads(last) if last.startswith("{") else {}
 
@@ -126,12 +127,12 @@ _GPU_STEPS = (
 )
 
 
-def steps(_: Places) -> Iterator[Row]:
-    """The train step on full rows, its memory, and the machine's matrix rate."""
+def steps(_: Texts) -> Iterator[Row]:
+    """Yields the train step on full rows, its memory, and the machine's matrix rate."""
     if _GPU.value:
-        run("benchmarks.device_parity")  # what is wrong need not be timed
+        run("benchmarks.device_parity")  # no timing of wrong results
     shapes = [(*shape, False) for shape in (_GPU_STEPS if _GPU.value else _CPU_STEPS)]
-    if _GPU.value:  # its kernel, and the peer's, have no dropout of attention
+    if _GPU.value:  # neither our kernel nor the peer's has attention dropout
         shapes += [(*shape, True) for shape in _GPU_STEPS]
     for size, rows, length, dtype, turns, is_fused in shapes:
         shared = [f"--size={size}", f"--batch={rows}", f"--length={length}", f"--dtype={dtype}"]
@@ -141,69 +142,69 @@ def steps(_: Places) -> Iterator[Row]:
         if is_fused:
             shared += ["--noattention_dropout", "--ours=--attention=fused"]
             name += ", fused attention"
-        facts = run("benchmarks.pretrain_step", f"--turns={turns}", *shared)
+        figures = run("benchmarks.pretrain_step", f"--turns={turns}", *shared)
         yield Row(
             f"step, {name}",
-            facts["tokens_per_second"],
+            figures["tokens_per_second"],
             "tokens/s",
-            facts["ratio"],
-            facts["of_matrix_rate"],
+            figures["ratio"],
+            figures["of_matrix_rate"],
             "transformers; products of the step's shapes",
         )
         yield Row(
             f"matrix rate, {name}",
-            facts["matrix_rate"] / 1e9,
+            figures["matrix_rate"] / 1e9,
             "GFLOP/s",
             None,
-            facts["matrix_rate"] / facts["large_matrix_rate"],
+            figures["matrix_rate"] / figures["large_matrix_rate"],
             "one large product",
         )
-        yield _memory_row(name, facts)
+        yield _memory_row(name, figures)
     if not _GPU.value:
         frugal = ["--turns=3", "--ours=--remat=inputs"]
-        facts = run("benchmarks.pretrain_step", "--size=base", *frugal)
-        yield _memory_row("base 8 x 128 float32, remat=inputs", facts)
+        figures = run("benchmarks.pretrain_step", "--size=base", *frugal)
+        yield _memory_row("base 8 x 128 float32, remat=inputs", figures)
 
 
-def _memory_row(name: str, facts: Facts) -> Row:
+def _memory_row(name: str, figures: Figures) -> Row:
     return Row(
         f"memory, {name}",
-        facts["peak_bytes"] / 1e9,
+        figures["peak_bytes"] / 1e9,
         "GB",
-        1 / facts["memory_ratio"],
+        1 / figures["memory_ratio"],
         None,
         "transformers' peak over ours",
     )
 
 
-def text(places: Places) -> Iterator[Row]:
-    """The train step on real text: packed here, padded there."""
-    # As many examples as peers take in a batch: padding grows with their number.
+def text(texts: Texts) -> Iterator[Row]:
+    """Yields the train step on real text: packed in this project, padded in transformers."""
+    # Common batch sizes: padding grows with the number of examples.
     size, rows = ("base", 64) if _GPU.value else ("mini", 16)
     for form in (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR):
-        facts = run(
+        figures = run(
             "benchmarks.real_text",
-            f"--corpus={places.corpus}",
+            f"--corpus={texts.corpus}",
             f"--format={form.name}",
             f"--size={size}",
             f"--rows={rows}",
         )
         yield Row(
             f"packed text, {form.value}, {size} {rows} x 512",
-            facts["tokens_per_second"],
+            figures["tokens_per_second"],
             "real tokens/s",
-            facts["ratio"],
-            facts["of_matrix_rate"],
-            f"transformers, {facts['peer_fill']:.0%} full against {facts['fill']:.0%}",
+            figures["ratio"],
+            figures["of_matrix_rate"],
+            f"transformers, {figures['peer_fill']:.0%} full against {figures['fill']:.0%}",
         )
 
 
-def tuning(places: Places) -> Iterator[Row]:
-    """Fine-tuning on sentences."""
-    train, dev = places.labels
-    facts = run(
+def tuning(texts: Texts) -> Iterator[Row]:
+    """Yields fine-tuning on sentences."""
+    train, dev = texts.labels
+    figures = run(
         "benchmarks.finetune",
-        f"--vocab={places.vocab}",
+        f"--vocab={texts.vocab}",
         f"--train={train}",
         f"--dev={dev}",
         "--examples=800",
@@ -211,17 +212,17 @@ def tuning(places: Places) -> Iterator[Row]:
     for part, name in (("train", "training"), ("all", "with evaluation")):
         yield Row(
             f"fine-tuning, {name}",
-            facts[f"ours_{part}"],
+            figures[f"ours_{part}"],
             "real tokens/s",
-            facts[f"ratio_{part}"],
+            figures[f"ratio_{part}"],
             None,
             "transformers, padded to the longest of 32",
         )
 
 
-def data(places: Places) -> Iterator[Row]:
-    """The loader beside what a step of mini takes, and preparing a corpus beside the tokenizer."""
-    loaded = run("benchmarks.data", f"--corpus={places.corpus}", "--batches=40")
+def data(texts: Texts) -> Iterator[Row]:
+    """Yields the loader against the step of mini, and `prepare` against the tokenizer's library."""
+    loaded = run("benchmarks.data", f"--corpus={texts.corpus}", "--batches=40")
     step = run("benchmarks.pretrain_step", "--size=mini", "--batch=16", "--turns=3", "--nopeer")
     yield Row(
         "input pipeline",
@@ -229,48 +230,48 @@ def data(places: Places) -> Iterator[Row]:
         "tokens/s",
         None,
         loaded["tokens_per_second"] / step["tokens_per_second"],
-        "what the step of mini takes",
+        "the step of mini",
     )
-    facts = run(
+    figures = run(
         "benchmarks.prepare",
-        f"--source=text:{places.text}",
+        f"--source=text:{texts.text}",
         f"--layout={_LAYOUT.value.value}",
-        f"--tokenizer={places.vocab}",
+        f"--tokenizer={texts.vocab}",
         f"--workers={os.cpu_count()}",
     )
     yield Row(
         "prepare",
-        facts["tokens_per_second"],
+        figures["tokens_per_second"],
         "tokens/s",
         None,
-        facts["cpu_ratio"],
+        figures["cpu_ratio"],
         "the tokenizer's library alone, CPU time",
     )
 
 
-def checkpoints(_: Places) -> Iterator[Row]:
-    """Saving and restoring."""
-    facts = run("benchmarks.checkpoints", "--size=base")
+def checkpoints(_: Texts) -> Iterator[Row]:
+    """Yields saving and restoring a checkpoint."""
+    figures = run("benchmarks.checkpoints", "--size=base")
     for name, limit in (("save", "write"), ("restore", "read")):
         yield Row(
             f"checkpoint, {name}",
-            facts["bytes"] / facts[name] / 1e6,
+            figures["bytes"] / figures[name] / 1e6,
             "MB/s",
             None,
-            facts[limit] / facts[name],
-            f"to {limit} as many bytes",
+            figures[limit] / figures[name],
+            f"plain file: {limit} as many bytes",
         )
 
 
-def starting(places: Places) -> Iterator[Row]:
-    """From the start of the process to the end of the first step."""
-    facts = run("benchmarks.startup", f"--corpus={places.corpus}")
-    for kind, parts in facts.items():
-        told = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if name != "all")
-        yield Row(f"start of base, {kind} cache", parts["all"], "s", None, None, told)
+def starting(texts: Texts) -> Iterator[Row]:
+    """Yields the seconds from the start of the process to the end of the first step."""
+    figures = run("benchmarks.startup", f"--corpus={texts.corpus}")
+    for kind, parts in figures.items():
+        shares = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if name != "all")
+        yield Row(f"start of base, {kind} cache", parts["all"], "s", None, None, shares)
 
 
-SECTIONS: dict[str, Callable[[Places], Iterator[Row]]] = {
+SECTIONS: dict[str, Callable[[Texts], Iterator[Row]]] = {
     "steps": steps,
     "text": text,
     "tuning": tuning,
@@ -281,7 +282,7 @@ SECTIONS: dict[str, Callable[[Places], Iterator[Row]]] = {
 
 
 def machine() -> str:
-    """Names the machine, for comparing runs on such a one."""
+    """Returns the kind of machine: its GPU, or the number and model of its CPU cores."""
     if _GPU.value:
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
@@ -292,7 +293,7 @@ def machine() -> str:
 
 
 def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """Returns a line of the history."""
+    """Returns the entry of this run in the history."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
     ).stdout.strip()
@@ -302,7 +303,7 @@ def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
         "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "ratios": {
-            f"{row.what}: {name}": round(value, 3)
+            f"{row.name}: {name}": round(value, 3)
             for row in rows
             for name, value in (("of the peer", row.of_peer), ("of the limit", row.of_limit))
             if value is not None
@@ -311,30 +312,30 @@ def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Measures section after section, and tells."""
+    """Measures section after section, then prints and writes the table."""
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    places, rows, failed = Places(folder), [], []
+    texts, rows, failed = Texts(folder), [], []
     for name in _ONLY.value or SECTIONS:
         begin = time.monotonic()
         try:
-            for row in SECTIONS[name](places):
+            for row in SECTIONS[name](texts):
                 rows.append(row)
-                print(f"{row.what}: {row.value:,.4g} {row.unit}", file=sys.stderr, flush=True)
+                print(f"{row.name}: {row.value:,.4g} {row.unit}", file=sys.stderr, flush=True)
         except (RuntimeError, SystemExit) as error:
             failed.append(f"{name}: {error}")
         print(f"({name}: {time.monotonic() - begin:.0f} s)", file=sys.stderr, flush=True)
     entry = entry_of(rows)
-    told = f"{entry['machine']}, {entry['date']}, {entry['commit']}\n\n{table(rows)}"
-    print(told)
-    (folder / "bench.md").write_text(told + "\n")
+    page = f"{entry['machine']}, {entry['date']}, {entry['commit']}\n\n{table(rows)}"
+    print(page)
+    (folder / "bench.md").write_text(page + "\n")
     details = entry | {"rows": [dataclasses.asdict(row) for row in rows]}
     (folder / "bench.json").write_text(json.dumps(details, indent=1) + "\n")
     if _HISTORY.value:
         history = pathlib.Path(_HISTORY.value)
         lines = history.read_text().splitlines() if history.exists() else []
         for line in slower(entry, list(map(json.loads, lines))):
-            print(f"worse than before: {line}")
+            print(f"worse than in the last run: {line}")
         with history.open("a") as file:
             file.write(json.dumps(entry) + "\n")
     if failed:

@@ -1,9 +1,10 @@
-"""Saving and restoring a checkpoint beside writing and reading as many bytes, in turn.
+"""Times saving and restoring a checkpoint, in turn with writing and reading a plain file.
 
     python -m benchmarks.checkpoints --size=base
 
-The state is that of a training step: parameters and two moments. `save` ends when the checkpoint is
-sound on disk; a run goes on meanwhile. The limit writes the arrays' bytes to one file and syncs.
+The state is that of training: parameters and two moments. `save` ends when the checkpoint is
+complete on disk; a training run continues in the meantime. The limit is to write the bytes of the
+arrays to one file and sync it.
 """
 
 import json
@@ -28,18 +29,18 @@ from bert_jax.training.optimizer import make_optimizer
 from bert_jax.training.state import abstract_state, init_params, init_state
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
-_TURNS = flags.DEFINE_integer("turns", 3, "of each")
+_TURNS = flags.DEFINE_integer("turns", 3, "number of turns; the medians are printed")
 
 
 def timed(act: Callable[[], Any]) -> float:
-    """Returns the seconds that it takes."""
+    """Returns the seconds that a call takes."""
     begin = time.perf_counter()
     act()
     return time.perf_counter() - begin
 
 
 def measure(size: str, turns: int, folder: pathlib.Path) -> dict[str, float]:
-    """Returns medians: bytes, seconds of each, and ratios to the limit."""
+    """Returns the bytes of the state, median seconds of each action, and ratios to the limit."""
     model, mesh = PretrainingModel(encoder_of(size)), sharding.make_mesh(MeshConfig())
     tx = make_optimizer(OptimizerConfig())
     abstract = abstract_state(model, tx, mesh)

@@ -1,9 +1,9 @@
-"""Measures the plan, the seek and the loader on a corpus, and how full rows are in each format.
+"""Times the planning of rows, a seek and the loader on a corpus, and the fill of each format.
 
     python -m benchmarks.data --corpus=data/wiki
     python -m benchmarks.data --corpus=data/wiki --formats
 
-One JSON line for each measurement. Times are of this machine: compare them in one run.
+It prints a line of JSON for each measurement. Compare times within one run on one machine.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from docs.formats.make_page import combinations, title
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare made", required=True)
 _FORMATS = flags.DEFINE_bool("formats", False, "fill and cut tokens of every valid combination")
-_BATCHES = flags.DEFINE_integer("batches", 200, "that the loader makes")
+_BATCHES = flags.DEFINE_integer("batches", 200, "number of batches to load")
 
 LENGTHS = (128, 512)
 _BATCH_SIZE = 256
 
 
 def peak_bytes() -> int:
-    """Returns the most memory that this process has held."""
+    """Returns the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -58,7 +58,7 @@ def measure_plan(corpus: Corpus, data: PretrainDataConfig) -> dict[str, Any]:
 
 
 def measure_seek(directory: str, data: PretrainDataConfig, special: SpecialIds) -> dict[str, Any]:
-    """Opens the corpus in the middle of a late epoch, and reads a batch."""
+    """Opens the corpus in the middle of a late epoch, and reads a batch of rows."""
     begin = time.perf_counter()
     corpus = open_corpus(directory, "train")
     start = Position(epoch=1000, block=blocks_per_epoch(corpus, data) // 2, row=0)
@@ -68,7 +68,7 @@ def measure_seek(directory: str, data: PretrainDataConfig, special: SpecialIds) 
 
 
 def measure_loader(corpus: Corpus, data: PretrainDataConfig, special: SpecialIds) -> dict[str, Any]:
-    """Takes batches as fast as the loader makes them, after the first."""
+    """Returns the loader's tokens per second, after the first batch."""
     batches = load_batches(
         RowStream(corpus, data, row_format(data, special), seed=0).rows,
         batches=_BATCHES.value,
@@ -83,7 +83,7 @@ def measure_loader(corpus: Corpus, data: PretrainDataConfig, special: SpecialIds
 
 
 def measurements() -> Iterator[dict[str, Any]]:
-    """Yields what is printed."""
+    """Yields the lines to print."""
     corpus = open_corpus(_CORPUS.value, "train")
     special = corpus_tokenizer(_CORPUS.value).special
     if _FORMATS.value:
@@ -101,7 +101,7 @@ def measurements() -> Iterator[dict[str, Any]]:
 
 
 def main(_: list[str]) -> None:
-    """Prints each measurement when it is made."""
+    """Prints each measurement as it is made."""
     for each in measurements():
         print(json.dumps(each), flush=True)
 

@@ -1,8 +1,9 @@
-"""Whether this machine's accelerator computes what its CPU does: asked before anything is timed.
+"""Compares the accelerator's results with the CPU's; `bench` checks this before it times anything.
 
     python -m benchmarks.device_parity
 
-The loss and the gradients of mini on packed rows, with dropout, whose bits are the same on both.
+It compares the loss and the gradients of mini on full rows, with dropout, whose random bits are
+the same on every device.
 """
 
 import json
@@ -23,8 +24,8 @@ from bert_jax.objectives.losses import make_pretraining_loss
 from bert_jax.runs.steps import masking
 from bert_jax.training.state import abstract_params, init_params, run_key
 
-# name -> compute type, fused attention or not, and how far loss and gradients may be, of the loss
-# and of the greatest gradient; bfloat16 has 8 bits.
+# name -> compute type, fused attention or not, and tolerance, relative to the loss and to the
+# largest gradient; bfloat16 has 8 bits.
 _CASES = {
     "float32": (ComputeType.FLOAT32, False, 1e-4),
     "bfloat16": (ComputeType.BFLOAT16, False, 0.1),
@@ -35,7 +36,7 @@ _CASES = {
 def gradients(
     device: Any, compute_type: ComputeType, size: str, is_fused: bool
 ) -> tuple[float, list[np.ndarray]]:
-    """Returns the loss and its gradients on a device."""
+    """Returns the loss and its gradients on one device."""
     encoder = encoder_of(size)
     encoder.compute_type = compute_type
     attend = attention
@@ -64,15 +65,16 @@ def gradients(
 def differences(
     compute_type: ComputeType, size: str = "mini", *, is_fused: bool = False
 ) -> dict[str, float]:
-    """Returns how far the accelerator is from the CPU's float32.
+    """Returns the distance of the accelerator's results from the CPU's in float32.
 
     Args:
       compute_type: of the accelerator.
       size: the model.
-      is_fused: whether the accelerator's own kernel computes attention, without dropout.
+      is_fused: True to use the fused attention kernel on the accelerator, without dropout.
 
     Returns:
-      Of the loss, relative; of `gradients` the most of any, relative to the greatest of them.
+      `loss`: relative difference of the loss. `gradients`: largest absolute difference, relative
+      to the largest gradient.
     """
     value, ours = gradients(jax.devices()[0], compute_type, size, is_fused)
     expected, theirs = gradients(jax.devices("cpu")[0], ComputeType.FLOAT32, size, is_fused)
@@ -82,12 +84,15 @@ def differences(
 
 
 def main(_: list[str]) -> None:
-    """Prints a line of JSON; ends with status 1 where they differ by more than rounding."""
+    """Prints a line of JSON; exits with status 1 if the results differ by more than rounding."""
     found = {}
     for name, (compute_type, is_fused, most) in _CASES.items():
         found[name] = differences(compute_type, is_fused=is_fused)
         if max(found[name].values()) > most:
-            raise SystemExit(f"{name}: the accelerator differs from the CPU: {found}")
+            raise SystemExit(
+                f"{name}: the accelerator differs from the CPU by {found[name]}, more than {most}:"
+                " do not trust timings on it"
+            )
     print(json.dumps(found))
 
 

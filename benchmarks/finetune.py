@@ -1,10 +1,11 @@
-"""Fine-tunes a classifier from random weights beside transformers, the usual way, in one run.
+"""Times fine-tuning a classifier from random weights in this project and in transformers.
 
     python -m benchmarks.finetune --vocab=vocab.txt --train=train.tsv --dev=dev.tsv
 
-The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both read
-the same sentences; epochs are interleaved and medians told. Real tokens are all but padding. Each
-tokenises as its users do: transformers by the batch, this project once, before the first epoch.
+The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both
+libraries read the same sentences, take an epoch each in turn, and tokenise as their users do:
+transformers by the batch, this project once, before the first epoch. It prints the medians in real
+tokens, those that are not padding.
 """
 
 import itertools
@@ -37,10 +38,10 @@ from bert_jax.training.step import make_train_step
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _TRAIN = flags.DEFINE_string("train", None, "sentences with labels", required=True)
 _DEV = flags.DEFINE_string("dev", None, "the same, held out", required=True)
-_EXAMPLES = flags.DEFINE_integer("examples", 1600, "of training in an epoch")
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "of each")
+_EXAMPLES = flags.DEFINE_integer("examples", 1600, "training examples in an epoch")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "number of epochs of each library")
 
-LENGTH, BATCH_SIZE = 64, 32  # of the 6,920 sentences of SST-2 four are longer
+LENGTH, BATCH_SIZE = 64, 32  # 4 of the 6,920 training sentences of SST-2 are longer
 RATE = 5e-5
 
 # -> seconds of training and of evaluation, real tokens trained on
@@ -48,7 +49,7 @@ Epoch = Callable[[], tuple[float, float, int]]
 
 
 def our_epochs() -> Epoch:
-    """Prepares an epoch of this project: packed rows, one compiled step."""
+    """Returns an epoch of this project: packed rows, one compiled step."""
     tokenizer = load_tokenizer(_VOCAB.value)
     data = TaskDataConfig(train=_TRAIN.value, dev=_DEV.value, header=False, length=LENGTH)
     data.text_column, data.label_column = "0", "1"
@@ -92,7 +93,7 @@ def our_epochs() -> Epoch:
 
 
 def their_epochs() -> Epoch:
-    """Prepares an epoch of transformers: batches padded to their longest sentence."""
+    """Returns an epoch of transformers: batches padded to their longest sentence."""
     torch.manual_seed(0)
     tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(BertWordPieceTokenizer(_VOCAB.value).to_str()),
@@ -145,7 +146,7 @@ def _sentences(path: str) -> list[tuple[str, int]]:
 
 
 def main(_: list[str]) -> None:
-    """Runs the epochs in turn, after one of each that warms up, and prints the medians."""
+    """Runs the epochs in turn, after a warm-up epoch of each, and prints the medians."""
     ours, theirs = our_epochs(), their_epochs()
     ours()
     theirs()

@@ -1,7 +1,7 @@
-"""The machine's own rate of matrix products: the limit of a step.
+"""The machine's rate of matrix products: the limit of a training step.
 
-Two rates: of one large product, and of the products of a training step, each with its own shape,
-one after another and with nothing between them.
+There are two rates: of one large product, and of the products of a training step, each with its
+own shape, one after another with nothing in between.
 """
 
 import time
@@ -14,25 +14,25 @@ import jax.numpy as jnp
 from bert_jax.config import EncoderConfig
 from bert_jax.model.flops import pretraining_flops
 
-# The side of the large product, and how often each is done for one measurement: what a kernel takes
-# to start is hidden by the one before it.
+# The side of the large product, and the number of runs in one measurement: on a GPU each kernel is
+# launched while the previous one runs.
 _TRIES = 4
 _ON_CPU, _ELSEWHERE = (2048, 1), (8192, 20)
 
-# A product [A, B] x [B, C], by itself or a batch of them, and how often a step does it.
+# (batch, A, B, C): `batch` products [A, B] x [B, C].
 Shape = tuple[int, int, int, int]
 
 
 def step_products(
     encoder: EncoderConfig, rows: int, length: int, slots: int
 ) -> list[tuple[int, Shape]]:
-    """Returns the forward products of a step: count and (batch, A, B, C).
+    """Returns the matrix products of a forward pass: how often each occurs, and its shape.
 
     Args:
-      encoder: the shape, with its vocabulary size.
-      rows: R.
-      length: T.
-      slots: M, masked slots in a row.
+      encoder: its shape, with the vocabulary size.
+      rows: B, of the batch.
+      length: T, tokens in a row.
+      slots: M, masked positions in a row.
     """
     tokens, width, heads = rows * length, encoder.width, encoder.heads
     masked, layers = rows * slots, encoder.layers
@@ -48,12 +48,12 @@ def step_products(
 
 
 class MatrixRate:
-    """Times products of the compute type."""
+    """Timer for the matrix products of a step."""
 
     def __init__(
         self, encoder: EncoderConfig, rows: int, length: int, slots: int, dtype: Any
     ) -> None:
-        """Makes the arrays and compiles; see `step_products`."""
+        """Makes the arrays and compiles the products; for the arguments see `step_products`."""
         self._flops = rows * length * pretraining_flops(encoder, length, slots)
         self._counts: list[tuple[int, Callable[[], float]]] = []
         for count, shape in step_products(encoder, rows, length, slots):
@@ -62,7 +62,7 @@ class MatrixRate:
                 jax.random.normal(jax.random.key(i), (batch, *sides), dtype)
                 for i, sides in enumerate(((a, b), (b, c), (a, c)))
             )
-            # Forward, to the activations, to the parameters.
+            # Forward; gradient of the activations; gradient of the parameters.
             for equation, left, right in (
                 ("nab,nbc->nac", x, w),
                 ("nac,nbc->nab", y, w),
@@ -75,7 +75,7 @@ class MatrixRate:
         self._large_flops = 2.0 * side**3
 
     def measure(self) -> dict[str, float]:
-        """Returns the rates in operations a second: `matrix_rate` and `large_matrix_rate`."""
+        """Returns the rates in FLOP/s: `matrix_rate` of the step, and `large_matrix_rate`."""
         seconds = sum(count * product() for count, product in self._counts)
         return {
             "matrix_rate": self._flops / seconds,
@@ -101,7 +101,7 @@ def _timer(equation: str, left: jax.Array, right: jax.Array) -> Callable[[], flo
         jax.block_until_ready(result)
         return (time.perf_counter() - begin) / repeats
 
-    # The best of some: a limit is what the machine can do. The first finds cold memory.
+    # The best of a few: the limit is the most that the machine can do, and the first run is cold.
     def seconds() -> float:
         return min(once() for _ in range(_TRIES))
 

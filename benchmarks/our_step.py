@@ -1,9 +1,9 @@
-"""The pretraining step of this project as a program that takes turns (`turns.py`).
+"""The pretraining step of this project, as a program that takes turns (`turns.py`).
 
     python -m benchmarks.our_step --size=base --batch=8 --length=128
 
-A turn is one step, optimizer and all, on full rows or on the next batch of `--batches`; then the
-products of the step are timed alone.
+A turn is one step with its optimizer update, on full rows or on the next batch of `--batches`,
+and then a measurement of the step's matrix products alone.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from absl import app, flags
 from benchmarks.matrix_rate import MatrixRate
 from benchmarks.rows import full_rows
 from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
-from benchmarks.turns import Facts, serve
+from benchmarks.turns import Figures, serve
 from bert_jax.config import (
     AttentionKernel,
     ComputeType,
@@ -51,7 +51,7 @@ _WARM_UP = 2
 
 
 def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:
-    """Returns the config that the flags describe; rows have so many examples at most."""
+    """Returns the config that the flags describe, with at most `examples` examples in a row."""
     encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder.compute_type = ComputeType(_DTYPE.value)
     encoder.unroll = _UNROLL.value or encoder.layers
@@ -70,7 +70,7 @@ class Step:
     """The step, its batches and its state."""
 
     def __init__(self) -> None:
-        """Compiles, and warms up."""
+        """Compiles the step and warms up."""
         batches = [full_rows(_BATCH.value, _LENGTH.value)]
         if _BATCHES.value:
             with np.load(_BATCHES.value) as file:
@@ -97,7 +97,7 @@ class Step:
         )
         slots = masked_slots(_LENGTH.value, examples, config.masking)
         self._flops = pretraining_flops(config.encoder, _LENGTH.value, slots)
-        with Compilations(self._step):  # as a run does
+        with Compilations(self._step):  # as in a training run
             for _ in range(_WARM_UP):
                 self.run()
         self._peak_bytes = _peak_bytes()
@@ -113,21 +113,21 @@ class Step:
         return time.perf_counter() - begin, tokens
 
     def program(self) -> str:
-        """Returns the compiled program."""
+        """Returns the text of the compiled program (HLO)."""
         batch, _ = next(self._batches)
         lowered = self._step.lower(self._state, batch, self._run)  # pyright: ignore[reportFunctionMemberAccess]
         return lowered.compile().as_text()
 
-    def turn(self) -> Facts:
-        """Takes a step, then measures the products."""
+    def turn(self) -> Figures:
+        """Takes a step, then measures its matrix products alone; rates are per second."""
         seconds, tokens = self.run()
         model_rate = tokens * self._flops / seconds
         rates = self._rate.measure()
         shares = {f"of_{name}": model_rate / rate for name, rate in rates.items()}
         return {"seconds": seconds, "tokens_per_second": tokens / seconds} | rates | shares
 
-    def at_end(self) -> Facts:
-        """Returns the most memory that the step has held, without what measures the products."""
+    def at_end(self) -> Figures:
+        """Returns the peak memory of the step, in bytes, without that of measuring the products."""
         return {"peak_bytes": self._peak_bytes, "batches": len(self._tokens)}
 
 

@@ -1,9 +1,10 @@
-"""One pretraining step of transformers as a program that takes turns (`turns.py`).
+"""The pretraining step of transformers, as a program that takes turns (`turns.py`).
 
     python -m benchmarks.peer_step --size=base --batch=8 --length=128
 
-`BertForPreTraining` with fused AdamW and clipping, as its users train it: attention by PyTorch's
-`scaled_dot_product_attention`, padded rows with an attention mask. On a GPU also compiled.
+It is `BertForPreTraining` as its users train it: fused AdamW with clipping, PyTorch's
+`scaled_dot_product_attention`, and padded rows with an attention mask. `bench` adds --compile on a
+GPU.
 """
 
 import itertools
@@ -17,13 +18,13 @@ from absl import app, flags
 from transformers import BertConfig, BertForPreTraining
 
 from benchmarks.sizes import SIZES, VOCAB
-from benchmarks.turns import Facts, serve
+from benchmarks.turns import Figures, serve
 
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "bfloat16: autocast")
-_COMPILE = flags.DEFINE_bool("compile", False, "by torch.compile")
+_COMPILE = flags.DEFINE_bool("compile", False, "use torch.compile")
 _DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
 _ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
 _BATCHES = flags.DEFINE_string("batches", "", "an .npz of padded examples; '': full rows")
@@ -36,7 +37,7 @@ Inputs = dict[str, torch.Tensor]
 
 
 def full_rows(generator: torch.Generator) -> Inputs:
-    """Makes random rows without padding, as `our_step` does."""
+    """Returns random rows without padding, as in `our_step`."""
     shape = (_BATCH.value, _LENGTH.value)
     ids = torch.randint(5, VOCAB, shape, generator=generator)
     types = (torch.arange(_LENGTH.value) >= _LENGTH.value // 2).long().expand(shape)
@@ -45,7 +46,7 @@ def full_rows(generator: torch.Generator) -> Inputs:
 
 
 def read_batches(path: str) -> list[Inputs]:
-    """Reads what `real_text` wrote: a batch's arrays end in its number."""
+    """Reads the batches of `real_text`, whose arrays are named `field.number`."""
     with np.load(path) as file:
         count = len({name.rsplit(".", 1)[1] for name in file.files})
         return [
@@ -62,7 +63,7 @@ class Step:
     """The step, its batches and its model."""
 
     def __init__(self) -> None:
-        """Builds, and warms up."""
+        """Builds the model and warms up."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
@@ -100,8 +101,8 @@ class Step:
         on_device = {name: field.to(self._device) for name, field in batch.items()}
         return on_device | {"labels": labels.to(self._device)}, tokens
 
-    def turn(self) -> Facts:
-        """Takes a step."""
+    def turn(self) -> Figures:
+        """Takes a step and returns its seconds and rate."""
         batch, tokens = next(self._batches)
         begin = time.perf_counter()
         self._optimizer.zero_grad(set_to_none=True)
@@ -116,8 +117,8 @@ class Step:
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "tokens_per_second": tokens / seconds}
 
-    def at_end(self) -> Facts:
-        """Returns the most memory that it has held."""
+    def at_end(self) -> Figures:
+        """Returns the peak memory in bytes."""
         if self._device == "cuda":
             return {"peak_bytes": torch.cuda.max_memory_allocated()}
         return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

@@ -1,11 +1,11 @@
-"""Measures `prepare` beside the tokenizer's library alone, with as many processes, on one text.
+"""Times `prepare` against the tokenizer's library alone, with as many processes, on one text.
 
     python -m benchmarks.prepare --source='text:wiki/*.txt' --layout=paragraphs \
         --tokenizer=vocab.txt --workers=2
 
-Prints a line of JSON. The library is given the sentences that `prepare` makes, already in memory;
-only its calls are timed. Both are told in seconds of the wall and of the CPUs: where a machine is
-shared, only the ratio by CPU time says something.
+It prints a line of JSON. The library gets the sentences that `prepare` makes, already in memory;
+only its calls are timed. Both are in wall and in CPU seconds: on a shared machine only the ratio of
+CPU seconds is meaningful.
 """
 
 import json
@@ -30,22 +30,22 @@ from bert_jax.data.corpus.documents import Layout, Source
 from bert_jax.data.corpus.sentences import SentenceSplitter
 from bert_jax.data.corpus.sources import open_source
 
-_SOURCE = flags.DEFINE_string("source", None, "as prepare has it", required=True)
-_LAYOUT = flags.DEFINE_enum_class("layout", Layout.PARAGRAPHS, Layout, "as prepare has it")
-_TOKENIZER = flags.DEFINE_string("tokenizer", "vocab.txt", "or a .model; uncased")
-_WORKERS = flags.DEFINE_integer("workers", 2, "processes of each")
+_SOURCE = flags.DEFINE_string("source", None, "as in prepare", required=True)
+_LAYOUT = flags.DEFINE_enum_class("layout", Layout.PARAGRAPHS, Layout, "as in prepare")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "vocab.txt", "an uncased vocab.txt, or a .model")
+_WORKERS = flags.DEFINE_integer("workers", 2, "number of processes of each")
 
 _SAMPLE_SECONDS = 0.2
 
 
 class Watch:
-    """Watches a process and those below it: resident bytes, added up, and CPU seconds."""
+    """Samples a process and its children: their resident bytes together, and their CPU seconds."""
 
     def __init__(self, process: psutil.Process) -> None:
-        """Begins."""
+        """Starts sampling."""
         self.peak_bytes = 0
         self._process = process
-        self._seconds: dict[int, float] = {}  # of each process, when it was last seen
+        self._seconds: dict[int, float] = {}  # process id -> CPU seconds at its last sample
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -64,12 +64,12 @@ class Watch:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU seconds of all processes together, short of a sample of each."""
+        """CPU seconds of all processes, up to the last sample of each."""
         return sum(self._seconds.values())
 
 
 def measure_prepare(output: pathlib.Path) -> dict[str, Any]:
-    """Runs prepare as a user does."""
+    """Runs prepare as a user does, and returns its seconds, peak bytes and tokens."""
     command = [sys.executable, "-m", "bert_jax.prepare", f"--source={_SOURCE.value}"]
     command += [f"--layout={_LAYOUT.value.value}", f"--tokenizer={_TOKENIZER.value}"]
     command += [f"--workers={_WORKERS.value}", f"--output={output}"]
@@ -89,7 +89,7 @@ def measure_prepare(output: pathlib.Path) -> dict[str, Any]:
 
 
 def library_alone(source: Source, numbers: list[int]) -> tuple[float, float]:
-    """Times a library on some pieces: wall and CPU seconds."""
+    """Returns the wall and CPU seconds of a library on some pieces of the source."""
     splitter = SentenceSplitter(source.layout)
     path = _TOKENIZER.value
     if path.endswith(".model"):
@@ -121,7 +121,7 @@ def _library_process(argv: list[str], numbers: list[int], queue: Any) -> None:
 
 
 def measure_library() -> dict[str, float]:
-    """Runs the library in `--workers` processes at once, each on its share of the pieces."""
+    """Runs the library in `--workers` processes at once, and returns its wall and CPU seconds."""
     numbers = list(range(len(open_source(_SOURCE.value, _LAYOUT.value).pieces)))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -138,7 +138,7 @@ def measure_library() -> dict[str, float]:
 
 
 def main(_: list[str]) -> None:
-    """Measures both, one after the other."""
+    """Measures both, one after the other, and prints a line of JSON."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="prepare."))
     try:
         ours = measure_prepare(folder / "corpus")

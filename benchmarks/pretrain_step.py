@@ -1,9 +1,9 @@
-"""Times the pretraining step in turn with that of transformers, and beside the machine's limit.
+"""Times the pretraining step in turn with that of transformers, and against the machine's limit.
 
     python -m benchmarks.pretrain_step --size=base --batch=8 --length=128 --turns=5
 
-Rows are full, dropout is as published, and the optimizer is part of the step. Flags that are not
-its own go to both programs, `our_step` and `peer_step`.
+Rows are full, dropout is as published, and the step includes the optimizer update. Other flags are
+passed to both programs, `our_step` and `peer_step`.
 """
 
 import json
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from benchmarks.turns import Facts, take_turns
+from benchmarks.turns import Figures, take_turns
 
-_TURNS = flags.DEFINE_integer("turns", 5, "of each, of which medians are told")
-_PEER = flags.DEFINE_bool("peer", True, "with transformers")
+_TURNS = flags.DEFINE_integer("turns", 5, "steps of each program; the medians are printed")
+_PEER = flags.DEFINE_bool("peer", True, "run transformers too")
 _OURS = flags.DEFINE_multi_string("ours", [], "a flag for `our_step` alone")
 _THEIRS = flags.DEFINE_multi_string("theirs", [], "a flag for `peer_step` alone")
 
@@ -26,24 +26,24 @@ def compare(
     turns: int,
     ours: Sequence[str] = (),
     theirs: Sequence[str] | None = (),
-) -> Facts:
-    """Times both.
+) -> Figures:
+    """Times both programs in turn.
 
     Args:
       shared: flags of both programs.
-      turns: of each.
+      turns: steps of each.
       ours: flags of `our_step` alone.
-      theirs: of `peer_step` alone; None: it is not run.
+      theirs: flags of `peer_step` alone; None: do not run it.
 
     Returns:
-      Our figures; those of transformers as `peer_...`; `ratio` of real tokens a second, and
-      `memory_ratio` of the most bytes held.
+      Our figures; those of transformers as `peer_...`; `ratio` of real tokens per second, and
+      `memory_ratio` of peak bytes, both ours over theirs.
     """
     commands = {"ours": [sys.executable, "-m", "benchmarks.our_step", *shared, *ours]}
     if theirs is not None:
         commands["peer"] = [sys.executable, "-m", "benchmarks.peer_step", *shared, *theirs]
-    facts = take_turns(commands, turns)
-    found, peer = facts["ours"], facts.get("peer")
+    figures = take_turns(commands, turns)
+    found, peer = figures["ours"], figures.get("peer")
     if peer:
         found |= {f"peer_{name}": value for name, value in peer.items()}
         found["ratio"] = found["tokens_per_second"] / peer["tokens_per_second"]

@@ -1,8 +1,8 @@
-"""Rows of real text for the two programs of `pretrain_step`: packed, and padded as peers pad them.
+"""Times the two programs of `pretrain_step` on real text: packed rows here, padded ones there.
 
     python -m benchmarks.real_text --corpus=data/wiki --format=sentence_pair --rows=4
 
-The peer's batches hold the very examples of ours, each a row of its own, padded to the longest.
+The batches of transformers have the same examples as ours, one in a row, padded to the longest.
 """
 
 import json
@@ -14,21 +14,26 @@ from absl import app, flags
 
 from benchmarks.pretrain_step import compare
 from benchmarks.rows import packed_batches, padded
-from benchmarks.turns import Facts
+from benchmarks.turns import Figures
 from bert_jax.config import ExampleFormat
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare made", required=True)
 _FORMAT = flags.DEFINE_enum_class("format", ExampleFormat.SEGMENT_PAIR, ExampleFormat, "of them")
 _SIZE = flags.DEFINE_string("size", "base", "the model")
 _LENGTH = flags.DEFINE_integer("length", 512, "tokens in a row")
-_ROWS = flags.DEFINE_integer("rows", 4, "in our batch")
-_BATCHES = flags.DEFINE_integer("batches", 3, "each is a turn")
+_ROWS = flags.DEFINE_integer("rows", 4, "rows in our batch")
+_BATCHES = flags.DEFINE_integer("batches", 3, "number of batches; each is a turn")
 
 
 def compare_on_text(
     corpus: str, form: ExampleFormat, *, size: str, length: int, rows: int, batches: int
-) -> Facts:
-    """Times both on the same examples; as `pretrain_step.compare`, and how full the batches are."""
+) -> Figures:
+    """Times both programs on the same examples.
+
+    Returns:
+      The figures of `pretrain_step.compare`; `fill` and `peer_fill`, shares of real tokens in the
+      batches, 0 to 1; and `examples`, the mean number in a batch.
+    """
     packed = packed_batches(corpus, form, length=length, rows=rows, batches=batches)
     theirs = list(map(padded, packed))
     with tempfile.TemporaryDirectory() as folder:
@@ -40,17 +45,17 @@ def compare_on_text(
         )
         numbered = {f"{name}.{i}": b[name] for i, b in enumerate(theirs) for name in b}
         np.savez(theirs_file, allow_pickle=False, **numbered)
-        facts = compare(
+        figures = compare(
             [f"--size={size}", f"--length={length}"],
             turns=batches,
             ours=[f"--batch={rows}", f"--batches={ours_file}"],
             theirs=[f"--batches={theirs_file}"],
         )
     real = [int(np.count_nonzero(batch["example_ids"])) for batch in packed]
-    facts["fill"] = sum(real) / sum(batch["token_ids"].size for batch in packed)
-    facts["peer_fill"] = sum(real) / sum(batch["input_ids"].size for batch in theirs)
-    facts["examples"] = sum(len(batch["input_ids"]) for batch in theirs) / batches
-    return facts
+    figures["fill"] = sum(real) / sum(batch["token_ids"].size for batch in packed)
+    figures["peer_fill"] = sum(real) / sum(batch["input_ids"].size for batch in theirs)
+    figures["examples"] = sum(len(batch["input_ids"]) for batch in theirs) / batches
+    return figures
 
 
 def main(_: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What `bench` tells: a table, and what has become worse since the last time."""
+"""The table of `bench`, and the comparison with the last run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,39 +12,41 @@ class Row:
     """A line of the table.
 
     Attributes:
-      what: was measured.
-      value: in `unit`, for people: it drifts.
-      unit: of it.
-      of_peer: how many times better than the peer's (1: level); None: there is none.
-      of_limit: the share of the limit that is reached; None: there is none.
-      beside: what peer and limit are.
+      name: of the measurement.
+      value: in `unit`; it drifts with the machine's load, so compare the ratios.
+      unit: of the value.
+      of_peer: how many times better than the peer (1: equal); None: no peer.
+      of_limit: share of the limit, 0 to 1; above 1 for a part that is not the bottleneck; None: no
+        limit.
+      compared_with: the peer and the limit.
     """
 
-    what: str
+    name: str
     value: float
     unit: str
     of_peer: float | None = None
     of_limit: float | None = None
-    beside: str = ""
+    compared_with: str = ""
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns Markdown."""
+    """Returns the table as Markdown."""
 
     def ratio(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    lines = ["| what | figure | of the peer | of the limit | beside |", "|---|---|---|---|---|"]
+    heads = ("measurement", "value", "of the peer", "of the limit", "compared with")
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     lines += [
-        f"| {row.what} | {row.value:,.4g} {row.unit} | {ratio(row.of_peer)} |"
-        f" {ratio(row.of_limit)} | {row.beside} |"
+        f"| {row.name} | {row.value:,.4g} {row.unit} | {ratio(row.of_peer)} |"
+        f" {ratio(row.of_limit)} | {row.compared_with} |"
         for row in rows
     ]
     return "\n".join(lines)
 
 
 def slower(entry: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[str]:
-    """Names the ratios that are worse than in the last entry of such a machine."""
+    """Lists the ratios that are more than a tenth worse than in this machine's last entry."""
     before = [each for each in history if each["machine"] == entry["machine"]]
     last = before[-1] if before else {"ratios": {}}
     return [

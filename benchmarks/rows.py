@@ -1,4 +1,4 @@
-"""The rows that steps are timed on: full ones, packed real text, and the same text padded."""
+"""Rows to time steps on: full ones, packed real text, and the same text padded."""
 
 import collections
 
@@ -15,7 +15,7 @@ Fields = dict[str, np.ndarray]
 
 
 def full_rows(batch: int, length: int, vocab: int = VOCAB) -> dict[str, np.ndarray]:
-    """Makes random rows without padding: one pair in each."""
+    """Returns random rows without padding, with one pair of sentences in each."""
     rng = np.random.default_rng(0)
     return {
         "token_ids": rng.integers(5, vocab, (batch, length), dtype=np.int32),
@@ -32,7 +32,7 @@ def full_rows(batch: int, length: int, vocab: int = VOCAB) -> dict[str, np.ndarr
 def packed_batches(
     corpus: str, form: ExampleFormat, *, length: int, rows: int, batches: int
 ) -> list[Fields]:
-    """Returns the first batches of a run: field -> [R, ...]."""
+    """Returns the first batches of a run: field -> [B, ...]."""
     data = with_length(PretrainDataConfig(format=form), length)
     form_of_rows = row_format(data, corpus_tokenizer(corpus).special)
     stream = RowStream(open_corpus(corpus, "train"), data, form_of_rows, seed=0)
@@ -40,7 +40,7 @@ def packed_batches(
 
 
 def padded(batch: Fields) -> Fields:
-    """Returns the examples of a packed batch, each in a row, padded to the longest of them.
+    """Returns the examples of a packed batch, one in a row, padded to the longest.
 
     Returns:
       `input_ids`, `token_type_ids`, `attention_mask` [E, longest] and `next_sentence_label` [E].

@@ -1,4 +1,4 @@
-"""The models that are measured."""
+"""Sizes of the models to measure."""
 
 import numpy as np
 
@@ -30,5 +30,5 @@ def encoder_of(size: str, *, length: int = 512, vocab: int = VOCAB) -> EncoderCo
 
 
 def vocabulary_of(size: int) -> MaskVocabulary:
-    """Returns a vocabulary without words: five special pieces, and each other one stands alone."""
+    """Returns a vocabulary of five special pieces, in which every other piece starts a word."""
     return MaskVocabulary((0, 1, 2, 3, 4), 4, size, np.ones(size, bool))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.startup --corpus=data/wiki
 
-Base, 8 rows of 128 tokens, random parameters. The first start compiles; the others, in directories
-of their own, find its programs in JAX_COMPILATION_CACHE_DIR.
+The model is base on 8 rows of 128 tokens. The first start compiles; the others, each in a new
+directory, find its programs in JAX_COMPILATION_CACHE_DIR.
 """
 
 import json
@@ -18,7 +18,7 @@ from collections import defaultdict
 from absl import app, flags
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare made", required=True)
-_TURNS = flags.DEFINE_integer("turns", 3, "warm starts, of which medians are told")
+_TURNS = flags.DEFINE_integer("turns", 3, "number of warm starts; the medians are printed")
 
 _RECIPE = """
 from bert_jax.config import PretrainConfig
@@ -31,7 +31,7 @@ def get_config():
 
 
 def start(corpus: str, workdir: pathlib.Path) -> dict[str, float]:
-    """Runs one step; returns where the seconds went."""
+    """Runs one step; returns the seconds of each part of the start, and of all together."""
     recipe = workdir.with_name("recipe.py")
     recipe.write_text(_RECIPE)
     command = [sys.executable, "-m", "bert_jax.pretrain", f"--config={recipe}"]
@@ -45,7 +45,7 @@ def start(corpus: str, workdir: pathlib.Path) -> dict[str, float]:
 
 
 def measure(corpus: str, turns: int) -> dict[str, dict[str, float]]:
-    """Returns the parts of a cold start, and the medians of those of warm ones."""
+    """Returns the seconds of the parts of a cold start, and their medians over warm starts."""
     with tempfile.TemporaryDirectory() as folder:
         cold = start(corpus, pathlib.Path(folder, "cold"))
         parts = defaultdict(list)

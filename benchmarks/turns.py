@@ -1,7 +1,7 @@
-"""Programs that are timed in turn: a step of one, a step of the next, and so on.
+"""Programs timed in turn: one step of the first, one of the second, and so on.
 
-Machines drift, and what drifts meets all of them alike. A program answers each line that it reads
-with a line of JSON, and the end of its input with a last one.
+The speed of a machine drifts; in turn, all programs see the same background load. A program
+answers each line on its input with a line of JSON, and the end of its input with a last one.
 """
 
 import json
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-Facts = dict[str, Any]
+Figures = dict[str, Any]
 
 
-def serve(turn: Callable[[], Facts], at_end: Callable[[], Facts]) -> None:
-    """Is the side of the program: takes a turn whenever it is asked for one.
+def serve(turn: Callable[[], Figures], at_end: Callable[[], Figures]) -> None:
+    """Runs the loop of a program that takes turns: one turn for each line on its input.
 
     Args:
-      turn: works, and returns its figures; it has been warmed up.
-      at_end: returns what there is to say at last.
+      turn: does the work and returns its figures; it is warm already.
+      at_end: returns the figures of the whole run, such as the peak memory.
     """
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
@@ -28,10 +28,10 @@ def serve(turn: Callable[[], Facts], at_end: Callable[[], Facts]) -> None:
 
 
 class Program:
-    """A program that serves turns, in a process of its own; to be used in a `with`."""
+    """A program that serves turns, in its own process; a context manager."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Starts it."""
+        """Starts the process."""
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -41,27 +41,27 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        with self._process:  # closes its pipes, and waits
+        with self._process:  # closes its pipes and waits
             pass
 
     def wait_until_warm(self) -> None:
-        """Returns when the first turn can be taken."""
+        """Returns when the program is ready for its first turn."""
         self._read()
 
-    def turn(self) -> Facts:
-        """Lets it take a turn."""
+    def turn(self) -> Figures:
+        """Takes one turn and returns its figures."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return self._read()
 
-    def end(self) -> Facts:
-        """Lets it end, and returns its last words."""
+    def end(self) -> Figures:
+        """Ends the program and returns the figures of the whole run."""
         assert self._process.stdin
         self._process.stdin.close()
         return self._read()
 
-    def _read(self) -> Facts:
+    def _read(self) -> Figures:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
@@ -69,30 +69,34 @@ class Program:
         return json.loads(line)
 
 
-def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, Facts]:
-    """Times programs in turn.
+def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, Figures]:
+    """Runs programs in turn.
 
     Args:
-      commands: name -> what starts the program.
-      turns: of each.
+      commands: name -> command line of a program that serves turns.
+      turns: number of turns of each.
 
     Returns:
-      name -> the median of each of its figures, and its last words.
+      name -> the median of each figure of its turns, and the figures of the whole run.
+
+    Raises:
+      SystemExit: if a program ends early.
     """
-    facts: dict[str, Facts] = {}
+    figures: dict[str, Figures] = {}
     running: dict[str, Program] = {}
     try:
-        for name, command in commands.items():  # one after another: they compile
+        for name, command in commands.items():  # one after another: each compiles
             running[name] = Program(command)
             running[name].wait_until_warm()
-        told: dict[str, list[Facts]] = {name: [] for name in running}
+        taken: dict[str, list[Figures]] = {name: [] for name in running}
         for _ in range(turns):
             for name, program in running.items():
-                told[name].append(program.turn())
+                taken[name].append(program.turn())
         for name, program in running.items():
-            medians = {key: statistics.median(t[key] for t in told[name]) for key in told[name][0]}
-            facts[name] = medians | program.end()
+            keys = taken[name][0]
+            medians = {key: statistics.median(turn[key] for turn in taken[name]) for key in keys}
+            figures[name] = medians | program.end()
     finally:
         for program in running.values():
             program.__exit__()
-    return facts
+    return figures

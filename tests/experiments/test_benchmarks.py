@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say; nothing here asks how long anything takes."""
+"""The benchmarks compare what they claim to compare; no test depends on a time."""
 
 import json
 import pathlib
@@ -34,9 +34,9 @@ def test_programs_take_turns(tmp_path: pathlib.Path):
     commands = {
         name: [sys.executable, "-c", _PROGRAM, str(order), name] for name in ("a", "b", "c")
     }
-    facts = turns.take_turns(commands, 3)
+    figures = turns.take_turns(commands, 3)
     assert order.read_text() == "abcabcabc"
-    assert facts == {name: {"number": 2, "last": 4} for name in commands}
+    assert figures == {name: {"number": 2, "last": 4} for name in commands}
 
 
 def test_a_program_that_fails_ends_the_others():
@@ -102,6 +102,6 @@ def test_both_steps_run_beside_each_other():
     command = [sys.executable, "-m", "benchmarks.pretrain_step", "--size=tiny", "--batch=2"]
     done = subprocess.run([*command, "--turns=1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done
-    facts = json.loads(done.stdout)
-    assert facts["peer_tokens_per_second"] > 0 and facts["peak_bytes"] > 0
-    assert facts["ratio"] == facts["tokens_per_second"] / facts["peer_tokens_per_second"]
+    figures = json.loads(done.stdout)
+    assert figures["peer_tokens_per_second"] > 0 and figures["peak_bytes"] > 0
+    assert figures["ratio"] == figures["tokens_per_second"] / figures["peer_tokens_per_second"]

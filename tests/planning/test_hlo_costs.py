@@ -265,7 +265,7 @@ def test_updates_in_place_cost_what_they_change() -> None:
 
 def test_a_loop_without_a_count_is_an_error() -> None:
     text = TPU_PROGRAM.replace("constant(5)", "copy(%c.0)")
-    with pytest.raises(ValueError, match="how often does loop run"):
+    with pytest.raises(ValueError, match="no trip count for loop"):
         program_costs(parse_program(text), 2)
 
 
