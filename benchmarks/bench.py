@@ -84,7 +84,7 @@ class Texts:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Paths of the training and the held-out split: lines `sentence TAB label`, label 0 or 1."""
+        """Paths of the training and held-out splits: lines `sentence TAB label`, label 0 or 1."""
         if _TRAIN.value:
             return _TRAIN.value, _DEV.value
         folder = self._folder / "labels"
