@@ -11,7 +11,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 quickstart: setup  ## text to predictions on this machine, in minutes
@@ -27,20 +27,20 @@ faults: setup  ## kills and damage at random moments, and every mesh: half an ho
 	$(BIN)/python -m pytest -q -m slow tests
 
 bench: setup  ## speed and memory beside peers and limits: a quarter of an hour; BENCH=--gpu on a GPU
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 test-beam:  ## the test of prepare_beam, in an environment of its own
 	test -d .venv-beam || $(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,beam]'
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,beam]'
 	.venv-beam/bin/python -m pytest -q tests/drivers/test_prepare_beam.py
 
 lint: setup
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pyright
 	$(BIN)/python -m docs.check
 
 format: setup
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
