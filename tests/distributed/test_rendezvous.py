@@ -57,14 +57,14 @@ def test_all_meet_and_the_port_is_free_again() -> None:
 
 
 def test_who_leaves_while_others_do_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, send = [], rendezvous._Line.send
+    ended, send = [], socket.socket.sendall
 
-    def send_slowly(line: Any, value: Any) -> None:
+    def send_slowly(connection: socket.socket, content: bytes) -> None:
         time.sleep(0.2)
-        send(line, value)
+        send(connection, content)
 
     first, *others = meet_all(*(member(n, 4) for n in range(4)))
-    monkeypatch.setattr(rendezvous._Line, "send", send_slowly)
+    monkeypatch.setattr(socket.socket, "sendall", send_slowly)
     monkeypatch.setattr(rendezvous.os, "_exit", ended.append)
     threads = [threading.Thread(target=each.leave, args=(0, "")) for each in (others[0], first)]
     for thread in threads:

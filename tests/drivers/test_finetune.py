@@ -130,8 +130,8 @@ def test_a_run_goes_on_from_its_own_checkpoint_only(
 def test_a_frozen_encoder_keeps_its_bits(
     drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    frozen = ["--config.encoder_mode=frozen", "--config.epochs=1"]
-    result = drivers.run("finetune", *finetune_flags(task, pretrained, tmp_path), *frozen)
+    frozen = "--config.encoder_mode=frozen"
+    result = drivers.run("finetune", *finetune_flags(task, pretrained, tmp_path), frozen)
     assert result.status == 0
     before = pretrained_state(newest(pretrained[0])).params
     after = state_of(newest(tmp_path)).params
