@@ -50,7 +50,7 @@ class Schedule(enum.Enum):
     """How the learning rate falls to 0 after its linear warm-up."""
 
     LINEAR = "linear"
-    POLYNOMIAL = "polynomial"  # (steps left / steps) ** decay_power
+    POLYNOMIAL = "polynomial"  # (steps left / steps) ** 2
     COSINE = "cosine"
     STABLE = "stable"  # it stays, and falls linearly over the last decay_share of the run
 
@@ -207,7 +207,6 @@ class OptimizerConfig:
     learning_rate: float = 1e-4  # the highest
     warmup_steps: int = 10_000
     schedule: Schedule = Schedule.LINEAR
-    decay_power: float = 2.0  # of POLYNOMIAL
     decay_share: float = 0.1  # of STABLE: part of the run
     beta1: float = 0.9
     beta2: float = 0.999
@@ -232,7 +231,6 @@ class HostsConfig:
     """How the processes of a run wait for each other."""
 
     start_seconds: int = 300  # in which all must have come
-    heartbeat_seconds: int = 60  # in which a host that vanished is noticed
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -248,13 +246,11 @@ class PretrainConfig:
     phases: list[PhaseConfig] = dataclasses.field(
         default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
     )
-    mlm_loss_weight: float = 1.0  # of the mean MLM loss in the joint loss
     sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
     batch_size: int = 256  # B, rows in the global batch
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
     steps: int = 1_000_000
     seed: int = 0
-    max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 100  # steps between lines of metrics
     eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
     eval_batches: int = (
@@ -325,7 +321,6 @@ class FinetuneConfig:
     warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
     seed: int = 0
     seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
-    max_skipped_steps: int = 10  # in a row, for a loss or gradient that is no number
     log_steps: int = 20
     profile: str = ""  # FIRST:LAST, the steps whose profile goes to WORKDIR/profile; '': none
     debug: bool = False  # check ids, and end at the first NaN with its cause; slow
@@ -343,9 +338,9 @@ class SweepConfig(FinetuneConfig):
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
     | {"encoder.attention", "remat", "data.local_dir"}
-    | {"log_steps", "max_skipped_steps", "eval_steps", "eval_batches"}
+    | {"log_steps", "eval_steps", "eval_batches"}
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
-    | {"hosts.start_seconds", "hosts.heartbeat_seconds"}
+    | {"hosts.start_seconds"}
 )
 
 MAX_PHASES = 16  # what the name of a row has room for
@@ -379,11 +374,9 @@ def validate(config: RootConfig) -> None:
         _at_least(f"mesh.{axis}", getattr(config.mesh, axis), 1)
     _at_least("mesh.data", config.mesh.data, 0)
     _at_least("hosts.start_seconds", config.hosts.start_seconds, 1)
-    _at_least("hosts.heartbeat_seconds", config.hosts.heartbeat_seconds, 4)
     for name in ("batch_size", "micro_batches"):
         _at_least(name, getattr(config, name), 1)
     _at_least("log_steps", config.log_steps, 1)
-    _at_least("max_skipped_steps", config.max_skipped_steps, 0)
     if config.profile:
         first, _, last = config.profile.partition(":")
         if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
@@ -457,7 +450,6 @@ def _validate_pretraining(config: PretrainConfig) -> None:
             f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
         )
     _validate_phases(config)
-    _positive("mlm_loss_weight", config.mlm_loss_weight)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
@@ -580,8 +572,7 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
     _at_least("optimizer.clip_norm", config.clip_norm, 0)
     for name in ("beta1", "beta2"):
         _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
-    for name in ("decay_power", "decay_share"):
-        _positive(f"optimizer.{name}", getattr(config, name))
+    _positive("optimizer.decay_share", config.decay_share)
     _rate("optimizer.decay_share", config.decay_share)
 
 

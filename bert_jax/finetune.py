@@ -64,9 +64,9 @@ from bert_jax.runs.steps import CompiledStep
 from bert_jax.stopping import Stopped
 from bert_jax.tasks.kinds import class_weights
 from bert_jax.training.debugging import check_ids, profiled, watched
-from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
+from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.state import TrainState, init_state
 
 _CONFIG = config_flag(FinetuneConfig)
@@ -132,13 +132,13 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     clock.mark("parameters")
     log = open_log(workdir, first_step=first_step, steps=steps)
     for line in (*said, *introduction(setup, inputs, batches)):
-        log.say(line)
+        log.message(line)
     if not first_step:
         log.write(0, {"metric": f"dev_{setup.metric}", "floor": setup.floor})
 
     # What is learned from, and what is scored.
     if config.encoder_mode is EncoderMode.CACHED:
-        log.say("the encoder runs once over all of them")
+        log.message("the encoder runs once over all of them")
         inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
     scorer = Scorer(setup, inputs)
     stream = TaskStream(inputs["train"], batches, setup.batch_format)
@@ -170,8 +170,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
         return f"batch {batch} of epoch {epoch}, counted from 0"
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
-    health = Health(config.max_skipped_steps, rows_of)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, health)
+    watch = LossWatch(rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, watch)
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, rows_of)
@@ -200,12 +200,12 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
                     progress.add(score)
                     log.write(step, scores)
                     told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    log.say(f"epoch {step // batches.per_epoch}: {told}")
+                    log.message(f"epoch {step // batches.per_epoch}: {told}")
             with reports.paused("checkpoint"):
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, metadata | now, score=score)
             if progress.is_over(config.patience):
-                log.say(f"no better {setup.metric} for {progress.stale} epochs: enough")
+                log.message(f"no better {setup.metric} for {progress.stale} epochs: enough")
                 break
         checkpoints.close()
     log.close()

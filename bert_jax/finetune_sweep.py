@@ -63,9 +63,9 @@ from bert_jax.runs.vectorised import Runs, SideBySide, place_runs, vectorise
 from bert_jax.stopping import Stopped
 from bert_jax.tasks.kinds import class_weights
 from bert_jax.training.debugging import profiled
-from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
+from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.state import TrainState, abstract_params
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -212,11 +212,11 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
     setup.clock.mark("parameters")
     log = open_log(workdir, first_step=0, steps=steps)
     table = parameter_table(abstract, frozenset(transferred), config)
-    log.say(f"from {setup.checkpoint}, with the highest rate:\n{table}")
+    log.message(f"from {setup.checkpoint}, with the highest rate:\n{table}")
     splits = {name: split.inputs for name, split in setup.task.dev.items()}
     for line in introduction(setup, {"train": inputs[0]} | splits, batches[0]):
-        log.say(line)
-    log.say(_lineup(seeds, rates, filling, setup.mesh))
+        log.message(line)
+    log.message(_lineup(seeds, rates, filling, setup.mesh))
 
     scorer = Scorer(setup, splits)
     streams = [
@@ -244,9 +244,9 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
         return f"batch {batch} of epoch {epoch}, counted from 0"
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
-    health = Health(config.max_skipped_steps, rows_of)
+    watch = LossWatch(rows_of)
     schedule = task_optimizer(config, steps)[1]
-    reports = StepReports(log, config.log_steps, schedule, lambda step: flops, health)
+    reports = StepReports(log, config.log_steps, schedule, lambda step: flops, watch)
     skipped: list[jax.Array] = []  # of the steps of an epoch, [runs] each
 
     def train_step(state: TrainState, batch: Batch, runs: Runs) -> tuple[TrainState, Any]:
@@ -276,9 +276,9 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
                 log.write(step, {metric: values})  # in the order of the summary's runs
                 means = np.reshape(values, (len(seeds), len(rates))).mean(axis=0)
                 told = ", ".join(f"{m:.4g} with {r:g}" for m, r in zip(means, rates, strict=True))
-                log.say(f"epoch {step // per_epoch}: mean {metric} {told}")
+                log.message(f"epoch {step // per_epoch}: mean {metric} {told}")
             if all(run.progress.is_over(config.patience) for run in found):
-                log.say(f"no run has a better {setup.metric} for {config.patience} epochs: enough")
+                log.message(f"stopping: no better {setup.metric} in {config.patience} epochs")
                 break
     log.close()
     if step < steps and not all(run.progress.is_over(config.patience) for run in found):

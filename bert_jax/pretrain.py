@@ -62,17 +62,17 @@ from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import masked_slots
 from bert_jax.runs.steps import (
     CompiledStep,
+    make_mask_fn,
     mask_vocabulary,
-    masking,
     pretraining_step,
     resolve_vocabulary,
 )
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
-from bert_jax.training.health import Health
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
+from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.state import TrainState, init_params, init_state, run_key_on
 from bert_jax.training.step import PrepareFn, evaluate, make_eval_step
 
@@ -87,7 +87,7 @@ def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
     """Returns the masking that makes held-out losses of all runs comparable: the published one."""
     strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
     config = MaskingConfig(strategy=strategy)
-    return masking(config, 1, mask_vocabulary(config, tokenizer))
+    return make_mask_fn(config, 1, mask_vocabulary(config, tokenizer))
 
 
 def resume(
@@ -313,14 +313,14 @@ def main(_: Sequence[str]) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     said.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
     for line in (*said, *corpora.copied, corpora.describe()):
-        log.say(line)
-    feed = setup.feed(first_step, cursor, log.say)
+        log.message(line)
+    feed = setup.feed(first_step, cursor, log.message)
     batches = profiled(setup.global_batches(feed), first_step, config.profile, workdir / "profile")
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, feed.rows_of)
-    health = Health(config.max_skipped_steps, feed.rows_of)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, health)
+    watch = LossWatch(feed.rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, watch)
     held_out = HeldOut(setup, config)
     checkpoints = Checkpoints(
         workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps

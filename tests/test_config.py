@@ -74,7 +74,6 @@ def assign(config: object, path: str, value: object) -> None:
         ("phases", [PhaseConfig(length=1.5)], "phases[0].length=1.5 must be of type int"),
         ("phases", [3], "phases must be a list of PhaseConfig"),
         ("phases", [PhaseConfig(share=1 / 17)] * 17, "phases has 17 phases: 16 at most"),
-        ("mlm_loss_weight", 0.0, "mlm_loss_weight=0.0 must be above 0"),
         ("masking.rate", 1.0, "masking.rate=1.0 must be a rate from 0 to below 1"),
         ("masking.final_rate", 1.0, "masking.final_rate=1.0 must be a rate from 0 to below 1"),
         ("masking.mask_share", 0.95, "add up to more than 1"),

@@ -30,6 +30,8 @@ from bert_jax.distributed.rendezvous import Member, meet
 from bert_jax.errors import UserError
 from bert_jax.stopping import StopRequest, leave_through
 
+HEARTBEAT_SECONDS = 60  # within which a host that vanished is noticed
+
 
 class _Place(NamedTuple):
     """Where a process stands among the others."""
@@ -67,7 +69,7 @@ def join(launch: Launch, config: HostsConfig, must_agree: dict[str, Any]) -> Non
         place.coordinator,
         member,
         timeout_seconds=config.start_seconds,
-        heartbeat_seconds=config.heartbeat_seconds,
+        heartbeat_seconds=HEARTBEAT_SECONDS,
     )
     leave_through(lifeline)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -78,7 +80,7 @@ def join(launch: Launch, config: HostsConfig, must_agree: dict[str, Any]) -> Non
         place.local_device_ids,
         cluster_detection_method="deactivate",  # all is known
         initialization_timeout=config.start_seconds,
-        heartbeat_timeout_seconds=config.heartbeat_seconds,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
     if place.process:
         sys.stdout = open(os.devnull, "w")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bert_jax.model.dropout import dropout_mask
 
-AttentionFn = Callable[..., jax.Array]  # `attention`, or what stands for it
+AttentionFn = Callable[..., jax.Array]  # `attention`, or its fused counterpart
 
 
 def attention_probabilities(
@@ -17,9 +17,9 @@ def attention_probabilities(
     key: jax.Array,
     query_examples: jax.Array,
     key_examples: jax.Array,
-    query_places: jax.Array | None = None,
+    query_index: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns how much each token reads from each token of its own example.
+    """Returns the attention probabilities of each token over the tokens of its own example.
 
     The arguments are those of `attention`. Padding (example 0) attends to padding, so that no row
     of probabilities is empty; nothing reads what comes of it.
@@ -29,19 +29,19 @@ def attention_probabilities(
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    mask = visible(query_examples, key_examples, query_places)
+    mask = visible(query_examples, key_examples, query_index)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 
 
 def visible(
-    query_examples: jax.Array, key_examples: jax.Array, query_places: jax.Array | None
+    query_examples: jax.Array, key_examples: jax.Array, query_index: jax.Array | None
 ) -> jax.Array:
-    """Returns which keys each query sees, [B, 1, P, T] bool; the arguments are `attention`'s."""
+    """Returns the mask of the keys that each query sees, [B, 1, P, T] bool; see `attention`."""
     mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
-    if query_places is not None:
-        key_places = jnp.arange(key_examples.shape[1], dtype=jnp.int32)
-        mask &= query_places[:, None, :, None] >= key_places[None, None, None, :]
+    if query_index is not None:
+        key_index = jnp.arange(key_examples.shape[1], dtype=jnp.int32)
+        mask &= query_index[:, None, :, None] >= key_index[None, None, None, :]
     return mask
 
 
@@ -51,7 +51,7 @@ def attention(
     value: jax.Array,
     query_examples: jax.Array,
     key_examples: jax.Array,
-    query_places: jax.Array | None = None,
+    query_index: jax.Array | None = None,
     *,
     dropout_rate: float,
     dropout_key: jax.Array | None,
@@ -64,40 +64,40 @@ def attention(
       value: [B, T, H, K] float.
       query_examples: [B, P] int32, the example of each query.
       key_examples: [B, T] int32, the example of each key.
-      query_places: [B, P] or [1, P] int32 in [0, T), the place in the row of each query, beyond
-        which it does not look; None: it looks everywhere.
+      query_index: [B, P] or [1, P] int32 in [0, T), the index of each query in its row, for causal
+        attention: it does not see later keys; None: it sees all.
       dropout_rate: on the probabilities, in [0, 1).
       dropout_key: a jax key; None: no dropout.
 
     Returns:
       [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
-    probabilities = attention_probabilities(query, key, query_examples, key_examples, query_places)
+    probabilities = attention_probabilities(query, key, query_examples, key_examples, query_index)
     probabilities = probabilities.astype(value.dtype)
     if dropout_key is None:
         return jnp.einsum("bhts,bshk->bthk", probabilities, value)
-    return _read_some(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
+    return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _read_some(
-    probabilities: jax.Array, value: jax.Array, key_words: jax.Array, rate: float
+def _weigh_values(
+    probabilities: jax.Array, value: jax.Array, key_data: jax.Array, rate: float
 ) -> jax.Array:
-    """Reads the values with dropout; what was dropped is not kept, but dropped again backward."""
-    keep, scale = dropout_mask(key_words, probabilities.shape, rate)
+    """Sums the values with dropout; the backward pass draws the mask again."""
+    keep, scale = dropout_mask(key_data, probabilities.shape, rate)
     return jnp.einsum("bhts,bshk->bthk", jnp.where(keep, probabilities * scale, 0), value)
 
 
 def _read_forward(
-    probabilities: jax.Array, value: jax.Array, key_words: jax.Array, rate: float
+    probabilities: jax.Array, value: jax.Array, key_data: jax.Array, rate: float
 ) -> tuple[Any, tuple[jax.Array, ...]]:
-    out = _read_some(probabilities, value, key_words, rate)
-    return out, (probabilities, value, key_words)
+    out = _weigh_values(probabilities, value, key_data, rate)
+    return out, (probabilities, value, key_data)
 
 
 def _read_backward(rate: float, kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple:
-    probabilities, value, key_words = kept
-    keep, scale = dropout_mask(key_words, probabilities.shape, rate)
+    probabilities, value, key_data = kept
+    keep, scale = dropout_mask(key_data, probabilities.shape, rate)
     # Scaled after the choice: written as it is forward, the compiler would keep that result.
     some = jnp.where(keep, probabilities, 0) * scale
     of_value = jnp.einsum("bhts,bthk->bshk", some, gradient)
@@ -105,4 +105,4 @@ def _read_backward(rate: float, kept: tuple[jax.Array, ...], gradient: jax.Array
     return jnp.where(keep, of_some * scale, 0), of_value, None
 
 
-_read_some.defvjp(_read_forward, _read_backward)
+_weigh_values.defvjp(_read_forward, _read_backward)

@@ -1,7 +1,7 @@
-"""Dropout whose every decision is a function of a key and of the element's place alone.
+"""Dropout in which each decision is a function of a key and of the element's index alone.
 
-So the bits are the same on any mesh and kind of device, each device draws only those of its own
-elements, and nothing has to be kept for the backward pass but the key: it draws again.
+The bits are the same on any mesh and device, each device draws only those of its own elements, and
+the backward pass keeps nothing but the key: it draws them again.
 """
 
 import functools
@@ -47,28 +47,28 @@ _dropped.defvjp(_forward, _backward)
 
 
 def dropout_mask(
-    key_words: jax.Array, shape: tuple[int, ...], rate: float
+    key_data: jax.Array, shape: tuple[int, ...], rate: float
 ) -> tuple[jax.Array, float]:
-    """Returns which elements are kept, `shape` bool, and what they are multiplied by.
+    """Returns the mask of kept elements, `shape` bool, and the factor that they are multiplied by.
 
     Args:
-      key_words: [2] uint32, of a threefry key.
+      key_data: [2] uint32, of a threefry key.
       shape: of the elements; of the first axis, each row has at most 2^32.
       rate: in [0, 1).
     """
     threshold = min(round(rate * 2**32), 2**32 - 1)
-    keep = random_words(key_words, shape) >= jnp.uint32(threshold)
+    keep = hash_bits(key_data, shape) >= jnp.uint32(threshold)
     return keep, 1 / (1 - threshold / 2**32)
 
 
-def random_words(key_words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns a word for each place that dropout cannot tell from a random one.
+def hash_bits(key_data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns 32 pseudo-random bits for each element: a hash of the key and the element's index.
 
-    Not for cryptography, nor for what needs independence beyond that of a good hash.
+    Good enough for dropout; not for cryptography.
 
     Args:
-      key_words: [2] uint32.
-      shape: at least one axis; of the first, each row has words of its own.
+      key_data: [2] uint32.
+      shape: at least one axis; each row of the first has bits of its own.
 
     Returns:
       `shape` uint32.
@@ -78,8 +78,8 @@ def random_words(key_words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     for axis in range(1, len(shape)):
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    word = _mixed(place + (key_words[0] ^ jnp.uint32(_GOLDEN)))
-    return _mixed(word + (key_words[1] ^ (row * jnp.uint32(_GOLDEN))))
+    word = _mixed(place + (key_data[0] ^ jnp.uint32(_GOLDEN)))
+    return _mixed(word + (key_data[1] ^ (row * jnp.uint32(_GOLDEN))))
 
 
 def _mixed(word: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""The floating-point operations that a model needs for a token: what utilisation refers to.
+"""Floating-point operations of a model per token, which model FLOPs utilisation (MFU) refers to.
 
-They are those of the model, not of the program: recomputed activations do not count, and neither
-does what a program saves, such as the tokens of the last layer that nothing reads.
+They are those of the model, not of the compiled program: recomputed activations do not count, and
+neither do savings, such as the tokens of the last layer that nothing reads.
 """
 
 from bert_jax.config import EncoderConfig, EncoderMode
@@ -10,7 +10,7 @@ _BACKWARD = 2  # passes over the products for one forward: to the activations, t
 
 
 def encoder_flops(encoder: EncoderConfig, length: int) -> float:
-    """Returns what the encoder takes forward for a token: L (8 D^2 + 4 D F + 4 T D).
+    """Returns the operations of the encoder's forward pass for a token: L (8 D^2 + 4 D F + 4 T D).
 
     A product of [A, B] with [B, C] counts 2 A B C: the query, key, value and output maps are
     8 D^2, the feed-forward layer 4 D F (16 D^2 where F = 4 D), scores and their use 4 T D.
@@ -25,7 +25,7 @@ def encoder_flops(encoder: EncoderConfig, length: int) -> float:
 
 
 def pretraining_flops(encoder: EncoderConfig, length: int, slots: int) -> float:
-    """Returns what a training step takes for a token of a full row.
+    """Returns the operations of a pretraining step for a token of a full row.
 
     3 [L (8 D^2 + 4 D F + 4 T D) + (M / T) (2 D V + 2 D^2)]: forward and backward, with the masked
     slots alone read by the MLM head.
@@ -41,7 +41,7 @@ def pretraining_flops(encoder: EncoderConfig, length: int, slots: int) -> float:
 
 
 def finetuning_flops(encoder: EncoderConfig, length: int, mode: EncoderMode) -> float:
-    """Returns what a training step takes for a token of a full row; a task's head is nothing.
+    """Returns the operations of a fine-tuning step for a token of a full row, without the head.
 
     A frozen encoder has no backward pass, and a cached one does not run.
 

@@ -47,10 +47,10 @@ def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) ->
 
 
 def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
-    """Returns what stands for `attention.attention` on a mesh.
+    """Returns the fused counterpart of `attention.attention` on a mesh.
 
-    Where scores are few it is left to `attention`: in the last layer, where only some tokens look,
-    and in rows shorter than a block, such as those by which parameters are made.
+    Small scores are left to `attention`: in the last layer, which computes only some queries, and
+    in rows shorter than a block, such as those that parameters are initialised with.
 
     Args:
       mesh: from `sharding.make_mesh`.
@@ -58,17 +58,35 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
     """
     kernel = functools.partial(_on_tpu, mesh) if platform == "tpu" else _on_gpu
 
-    def attend(*of: Any, **dropout: Any) -> jax.Array:
-        query, key, value, _, examples, places = of  # as `attention` takes them
+    def attend(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        query_examples: jax.Array,
+        key_examples: jax.Array,
+        query_index: jax.Array | None = None,
+        *,
+        dropout_rate: float,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
         if query.shape[1] != key.shape[1] or key.shape[1] < _BLOCK:
-            return attention(*of, **dropout)
-        assert dropout["dropout_key"] is None
-        return kernel(query, key, value, examples, places)
+            return attention(
+                query,
+                key,
+                value,
+                query_examples,
+                key_examples,
+                query_index,
+                dropout_rate=dropout_rate,
+                dropout_key=dropout_key,
+            )
+        assert dropout_key is None  # config.validate_encoder requires a rate of 0
+        return kernel(query, key, value, key_examples, query_index)
 
     return attend
 
 
-def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, places: Any) -> Any:
+def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, query_index: Any) -> Any:
     from jax.experimental.pallas.ops.tpu import flash_attention as tpu  # loads Pallas
 
     heads = dict(LOGICAL_AXIS_RULES)["heads"]
@@ -80,7 +98,7 @@ def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, places:
             key,
             value,
             segment_ids=tpu.SegmentIds(examples, examples),
-            causal=places is not None,
+            causal=query_index is not None,
             sm_scale=query.shape[-1] ** -0.5,
         )
 
@@ -96,11 +114,11 @@ def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, places:
     return each(query, key, value, examples).swapaxes(1, 2)
 
 
-def _on_gpu(query: Any, key: Any, value: Any, examples: Any, places: Any) -> Any:
+def _on_gpu(query: Any, key: Any, value: Any, examples: Any, query_index: Any) -> Any:
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=visible(examples, examples, places),
+        mask=visible(examples, examples, query_index),
         implementation="cudnn",
     )

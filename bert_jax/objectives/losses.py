@@ -1,6 +1,6 @@
 """Losses as (sum, weight) pairs, to be added freely and divided once.
 
-`make_pretraining_loss` and `make_task_loss` bind a model; `training.py` differentiates
+`make_pretraining_loss` and `make_task_loss` bind a model; `training/step.py` differentiates
 what they return.
 """
 
@@ -27,19 +27,19 @@ class Total(NamedTuple):
 
 
 Totals = dict[str, Total]
-# outputs, batch -> totals; the one named `loss` is to be made small
+# outputs, batch -> totals; the one named `loss` is minimised
 TotalsOf = Callable[[jax.Array, Batch], Totals]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
-    """A sum of means of a batch, each of a total and with a factor.
+    """A weighted sum of mean losses.
 
     Attributes:
       totals: params, batch, dropout key (None: no dropout) -> all totals, to log.
-      weights: batch -> the weight of each total that counts. It needs no forward pass, so that
-        the parts of a batch can be divided by the weight of the whole.
-      factors: of those totals' means in the loss.
+      weights: batch -> the weight of each total in the loss. It needs no forward pass, so that
+        micro-batches can be divided by the weight of the whole batch.
+      factors: of the mean losses, by the names of their totals.
     """
 
     totals: Callable[[Params, Batch, jax.Array | None], Totals]
@@ -57,9 +57,9 @@ class Loss:
 
         Args:
           params: of the model.
-          batch: or a part of one.
+          batch: or a micro-batch.
           dropout_key: None for no dropout.
-          weights: of the whole batch, where this is a part: then the losses of the parts add.
+          weights: of the whole batch, for a micro-batch: the losses of micro-batches then add up.
         """
         totals = self.totals(params, batch, dropout_key)
         weights = self.weights(batch) if weights is None else weights
@@ -99,21 +99,18 @@ def mean(total: Total) -> jax.Array:
     return total.sum / jnp.maximum(total.weight, 1e-9)
 
 
-def make_pretraining_loss(
-    model: PretrainingModel, *, mlm_weight: float = 1.0, sentence_weight: float = 1.0
-) -> Loss:
-    """Returns the joint loss of a pretraining model: weighted means of the MLM and sentence losses.
+def make_pretraining_loss(model: PretrainingModel, *, sentence_weight: float = 1.0) -> Loss:
+    """Returns the joint loss: the mean MLM loss plus a multiple of the mean sentence loss.
 
     Args:
       model: its objective names the sentence loss in the totals: `nsp_loss`, `sop_accuracy`, ...;
-        what a causal one predicts is told as `next_token_loss`, for it is no masked token.
-      mlm_weight: of the mean MLM loss.
+        a causal model's loss is `next_token_loss`, since no token is masked.
       sentence_weight: of the mean sentence loss.
     """
     name = model.objective.value
-    positive = {"nsp": "random", "sop": "swapped"}.get(name)  # whose share tells the balance
+    positive = {"nsp": "random", "sop": "swapped"}.get(name)
     tokens = "next_token" if model.config.causal else "mlm"
-    factors = {f"{tokens}_loss": mlm_weight}
+    factors = {f"{tokens}_loss": 1.0}
     if positive:
         factors[f"{name}_loss"] = sentence_weight
 
@@ -211,12 +208,12 @@ def number_totals(values: jax.Array, batch: Batch) -> Totals:
 def span_totals(logits: jax.Array, batch: Batch) -> Totals:
     """The cross-entropy of the first and the last token of answers (BERT, section 4.2).
 
-    The softmax is over the tokens of an example's own, so it is the same packed or not.
+    The softmax is over the tokens of the example alone, so packing does not change it.
 
     Args:
       logits: [B, T, 2] float32, of the first and of the last token.
-      batch: `example_ids`, `positions` [B, T] int32; `labels` [B, N, 2] int32, places in the
-        example; `weights` [B, N] float32.
+      batch: `example_ids`, `position_ids` [B, T] int32; `labels` [B, N, 2] int32,
+        position ids; `weights` [B, N] float32.
 
     Returns:
       `loss`, the mean of both in nats, and `accuracy`: of both being the likeliest.

@@ -1,4 +1,4 @@
-"""What the language model is to predict, chosen and hidden on the device.
+"""Masking on the device: chooses the targets of the language model, and hides them.
 
 Single tokens (BERT, section 3.1), whole words or spans of words (SpanBERT, section 3.1) are hidden
 by one algorithm: a row is cut into units, units are chosen, their tokens are replaced.
@@ -18,8 +18,8 @@ import numpy as np
 
 from bert_jax.config import MaskingConfig, MaskStrategy
 
-# How often words that still fit are looked for after one that does not. What is left shrinks to
-# below the length of a word each time, so three rounds suffice.
+# Rounds that look for words that still fit, after one that does not. Each round leaves less than
+# the length of a word, so three suffice.
 _MORE_ROUNDS = 3
 
 
@@ -143,7 +143,7 @@ def _mask_row(
     quotas = jnp.round(rate * counts.astype(jnp.float32)).astype(jnp.int32)
     quotas = jnp.where(counts > 0, jnp.maximum(quotas, 1), 0)
     units, parts = _cut_row(span_key, token_ids, owner, config, vocabulary)
-    parts, quotas = _admit_shortest(parts, quotas, slots)
+    parts, quotas = _raise_quota_to_shortest_unit(parts, quotas, slots)
     draws = jax.random.bits(choice_key, (length,), jnp.uint32)[units.first]
     more = 0 if config.strategy is MaskStrategy.TOKENS else _MORE_ROUNDS
     chosen = _choose([units] + more * [parts], parts.owner, quotas, draws)
@@ -174,7 +174,7 @@ def _mask_row(
 
 
 class _Units(NamedTuple):
-    """Tokens that are chosen together; each token says of which unit it is. [T] int32 each."""
+    """Units, tokens that are chosen together, by token: [T] int32 each."""
 
     owner: jax.Array  # the example; 0 where the token is never chosen
     first: jax.Array  # the place of the unit's first token
@@ -182,7 +182,7 @@ class _Units(NamedTuple):
 
 
 def word_begins(token_ids: jax.Array, owner: jax.Array, word_starts: np.ndarray) -> jax.Array:
-    """Says where words begin: after what cannot be chosen, and where the piece says so.
+    """Returns the word starts: after tokens that cannot be chosen, and where the piece is one.
 
     Args:
       token_ids: [T] int32.
@@ -198,7 +198,7 @@ def word_begins(token_ids: jax.Array, owner: jax.Array, word_starts: np.ndarray)
 def span_begins(
     key: jax.Array, words: jax.Array, owner: jax.Array, config: MaskingConfig
 ) -> jax.Array:
-    """Says which words begin a span: spans fill the text, and none crosses a special token.
+    """Returns the words that begin a span: spans fill the text, and none crosses a special token.
 
     Each word begins one with the chance `span_stop_rate`, and so does each that would make a span
     longer than `span_longest` words: as the draws have no memory, the lengths are geometric and
@@ -221,12 +221,12 @@ def span_begins(
 
 
 def _enters(owner: jax.Array) -> jax.Array:
-    """Says where a run of tokens of one owner begins."""
+    """Returns the starts of runs of tokens with one owner."""
     return owner != jnp.pad(owner[:-1], (1, 0))
 
 
 def _members(owner: jax.Array, examples: int) -> jax.Array:
-    """Says which tokens each example can lose, [N + 1, T] bool; row 0 has none."""
+    """Returns the maskable tokens of each example, [N + 1, T] bool; row 0 has none."""
     names = jnp.arange(examples + 1, dtype=jnp.int32)
     return (owner[None, :] == names[:, None]) & (owner > 0)[None, :]
 
@@ -248,7 +248,7 @@ def _cut_row(
     config: MaskingConfig,
     vocabulary: MaskVocabulary,
 ) -> tuple[_Units, _Units]:
-    """Cuts a row into what the strategy draws, and into what that may be cut to."""
+    """Returns the units to sample, and the sub-units that a span may be truncated to."""
     if config.strategy is MaskStrategy.TOKENS:
         tokens = _units(owner, jnp.ones(owner.shape, bool))
         return tokens, tokens
@@ -259,7 +259,9 @@ def _cut_row(
     return _units(owner, span_begins(key, begins, owner, config)), words
 
 
-def _admit_shortest(parts: _Units, quotas: jax.Array, slots: int) -> tuple[_Units, jax.Array]:
+def _raise_quota_to_shortest_unit(
+    parts: _Units, quotas: jax.Array, slots: int
+) -> tuple[_Units, jax.Array]:
     """Raises quotas that not even the shortest part fits, as far as the row has slots.
 
     A part that is still too long, a word of a hundred pieces say, is cut to its first tokens.
@@ -285,8 +287,8 @@ def _choose(
       rounds: the units of each round, which takes them up to the first that does not fit; those of
         a later round are parts of those of an earlier one.
       owner: [T] int32, the example of each token; 0 where the token is never chosen.
-      quotas: [N + 1] int32, how many tokens each example may lose.
-      draws: [T] uint32, equal inside a unit of the first round; they decide whose turn it is.
+      quotas: [N + 1] int32, the number of tokens that each example may lose.
+      draws: [T] uint32, equal inside a unit of the first round; they set the order.
 
     Returns:
       [T] int32, the places of the chosen tokens, in no order, and T for every other token.

@@ -1,6 +1,6 @@
-"""The compiled steps of a run, and what they are made of.
+"""The compiled steps of a run, and their parts: model, optimizer, loss.
 
-The drivers that train run them; `plan` compiles the very same ahead of time.
+Training runs them; `plan` compiles the very same steps ahead of time.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from bert_jax.training.step import PrepareFn, UpdateFn, make_train_step
 
 
 class CompiledStep(NamedTuple):
-    """The step of a run and what it was made of.
+    """The compiled step of a run, and its parts.
 
     Attributes:
       model: of `heads.py`.
@@ -89,10 +89,10 @@ def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
 
 
 def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabulary:
-    """Returns what masking must know of a tokenizer.
+    """Returns the properties of a tokenizer that masking needs.
 
     Raises:
-      UserError: if words are to be chosen and the tokenizer does not tell them.
+      UserError: if whole words are masked and the tokenizer does not mark their starts.
     """
     by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
     size = tokenizer.vocab_size
@@ -104,8 +104,8 @@ def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabula
     )
 
 
-def masking(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> PrepareFn:
-    """Binds the corruption to a vocabulary, and its rate to a run of so many steps."""
+def make_mask_fn(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> PrepareFn:
+    """Returns the masking of a batch, bound to a vocabulary and to a run of so many steps."""
 
     def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
         rate = mask_rate(config, step, steps)
@@ -135,10 +135,9 @@ def pretraining_step(
     abstract = abstract_state(model, tx, mesh)
     loss = make_pretraining_loss(
         model,
-        mlm_weight=config.mlm_loss_weight,
         sentence_weight=config.sentence_loss_weight,
     )
-    mask_fn = masking(config.masking, config.steps, vocabulary)
+    mask_fn = make_mask_fn(config.masking, config.steps, vocabulary)
     train_step = make_train_step(
         loss,
         mask_fn,
@@ -172,7 +171,7 @@ def finetuning_step(
     loss = training_loss(model, config, class_weights)
     train_step = make_train_step(
         loss,
-        as_it_is,
+        no_preparation,
         tx,
         abstract,
         config.micro_batches,
@@ -210,7 +209,7 @@ def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
     return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
-def as_it_is(batch: Any, key: jax.Array, step: Any) -> Any:
-    """Prepares nothing: a task's batch is drawn on the host."""
+def no_preparation(batch: Any, key: jax.Array, step: Any) -> Any:
+    """Returns the batch as it is: a task's batches are complete when they leave the host."""
     del key, step
     return batch

@@ -22,7 +22,7 @@ from bert_jax.distributed.sharding import RUNS_AXIS
 from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import Params, Totals
-from bert_jax.runs.steps import as_it_is, task_optimizer
+from bert_jax.runs.steps import no_preparation, task_optimizer
 from bert_jax.tasks.evaluation import OutputsFn, make_outputs
 from bert_jax.tasks.kinds import KINDS, training_loss
 from bert_jax.training.compiler_options import compiler_options
@@ -83,7 +83,7 @@ def vectorise(
 
     def train_step(state: TrainState, batch: Batch, run: Runs) -> tuple[TrainState, Totals]:
         tx = optimizer(run.highest_rate)
-        return make_update(gradient, as_it_is, tx)(state, batch, run.inputs)
+        return make_update(gradient, no_preparation, tx)(state, batch, run.inputs)
 
     outputs = make_outputs(model, KINDS[config.task].totals)
     return Vectorised(

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines, TensorBoard, and the terminal."""
+"""The logs of a run: JSON lines, TensorBoard, and the terminal."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tqdm import tqdm
 import bert_jax
 from bert_jax.distributed.chips import find_chip
 from bert_jax.files import write_atomically
-from bert_jax.training.health import Health
+from bert_jax.training.loss_watch import LossWatch
 
 LOG_FILE, STARTS_FILE = "log.jsonl", "starts.jsonl"
 
@@ -50,7 +50,7 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def progress(self, step: int, text: str) -> None:
-        """Shows where the run is, and how long it will still take."""
+        """Shows the progress of the run and the time left."""
         if self._bar.disable:
             done = max(step - self._first_step, 1)
             left = (time.monotonic() - self._begin) / done * (self._steps - step)
@@ -59,8 +59,8 @@ class RunLog:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def say(self, text: str) -> None:
-        """Shows a line without disturbing the bar."""
+    def message(self, text: str) -> None:
+        """Prints a line without disturbing the progress bar."""
         self._bar.write(text, file=sys.stderr)
 
     def started(self, clock: "StartClock", state: Any) -> None:
@@ -70,7 +70,7 @@ class RunLog:
         """
         jax.block_until_ready(state)
         clock.mark("first step")
-        self.say(clock.describe())
+        self.message(clock.describe())
         entry = {
             "step": self._first_step,
             "time": time.time(),
@@ -82,12 +82,12 @@ class RunLog:
             file.write(json.dumps(entry) + "\n")
 
     def held_out(self, step: int, means: dict[str, float]) -> None:
-        """Records and shows what an evaluation found."""
+        """Records and shows the results of an evaluation."""
         self.write(step, {f"heldout_{name}": value for name, value in means.items()})
         # The loss before the accuracy; compiled steps return their totals by name.
         shown = sorted(means, key=lambda name: (name.partition("_")[0], "loss" not in name))
-        said = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
-        self.say(f"step {step:,} held out: {' '.join(said)}")
+        pairs = (f"{name} {means[name]:.4f}" for name in shown if "share" not in name)
+        self.message(f"step {step:,} held out: {' '.join(pairs)}")
 
     def close(self) -> None:
         """Finishes the files and the bar."""
@@ -97,7 +97,7 @@ class RunLog:
 
 
 class SilentLog(RunLog):
-    """The log of a process that is not the first: it tells nothing."""
+    """The log of a process that is not the first: it writes nothing."""
 
     def __init__(self) -> None:
         """Opens nothing."""
@@ -108,7 +108,7 @@ class SilentLog(RunLog):
     def progress(self, step: int, text: str) -> None:
         """Shows nothing."""
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Shows nothing."""
 
     def started(self, clock: "StartClock", state: Any) -> None:
@@ -126,7 +126,7 @@ def open_log(workdir: pathlib.Path, *, first_step: int, steps: int) -> RunLog:
 
 
 def duration(seconds: float) -> str:
-    """Says a time in words of two units at most: '1 h 05 min', '42 s'."""
+    """Formats a time in at most two units: '1 h 05 min', '42 s'."""
     seconds = math.ceil(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -164,7 +164,7 @@ class StepReports:
         log_steps: int,
         learning_rate: Callable[[int], Any],
         flops_of: Callable[[int], float],
-        health: Health,
+        watch: LossWatch,
     ) -> None:
         """Starts the clock.
 
@@ -173,10 +173,10 @@ class StepReports:
           log_steps: between them.
           learning_rate: the schedule, to be logged.
           flops_of: a step -> operations of the model for a real token (`flops.py`).
-          health: looks at every step.
+          watch: checks every step.
         """
         self._log, self._log_steps, self._learning_rate = log, log_steps, learning_rate
-        self._flops_of, self._health = flops_of, health
+        self._flops_of, self._watch = flops_of, watch
         self._totals: list[Any] = []  # of the steps since the last report, on the device
         self._step = 0
         self._begin = time.monotonic()
@@ -203,7 +203,7 @@ class StepReports:
         seconds = max(now - self._begin, 1e-9)
         means = divide(fetched)
         del means["tokens"], means["skipped"]
-        # Where every step was skipped there is no loss to tell.
+        # Where every step was skipped there is no loss to report.
         values: dict[str, Any] = {name: x for name, x in means.items() if math.isfinite(x)}
         with jax.transfer_guard("allow"):
             values["learning_rate"] = float(self._learning_rate(self._step - 1))
@@ -214,20 +214,20 @@ class StepReports:
         values["data_wait_share"] = self._waited / seconds
         values |= {f"{name}_seconds": spent for name, spent in self._pauses.items()}
         self._totals, self._begin, self._waited, self._pauses = [], now, 0.0, {}
-        found, lines = self._health.check(first, fetched)
+        found, lines = self._watch.check(first, fetched)
         for line in lines:
-            self._log.say(line)
+            self._log.message(line)
         self._log.write(self._step, values | found)
-        told = f"loss {values.get('loss', math.nan):.4f}"
-        self._log.progress(self._step, f"{told}, {values['tokens_per_second']:,.0f} tokens/s")
+        summary = f"loss {values.get('loss', math.nan):.4f}"
+        self._log.progress(self._step, f"{summary}, {values['tokens_per_second']:,.0f} tokens/s")
 
     def compiled_again(self, step: int) -> None:
         """Warns of time that was lost: it never happens where shapes and placements are fixed."""
         self._log.write(step, {"compiled_again": 1})
-        self._log.say(f"step {step:,} was compiled again, though its batch has a known shape")
+        self._log.message(f"step {step:,} was compiled again, though its batch has a known shape")
 
     def waited(self, seconds: float) -> None:
-        """Counts time in which the device had no data."""
+        """Counts time in which the device waited for data."""
         self._waited += seconds
 
     @contextlib.contextmanager
@@ -242,16 +242,16 @@ class StepReports:
 
 
 def pace(tokens: float, flops: float, seconds: float) -> dict[str, float]:
-    """Returns how fast all devices were, and what was needed of their memory.
+    """Returns the throughput of all devices and their peak memory.
 
     Args:
       tokens: real ones, without padding.
-      flops: of the model for them (`flops.py`).
-      seconds: that they took.
+      flops: of the model for them (`model/flops.py`).
+      seconds: the time taken.
 
     Returns:
       `tokens_per_second`, `tokens_per_second_per_device`, `model_flops_per_second`, `memory_bytes`
-      (the most so far on a device of this host; where devices do not tell, as on CPU, of this
+      (the most so far on a device of this host; on CPU, where devices do not report it, of this
       process), and, where `chips.py` knows the device, `mfu`: the share of its bfloat16 peak.
     """
     devices, device = jax.device_count(), jax.local_devices()[0]
@@ -269,7 +269,7 @@ def pace(tokens: float, flops: float, seconds: float) -> dict[str, float]:
 
 
 class StartClock:
-    """Where the seconds go from the start of the process to the end of its first step."""
+    """The breakdown of the time from the start of the process to the end of its first step."""
 
     def __init__(self) -> None:
         """Counts from the import of this package."""
@@ -277,13 +277,13 @@ class StartClock:
         self.parts: dict[str, float] = {}
 
     def mark(self, part: str) -> None:
-        """Names what the time since the last mark went to."""
+        """Books the time since the last mark under `part`."""
         now = time.monotonic()
         self.parts[part] = round(now - self._last, 3)
         self._last = now
 
     def describe(self) -> str:
-        """Says it in a line."""
+        """Returns the breakdown as one line."""
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.parts.items())
         return f"first step done {sum(self.parts.values()):.1f} s after the start: {parts}"
 

@@ -25,7 +25,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
         case Schedule.LINEAR:
             fall = optax.schedules.linear_schedule(rate, 0.0, left)
         case Schedule.POLYNOMIAL:
-            fall = optax.schedules.polynomial_schedule(rate, 0.0, config.decay_power, left)
+            fall = optax.schedules.polynomial_schedule(rate, 0.0, 2, left)
         case Schedule.COSINE:
             fall = optax.schedules.cosine_decay_schedule(rate, left)
         case Schedule.STABLE:

@@ -39,7 +39,7 @@ def test_a_sick_step_is_skipped_named_and_replayed(
     }
     (rows,) = told.values()
     assert list(told) == ["7"] and rows.startswith("4 rows from epoch 0 block ")
-    assert f"the loss or a gradient is no number: step 7 ({rows})" in result.err
+    assert f"the loss or a gradient is not finite: step 7 ({rows})" in result.err
     assert [entry["step"] for entry in log_of(tmp_path / "run") if "loss" in entry][-1] == 12
 
     before = sorted((tmp_path / "run").rglob("*"))
@@ -59,17 +59,21 @@ def test_a_sick_step_is_skipped_named_and_replayed(
 def test_many_sick_steps_in_a_row_end_the_run(
     drivers: Drivers, pretrain_flags: list[str], pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
-    flags = [*pretrain_flags, f"--workdir={tmp_path}", "--config.max_skipped_steps=2"]
+    flags = [*pretrain_flags, f"--workdir={tmp_path}"]
     environment = {"SICK_STEPS": "6,7,8,9,10,11"}
     result = drivers.run(
-        "pretrain", *flags, environment=environment, patch="tests.fixtures.sick_steps"
+        "pretrain",
+        *flags,
+        environment=environment,
+        constants={"bert_jax.training.loss_watch.MAX_SKIPPED_STEPS": 2},
+        patch="tests.fixtures.sick_steps",
     )
     assert result.status == 1 and "Traceback" not in result.err
     message = result.err.splitlines()[-1]
     assert message.startswith(
-        "error: the last 3 steps until 8 have a loss or a gradient that is no"
+        "error: the last 3 steps up to 8 had a loss or a gradient that is not finite"
     )
-    assert "See what happens by --replay=6" in message
+    assert "Find the cause with --replay=6" in message
     assert steps_in(tmp_path)[0] == 4
     # What is kept is sound: without the sickness the run goes on from there.
     shutil.rmtree(tmp_path / FOLDER / "8", ignore_errors=True)

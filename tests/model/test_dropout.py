@@ -10,13 +10,13 @@ from jax.sharding import NamedSharding
 
 from bert_jax.config import MeshConfig
 from bert_jax.distributed import sharding
-from bert_jax.model.dropout import dropout, random_words
+from bert_jax.model.dropout import dropout, hash_bits
 
 SHAPE = (16, 4, 64, 64)
 
 
 def words(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return np.asarray(random_words(jax.random.key_data(jax.random.key(seed)), shape))
+    return np.asarray(hash_bits(jax.random.key_data(jax.random.key(seed)), shape))
 
 
 def assert_independent(one: np.ndarray, other: np.ndarray) -> None:
@@ -45,7 +45,7 @@ def test_keys_are_independent():
     for other in (1, 2, 3):
         assert_independent(words(0), words(other))
     layers = [
-        np.asarray(random_words(jax.random.key_data(key), SHAPE))
+        np.asarray(hash_bits(jax.random.key_data(key), SHAPE))
         for key in jax.random.split(jax.random.key(0), 4)
     ]
     for i in range(3):

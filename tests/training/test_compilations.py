@@ -11,7 +11,7 @@ from bert_jax.distributed import sharding
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import make_pretraining_loss
 from bert_jax.objectives.masking import MaskVocabulary
-from bert_jax.runs.steps import masking
+from bert_jax.runs.steps import make_mask_fn
 from bert_jax.training.compilations import Compilations
 from bert_jax.training.optimizer import make_optimizer
 from bert_jax.training.state import abstract_state, init_params, init_state
@@ -29,7 +29,7 @@ def test_one_for_each_shape(tiny_encoder):
     abstract = abstract_state(model, tx, mesh)
     size = tiny_encoder.vocab_size
     vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, size, np.ones(size, bool))
-    prepare = masking(MaskingConfig(), 10, vocabulary)
+    prepare = make_mask_fn(MaskingConfig(), 10, vocabulary)
     step = make_train_step(make_pretraining_loss(model), prepare, tx, abstract)
     state = init_state(init_params(model, 0, abstract.params), tx, abstract)
     run, needless = run_inputs(), []

@@ -9,8 +9,7 @@ import pytest
 from bert_jax.distributed.chips import Chip
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Total
-from bert_jax.training import logs
-from bert_jax.training.health import Health
+from bert_jax.training import logs, loss_watch
 from bert_jax.training.logs import (
     LOG_FILE,
     STARTS_FILE,
@@ -22,6 +21,7 @@ from bert_jax.training.logs import (
     pace,
     read_log,
 )
+from bert_jax.training.loss_watch import LossWatch
 
 
 def totals(loss: float, weight: float = 1.0, tokens: float = 10.0) -> dict[str, Total]:
@@ -37,9 +37,9 @@ def open_log(workdir: pathlib.Path, first_step: int = 0) -> RunLog:
     return RunLog(workdir, first_step=first_step, steps=10)
 
 
-def step_reports(log: RunLog, log_steps: int, max_skipped_steps: int = 10) -> StepReports:
-    health = Health(max_skipped_steps, lambda step: f"rows {step}")
-    return StepReports(log, log_steps, lambda step: jnp.float32(step), lambda step: 7.0, health)
+def step_reports(log: RunLog, log_steps: int) -> StepReports:
+    watch = LossWatch(lambda step: f"rows {step}")
+    return StepReports(log, log_steps, lambda step: jnp.float32(step), lambda step: 7.0, watch)
 
 
 def test_sums_are_added_before_the_division() -> None:
@@ -73,17 +73,18 @@ def test_reports_cover_every_step_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_skipped_steps_are_named_and_too_many_in_a_row_end_the_run(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loss_watch, "MAX_SKIPPED_STEPS", 2)
     log = open_log(tmp_path)
-    reports = step_reports(log, 3, max_skipped_steps=2)
+    reports = step_reports(log, 3)
     losses = [1.0, None, 3.0, None, None, 6.0, None, None, None]
     for step, loss in enumerate(losses[:7], start=1):
         reports.add(step, totals(0.0, 0.0) if loss is None else totals(loss))
     for step in (8, 9):
         reports.add(step, totals(0.0, 0.0))
     with pytest.raises(
-        UserError, match="the last 3 steps until 9 have a loss or a gradient that is no"
+        UserError, match="the last 3 steps up to 9 had a loss or a gradient that is not"
     ):
         reports.flush()
     log.close()
@@ -93,7 +94,7 @@ def test_skipped_steps_are_named_and_too_many_in_a_row_end_the_run(
         {"2": "rows 2"},
         {"4": "rows 4", "5": "rows 5"},
     ]
-    told = "the loss or a gradient is no number: step 4 (rows 4); step 5 (rows 5)"
+    told = "the loss or a gradient is not finite: step 4 (rows 4); step 5 (rows 5)"
     assert told in capsys.readouterr().err
 
 
@@ -110,10 +111,10 @@ def test_a_report_of_skipped_steps_alone_has_no_loss(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.parametrize(("loss", "is_told"), [(4.5, True), (3.2, False), (1.0, False)])
 def test_a_sudden_rise_of_the_loss_is_told(loss: float, is_told: bool) -> None:
-    health, rng = Health(10, lambda step: f"rows {step}"), np.random.default_rng(0)
+    watch, rng = LossWatch(lambda step: f"rows {step}"), np.random.default_rng(0)
     before = [totals(3 + 0.1 * x) for x in rng.standard_normal(50)]
-    assert health.check(1, before) == ({}, [])
-    values, lines = health.check(51, [totals(loss), totals(3.0)])
+    assert watch.check(1, before) == ({}, [])
+    values, lines = watch.check(51, [totals(loss), totals(3.0)])
     if is_told:
         assert values == {"loss_spikes": {"51": "loss 4.5000, rows 51"}}
         assert lines == ["the loss rose suddenly: step 51 (loss 4.5000, rows 51)"]

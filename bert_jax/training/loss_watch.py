@@ -1,4 +1,4 @@
-"""What the losses of a run say about its health: steps that were skipped, and sudden rises."""
+"""Watches the losses of a run for skipped steps (a loss or gradient is not finite) and spikes."""
 
 import collections
 import math
@@ -10,28 +10,29 @@ import numpy as np
 
 from bert_jax.errors import UserError
 
+MAX_SKIPPED_STEPS = 10  # in a row; more end the run
+
 _WINDOW_STEPS = 100  # before a step, which its loss is compared with
 _LEAST_STEPS = 20  # of them, before anything is compared
 _SPREADS = 6.0  # above their mean, in standard deviations, and a loss is called a spike
 _NAMED = 10  # steps in one line
 
 
-class Health:
+class LossWatch:
     """Reads the totals of finished steps, in their order."""
 
-    def __init__(self, max_skipped_steps: int, rows_of: Callable[[int], str]) -> None:
-        """Has seen nothing yet.
+    def __init__(self, rows_of: Callable[[int], str]) -> None:
+        """Starts with no step.
 
         Args:
-          max_skipped_steps: in a row; more end the run.
-          rows_of: a step -> the names of its rows, in words.
+          rows_of: a step -> a description of its rows.
         """
-        self._max_skipped, self._rows_of = max_skipped_steps, rows_of
+        self._rows_of = rows_of
         self._skipped_in_a_row = 0
         self._losses: collections.deque[float] = collections.deque(maxlen=_WINDOW_STEPS)
 
     def check(self, first_step: int, totals: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
-        """Looks at steps that follow those seen before.
+        """Checks the steps that follow those checked before.
 
         Args:
           first_step: the number of the first of them.
@@ -39,8 +40,8 @@ class Health:
             skipped if all skip it, and its loss is the mean of the others.
 
         Returns:
-          What to record, `skipped_steps` and `loss_spikes` with their steps and rows where there
-          are any, and lines to show.
+          Values to log (`skipped_steps` and `loss_spikes` with their steps and rows, if there are
+          any), and messages to show.
 
         Raises:
           UserError: if too many steps in a row were skipped.
@@ -56,24 +57,24 @@ class Health:
             if self._is_spike(loss):
                 spikes[step] = f"loss {loss:.4f}, {self._rows_of(step)}"
             self._losses.append(loss)
-        told = (
-            ("skipped_steps", skipped, "skipped, for the loss or a gradient is no number"),
+        kinds = (
+            ("skipped_steps", skipped, "skipped, because the loss or a gradient is not finite"),
             ("loss_spikes", spikes, "the loss rose suddenly"),
         )
         values = {
-            name: {str(n): rows for n, rows in steps.items()} for name, steps, _ in told if steps
+            name: {str(n): rows for n, rows in steps.items()} for name, steps, _ in kinds if steps
         }
-        return values, [_words(reason, steps) for _, steps, reason in told if steps]
+        return values, [_list_steps(reason, steps) for _, steps, reason in kinds if steps]
 
     def _count_skipped(self, step: int) -> None:
         self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > self._max_skipped:
+        if self._skipped_in_a_row > MAX_SKIPPED_STEPS:
             first = step - self._skipped_in_a_row + 1
             raise UserError(
-                f"the last {self._skipped_in_a_row} steps until {step} have a loss or a gradient"
-                " that is no number: none of them changed the parameters, and the checkpoints are"
-                f" sound. See what happens by --replay={first}; lower"
-                " --config.optimizer.learning_rate, or raise its warmup_steps"
+                f"the last {self._skipped_in_a_row} steps up to {step} had a loss or a gradient"
+                " that is not finite; they changed no parameter, and the checkpoints are good."
+                f" Find the cause with --replay={first}, and lower"
+                " --config.optimizer.learning_rate or raise its warmup_steps"
             )
 
     def _is_spike(self, loss: float) -> bool:
@@ -83,7 +84,7 @@ class Health:
         return loss > mean + _SPREADS * spread and not math.isclose(loss, mean, rel_tol=0.01)
 
 
-def _words(reason: str, steps: dict[int, str]) -> str:
+def _list_steps(reason: str, steps: dict[int, str]) -> str:
     named = "; ".join(f"step {step:,} ({rows})" for step, rows in list(steps.items())[:_NAMED])
     more = f" and {len(steps) - _NAMED} more" if len(steps) > _NAMED else ""
     return f"{reason}: {named}{more}"
