@@ -205,7 +205,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, metadata | now, score=score)
             if progress.is_over(config.patience):
-                log.message(f"no better {setup.metric} for {progress.stale} epochs: enough")
+                log.message(f"stopping: no better {setup.metric} for {progress.stale} epochs")
                 break
         checkpoints.close()
     log.close()

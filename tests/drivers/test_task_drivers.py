@@ -224,7 +224,7 @@ def test_a_run_ends_when_it_gets_no_better(
     flags = finetune_flags(task, pretrained, tmp_path)
     flags += ["--config.patience=2", "--config.epochs=9", "--config.optimizer.learning_rate=1e-9"]
     result = drivers.run("finetune", *flags, "--config.data.examples=20")
-    assert result.status == 0 and "no better accuracy for 2 epochs: enough" in result.err
+    assert result.status == 0 and "stopping: no better accuracy for 2 epochs" in result.err
     assert "train: 20 examples" in result.err and result.out.startswith("finished 15 steps")
     again = drivers.run("finetune", *flags, "--config.data.examples=20")
     assert again.status == 0 and "is finished: 15 steps" in again.out
