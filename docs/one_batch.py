@@ -32,10 +32,11 @@ from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import cross_entropy, make_pretraining_loss, mean
 from bert_jax.objectives.masking import mask_tokens
-from bert_jax.runs.steps import mask_vocabulary, masking
+from bert_jax.runs.steps import make_mask_fn, mask_vocabulary
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.step import TrainState, draw_params, make_update, run_key
+from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key, tabulate
+from bert_jax.training.step import make_update
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path(__file__).with_suffix(".md")
@@ -135,11 +136,14 @@ def run_step(
     """Takes a training step from fresh parameters, and returns what passes through it."""
     model = PretrainingModel(config.encoder, config.data.objective)
     loss = make_pretraining_loss(model)
-    tx = make_optimizer(config.optimizer, config.steps)
-    mask = masking(config.masking, config.steps, mask_vocabulary(config.masking, tokenizer))
+    tx = make_optimizer(config.optimizer)
+    schedule = learning_rate_schedule(config.optimizer, config.steps)
+    run = RunInputs(run_key(config.seed), tabulate(schedule, config.steps))
+    vocabulary = mask_vocabulary(config.masking, tokenizer)
+    mask = make_mask_fn(config.masking, config.steps, vocabulary)
 
     @jax.jit
-    def step(key: jax.Array, rows: dict[str, jax.Array]) -> dict[str, Any]:
+    def step(run: RunInputs, rows: dict[str, jax.Array]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
         def recorded_mask(*arguments: Any) -> Any:
@@ -149,9 +153,9 @@ def run_step(
         def gradient(*arguments: Any) -> Any:
             return jax.value_and_grad(loss, has_aux=True)(*arguments)
 
-        params = draw_params(model, key)
+        params = draw_params(model, run.key)
         state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-        seen["state"], seen["totals"] = make_update(gradient, recorded_mask, tx)(state, rows, key)
+        seen["state"], seen["totals"] = make_update(gradient, recorded_mask, tx)(state, rows, run)
         batch = seen["batch"]
         seen["logits"], kept = model.apply(
             {"params": params},
@@ -166,7 +170,7 @@ def run_step(
         )
         return seen | {"visible": visible(batch["example_ids"], batch["example_ids"], None)}
 
-    return jax.device_get(step(run_key(config.seed), rows))
+    return jax.device_get(step(run, rows))
 
 
 def _sections(corpus: Corpus, tokenizer: Tokenizer, config: PretrainConfig) -> Iterator[str]:
@@ -237,7 +241,7 @@ example first, and each into the fullest row that it fits. Then the rows are shu
 
 {link(make_rows)} reads the tokens and writes the batch. Here it has one row (B = 1), the one with
 two examples."""
-    fields = ("token_ids", "example_ids", "segment_ids", "positions")
+    fields = ("token_ids", "example_ids", "segment_ids", "position_ids")
     yield block(
         *columns(
             ("", "", *fields),
@@ -251,7 +255,7 @@ two examples."""
             for each in ("pool_positions", "labels", "weights", "row_ids")
         ),
     )
-    yield """`example_ids` is 0 for padding, and `positions` start again in each example.
+    yield """`example_ids` is 0 for padding, and `position_ids` start again in each example.
 `pool_positions` are
 the [CLS] tokens; `labels` and `weights` belong to next sentence prediction, a slot for each
 example."""
