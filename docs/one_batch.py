@@ -235,7 +235,7 @@ example first, and each into the fullest row that it fits. Then the rows are shu
     yield block(shown("sizes, with [CLS] and [SEP]", examples.sizes), shown("row_of", row_of))
 
     plan = plan_block(corpus, data, seed=config.seed, epoch=0, block=0)
-    chosen = np.argmax(np.diff(plan.row_begins))[None]
+    chosen = np.array([np.argmax(np.diff(plan.row_begins))])
     rows = make_rows(corpus, plan, chosen, row_format(data, tokenizer.special), epoch=0, block=0)
     yield f"""## 4. A row
 
