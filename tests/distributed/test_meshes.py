@@ -199,11 +199,9 @@ def test_the_weights_of_a_loss_need_no_forward_pass(still):
             assert weight == totals[name].weight > 0
 
 
-@pytest.mark.parametrize(
-    ("remat", "unroll"), [(Remat.PRODUCTS, 1), (Remat.INPUTS, 1), (Remat.INPUTS, 5)]
-)
-def test_rematerialisation_saves_memory_and_changes_no_value(tiny_encoder, remat, unroll):
-    config = dataclasses.replace(tiny_encoder, layers=5, unroll=unroll)
+@pytest.mark.parametrize("remat", [Remat.PRODUCTS, Remat.INPUTS])
+def test_rematerialisation_saves_memory_and_changes_no_value(tiny_encoder, remat):
+    config = dataclasses.replace(tiny_encoder, layers=5)
     model, loss, batch = problem("packed", config)
     params, key = random_params(model, batch), run_key(7)
 
@@ -221,14 +219,18 @@ def test_rematerialisation_saves_memory_and_changes_no_value(tiny_encoder, remat
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
 
 
+def compile_gradient(remat: Remat) -> Any:
+    """Compiles the gradient of four layers, 64 wide, on 16 rows of 32 tokens."""
+    config = EncoderConfig(vocab_size=60, width=64, heads=4, mlp_width=256, max_length=32)
+    config.layers, config.remat = 4, remat
+    model, batch = PretrainingModel(config), with_targets(make_batch(config, length=32))
+    step = jax.jit(jax.value_and_grad(make_pretraining_loss(model), has_aux=True))
+    return step.lower(random_params(model, batch), batch, run_key(0)).compile()
+
+
 def test_products_that_are_kept_are_not_done_again():
     def operations(remat: Remat) -> float:
-        config = EncoderConfig(vocab_size=60, width=64, heads=4, mlp_width=256, max_length=32)
-        config.layers, config.remat = 4, remat
-        model, batch = PretrainingModel(config), with_targets(make_batch(config, length=32))
-        step = jax.jit(jax.value_and_grad(make_pretraining_loss(model), has_aux=True))
-        compiled = step.lower(random_params(model, batch), batch, run_key(0)).compile()
-        return program_costs(parse_program(compiled.as_text()), 1).flops
+        return program_costs(parse_program(compile_gradient(remat).as_text()), 1).flops
 
     none, products, inputs = map(operations, (Remat.NONE, Remat.PRODUCTS, Remat.INPUTS))
     assert products < 1.05 * none  # attention's own products are
