@@ -43,7 +43,9 @@ def rows() -> list[tuple[str, ...]]:
 def _pretraining(runs: Sequence[pathlib.Path], machine: str) -> tuple[str, ...]:
     """Returns encoder, data, time and loss, means of runs with different seeds."""
     encoder = json.loads((runs[0] / "config.json").read_text())["encoder"]
-    logs = [[json.loads(line) for line in open(run / "log.jsonl")] for run in runs]
+    logs = [
+        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs
+    ]
     reports = [[each for each in log if "tokens_per_second" in each] for log in logs]
     tokens = fmean(sum(each["tokens"] for each in log) for log in reports)
     seconds = fmean(
