@@ -207,7 +207,8 @@ tokens 0 to 7."""
 
 An example is [CLS] A [SEP] B [SEP]. {link(pair_examples)} reads the documents in a
 random order, draws where each A ends, and whether B is what follows (label 0) or comes from another
-document (label 1). It returns offsets into the token array, no tokens."""
+document (label 1). It returns offsets into the token array, no tokens:
+example e has the parts `part_bounds[e]` to `part_bounds[e + 1]`."""
     parts = [
         " ".join(pieces(tokens[begin : begin + length]))
         for begin, length in zip(examples.part_begin, examples.part_length, strict=True)
@@ -256,9 +257,9 @@ two examples."""
         ),
     )
     yield """`example_ids` is 0 for padding, and `position_ids` start again in each example.
-`pool_positions` are
-the [CLS] tokens; `labels` and `weights` belong to next sentence prediction, a slot for each
-example."""
+`pool_positions` are the [CLS] tokens; `labels` and `weights` belong to next sentence prediction, a
+slot for each example. `row_ids` is unique in the run, and the key of all that is drawn for
+the row."""
 
     seen = run_step(config, tokenizer, rows)
     batch, logits = seen["batch"], seen["logits"]

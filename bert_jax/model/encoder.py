@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
         project = functools.partial(
             dense, config, (config.heads, config.width // config.heads), ("embed", "heads", "kv")
         )
-        query_index = None  # of each query in its row, beyond which it does not look
+        query_index = None  # [1 or B, P], position of each query, the last one that it sees
         if config.causal:
             every_index = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
             query_index = every_index if output_positions is None else output_positions
