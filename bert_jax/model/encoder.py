@@ -105,9 +105,9 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
         config = self.config
+        activation = ACTIVATIONS[config.activation]
         x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
-        x = ACTIVATIONS[config.activation](x)
-        return dense(config, config.width, ("mlp", "embed"), "down")(x)
+        return dense(config, config.width, ("mlp", "embed"), "down", input_activation=activation)(x)
 
 
 class EncoderBlock(nn.Module):
