@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from bert_jax.cli import app
 from bert_jax.data.corpus import pieces, sampling, workers
-from bert_jax.data.corpus.corpus import FORMAT, read_manifest
+from bert_jax.data.corpus.corpus import CORPUS_FORMAT, read_manifest
 from bert_jax.data.corpus.documents import Layout
-from bert_jax.data.corpus.pieces import Job, PieceWriter, Progress
+from bert_jax.data.corpus.layout_check import layout_warning
+from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
 from bert_jax.data.corpus.sentences import SentenceSplitter
 from bert_jax.data.corpus.shards import damaged_files
 from bert_jax.data.corpus.sources import SOURCE_KINDS, open_source
@@ -63,10 +64,10 @@ _PROGRESS_SECONDS = 10
 _SETTINGS = "settings.json"
 
 # Does these pieces of a job, and yields what it finishes.
-RunPieces = Callable[[Job, Sequence[int]], Iterator[Progress]]
+RunPieces = Callable[[Job, Sequence[int]], Iterator[ShardFinished]]
 
 
-def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[Progress]:
+def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[ShardFinished]:
     """Does pieces in `--workers` processes of this machine."""
     yield from workers.share(
         functools.partial(PieceWriter, job), numbers, _WORKERS.value or workers.cpus()
@@ -85,14 +86,16 @@ def make_corpus(run_pieces: RunPieces) -> None:
     source = open_source(spec, _LAYOUT.value)
     splitter = SentenceSplitter(source.layout, _LANGUAGE.value)
     tokenizer = _given_tokenizer()
-    facts = {
+    if warning := layout_warning(source, _LANGUAGE.value):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    metadata = {
         "source": spec,
         "layout": source.layout.value,
         "language": _LANGUAGE.value,
         "heldout_rate": _HELDOUT_RATE.value,
     }
-    settings = facts | {
-        "format": FORMAT,
+    settings = metadata | {
+        "format": CORPUS_FORMAT,
         "tokenizer": tokenizer.fingerprint if tokenizer else _TOKENIZER.value,
         "lower_case": _LOWER_CASE.value,
     }
@@ -101,12 +104,12 @@ def make_corpus(run_pieces: RunPieces) -> None:
         job = Job(source, splitter, _HELDOUT_RATE.value, staging)
         tokenizer = _stored_tokenizer(job, tokenizer)
         _write_shards(job, run_pieces)
-        facts["tokenizer"] = {
+        metadata["tokenizer"] = {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
         }
-        manifest = pieces.complete_corpus(job, facts)
+        manifest = pieces.complete_corpus(job, metadata)
         (staging / pieces.CORPUS).rename(output)
     print(summary(manifest))
     print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
@@ -279,7 +282,7 @@ def describe(directory: pathlib.Path) -> None:
         plot_lengths,  # here, or every worker would load matplotlib
     )
 
-    lines, lengths = report.describe(directory)
+    lines, lengths = report.describe_corpus(directory)
     print("\n".join([summary(read_manifest(directory)), *lines]))
     if lengths:
         picture = directory.absolute().with_name(f"{directory.absolute().name}.lengths.png")

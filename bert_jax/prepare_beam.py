@@ -16,11 +16,13 @@ from absl import flags
 
 from bert_jax import prepare
 from bert_jax.cli import app
-from bert_jax.data.corpus.pieces import Job, Progress
+from bert_jax.data.corpus.pieces import Job, ShardFinished
 from bert_jax.errors import UserError
 
 
-def run_pieces(job: Job, numbers: Sequence[int], beam_flags: Sequence[str]) -> Iterator[Progress]:
+def run_pieces(
+    job: Job, numbers: Sequence[int], beam_flags: Sequence[str]
+) -> Iterator[ShardFinished]:
     """Does pieces on the runner that Beam's flags name."""
     try:
         from bert_jax.data.corpus.beam_pieces import (

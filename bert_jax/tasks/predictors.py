@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from bert_jax.config import EncoderConfig, TaskKind
-from bert_jax.data.tasks.classes import encode_inputs, told_classes
+from bert_jax.data.tasks.classes import class_predictions, encode_inputs
 from bert_jax.data.tasks.metrics import entities
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.data.tasks.spans import encode_questions
-from bert_jax.data.tasks.splits import Outputs, softmax
+from bert_jax.data.tasks.splits import Outputs
 from bert_jax.data.tasks.tags import encode_words, mark_entities, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
@@ -70,8 +71,9 @@ class Classes(WholeInputs):
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each `text`, `label` (the likeliest) and `probabilities` by label."""
-        told = told_classes(softmax(np.stack(self._read(inputs))), self._tuned.labels)
-        return [texts(*pair) | each for pair, each in zip(inputs, told, strict=True)]
+        logits = np.stack(self._read(inputs)).astype(np.float64)
+        predicted = class_predictions(softmax(logits, axis=-1), self._tuned.labels)
+        return [texts(*pair) | each for pair, each in zip(inputs, predicted, strict=True)]
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:

@@ -1,15 +1,14 @@
-"""Text to token ids and back: SentencePiece and WordPiece behind one small interface.
+"""Tokenizers: text to token ids and back, by SentencePiece or WordPiece.
 
-`prepare` trains or loads a tokenizer and encodes the corpus with it; a checkpoint carries it as a
-dictionary; fine-tuning and prediction build it again from there.
+`prepare` trains or loads a tokenizer and encodes the corpus with it; checkpoints store it as a
+dictionary, from which fine-tuning and prediction rebuild it.
 
-Text can never become a special token: the characters "[MASK]" in a document are encoded as the
-ordinary text that they are. Only callers that hold ids add special tokens.
+Text never becomes a special token: the characters "[MASK]" in a document are encoded as ordinary
+text. Special tokens are added by callers, as ids.
 """
 
 import abc
 import base64
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -24,21 +23,22 @@ import sentencepiece
 import tokenizers
 
 from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
 from bert_jax.text.offsets import piece_spans, with_accents
 
 SETTINGS_FILE = "tokenizer_settings.json"
 SENTENCEPIECE_FILE = "sentencepiece.model"
 VOCAB_FILE = "vocab.txt"
 
-# The names that each special piece may have in a SentencePiece model, the preferred one first.
-# Its unknown piece needs no name: every model has exactly one, and knows it.
+# The names that each special piece may have in a SentencePiece model, the preferred one first. The
+# unknown piece is found without a name: every model has exactly one.
 _PIECE_NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "cls": ("[CLS]", "<cls>", "<s>"),
     "sep": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
-_SPACE = "▁"  # what SentencePiece writes for a space, so before a word
+_SPACE = "▁"  # SentencePiece's character for a space, so before a word
 SPECIAL_PIECES_OF_WORDPIECE = {
     "pad": "[PAD]",
     "unk": "[UNK]",
@@ -50,88 +50,85 @@ SPECIAL_PIECES_OF_WORDPIECE = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """The ids of the tokens that have a meaning of their own."""
+    """The ids of the special tokens."""
 
     pad: int
-    unk: int  # the one that text can produce
+    unk: int  # the only one that text can become
     cls: int
     sep: int
     mask: int
 
 
 class Encoded(NamedTuple):
-    """Tokens with their place in the text: token i was made from `text[begins[i]:ends[i]]`."""
+    """Tokens with offsets: token i was made from `text[begins[i]:ends[i]]`."""
 
     ids: np.ndarray  # [n] int32
-    begins: np.ndarray  # [n] int32, characters, never decreasing
-    ends: np.ndarray  # [n] int32, characters, above begins
+    begins: np.ndarray  # [n] int32, in characters, ascending
+    ends: np.ndarray  # [n] int32, in characters, greater than begins
 
 
 class Tokenizer(abc.ABC):
-    """What both kinds can do. Build one with `load_tokenizer` or `tokenizer_from_dict`."""
+    """Interface of both kinds. Make one with `load_tokenizer` or `tokenizer_from_dict`."""
 
     kind: str  # "sentencepiece" or "wordpiece"
     vocab_size: int
     special: SpecialIds
-    fingerprint: str  # hexadecimal digest of everything that decides the ids
+    fingerprint: str  # hexadecimal digest of everything that the ids depend on
 
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Encodes one text, without adding special tokens.
 
         Returns:
-          [n] int32; n is 0 for a text without visible characters. Of the special ids only
-          `unk` can occur.
+          [n] int32; n is 0 for a text without visible characters. `unk` is the only special id that
+          can occur.
 
         Raises:
-          UserError: if the text holds half a surrogate pair, which no UTF-8 text can.
+          UserError: if the text has half of a surrogate pair, which is not valid Unicode.
         """
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes many texts as `encode` does, faster, on one thread; to be read only."""
+        """Encodes many texts, faster than `encode`, on one thread; do not modify the arrays."""
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> Encoded:
-        """Encodes one text and says where each token comes from.
+        """Encodes one text, with the offsets of each token.
 
-        The ids are those of `encode`. A span has no white space at its ends and is never empty. A
-        token made from part of a character takes the whole character, so spans may overlap. A
-        token made from white space alone takes the character that follows it, or, at the end, the
-        one before; where the model sees nothing but white space, every token takes all the text.
+        The ids are those of `encode`. A span is never empty and has no white space at its ends. The
+        span of a token made from part of a character is the whole character, so spans may overlap.
+        That of a token made from white space is the next character, or at the end of the text the
+        last one. If the model sees only white space, the span of every token is the whole text.
         """
 
     @abc.abstractmethod
     def id_to_piece(self, id: int) -> str:
-        """Returns the piece as the vocabulary has it, e.g. "##ing" or "▁the"."""
+        """Returns a piece as it is in the vocabulary, e.g. "##ing" or "▁the"."""
 
     @abc.abstractmethod
     def word_starts(self) -> np.ndarray:
-        """Says which pieces begin a word, and which go on with one; special pieces begin one.
+        """Returns [V] bool, True for pieces that begin a word; special pieces do.
 
-        In text without spaces, SentencePiece's words reach from one space to the next.
-
-        Returns:
-          [V] bool.
+        With SentencePiece, words are separated by spaces, even in scripts that do not use them.
 
         Raises:
-          UserError: if the pieces mark where words end, not where they begin.
+          UserError: if the pieces mark the ends of words, not the begins.
         """
 
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Returns the whole tokenizer, ready for JSON; `tokenizer_from_dict` is the inverse."""
+        """Returns the whole tokenizer, ready for JSON; the inverse is `tokenizer_from_dict`."""
 
     @abc.abstractmethod
     def _decode_text(self, ids: list[int]) -> str:
-        """Joins ordinary tokens to text."""
+        """Decodes ordinary tokens to text."""
 
     @abc.abstractmethod
     def model_file(self) -> tuple[str, bytes]:
-        """Returns the name and the content of the file that holds the vocabulary."""
+        """Returns the name and the content of the vocabulary's file."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Joins tokens to text; special ids are shown as their pieces: "[CLS] a b [SEP]".
+        """Decodes tokens to text; special ids become their pieces: "[CLS] a b [SEP]".
 
         Raises:
           IndexError: if an id is outside the vocabulary.
@@ -149,9 +146,9 @@ class Tokenizer(abc.ABC):
         return " ".join(part for part in parts if part)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the vocabulary and `tokenizer_settings.json`; `load_tokenizer` is the inverse.
+        """Writes the vocabulary and `tokenizer_settings.json`; the inverse is `load_tokenizer`.
 
-        The settings come last, so a directory that has them is complete.
+        The settings are written last, so a directory with them is complete.
 
         Raises:
           UserError: if the files cannot be written.
@@ -165,8 +162,10 @@ class Tokenizer(abc.ABC):
         }
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _write_file(directory / name, content)
-            _write_file(directory / SETTINGS_FILE, f"{json.dumps(settings, indent=2)}\n".encode())
+            write_atomically(directory / name, content)
+            write_atomically(
+                directory / SETTINGS_FILE, f"{json.dumps(settings, indent=2)}\n".encode()
+            )
         except OSError as error:
             raise UserError(
                 f"cannot save the tokenizer in {str(directory)!r}: {error.strerror}"
@@ -192,14 +191,14 @@ class SentencePieceTokenizer(Tokenizer):
 
         Args:
           model: the content of a *.model file.
-          name: what error messages call it.
+          name: of the model in error messages.
 
         Raises:
-          UserError: if it is no SentencePiece model, lacks a special piece, or holds one that
-            text could produce.
+          UserError: if it is not a SentencePiece model, lacks a special piece, or has one that text
+            can become.
         """
         try:
-            # An empty model would load, as one without any piece.
+            # SentencePiece would load an empty model, without any piece.
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"\0")
         except RuntimeError:
             raise UserError(
@@ -226,7 +225,7 @@ class SentencePieceTokenizer(Tokenizer):
             id = processor.piece_to_id(piece)
             if not processor.is_control(id):
                 raise UserError(
-                    f"{name} has {piece} as a piece that text can produce: train it with {piece} in"
+                    f"{name} has {piece} as a piece that text can become: train it with {piece} in"
                     " control_symbols"
                 )
             found[role] = id
@@ -240,7 +239,7 @@ class SentencePieceTokenizer(Tokenizer):
         """See `Tokenizer.encode_batch`."""
         try:
             return self._processor.encode(list(texts), return_type="numpy", num_threads=1)
-        except (TypeError, RuntimeError):  # which do not say what is wrong with which text
+        except (TypeError, RuntimeError):  # without saying which text is wrong, and why
             check_unicode(texts)
             raise
 
@@ -249,8 +248,8 @@ class SentencePieceTokenizer(Tokenizer):
         ids = self.encode(text)
         if not len(ids):
             return Encoded(ids, ids, ids)
-        # SentencePiece's own offsets leave parts of a split character empty and count the white
-        # space before a word, so spans are made from the alignment of its normalised text.
+        # In SentencePiece's own offsets, parts of a split character are empty and words include the
+        # white space before them. So spans are made from the alignment of its normalised text.
         normalized, sources = self._processor.normalize(text, with_offsets=True)
         pieces = self._processor.encode(text, return_type=str)
         is_byte = self._processor.is_byte(ids.tolist())
@@ -273,8 +272,9 @@ class SentencePieceTokenizer(Tokenizer):
             piece.endswith(_SPACE) for piece in longer
         ):
             raise UserError(
-                "the SentencePiece model marks where words end, not where they begin: choose"
-                " masking.strategy=tokens, or train one without treat_whitespace_as_suffix"
+                "the SentencePiece model marks the ends of words, not the begins: set"
+                " --config.masking.strategy=tokens, or train a model without"
+                " treat_whitespace_as_suffix"
             )
         return self._starts([piece.startswith(_SPACE) for piece in pieces])
 
@@ -312,10 +312,10 @@ class WordPieceTokenizer(Tokenizer):
 
         Args:
           vocab: the pieces in the order of their ids.
-          lower_case: whether text is lower-cased, as in BERT uncased.
-          strip_accents: whether it loses its accents; None: where it is lower-cased.
-          split_han: whether each Chinese character is a word.
-          name: what error messages call the vocabulary.
+          lower_case: True lower-cases text, as in BERT uncased.
+          strip_accents: True strips accents; None means as `lower_case`.
+          split_han: True makes each Chinese character a word.
+          name: of the vocabulary in error messages.
 
         Raises:
           UserError: for an empty or repeated piece, or if a special piece is missing.
@@ -336,8 +336,8 @@ class WordPieceTokenizer(Tokenizer):
         self.lower_case = lower_case
         self.strip_accents = lower_case if strip_accents is None else strip_accents
         self.split_han = split_han
-        # Special pieces are not registered with the library, or text would match them. As its
-        # words end at brackets, no word can be looked up as "[MASK]" either.
+        # Special pieces are not registered with the library, or text would match them. Words end at
+        # brackets, so no word is looked up as "[MASK]" either.
         self._tokenizer = tokenizers.Tokenizer(
             tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
         )
@@ -361,8 +361,8 @@ class WordPieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `Tokenizer.encode_batch`."""
         check_unicode(texts)
-        # The library's own batch call starts threads, whose number only the environment can set,
-        # and is slower on one thread than this loop.
+        # The library's batch call starts threads, whose number only an environment variable can
+        # set; on one thread it is slower than this loop.
         encode = self._tokenizer.encode
         return [np.array(encode(t, add_special_tokens=False).ids, np.int32) for t in texts]
 
@@ -389,7 +389,7 @@ class WordPieceTokenizer(Tokenizer):
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`; the model is the list of pieces."""
         settings = {"lower_case": self.lower_case}
-        # Only where they differ from BERT's own: the settings are part of the fingerprint.
+        # Only if they differ from BERT's own, since the settings are part of the fingerprint.
         if self.strip_accents != self.lower_case:
             settings["strip_accents"] = self.strip_accents
         if not self.split_han:
@@ -410,10 +410,10 @@ def load_tokenizer(path: str | os.PathLike[str], *, lower_case: bool = True) -> 
     Args:
       path: a directory that `Tokenizer.save` made, a SentencePiece *.model file, or a WordPiece
         vocabulary (*.txt, one piece a line).
-      lower_case: for a *.txt file, whether it is an uncased vocabulary; a directory knows.
+      lower_case: True if a *.txt file is an uncased vocabulary; a directory stores it.
 
     Raises:
-      UserError: if there is nothing of the kind, or it is damaged.
+      UserError: if there is no tokenizer, or it is damaged.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -423,16 +423,16 @@ def load_tokenizer(path: str | os.PathLike[str], *, lower_case: bool = True) -> 
     if path.suffix == ".txt":
         return WordPieceTokenizer(read_vocab(path), lower_case=lower_case, name=str(path))
     raise UserError(
-        f"{str(path)!r} is no tokenizer: give a saved tokenizer's directory, a *.model file or a"
-        " vocab.txt"
+        f"{str(path)!r} is not a tokenizer: give the directory of a saved tokenizer, a *.model file"
+        " or a vocab.txt"
     )
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
-    """Builds the tokenizer that `Tokenizer.to_dict` described.
+    """Builds a tokenizer from a dictionary of `Tokenizer.to_dict`.
 
     Raises:
-      UserError: if the description is not one that this version writes.
+      UserError: if this version does not write such a dictionary.
     """
     match values:
         case {"kind": "sentencepiece", "settings": {}, "model": str(model)}:
@@ -440,7 +440,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
                 return SentencePieceTokenizer(base64.b64decode(model, validate=True))
             except ValueError:
                 raise UserError(
-                    "the stored SentencePiece model is not base64: it is damaged"
+                    "the stored SentencePiece model is damaged (not base64): use another copy"
                 ) from None
         case {
             "kind": "wordpiece",
@@ -452,14 +452,17 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
             and all(isinstance(value, bool) for value in other.values())
         ):
             return WordPieceTokenizer(vocab, **settings)
-    raise UserError("the stored tokenizer is damaged or was written by another version of bert_jax")
+    raise UserError(
+        "the stored tokenizer is damaged or was written by another version of bert_jax: use another"
+        " copy, or that version"
+    )
 
 
 def _load_directory(directory: pathlib.Path) -> Tokenizer:
     if not (directory / SETTINGS_FILE).is_file():
         raise UserError(
-            f"{str(directory)!r} holds no saved tokenizer (no {SETTINGS_FILE}): give a directory"
-            " that has one, a *.model file or a vocab.txt"
+            f"{str(directory)!r} has no saved tokenizer (no {SETTINGS_FILE}): give the directory of"
+            " a saved tokenizer, a *.model file or a vocab.txt"
         )
     try:
         values = json.loads(_read_file(directory / SETTINGS_FILE))
@@ -478,8 +481,8 @@ def _load_directory(directory: pathlib.Path) -> Tokenizer:
     tokenizer = tokenizer_from_dict({**values, "model": model})
     if tokenizer.fingerprint != values["fingerprint"]:
         raise UserError(
-            f"the vocabulary in {str(directory)!r} is not the one that was saved there: its"
-            f" fingerprint differs from the one in {SETTINGS_FILE}"
+            f"the vocabulary in {str(directory)!r} does not have the fingerprint in"
+            f" {SETTINGS_FILE}: save the tokenizer again"
         )
     return tokenizer
 
@@ -496,7 +499,7 @@ def read_vocab(path: pathlib.Path) -> list[str]:
         raise UserError(
             f"{str(path)!r} is not UTF-8 at byte {error.start}: save it as UTF-8"
         ) from None
-    # Only a line feed ends a line: pieces may hold what str.splitlines would cut at.
+    # Only a line feed ends a line; pieces may have other characters that str.splitlines splits at.
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
 
@@ -505,21 +508,7 @@ def _read_file(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer's {str(path)!r}: {error.strerror}") from None
-
-
-def _write_file(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that is either whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise UserError(f"cannot read {str(path)!r} of the tokenizer: {error.strerror}") from None
 
 
 def _fingerprint(values: dict[str, Any]) -> str:
@@ -527,15 +516,19 @@ def _fingerprint(values: dict[str, Any]) -> str:
 
 
 def check_unicode(texts: Sequence[str]) -> None:
-    """Raises for what Python strings can hold and UTF-8 cannot; JSON escapes can bring it in."""
-    with contextlib.suppress(UnicodeEncodeError):
-        "".join(texts).encode()  # all at once: halves of two texts make no whole
-        return
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"character {error.start} of a text is {text[error.start]!a}, half of a surrogate"
-                " pair, which is not valid Unicode: repair the text"
-            ) from None
+    """Raises UserError for half of a surrogate pair, which JSON escapes can write."""
+    try:
+        "".join(texts).encode()  # all at once; halves in two texts do not join to a pair
+    except UnicodeEncodeError:
+        for text in texts:
+            _check_text(text)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of a text is {text[error.start]!a}, half of a surrogate pair,"
+            " which is not valid Unicode: correct the text"
+        ) from None

@@ -1,4 +1,4 @@
-"""Training a SentencePiece model or a WordPiece vocabulary on a sample; `prepare` calls it."""
+"""Trains a SentencePiece model or a WordPiece vocabulary on a sample of text."""
 
 import collections
 import enum
@@ -14,19 +14,18 @@ from bert_jax.text.tokenizer import SentencePieceTokenizer, WordPieceTokenizer, 
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 
-# SentencePiece skips what is longer than 4192 bytes, so that pieces of at most four times this
-# many bytes are all seen.
+# SentencePiece skips sentences longer than 4192 bytes; a character takes at most four bytes.
 _MAX_CHARACTERS = 1024
-# It also skips every sentence that holds this character, which it uses for itself.
+# It also skips sentences with this character, which it uses internally.
 _RESERVED = "\u2585"
-# The result depends on how many threads share the work, so this may never follow the machine.
+# The result depends on the number of threads, so it must be the same on every machine.
 _THREADS = 16
-# Rarer characters become [UNK] in WordPiece, as in SentencePiece, or they would fill a vocabulary.
+# Rarer characters become [UNK] in WordPiece, as in SentencePiece; else they would fill it.
 _CHARACTER_COVERAGE = 0.9995
 
 
 class ModelType(enum.Enum):
-    """How SentencePiece chooses its pieces."""
+    """Algorithm that chooses the pieces of a SentencePiece model."""
 
     UNIGRAM = "unigram"
     BPE = "bpe"
@@ -37,12 +36,12 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Trains a SentencePiece model; the same sentences give the same model, bit for bit.
 
-    The sentences are held in memory: pass a sample of a large corpus. Interrupting with ctrl-C
-    takes effect when the training ends.
+    All sentences are kept in memory: pass a sample of a large corpus. Ctrl-C takes effect when the
+    training ends.
 
     Args:
-      sentences: texts of any length; long ones are cut, at white space where there is some.
-      vocab_size: pieces, with the five special ones.
+      sentences: texts of any length; long ones are cut, at white space if possible.
+      vocab_size: number of pieces, the five special ones included.
       model_type: unigram or BPE.
 
     Raises:
@@ -65,7 +64,7 @@ def train_sentencepiece(
             eos_id=-1,
             control_symbols=list(SPECIAL_PIECES[2:]),
             num_threads=_THREADS,
-            minloglevel=2,  # errors only; they also come as exceptions
+            minloglevel=2,  # errors only; they are raised as exceptions too
         )
     except RuntimeError as error:
         if failures:
@@ -77,15 +76,15 @@ def train_sentencepiece(
 def _check_size(vocab_size: int) -> None:
     if vocab_size <= len(SPECIAL_PIECES):
         raise UserError(
-            f"a vocabulary of {vocab_size} pieces has no room beside the {len(SPECIAL_PIECES)}"
-            " special ones: choose some thousands"
+            f"--tokenizer: a vocabulary of {vocab_size} pieces has no room besides the"
+            f" {len(SPECIAL_PIECES)} special ones: choose some thousands"
         )
 
 
 def _trainable(sentences: Iterable[str], failures: list[BaseException]) -> Iterator[str]:
-    """Yields pieces that SentencePiece will not skip, and keeps what the iterator raised.
+    """Yields texts that SentencePiece does not skip; appends an exception of the iterator.
 
-    The trainer turns any exception into a RuntimeError that has forgotten its type.
+    The trainer raises any exception of its input as a RuntimeError, so the original is kept.
     """
     try:
         for sentence in sentences:
@@ -107,7 +106,7 @@ def _cut(sentence: str) -> Iterator[str]:
 
 
 def _explain(message: str, vocab_size: int) -> str:
-    """Turns SentencePiece's error into one line with a remedy."""
+    """Converts an error of SentencePiece to one line with a remedy."""
     if too_large := re.search(r"set it to a value <= (\d+)", message):
         return _too_large(vocab_size, int(too_large[1]))
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
@@ -117,20 +116,20 @@ def _explain(message: str, vocab_size: int) -> str:
     return f"SentencePiece could not be trained: {' '.join(message.split())}"
 
 
-_EMPTY = "the text to train the tokenizer on is empty: name sources that hold text"
+_EMPTY = "the text to train the tokenizer on is empty: choose a --source with text"
 
 
 def _too_large(vocab_size: int, most: int) -> str:
     return (
-        f"a vocabulary of {vocab_size} pieces is more than the training text can fill: at most"
-        f" {most}, or give more text"
+        f"a vocabulary of {vocab_size} pieces is more than the training text can fill: choose at"
+        f" most {most}, or add text"
     )
 
 
 def _too_small(vocab_size: int, least: int) -> str:
     return (
-        f"a vocabulary of {vocab_size} pieces cannot hold the characters of the training text:"
-        f" at least {least}"
+        f"a vocabulary of {vocab_size} pieces has no room for the characters of the training text:"
+        f" choose at least {least}"
     )
 
 
@@ -139,12 +138,12 @@ def train_wordpiece(
 ) -> WordPieceTokenizer:
     """Trains a WordPiece vocabulary; the same sentences give the same one, piece for piece.
 
-    The sentences are held in memory: pass a sample of a large corpus.
+    All sentences are kept in memory: pass a sample of a large corpus.
 
     Args:
       sentences: texts of any length.
-      vocab_size: pieces, with the five special ones, which come first.
-      lower_case: whether text is lower-cased and loses its accents, as in BERT uncased.
+      vocab_size: number of pieces, the five special ones included, which come first.
+      lower_case: True lower-cases text and strips accents, as in BERT uncased.
 
     Raises:
       UserError: if the text is empty, or too small or too varied for the vocabulary size.
@@ -155,9 +154,9 @@ def train_wordpiece(
     alphabet = _alphabet(texts, lower_case)
     if not alphabet:
         raise UserError(_EMPTY)
-    # Pieces of one character get their ids in the order in which the library comes upon them,
-    # which differs from run to run, and ids decide between pairs of equal counts. So they are
-    # found first, and then given, sorted, as if they were special.
+    # The library gives ids to pieces of one character in an order that differs from run to run, and
+    # ids decide between pairs of equal counts. So a first training finds these pieces, and the
+    # second gets them, sorted, as if they were special.
     characters = _train(texts, SPECIAL_PIECES, 0, alphabet, lower_case)[len(SPECIAL_PIECES) :]
     given = [*SPECIAL_PIECES, *sorted(characters)]
     if len(given) > vocab_size:
@@ -169,7 +168,7 @@ def train_wordpiece(
 
 
 def _alphabet(texts: Iterable[str], lower_case: bool) -> list[str]:
-    """Returns the characters that make up nearly all of the text, the most frequent first."""
+    """Returns the characters that cover nearly all of the text, the most frequent first."""
     normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
     counts = collections.Counter()
     for text in texts:
@@ -192,7 +191,7 @@ def _train(
     alphabet: Sequence[str],
     lower_case: bool,
 ) -> list[str]:
-    """Returns the pieces in the order of their ids: those given, then those found."""
+    """Returns the pieces in the order of their ids: `first_pieces`, then those found."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

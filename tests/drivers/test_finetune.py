@@ -179,10 +179,10 @@ def test_the_first_step_shows_what_was_transferred(
         ("dev.tsv", "feel\twords\nwarm\t \n", "dev.tsv:2 has an empty 'words'"),
         ("dev.tsv", "feel\twords\nwarm\tred\tblue\n", "dev.tsv:2 has 3 columns where the first"),
         ("train.tsv", "feel\twords\nwarm\tred\nwarm\tsun\n", "have the one label 'warm'"),
-        ("dev.tsv", "feel\twords\n", "dev.tsv holds no examples"),
-        ("dev.tsv", "", "dev.tsv holds no examples"),
-        ("dev.tsv", b"feel\twords\nwarm\tr\xe9d\n", "dev.tsv is not UTF-8 (byte 17)"),
-        ("dev.tsv", None, "dev.tsv cannot be read: No such file or directory"),
+        ("dev.tsv", "feel\twords\n", "dev.tsv has no examples"),
+        ("dev.tsv", "", "dev.tsv has no examples"),
+        ("dev.tsv", b"feel\twords\nwarm\tr\xe9d\n", "dev.tsv is not UTF-8 at byte 17"),
+        ("dev.tsv", None, "dev.tsv: No such file or directory"),
     ],
 )
 def test_a_wrong_task_file_is_one_line(

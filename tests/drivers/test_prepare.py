@@ -3,35 +3,15 @@ import os
 import pathlib
 import signal
 
-import numpy as np
 import pytest
 
 from bert_jax.data.corpus import staging
 from bert_jax.data.corpus.corpus import open_corpus, read_manifest
 from bert_jax.text.tokenizer import load_tokenizer
+from tests.fixtures.corpora import content, documents_of, messages, tokens_of
 from tests.fixtures.drivers import Drivers, prepare_flags, small_disk, write_text
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def tokens_of(corpus: pathlib.Path) -> np.ndarray:
-    """Returns every id of both splits."""
-    splits = (open_corpus(corpus, name) for name in ("train", "heldout"))
-    return np.concatenate([split.token_ids(np.arange(split.tokens)) for split in splits])
-
-
-def documents_of(corpus: pathlib.Path, name: str) -> list[list[tuple[int, ...]]]:
-    """Returns the ids of each sentence of each document of a split."""
-    split = open_corpus(corpus, name)
-    documents = np.arange(split.documents)
-    result = []
-    for first, end in zip(
-        split.document_begins(documents), split.document_ends(documents), strict=True
-    ):
-        sentences = np.arange(first, end)
-        places = zip(split.sentence_begins(sentences), split.sentence_ends(sentences), strict=True)
-        result.append([tuple(split.token_ids(np.arange(a, b)).tolist()) for a, b in places])
-    return result
 
 
 def test_the_corpus_is_the_text(text: pathlib.Path, corpus: pathlib.Path) -> None:
@@ -55,16 +35,11 @@ def test_the_corpus_is_the_text(text: pathlib.Path, corpus: pathlib.Path) -> Non
     assert manifest["tokenizer"]["vocab_size"] == 40
 
 
-def content(directory: pathlib.Path) -> dict[pathlib.Path, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory): path.read_bytes() for path in files}
-
-
 def test_the_same_text_gives_the_same_bytes(
     drivers: Drivers, text: pathlib.Path, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     result = drivers.run("prepare", *prepare_flags(text, tmp_path / "again"))
-    assert result.status == 0 and not result.err
+    assert result.status == 0 and not messages(result.err)
     assert f"wrote {tmp_path / 'again'}" in result.out
     assert content(tmp_path / "again") == content(corpus)
 
@@ -161,7 +136,7 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
     running.wait_until(lambda: partial() != [])
     running.send(signal.SIGINT)
     result = running.wait()
-    assert result.status == 130 and result.err == "stopped\n" and not result.out
+    assert result.status == 130 and messages(result.err) == "stopped\n" and not result.out
     assert sorted(os.listdir(tmp_path)) == ["text.txt"]
 
     running = drivers.start("prepare", *flags)
@@ -180,9 +155,9 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
         (["--source="], "--source is not set: for example --source='text:corpus/*.txt'"),
         (["--output="], "--output is not set"),
         (["--source=TEXT"], "is of an unknown kind: write text:GLOB"),
-        (["--source=text:nowhere/*.txt"], "'text:nowhere/*.txt' matches no file"),
+        (["--source=text:nowhere/*.txt"], "--source=text:nowhere/*.txt matches no file"),
         (["--source=text:EMPTY"], "empty.txt is empty"),
-        (["--source=text:BLANK"], "blank.txt holds no text"),
+        (["--source=text:BLANK"], "blank.txt has no text"),
         (["--source=text:LATIN"], "latin.txt"),
         (["--source=text:LATIN"], "byte 5"),
         (["--source=jsonl:TEXT"], "names no field: write jsonl:GLOB#FIELD"),
@@ -193,8 +168,8 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
         ),
         (["--tokenizer=train:sentencepiece:90000"], "90000 pieces is more than the training text"),
         (["--tokenizer=train:words:50"], "write train:KIND:SIZE, the kind one of sentencepiece"),
-        (["--tokenizer=train:wordpiece:20"], "20 pieces cannot hold the characters"),
-        (["--tokenizer=nowhere"], "'nowhere' is no tokenizer: give"),
+        (["--tokenizer=train:wordpiece:20"], "20 pieces has no room for the characters"),
+        (["--tokenizer=nowhere"], "'nowhere' is not a tokenizer: give"),
         (["--heldout_rate=1"], "--heldout_rate=1.0 must be a rate from 0 to below 1"),
         (["--heldout_rate=much"], "--heldout_rate=much"),
         (["--layout=verse"], "--layout=verse"),
@@ -207,9 +182,9 @@ def test_a_wrong_input_is_one_line(
     flags: list[str], message: str, drivers: Drivers, text: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     files = {"EMPTY": b"", "BLANK": b" \n\n", "LATIN": b"red b\xe9\n", "TEXT": text.read_bytes()}
-    for name, content in files.items():
+    for name, stored in files.items():
         path = tmp_path / f"{name.lower()}.txt"
-        path.write_bytes(content)
+        path.write_bytes(stored)
         flags = [flag.replace(name, str(path)) for flag in flags]
     before = sorted(os.listdir(tmp_path))
     result = drivers.run("prepare", *prepare_flags(text, tmp_path / "corpus"), *flags)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bert_jax.data.corpus.corpus import read_manifest
-from tests.drivers.test_prepare import content
+from tests.fixtures.corpora import content
 from tests.fixtures.drivers import ROOT, Result, prepare_flags, python_m, write_text
 
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def test_the_start_says_what_the_data_are(pretrained: Run, corpus: pathlib.Path)
     counts = json.loads((corpus / "manifest.json").read_text())["splits"]["train"]
     said = pretrained[1].err
     assert f"{counts['tokens']:,} tokens in {counts['documents']:,} documents" in said
-    assert "are negative for want of a continuation" in said and "tokens cut to fit" in said
+    assert "negatives because A had no continuation" in said
+    assert re.search(r"; \d+ tokens \(\d+\.\d% of all\) cut to fit", said)
     assert "starting from random parameters (seed 0)" in said
 
 
@@ -208,9 +210,9 @@ def _remove_manifest(corpus: pathlib.Path, other: pathlib.Path) -> None:
     ("damage", "message"),
     [
         (_swap_tokenizer, "is not the tokenizer that"),
-        (_edit_tokenizer, "is not the one that was saved there: its fingerprint differs"),
-        (_cut_tokens, "train/00000.*.npy hold"),
-        (_remove_manifest, "is not a prepared corpus (it has no manifest.json)"),
+        (_edit_tokenizer, "does not have the fingerprint in tokenizer_settings.json"),
+        (_cut_tokens, "train/00000.*.npy have"),
+        (_remove_manifest, "is not a corpus (it has no manifest.json)"),
     ],
 )
 def test_a_damaged_corpus_is_refused(
@@ -232,8 +234,8 @@ def test_a_damaged_corpus_is_refused(
 @pytest.mark.parametrize(
     ("documents", "heldout_rate", "message"),
     [
-        (1, 0.0, "(train) has 1 document(s), and a negative pair needs two"),
-        (20, 0.0, "(heldout) has no documents: raise `prepare --heldout_rate` or add some"),
+        (1, 0.0, "(train) has 1 document(s), but a negative pair needs two"),
+        (20, 0.0, "(heldout) has no documents: raise `prepare --heldout_rate` or add documents"),
     ],
 )
 def test_too_few_documents(
@@ -266,7 +268,7 @@ def test_documents_of_one_sentence_are_forced_negatives(
     assert result.status == 0
     said = next(line for line in result.err.splitlines() if "first block of" in line)
     pairs = said.partition(f"{small}: ")[2].split()[0]
-    assert f" {pairs} are negative for want of a continuation" in said
+    assert f" {pairs} negatives because A had no continuation" in said
     shares = [entry["nsp_random_share"] for entry in log_of(tmp_path / "run")]
     assert shares == [1.0] * len(shares)
 

@@ -123,7 +123,7 @@ def test_a_corpus_is_copied_to_the_host_once(
     first = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'a'}")
     second = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'b'}")
     assert f"copied {corpus} to {tmp_path}/local/corpus-" in first.err
-    assert f"{corpus} is read from its copy {tmp_path}/local/corpus-" in second.err
+    assert f"reading {corpus} from its copy {tmp_path}/local/corpus-" in second.err
     one, other = (read_metadata(newest(tmp_path / name)) for name in "ab")
     assert one["fingerprints"] == other["fingerprints"]
     assert json.dumps(one["cursor"]) == json.dumps(other["cursor"])

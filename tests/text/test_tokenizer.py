@@ -197,7 +197,9 @@ def test_word_starts_at_signs_and_parts_of_characters(all_tokenizers: dict[str, 
 
 
 def test_words_that_only_their_ends_mark_are_refused(all_tokenizers: dict[str, Tokenizer]) -> None:
-    with pytest.raises(UserError, match="marks where words end, .* choose masking.strategy=tokens"):
+    with pytest.raises(
+        UserError, match="marks the ends of words, .* --config.masking.strategy=tokens"
+    ):
         all_tokenizers["suffix"].word_starts()
 
 
@@ -452,7 +454,7 @@ def test_foreign_models_name_their_special_pieces() -> None:
         ({"pad_id": -1, "unk_id": 0}, r"no pad piece"),
         (
             {"control_symbols": ["[CLS]", "[SEP]"], "user_defined_symbols": ["[MASK]"]},
-            r"\[MASK\] as a piece that text can produce",
+            r"\[MASK\] as a piece that text can become",
         ),
     ],
 )
@@ -476,7 +478,7 @@ def lines_of(vocab: list[str]) -> bytes:
         ("vocab.txt", lines_of([*VOCAB, "", "x"]), r"line \d+ is empty"),
         ("vocab.txt", b"[PAD]\n\xff\n", "not UTF-8 at byte 6"),
         ("vocab.txt", b"", r"has no \[PAD\]"),
-        ("vocab.json", b"{}", "is no tokenizer"),
+        ("vocab.json", b"{}", "is not a tokenizer"),
         ("s.model", b"", "not a SentencePiece model"),
         ("s.model", b"some text\n", "not a SentencePiece model"),
     ],

@@ -1,4 +1,4 @@
-"""The pieces of a corpus, done by Apache Beam."""
+"""Makes the pieces of a corpus with Apache Beam."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,12 +7,12 @@ from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMiss
     PipelineOptions,
 )
 
-from bert_jax.data.corpus.pieces import Job, PieceWriter, Progress
+from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
 from bert_jax.errors import UserError
 
 
 class _WritePiece(beam.DoFn):
-    """Makes the shards of a piece; an output is what a user can put right: (number, message)."""
+    """Writes the shards of a piece; outputs the errors of the user's input: (piece, message)."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -21,7 +21,7 @@ class _WritePiece(beam.DoFn):
         self._write = PieceWriter(self._job)
 
     def process(self, number: int) -> Iterator[tuple[int, str]]:
-        # Runners tell exceptions with a traceback, and try again what cannot succeed.
+        # A runner would print a traceback, and try again in vain.
         try:
             for _ in self._write(number):
                 pass
@@ -29,21 +29,23 @@ class _WritePiece(beam.DoFn):
             yield number, str(error)
 
 
-def run_on_beam(job: Job, numbers: Sequence[int], options: Sequence[str]) -> Iterator[Progress]:
-    """Does pieces of a job in a pipeline.
+def run_on_beam(
+    job: Job, numbers: Sequence[int], options: Sequence[str]
+) -> Iterator[ShardFinished]:
+    """Makes pieces of a job in a pipeline.
 
-    The runner's machines need the sources and the staging directory under the same names.
+    The runner's machines need the source and the staging directory under the same paths.
 
     Args:
       job: of the pieces.
-      numbers: of the pieces in its source.
+      numbers: indices of the pieces in the source.
       options: of the pipeline, such as "--runner=DirectRunner".
 
     Yields:
-      Progress, all at the end.
+      A report of each piece, all at the end.
 
     Raises:
-      UserError: what the first piece that failed had to say.
+      UserError: that of the first piece that failed.
     """
     failures = job.staging / "failures"
     for old in job.staging.glob(f"{failures.name}*"):
@@ -62,4 +64,4 @@ def run_on_beam(job: Job, numbers: Sequence[int], options: Sequence[str]) -> Ite
     if found:
         raise UserError(min(found).partition(" ")[2])
     for number in numbers:
-        yield Progress(job.source.pieces[number].size)
+        yield ShardFinished(job.source.pieces[number].size)

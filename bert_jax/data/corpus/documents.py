@@ -1,7 +1,7 @@
-"""Documents, and the fixed pieces in which a source of them is read.
+"""Documents, and the interface of their sources: a source is cut into pieces to read.
 
-What a piece holds is decided by the sources alone. So pieces can be read by any number of workers,
-in any order, and again after an interruption: the documents are the same.
+The pieces depend on the input files alone. So any number of workers can read them, in any order,
+and again after an interruption: the documents are the same.
 """
 
 import abc
@@ -15,28 +15,28 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bert_jax.errors import UserError
 
-# A line, and a document, must stay below: a document is held in memory.
+# A line, and a document, must be smaller: a document is read into memory whole.
 MAX_DOCUMENT_BYTES = 64 * 2**20
 
-PIECE_BYTES = 1 << 24  # of input, about: what one worker holds in memory is a small multiple
+PIECE_BYTES = 1 << 24  # of input, about; a worker needs a small multiple of it as memory
 
-FILE_END = 1 << 62  # as the end of a span: that of the file, whatever its size
+FILE_END = 1 << 62  # end of a span that reaches to the end of its file
 
 
 class Layout(enum.Enum):
-    """What one line of text is."""
+    """Layout of a text file: the meaning of a line."""
 
     LINES = "lines"  # one sentence
     PARAGRAPHS = "paragraphs"  # several sentences, which are split
-    DOCUMENTS = "documents"  # in a text file, a document; in a record, a line break is white space
+    DOCUMENTS = "documents"  # a document; in the text of a record, line breaks are white space
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A text whose lines follow one another."""
+    """A text of consecutive lines."""
 
-    name: str  # its place, for messages: "dir/a.txt byte 120", "a.parquet row 17", "numpy.linalg"
-    lines: list[str]  # none blank, white space folded to single spaces; [] of a record without text
+    name: str  # location for messages: "dir/a.txt byte 120", "a.parquet row 17", "numpy.linalg"
+    lines: list[str]  # not blank, white space folded to single spaces; [] for an empty record
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,45 +50,47 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
-    """What is read at a time."""
+    """A part of a source that one worker reads at a time."""
 
     spans: tuple[Span, ...]
     size: int  # bytes of input, for progress
-    identity: str  # digest of the spans, and of the size and the time of change of their files
+    identity: str  # digest of the spans and of the size and modification time of their files
 
 
 class Source(abc.ABC):
-    """Documents, in pieces. It has no state and can be pickled.
+    """A source of documents, in pieces. It has no state and can be pickled.
 
     Attributes:
-      layout: what a line of its documents is.
-      pieces: all of them, in order.
+      layout: of the lines of its documents.
+      layout_is_given: False for a source that makes the lines itself, one sentence each.
+      pieces: all pieces, in order.
     """
 
     layout: Layout
+    layout_is_given: bool = True
     pieces: Sequence[Piece]
 
     def read(self, piece: Piece) -> Iterator[Document]:
-        """Yields the documents of one of the pieces, always the same ones in the same order.
+        """Yields the documents of a piece: at each call the same ones in the same order.
 
-        It holds one document in memory, or a batch of short ones.
+        Memory has one document, or a batch of short ones.
 
         Raises:
-          UserError: late, for what only reading shows: a file that is damaged, that is not what
-            the source says, or that changes.
+          UserError: while reading, if a file is damaged, is not of the kind that the source says,
+            or changes.
         """
         yield from self._documents(piece)
         if _identity(piece.spans) != piece.identity:
             names = " to ".join(sorted({piece.spans[0].path, piece.spans[-1].path}))
-            raise UserError(f"{names} changed while being read: start again")
+            raise UserError(f"{names} changed while being read: run the command again")
 
     @abc.abstractmethod
     def _documents(self, piece: Piece) -> Iterator[Document]:
-        """Yields what `read` yields."""
+        """Yields the documents of a piece; `read` calls it and checks that no file changed."""
 
 
 class FileSource(Source):
-    """Documents of files that each hold some text."""
+    """A source of files, each of which must have some text."""
 
     def _documents(self, piece: Piece) -> Iterator[Document]:
         for span in piece.spans:
@@ -96,18 +98,18 @@ class FileSource(Source):
             for document in self._read(span):
                 has_text = has_text or bool(document.lines)
                 yield document
-            # Whoever reads the begin of a file finds out whether there is text further on.
+            # If the begin of a file has no text, read on: an error if there is none at all.
             rest = Span(span.path, span.end, FILE_END)
             if not has_text and not any(document.lines for document in self._read(rest)):
-                raise UserError(f"{span.path} holds no text: leave it out of the source")
+                raise UserError(f"{span.path} has no text: leave it out of the source")
 
     @abc.abstractmethod
     def _read(self, span: Span) -> Iterator[Document]:
-        """Yields the documents that begin in a span, which may begin where the file ends."""
+        """Yields the documents that begin in a span; the span may begin at the end of the file."""
 
 
 def cut(span: Span, size: int) -> Iterator[tuple[Span, int]]:
-    """Cuts a span of `size` bytes into equal parts of at most `PIECE_BYTES`, given with theirs."""
+    """Cuts a span of `size` bytes into equal parts of at most `PIECE_BYTES`: (part, its bytes)."""
     count = max(1, min(-(-size // PIECE_BYTES), span.end - span.begin))
     bounds = [span.begin + (span.end - span.begin) * part // count for part in range(count + 1)]
     for part, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -115,13 +117,13 @@ def cut(span: Span, size: int) -> Iterator[tuple[Span, int]]:
 
 
 def make_pieces(parts: Iterable[tuple[Span, int]]) -> tuple[Piece, ...]:
-    """Groups neighbours into pieces of at most `PIECE_BYTES`, where a part alone is not larger.
+    """Groups neighbouring parts into pieces of at most `PIECE_BYTES`, or of one larger part.
 
     Args:
-      parts: spans in order, and the bytes of input that each stands for.
+      parts: (span, its size in bytes of input), in order.
 
     Raises:
-      UserError: for a file that cannot be found.
+      UserError: if a file does not exist.
     """
     pieces: list[Piece] = []
     spans: list[Span] = []
@@ -139,44 +141,44 @@ def make_pieces(parts: Iterable[tuple[Span, int]]) -> tuple[Piece, ...]:
 
 
 def make_piece(spans: Sequence[Span], size: int) -> Piece:
-    """Makes a piece; raises UserError for a file that cannot be found."""
+    """Makes a piece; raises UserError if a file does not exist."""
     return Piece(tuple(spans), size, _identity(spans))
 
 
 def _identity(spans: Sequence[Span]) -> str:
-    facts = []
+    stats = []
     for span in spans:
         try:
             status = os.stat(span.path)
         except OSError as error:
             raise unreadable(span.path, error) from error
-        facts.append([span.path, span.begin, span.end, status.st_size, status.st_mtime_ns])
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+        stats.append([span.path, span.begin, span.end, status.st_size, status.st_mtime_ns])
+    return hashlib.blake2b(json.dumps(stats).encode(), digest_size=16).hexdigest()
 
 
 def unreadable(path: str, error: OSError) -> UserError:
-    """Makes the refusal of a file that the system does not give."""
+    """Returns the error for a file that cannot be opened or read."""
     return UserError(f"cannot read {path}: {error.strerror}")
 
 
-def too_long(place: object) -> UserError:
-    """Makes the refusal of a document that would fill the memory."""
+def too_long(location: object) -> UserError:
+    """Returns the error for a document that is too large for memory."""
     return UserError(
-        f"{place} begins a document of more than {MAX_DOCUMENT_BYTES >> 20} MiB:"
+        f"{location}: the document that begins here has more than {MAX_DOCUMENT_BYTES >> 20} MiB:"
         " divide the text into documents"
     )
 
 
-def refuse_nul(text: str, place: object) -> None:
-    """Refuses a NUL character; `place` is written only then."""
+def refuse_nul(text: str, location: object) -> None:
+    """Raises UserError for a text with a NUL character; `location` becomes a string only then."""
     if "\0" in text:
-        raise UserError(f"{place} holds a NUL character: this is not plain text, remove it")
+        raise UserError(f"{location} has a NUL character, so it is not plain text: remove it")
 
 
 def fold(text: str) -> str:
-    """Makes white space of any kind one space, and none at the ends."""
+    """Replaces each run of white space by one space, and strips the ends."""
     text = text.strip()
-    # Most text is so already, which takes a tenth of the time to see. All white space but " " is
+    # Most text needs no change, and this test takes a tenth of the time. All white space but " " is
     # not printable.
     if text.isprintable() and "  " not in text:
         return text
@@ -184,5 +186,5 @@ def fold(text: str) -> str:
 
 
 def folded_lines(text: str) -> list[str]:
-    r"""Returns the lines of a record that are not blank; "\n" ends a line."""
+    r"""Returns the lines of a record, folded, without blank ones; lines end in "\n"."""
     return [line for part in text.split("\n") if (line := fold(part))]

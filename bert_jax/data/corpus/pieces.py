@@ -1,11 +1,11 @@
-"""A corpus made a piece at a time: the pieces may be done by anyone, in any order, and again.
+"""Makes a corpus piece by piece; any worker can do any piece, in any order, and again.
 
-    STAGING/corpus/...             the corpus as `corpus.py` has it, as yet without manifest
-    STAGING/digests/SPLIT/NAME     [documents, 16] uint8, of the text of a shard's documents
-    STAGING/finished/NAME.json     of every finished shard: what it holds, and of which piece
+    STAGING/corpus/...             the corpus in the form of `corpus.py`, without its manifest
+    STAGING/digests/SPLIT/NAME     [documents, 16] uint8, digests of a shard's documents
+    STAGING/finished/NAME.json     record of a finished shard: its metadata and its piece
 
-A piece gives one shard, named by its number, and further ones where it is compressed or holds long
-documents, so that its text is more than the memory should hold.
+A piece gives one shard, named by the piece's number; a piece with much text (it was compressed, or
+has long documents) gives several, so that memory stays bounded.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from bert_jax.data.corpus.sentences import SentenceSplitter
 from bert_jax.data.corpus.shards import (
     ShardWriter,
     remove_unlisted,
-    split_facts,
+    split_metadata,
     token_dtype,
     write_manifest,
 )
@@ -36,13 +36,13 @@ from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 CORPUS, TOKENIZER = "corpus", "corpus/tokenizer"
 _DIGESTS, _FINISHED = "digests", "finished"
 
-SHARD_CHARACTERS = 1 << 25  # of text: more begins another shard
-_BATCH_CHARACTERS = 1 << 20  # of text that is tokenised at a time
+SHARD_CHARACTERS = 1 << 25  # of text in a shard, about
+_BATCH_CHARACTERS = 1 << 20  # of text that is tokenised at a time, about
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the pieces have in common; it can be pickled."""
+    """Settings of a corpus that all its pieces share; it can be pickled."""
 
     source: Source
     splitter: SentenceSplitter
@@ -51,29 +51,29 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """A shard was finished."""
+class ShardFinished:
+    """Reports that a shard was finished."""
 
-    bytes: int  # of input: the whole piece, with its last shard
+    bytes: int  # of input that are done: those of the piece with its last shard, else 0
 
 
 def text_digest(text: bytes) -> bytes:
-    """Returns the 16 bytes that stand for a document's text, as `joined` gives it."""
+    """Returns the 16-byte digest of a document's text, as `joined` returns it."""
     return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 def joined(sentences: Sequence[str]) -> bytes:
-    """Returns the text of a document in UTF-8, a sentence a line."""
+    """Returns the text of a document in UTF-8, one sentence a line."""
     return "\n".join(sentences).encode()
 
 
 def split_of(digest: bytes, heldout_rate: float) -> str:
-    """Says which split a document is in, from its text alone: copies of it stay together."""
+    """Returns the split of a document; it depends on the text alone, so copies stay together."""
     return "heldout" if int.from_bytes(digest[:8]) < heldout_rate * 2**64 else "train"
 
 
 def make_folders(staging: pathlib.Path) -> None:
-    """Makes what `PieceWriter` writes into."""
+    """Makes the folders that `PieceWriter` writes into."""
     for split in SPLITS:
         (staging / CORPUS / split).mkdir(parents=True, exist_ok=True)
         (staging / _DIGESTS / split).mkdir(parents=True, exist_ok=True)
@@ -81,12 +81,12 @@ def make_folders(staging: pathlib.Path) -> None:
 
 
 def has_finished_shards(staging: pathlib.Path) -> bool:
-    """Whether the staging directory holds work that another attempt need not do."""
+    """Returns True if the staging directory has shards that another attempt can keep."""
     return any((staging / _FINISHED).glob("*.json"))
 
 
 def finished_shards(job: Job, number: int) -> list[dict[str, Any]] | None:
-    """Returns the records of a piece's shards; None where some are missing or of other text."""
+    """Returns the records of a piece's shards; None if one is missing or its input has changed."""
     records = []
     while not records or not records[-1]["is_last"]:
         record = _read_record(job, number, len(records))
@@ -113,27 +113,27 @@ def _read_record(job: Job, number: int, part: int) -> dict[str, Any] | None:
 
 
 class PieceWriter:
-    """Makes the shards of pieces."""
+    """Writes the shards of pieces."""
 
     def __init__(self, job: Job) -> None:
-        """Loads the tokenizer, which must be in the staging directory."""
+        """Loads the tokenizer from the staging directory."""
         self._job = job
         self._tokenizer = load_tokenizer(job.staging / TOKENIZER)
         self._dtype = token_dtype(self._tokenizer.vocab_size)
 
-    def __call__(self, number: int) -> Iterator[Progress]:
+    def __call__(self, number: int) -> Iterator[ShardFinished]:
         """Reads a piece and writes those of its shards that are not finished.
 
-        Memory holds the text and the tokens of one shard.
+        Memory has the text and the tokens of one shard.
 
         Args:
-          number: of the piece in the source.
+          number: index of the piece in the source.
 
         Yields:
-          Progress, once a shard.
+          A report of each shard.
 
         Raises:
-          UserError: for what reading shows to be wrong.
+          UserError: as `Source.read`.
           OSError: if a shard cannot be written.
         """
         piece = self._job.source.pieces[number]
@@ -141,7 +141,7 @@ class PieceWriter:
         for part, (documents, is_last) in enumerate(parts):
             if _read_record(self._job, number, part) is None:
                 self._write(piece, _shard_name(number, part), documents, is_last)
-            yield Progress(piece.size if is_last else 0)
+            yield ShardFinished(piece.size if is_last else 0)
 
     def _write(self, piece: Piece, name: str, documents: Sequence[Document], is_last: bool) -> None:
         staging = self._job.staging
@@ -178,19 +178,19 @@ class _Text(NamedTuple):
     """A document before it is tokenised."""
 
     sentences: list[str]
-    text: bytes  # as `joined` gives it
+    text: bytes  # as `joined` returns it
     digest: bytes
 
 
 class _SplitShard:
-    """What one split gets from one shard: arrays, and digests of the documents in them."""
+    """The part of a shard that belongs to one split: its arrays and the documents' digests."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.shard = ShardWriter(dtype)
         self.digests = bytearray()
 
     def add(self, texts: Sequence[_Text], tokenizer: Tokenizer) -> int:
-        """Appends documents, at least one; returns how many were left out for want of tokens."""
+        """Appends documents, at least one; returns the number of those without any token."""
         counts = [len(sentences) for sentences, _, _ in texts]
         ids = tokenizer.encode_batch([s for sentences, _, _ in texts for s in sentences])
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -203,21 +203,21 @@ class _SplitShard:
                 np.concatenate(ids),
                 lengths[lengths > 0],
                 sentences[sentences > 0],
-                words=_words(text),
+                words=_count_words(text),
                 text_bytes=sum(len(text) for _, text, _ in kept),
             )
             self.digests += b"".join(digest for _, _, digest in kept)
         return len(texts) - len(kept)
 
 
-def _words(text: bytes) -> int:
-    """Counts the words of a text, which have one space or line break between them."""
+def _count_words(text: bytes) -> int:
+    """Counts the words of a text; one space or line break separates two of them."""
     letters = np.frombuffer(text, np.uint8)
     return 1 + int(np.count_nonzero(letters == ord(" ")) + np.count_nonzero(letters == ord("\n")))
 
 
 def _parts(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bool]]:
-    """Cuts a piece by its amount of text; yields (documents, whether they are the last)."""
+    """Divides the documents of a piece into shards; yields (documents, is it the last shard)."""
     part, size = [], 0
     for document in documents:
         if size >= SHARD_CHARACTERS:
@@ -238,20 +238,20 @@ def _batches(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
         begin = end
 
 
-def complete_corpus(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists what differs, and writes the manifest, once every piece is finished.
+def complete_corpus(job: Job, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Indexes the documents without copies and writes the manifest, after all pieces.
 
-    Memory holds at most 16 bytes a document.
+    Memory has at most 16 bytes a document.
 
     Args:
       job: of the pieces.
-      facts: what the manifest says besides the counts.
+      metadata: fields of the manifest besides the counts.
 
     Returns:
       The manifest.
 
     Raises:
-      UserError: if there was no text at all.
+      UserError: if the source has no text at all.
     """
     records = []
     for number in range(len(job.source.pieces)):
@@ -268,10 +268,10 @@ def complete_corpus(job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
     if counts["documents_read"] == sum(counts["skipped"].values()):
         raise UserError(
-            f"the source has no text in its {counts['documents_read']} documents: name another"
+            f"the source has {counts['documents_read']} documents, none with text: choose another"
         )
     splits = {split: _complete_split(job.staging, split, records) for split in SPLITS}
-    return write_manifest(job.staging / CORPUS, splits, {**facts, **counts})
+    return write_manifest(job.staging / CORPUS, splits, {**metadata, **counts})
 
 
 def _complete_split(
@@ -279,7 +279,7 @@ def _complete_split(
 ) -> dict[str, Any]:
     shards = [record["shards"][split] for record in records if record["shards"][split]]
     folder = staging / CORPUS / split
-    remove_unlisted(folder, shards)  # of a source that changed between two attempts
+    remove_unlisted(folder, shards)  # shards of a source that has changed since
 
     def digests() -> Iterator[np.ndarray]:
         for shard in shards:
@@ -287,4 +287,4 @@ def _complete_split(
             yield content.reshape(-1, DIGEST_BYTES)
 
     is_listed = is_first_copy(digests, sum(shard["documents"] for shard in shards))
-    return split_facts(folder, shards, is_listed)
+    return split_metadata(folder, shards, is_listed)

@@ -1,7 +1,7 @@
-"""English prose that every machine has: the documentation of the installed Python.
+"""Extracts English prose from the docstrings of the installed Python and its packages.
 
-`sources` reads it as pretraining text; it also gives a classification task, in which the label of
-a docstring is the package it was written for. Files are parsed, never imported.
+Every machine has this text: `sources` reads it as a pretraining corpus, and the quickstart makes a
+classification task of it (which package is a docstring from?). Files are parsed, never imported.
 """
 
 import ast
@@ -26,7 +26,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PYTHON_FILE = re.compile(r"(?!test_)(?!.*_test\.py).*\.py")
 _TOPICS = "pydoc_data.topics"
 
-# Sections of numpydoc: in some, a line as little indented as the title is a signature.
+# Sections of numpydoc in which lines with the indent of the title are signatures, not prose.
 _FIELD_SECTIONS = frozenset(
     {"attributes", "keyword arguments", "methods", "other parameters", "parameters", "properties"}
     | {"raises", "receives", "return", "returns", "warns", "yields"}
@@ -132,9 +132,9 @@ def read_docstrings(file: SourceFile, seen: set[bytes]) -> Iterator[Docstring]:
     """Yields the docstrings of a file in source order; none if it is not valid Python.
 
     Args:
-      file: One that `source_files` lists.
-      seen: Digests of the docstrings that were read before, which are left out; it grows. An
-        inherited copy of a docstring so counts once.
+      file: one of `source_files`.
+      seen: digests of the docstrings read before, which are skipped; this call adds its own. So an
+        inherited copy of a docstring counts once.
     """
     tree = _parse(file.path)
     for raw in _raw_docstrings(tree) if tree else ():
@@ -147,10 +147,10 @@ def read_docstrings(file: SourceFile, seen: set[bytes]) -> Iterator[Docstring]:
 
 
 def python_docstrings() -> Iterator[Docstring]:
-    """Yields every docstring of the standard library and of the installed packages that has prose.
+    """Yields all docstrings with prose of the standard library and the installed packages.
 
-    What comes out depends on the versions installed, and on nothing else. Two docstrings of one
-    module share words and subject: split them for training and evaluation by `module`.
+    The result depends only on the installed versions. Docstrings of one module share words and
+    subject: split training and evaluation data by `module`.
     """
     seen: set[bytes] = set()
     for file in source_files():
@@ -158,7 +158,7 @@ def python_docstrings() -> Iterator[Docstring]:
 
 
 def topics(file: SourceFile) -> Iterator[tuple[str, list[str]]]:
-    """Yields (name, sentences) of the topics of Python's language reference, if `file` has them."""
+    """Yields (name, sentences) of each topic of Python's language reference, if `file` has it."""
     tree = _parse(file.path) if file.module == _TOPICS else None
     for statement in tree.body if tree else ():
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
@@ -168,9 +168,9 @@ def topics(file: SourceFile) -> Iterator[tuple[str, list[str]]]:
 
 
 def _parse(path: Path) -> ast.Module | None:
-    """Returns None for what this Python cannot read: templates, other versions' syntax."""
+    """Parses a file; None if this Python cannot: templates, syntax of other versions."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # files of others warn of their own old syntax
+        warnings.simplefilter("ignore")  # about old syntax in the parsed files
         try:
             return ast.parse(path.read_bytes())
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
@@ -182,7 +182,7 @@ def _raw_docstrings(tree: ast.Module) -> Iterator[str]:
     while stack:
         node = stack.pop()
         if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
-            # Half a surrogate pair, which an escape may write, is no text.
+            # Replaces halves of surrogate pairs, which escapes can write.
             yield docstring.encode("utf-8", "replace").decode()
         children = ast.iter_child_nodes(node)
         inner = [child for child in children if isinstance(child, ast.stmt | ast.ExceptHandler)]
@@ -205,8 +205,8 @@ def clean(docstring: str) -> list[str]:
 def _split(paragraph: str) -> Iterator[str]:
     """Splits at white space only: `numpy.random.Generator` is one word."""
     sentence = ""
-    # The splitter is compiled and has no types. It panics where white space other than " " stands
-    # before a full stop; the paragraph has none.
+    # `sentencex` is compiled and has no types. It panics on white space other than " " before a
+    # full stop; the paragraph has none.
     for part in sentencex.segment("en", paragraph):  # pyright: ignore[reportAttributeAccessIssue]
         sentence += part
         if part[-1].isspace():
@@ -223,7 +223,7 @@ def _indent(line: str) -> int:
 def _without_blocks(lines: list[str]) -> list[str]:
     """Blanks code, doctests, tables, directives and their bodies."""
     kept: list[str] = []
-    body_of = -1  # lines deeper than this are the body of something dropped; -1: none is
+    body_of = -1  # lines with a larger indent are the body of a dropped block; -1: no block
     fenced = doctest = False
     for line in lines:
         text, indent = line.strip(), _indent(line)
@@ -271,8 +271,8 @@ def _without_sections(lines: list[str]) -> list[str]:
 
 
 def _items(lines: list[str]) -> Iterator[tuple[int, bool, str]]:
-    """Yields (indent, whether it begins a list item or a field, text); '' ends a paragraph."""
-    fields_of = -1  # the indent of the 'Args:' that this line stands under; -1: none
+    """Yields (indent, True at the begin of a list item or field, text); '' ends a paragraph."""
+    fields_of = -1  # indent of the heading, such as 'Args:', above this line; -1: none
     for line in lines:
         text, indent = line.strip(), _indent(line)
         if not text:
@@ -313,7 +313,7 @@ def _paragraphs(lines: Iterator[tuple[int, bool, str]]) -> Iterator[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    """Whether it is whole, has four words at least, mostly letters, and nothing like code."""
+    """Returns True for a whole sentence of at least four words, mostly letters, without code."""
     if not _SENTENCE.fullmatch(sentence) or _NOT_PROSE.search(sentence):
         return False
     words = sentence.split()

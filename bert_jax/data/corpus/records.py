@@ -1,7 +1,7 @@
-"""Documents in records: a column of Parquet files, a field of a dataset of TFDS.
+"""Sources of documents in records: a column of Parquet files, a feature of a TFDS dataset.
 
-The libraries that read them are large and few runs need them: they are imported when such a source
-is opened.
+The libraries that read them are large and few runs need them, so they are imported when such a
+source is opened.
 """
 
 import contextlib
@@ -26,41 +26,41 @@ from bert_jax.data.corpus.documents import (
 from bert_jax.errors import UserError
 
 _BATCH_ROWS = 256  # read at a time
-TFDS_FORMAT = "array_record"  # of the files of TFDS: records by number, without TensorFlow
+TFDS_FORMAT = "array_record"  # the file format that TFDS reads by index, without TensorFlow
 
 
-def _document(value: Any, place: str, field: str) -> Document:
-    """Makes a document of the value of a record, which is text or its bytes.
+def _document(value: Any, location: str, field: str) -> Document:
+    """Makes a document from the value of a field: text, or text in UTF-8.
 
     Raises:
-      UserError: for a value that is not text.
+      UserError: if the value is not text.
     """
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError as error:
-            raise _not_utf8(place, field) from error
+            raise _not_utf8(location, field) from error
     if not isinstance(value, str):
         kind = "null" if value is None else f"of type {type(value).__name__}"
-        raise UserError(f"{place}: field '{field}' is {kind}: it must be text")
+        raise UserError(f"{location}: field '{field}' is {kind}: write text")
     if len(value) >= documents.MAX_DOCUMENT_BYTES:
-        raise documents.too_long(place)
-    refuse_nul(value, place)
-    return Document(place, folded_lines(value))
+        raise documents.too_long(location)
+    refuse_nul(value, location)
+    return Document(location, folded_lines(value))
 
 
-def _not_utf8(place: str, field: str) -> UserError:
-    return UserError(f"{place}: field '{field}' is not UTF-8: write it as text")
+def _not_utf8(location: str, field: str) -> UserError:
+    return UserError(f"{location}: field '{field}' is not UTF-8: convert it to UTF-8")
 
 
 class ParquetFiles(FileSource):
-    """Documents that are the values of a column of text. A span counts row groups."""
+    """Parquet files; the values of a column are documents. A span counts row groups."""
 
     def __init__(self, paths: Iterable[str], field: str, layout: Layout) -> None:
-        """Groups the row groups of files into pieces.
+        """Divides the row groups of files into pieces.
 
         Raises:
-          UserError: for a file that is not Parquet, or has no such column of text.
+          UserError: if a file is not Parquet, or has no such column of text.
         """
         self.layout = layout
         self._field = field
@@ -79,12 +79,12 @@ class ParquetFiles(FileSource):
             kind = file.schema_arrow.field(self._field).type
             plain = kind.value_type if isinstance(kind, pyarrow.DictionaryType) else kind
             if plain not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-                raise UserError(f"{path}: column '{self._field}' is {kind}: it must be a string")
+                raise UserError(f"{path}: column '{self._field}' is {kind}: write strings")
             if file.metadata.num_rows == 0:
                 raise UserError(f"{path} has no rows: leave it out of the source")
             for group in range(file.num_row_groups):
-                # Of all columns: where a damaged file does not describe one of them as it should,
-                # to ask for that column's size alone ends the process.
+                # The size of all columns: asking for that of one column ends the process if the
+                # metadata of a damaged file lacks it.
                 yield Span(path, group, group + 1), file.metadata.row_group(group).total_byte_size
 
     def _read(self, span: Span) -> Iterator[Document]:
@@ -96,18 +96,18 @@ class ParquetFiles(FileSource):
             )
             for batch in batches:
                 for value in batch.column(0):
-                    place = f"{span.path} row {row}"
+                    location = f"{span.path} row {row}"
                     try:
                         text = value.as_py()
                     except UnicodeDecodeError as error:
-                        raise _not_utf8(place, self._field) from error
-                    yield _document(text, place, self._field)
+                        raise _not_utf8(location, self._field) from error
+                    yield _document(text, location, self._field)
                     row += 1
 
 
 @contextlib.contextmanager
 def _parquet(path: str) -> Iterator[Any]:
-    """Opens a Parquet file, and tells what goes wrong with it."""
+    """Opens a Parquet file; raises UserError for its faults."""
     import pyarrow
     from pyarrow import parquet
 
@@ -123,23 +123,23 @@ def _parquet(path: str) -> Iterator[Any]:
         if isinstance(error, OSError) and error.errno:
             raise documents.unreadable(path, error) from error
         raise UserError(
-            f"{path} is not Parquet, damaged or cut short ({fold(str(error))}):"
+            f"{path} is not Parquet, damaged or incomplete ({fold(str(error))}):"
             " copy or write it again"
         ) from error
 
 
 class TfdsRecords(Source):
-    """Documents that are a text feature of a split of a prepared TFDS dataset.
+    """A split of a prepared TFDS dataset; the values of a text feature are documents.
 
-    A span counts the records of one of its files.
+    A span counts the records of one file.
     """
 
     def __init__(self, name: str, split: str, field: str, layout: Layout) -> None:
-        """Looks a dataset up, as NAME[/CONFIG][:VERSION], where TFDS keeps them.
+        """Opens a dataset by its NAME[/CONFIG][:VERSION], in the directories of TFDS.
 
         Raises:
-          UserError: for a dataset that is not there or not stored as array_record, and for a split
-            or a feature of text that it does not have.
+          UserError: if the dataset does not exist, is not stored as array_record, or has no such
+            split or text feature.
         """
         builder = open_dataset(name, split)
         self.layout = layout
@@ -172,33 +172,33 @@ class TfdsRecords(Source):
 
 
 def read_numbers(values: Any, numbers: range, path: str) -> Iterator[Any]:
-    """Yields records by their numbers, reading some at a time.
+    """Yields records by their indices, reading some at a time.
 
     Args:
-      values: what a builder's `as_data_source` returns.
-      numbers: of the records.
-      path: what the message of a refusal names.
+      values: from `as_data_source` of a builder.
+      numbers: indices of the records.
+      path: names the dataset in error messages.
 
     Raises:
-      UserError: for records that are not what TFDS wrote.
+      UserError: if records are damaged.
     """
     for begin in range(0, len(numbers), _BATCH_ROWS):
         try:
             batch = values.__getitems__(list(numbers[begin : begin + _BATCH_ROWS]))
-        except Exception as error:  # checksums that do not fit, among others
+        except Exception as error:  # wrong checksums, among others
             raise unusable(path, error) from error
         yield from batch
 
 
 def open_dataset(name: str, split: str) -> Any:
-    """Returns the builder of a prepared dataset, which has such a split as array_record.
+    """Returns the builder of a prepared dataset.
 
     Args:
       name: NAME[/CONFIG][:VERSION].
-      split: as TFDS has it, "train[:10%]" too.
+      split: in the syntax of TFDS, such as "train[:10%]".
 
     Raises:
-      UserError: for one that is not there, or not so.
+      UserError: if it does not exist, is not stored as array_record, or has no such split.
     """
     builder = _prepared(name)
     _refuse_unreadable(builder, name, split)
@@ -206,7 +206,7 @@ def open_dataset(name: str, split: str) -> Any:
 
 
 def _prepared(name: str) -> Any:
-    """Opens a dataset from its files alone: its own code may need the network, or TensorFlow."""
+    """Opens a dataset from its files; its builder's code may need the network or TensorFlow."""
     from tensorflow_datasets.core import read_only_builder, registered
     from tensorflow_datasets.core.utils import file_utils
 
@@ -215,10 +215,10 @@ def _prepared(name: str) -> Any:
     except registered.DatasetNotFoundError as error:
         folders = ", ".join(map(str, file_utils.list_data_dirs()))
         raise UserError(
-            f"TFDS dataset '{name}' is not prepared in {folders}: run {_build(name)}, or say in the"
-            " environment variable TFDS_DATA_DIR where it is"
+            f"TFDS dataset '{name}' is not prepared in {folders}: run {_build(name)}, or set the"
+            " environment variable TFDS_DATA_DIR to its directory"
         ) from error
-    except Exception as error:  # of many kinds, for files that are not what TFDS wrote
+    except Exception as error:  # of many kinds, where files are damaged
         raise unusable(f"TFDS dataset '{name}'", error) from error
 
 
@@ -238,7 +238,7 @@ def _refuse_unreadable(builder: Any, name: str, split: str) -> None:
         builder.as_data_source(split, file_format=TFDS_FORMAT)
     except ValueError as error:
         raise UserError(
-            f"TFDS dataset '{name}' has no records in a split '{split}': its splits are"
+            f"TFDS dataset '{name}' has no records in a split '{split}': choose one of"
             f" {', '.join(builder.info.splits)}"
         ) from error
 
@@ -247,12 +247,12 @@ def _refuse_no_text(builder: Any, name: str, field: str) -> None:
     features = builder.info.features
     if field not in features:
         raise UserError(
-            f"TFDS dataset '{name}' has no feature '{field}': its features are"
+            f"TFDS dataset '{name}' has no feature '{field}': choose one of"
             f" {', '.join(sorted(features))}"
         )
     if features[field].shape != () or features[field].np_dtype != np.object_:
         raise UserError(
-            f"TFDS dataset '{name}': feature '{field}' is {features[field]}: it must be text"
+            f"TFDS dataset '{name}': feature '{field}' is {features[field]}: choose a text feature"
         )
 
 
@@ -264,7 +264,7 @@ def _size(path: str) -> int:
 
 
 def _number(instructions: Iterable[Any], span: Span) -> int:
-    """Returns the number in its split of the first record of a span."""
+    """Returns the index, in its split, of the first record of a span."""
     number = 0
     for file in instructions:
         if file.filename == span.path and file.skip <= span.begin < file.skip + file.take:
@@ -274,5 +274,7 @@ def _number(instructions: Iterable[Any], span: Span) -> int:
 
 
 def unusable(path: str, error: Exception) -> UserError:
-    """Makes the refusal of files that are not what TFDS wrote."""
-    return UserError(f"{path} is damaged or cut short ({fold(str(error))}): build or copy it again")
+    """Returns the error for damaged files of a TFDS dataset."""
+    return UserError(
+        f"{path} is damaged or incomplete ({fold(str(error))}): build or copy it again"
+    )

@@ -1,4 +1,4 @@
-"""A sample of a source's training text, to train a tokenizer on."""
+"""Samples a source's training text, to train a tokenizer on."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ from bert_jax.data.corpus.documents import Piece, Source
 from bert_jax.data.corpus.pieces import joined, split_of, text_digest
 from bert_jax.data.corpus.sentences import SentenceSplitter
 
-SAMPLE_CHARACTERS = 1 << 25  # of text; a trainer holds it in memory
-SAMPLED_PIECES = 256  # at most: the start of each is read
+SAMPLE_CHARACTERS = 1 << 25  # of text, about; the trainer needs it in memory
+SAMPLED_PIECES = 256  # at most; only the begin of each is read
 
 
 def sampled_pieces(source: Source) -> list[Piece]:
-    """Chooses pieces spread evenly over the source: all of them, where they are few."""
+    """Returns at most `SAMPLED_PIECES` pieces, spread evenly over the source."""
     count = min(len(source.pieces), SAMPLED_PIECES)
     return [source.pieces[number * len(source.pieces) // count] for number in range(count)]
 
@@ -19,15 +19,14 @@ def sampled_pieces(source: Source) -> list[Piece]:
 def training_sentences(
     source: Source, splitter: SentenceSplitter, heldout_rate: float
 ) -> Iterator[list[str]]:
-    """Yields the sentences of the first training documents of each of the sampled pieces.
+    """Yields the sentences of the first training documents of each sampled piece.
 
-    Each piece gives as much of `SAMPLE_CHARACTERS` as its share of the input is; so a source that
-    is smaller is read whole.
+    Each piece gives `SAMPLE_CHARACTERS` in proportion to its size; a smaller source is read whole.
 
     Args:
-      source: read as far as the sample goes.
-      splitter: makes sentences of its documents.
-      heldout_rate: share of documents that no sample may hold.
+      source: of the documents.
+      splitter: splits documents into sentences.
+      heldout_rate: share of documents that are held out, and so left out of the sample.
     """
     pieces = sampled_pieces(source)
     total = sum(piece.size for piece in pieces)

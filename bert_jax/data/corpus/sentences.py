@@ -1,4 +1,4 @@
-"""Documents as sentences."""
+"""Splits documents into sentences."""
 
 import dataclasses
 import re
@@ -13,14 +13,14 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SentenceSplitter:
-    """Splits what the layout of the lines leaves to be split. It can be pickled.
+    """Splits documents into sentences, according to the layout of their lines; can be pickled.
 
     Attributes:
-      layout: what a line is.
-      language: a code such as "en"; one that `sentencex` does not know is split as English is.
+      layout: of the lines.
+      language: a code such as "en"; languages that `sentencex` does not know are split as English.
 
     Raises:
-      UserError: for a language that is no code.
+      UserError: if the language is not a language code.
     """
 
     layout: Layout
@@ -29,19 +29,20 @@ class SentenceSplitter:
     def __post_init__(self) -> None:
         if not _LANGUAGE.fullmatch(self.language):
             raise UserError(
-                f"language {self.language!r} is not a language code: write one such as 'en'"
+                f"--language={self.language} is not a language code: write one such as en"
             )
 
     def split(self, document: Document) -> list[str]:
-        """Returns the sentences of a document: stripped, none empty, none with a line break."""
+        """Returns the sentences of a document: stripped, not empty, without line breaks."""
         if self.layout is Layout.LINES:
             return document.lines
         if self.layout is Layout.DOCUMENTS:
-            return self._split(" ".join(document.lines))
-        return [sentence for line in document.lines for sentence in self._split(line)]
+            return self.split_text(" ".join(document.lines))
+        return [sentence for line in document.lines for sentence in self.split_text(line)]
 
-    def _split(self, text: str) -> list[str]:
-        # It is compiled and has no types. It panics where white space other than " " stands before
-        # a full stop; the lines of a document have none.
+    def split_text(self, text: str) -> list[str]:
+        """Returns the sentences of a text whose white space is folded, whatever the layout."""
+        # `sentencex` is compiled and has no types. It panics on white space other than " " before a
+        # full stop; folded text has none.
         parts = sentencex.segment(self.language, text)  # pyright: ignore[reportAttributeAccessIssue]
         return [sentence for part in parts if (sentence := part.strip())]

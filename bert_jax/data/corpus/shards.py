@@ -1,4 +1,4 @@
-"""Writing the files of a corpus, and checking them afterwards; `corpus.py` has the format."""
+"""Writes the files of a corpus and checks them; `corpus.py` describes the format."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.corpus.corpus import ARRAYS, FORMAT, INDEX_FILE, SPLITS, read_manifest
+from bert_jax.data.corpus.corpus import ARRAYS, CORPUS_FORMAT, INDEX_FILE, SPLITS, read_manifest
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 
@@ -19,10 +19,10 @@ _INDEX_CHUNK = 1 << 20  # documents written at a time
 
 
 class ShardWriter:
-    """Collects the documents of one shard of one split, and writes them."""
+    """Collects the documents of one shard of one split, then writes them."""
 
     def __init__(self, token_dtype: np.dtype) -> None:
-        """Tokens are stored as `token_dtype`."""
+        """Starts an empty shard whose tokens are stored as `token_dtype`."""
         self._dtype = token_dtype
         self._tokens: list[np.ndarray] = []
         self._sentence_lengths: list[np.ndarray] = []
@@ -41,11 +41,11 @@ class ShardWriter:
         """Appends documents.
 
         Args:
-          tokens: [tokens] int, of all of them, end to end.
-          sentence_lengths: [S] int, the tokens of each sentence, at least 1.
-          document_sentences: [documents] int, the sentences of each, at least 1.
-          words: of their text, to be counted.
-          text_bytes: of their text in UTF-8, to be counted.
+          tokens: [tokens] int, token ids of all documents, end to end.
+          sentence_lengths: [S] int, tokens of each sentence, at least 1.
+          document_sentences: [documents] int, sentences of each document, at least 1.
+          words: number of words in their text.
+          text_bytes: number of bytes of their text in UTF-8.
         """
         if not (sentence_lengths.all() and document_sentences.all()):
             raise ValueError("a document without sentences, or a sentence without tokens")
@@ -63,7 +63,7 @@ class ShardWriter:
           name: of the shard.
 
         Returns:
-          What the manifest says of the shard; None where nothing was added and nothing written.
+          The shard's metadata for the manifest; None if it is empty and nothing was written.
         """
         if not any(map(len, self._document_sentences)):
             return None
@@ -90,7 +90,7 @@ class ShardWriter:
 
 
 def _ends(lengths: np.ndarray) -> np.ndarray:
-    """Where each run ends: [n] uint32. A shard must be small enough for that."""
+    """Returns the end of each run, given the lengths: [n] uint32; a shard must be small enough."""
     ends = np.cumsum(lengths, dtype=np.int64)
     if ends[-1] > np.iinfo(np.uint32).max:
         raise ValueError(f"{ends[-1]} tokens in a shard are more than 32 bits can count")
@@ -98,7 +98,7 @@ def _ends(lengths: np.ndarray) -> np.ndarray:
 
 
 def _finished(file: io.BufferedRandom) -> str:
-    """Brings a file to the disk and returns its checksum."""
+    """Flushes a file to the disk and returns its checksum."""
     file.flush()
     os.fsync(file.fileno())
     file.seek(0)
@@ -106,22 +106,22 @@ def _finished(file: io.BufferedRandom) -> str:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """Returns the smallest stored type that holds every id."""
+    """Returns the smallest dtype that has room for every token id."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def split_facts(
+def split_metadata(
     folder: pathlib.Path, shards: Sequence[dict[str, Any]], is_listed: np.ndarray
 ) -> dict[str, Any]:
     """Writes the index of a split whose shards are written.
 
     Args:
       folder: of the split.
-      shards: what `ShardWriter.write` returned, in the order of the sources.
+      shards: metadata from `ShardWriter.write`, in the order of the source.
       is_listed: [documents in all shards] bool, False for copies.
 
     Returns:
-      What the manifest says of the split.
+      The split's metadata for the manifest.
     """
     dtype = np.dtype(np.uint32 if len(is_listed) <= 2**32 else np.uint64)
     listed = int(np.count_nonzero(is_listed))
@@ -129,8 +129,8 @@ def split_facts(
     with (folder / INDEX_FILE).open("wb+") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for begin in range(0, len(is_listed), _INDEX_CHUNK):
-            places = np.flatnonzero(is_listed[begin : begin + _INDEX_CHUNK]) + begin
-            file.write(places.astype(dtype).tobytes())
+            index = np.flatnonzero(is_listed[begin : begin + _INDEX_CHUNK]) + begin
+            file.write(index.astype(dtype).tobytes())
         checksum = _finished(file)
     totals = {count: sum(shard[count] for shard in shards) for count in _COUNTS}
     return totals | {
@@ -142,25 +142,25 @@ def split_facts(
 
 
 def write_manifest(
-    directory: pathlib.Path, splits: Mapping[str, Any], facts: Mapping[str, Any]
+    directory: pathlib.Path, splits: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Completes a corpus: a directory without a manifest is none.
+    """Writes the manifest, which makes a directory a corpus.
 
     Args:
       directory: of the corpus.
-      splits: what `split_facts` returned, by name of the split.
-      facts: what else the manifest says: "tokenizer" with its "vocab_size", and more.
+      splits: metadata from `split_metadata`, by name of the split.
+      metadata: the other fields: "tokenizer" with its "vocab_size", and more.
 
     Returns:
       The manifest.
     """
-    manifest = {"format": FORMAT} | dict(facts) | {"splits": dict(splits)}
+    manifest = {"format": CORPUS_FORMAT} | dict(metadata) | {"splits": dict(splits)}
     write_atomically(directory / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 
 def remove_unlisted(folder: pathlib.Path, shards: Iterable[dict[str, Any]]) -> None:
-    """Removes from the folder of a split what belongs to none of its shards."""
+    """Removes the files in the folder of a split that belong to none of its shards."""
     listed = {f"{shard['name']}.{kind}.npy" for shard in shards for kind in ARRAYS}
     for path in folder.iterdir():
         if path.name not in listed:
@@ -171,10 +171,10 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
     """Reads every array of a corpus and compares it with its checksum in the manifest.
 
     Yields:
-      Each file and what is wrong with it; '' where nothing is.
+      Each file and its fault; '' if it has none.
 
     Raises:
-      UserError: for a directory that is no corpus, or a manifest that does not list its files.
+      UserError: if the directory is not a corpus, or its manifest does not list the files.
     """
     for name, checksum in listed_files(directory).items():
         path = directory / name
@@ -188,18 +188,18 @@ def damaged_files(directory: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]
 
 
 def listed_files(directory: str | os.PathLike) -> dict[str, str]:
-    """Returns the checksum of every array of a corpus, by its name in the directory.
+    """Returns the checksum of every array of a corpus, by its path in the directory.
 
     Raises:
-      UserError: for a directory that is no corpus, or a manifest that does not list its files.
+      UserError: if the directory is not a corpus, or its manifest does not list the files.
     """
     manifest = read_manifest(directory)
     files = {}
     try:
         for split in SPLITS:
-            facts = manifest["splits"][split]
-            files[f"{split}/{INDEX_FILE}"] = facts["index_checksum"]
-            for shard in facts["shards"]:
+            metadata = manifest["splits"][split]
+            files[f"{split}/{INDEX_FILE}"] = metadata["index_checksum"]
+            for shard in metadata["shards"]:
                 for kind in ARRAYS:
                     files[f"{split}/{shard['name']}.{kind}.npy"] = shard["checksums"][kind]
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Opens what `--source` names: files, or the documentation of the installed Python."""
+"""Opens the source that `--source` names: files, a TFDS dataset, or Python's documentation."""
 
 import glob
 import os
@@ -23,28 +23,28 @@ _TFDS = re.compile(r"(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):([^#]+)#(.+)")
 def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
     r"""Opens a source of documents by its specification.
 
-    `text:GLOB`: UTF-8 files; an empty line or the end of a file ends a document, or, by the layout,
-    the end of a line does. `jsonl:GLOB#FIELD`: a JSON object a line, whose string FIELD is a
-    document. Both may be compressed: `.gz`, `.zst`. `parquet:GLOB#FIELD`: Parquet files, in which
-    each value of the column FIELD is a document.
+    `text:GLOB`: UTF-8 files; a blank line or the end of a file ends a document (with the layout
+    `documents`, the end of a line does). `jsonl:GLOB#FIELD`: a JSON object a line, whose string
+    FIELD is a document. Both may be compressed: `.gz`, `.zst`. `parquet:GLOB#FIELD`: Parquet files,
+    in which each value of the column FIELD is a document.
     `tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD`: a dataset that TFDS has prepared as array_record, in
     which each value of the feature FIELD is a document.
-    `python_docs`: the docstrings of this Python and of its packages, a document a module.
+    `python_docs`: the docstrings of this Python and its packages, a document a module.
 
-    Files are read in the order of their names; `**` in a GLOB stands for any folders, and a folder
-    for all the files below it whose names do not begin with a dot. Lines end in "\n" or "\r\n"
-    only. White space of any kind, repeated or not, becomes one space.
+    Files are read in the order of their names. `**` in a GLOB matches any folders; a folder means
+    all files below it whose names do not begin with a dot. Lines end in "\n" or "\r\n" only. Each
+    run of white space becomes one space.
 
     Args:
-      spec: One of these forms.
-      layout: What a line is; python_docs knows its own.
+      spec: a specification of one of these forms.
+      layout: of the lines; python_docs has its own.
 
     Returns:
-      The source. Of files only the sizes, and what records say of themselves, have been read.
+      The source. Only the sizes of files and the headers of records have been read.
 
     Raises:
-      UserError: for a specification that is none, a glob that matches no file, an empty file,
-        a dataset that is not there, records without that field of text.
+      UserError: if the specification has none of these forms, a glob matches no file, a file is
+        empty, a dataset does not exist, or its records do not have that field of text.
     """
     kind, _, rest = spec.partition(":")
     if spec == "python_docs":
@@ -54,7 +54,7 @@ def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
     if kind in ("jsonl", "parquet"):
         pattern, _, field = rest.rpartition("#")
         if not pattern or not field:
-            raise UserError(f"source '{spec}' names no field: write {kind}:GLOB#FIELD")
+            raise UserError(f"--source={spec} names no field: write {kind}:GLOB#FIELD")
         files = _files(spec, pattern)
         if kind == "jsonl":
             return JsonLines(files, field, layout)
@@ -62,20 +62,20 @@ def open_source(spec: str, layout: Layout = Layout.LINES) -> Source:
     if kind == "tfds":
         if not (named := _TFDS.fullmatch(rest)):
             raise UserError(
-                f"source '{spec}' does not name a dataset, a split and a field: write"
+                f"--source={spec} does not name a dataset, a split and a field: write"
                 " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD, as in"
                 " tfds:wikipedia/20230601.en:train#text"
             )
         name, split, field = named.groups()
         return TfdsRecords(name, split, field, layout)
-    raise UserError(f"source '{spec}' is of an unknown kind: write {SOURCE_KINDS}")
+    raise UserError(f"--source={spec} is of an unknown kind: write {SOURCE_KINDS}")
 
 
 def _files(spec: str, pattern: str) -> dict[str, int]:
-    """Returns the size in bytes of every file that a pattern matches, sorted by name."""
+    """Returns the size in bytes of every file that a pattern matches, sorted by path."""
     if not pattern:
-        raise UserError(f"source '{spec}' names no files: write {SOURCE_KINDS}")
-    # A name that exists is taken as it is, even where it holds characters that globs interpret.
+        raise UserError(f"--source={spec} names no files: write {SOURCE_KINDS}")
+    # A path that exists is taken literally, even if it has characters with a meaning in globs.
     if os.path.isdir(pattern):
         names = _below(pattern)
     else:
@@ -91,17 +91,17 @@ def _files(spec: str, pattern: str) -> dict[str, int]:
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{name} is not a regular file: copy its text into one")
         if status.st_size == 0:
-            raise UserError(f"{name} is empty: remove it or leave it out of '{spec}'")
+            raise UserError(f"{name} is empty: remove it, or leave it out of --source={spec}")
         sizes[name] = status.st_size
     if not sizes:
-        raise UserError(f"source '{spec}' matches no file: name files, as in 'corpus/*.txt'")
+        raise UserError(f"--source={spec} matches no file: name files, such as text:corpus/*.txt")
     return sizes
 
 
 def _below(folder: str) -> list[str]:
-    """Lists the files below a folder, links followed, without hidden ones."""
+    """Lists the files below a folder, without hidden ones; follows links."""
 
-    def refuse(error: OSError) -> None:  # a folder that cannot be listed, or links in a circle
+    def refuse(error: OSError) -> None:  # it cannot be listed, or links form a circle
         raise documents.unreadable(error.filename, error) from error
 
     found = []
@@ -112,11 +112,14 @@ def _below(folder: str) -> list[str]:
 
 
 class _PythonDocs(Source):
-    """A document a module, and a document a topic of the language reference, in one piece.
+    """The documentation of Python: a document a module, and one a topic of the language reference.
 
-    It is one piece because a docstring that was read before is left out. Parsing the modules is
-    slow and their text is small, so it is kept for a second reading, but not pickled.
+    It is a single piece, because copies of a docstring in other modules are left out. Parsing the
+    modules is slow and their text is small, so the documents are kept for a second reading, but not
+    pickled.
     """
+
+    layout_is_given = False
 
     def __init__(self) -> None:
         self.layout = Layout.LINES
@@ -146,5 +149,7 @@ class _PythonDocs(Source):
                     read.append(Document(name, sentences))
                     yield read[-1]
         if not read:
-            raise UserError("source 'python_docs' has no text: this Python lacks its source files")
+            raise UserError(
+                "--source=python_docs has no text: install Python with its source files"
+            )
         return read

@@ -1,4 +1,4 @@
-"""A directory that grows beside the one that it will become, and that one process may fill."""
+"""Staging directory: an output grows beside its final place, locked by one process."""
 
 import contextlib
 import fcntl
@@ -12,27 +12,27 @@ from bert_jax.errors import UserError
 
 @contextlib.contextmanager
 def locked_staging(
-    output: pathlib.Path, worth_keeping: Callable[[pathlib.Path], bool]
+    output: pathlib.Path, is_worth_keeping: Callable[[pathlib.Path], bool]
 ) -> Iterator[pathlib.Path]:
-    """Makes or finds `.{output}.partial` beside an output, and holds it alone.
+    """Makes or finds `.{output}.partial` beside the output, and locks it.
 
-    The lock is the system's, so that it ends with this process, however that ends. On leaving, the
-    directory is removed, and so are the parents made for it where nothing else is in them; except
-    after an error when it is worth keeping.
+    The operating system releases the lock when this process ends, even if it is killed. On leaving,
+    the directory is removed, and with it the parents that were made for it and are empty; after an
+    error it is kept if it is worth keeping.
 
     Args:
-      output: what is to be made.
-      worth_keeping: says whether the directory holds what another attempt can use.
+      output: path of the output.
+      is_worth_keeping: returns True if the directory has work that another attempt can use.
 
     Yields:
       The directory.
 
     Raises:
-      UserError: if another process holds it.
+      UserError: if another process has locked it.
       OSError: if it cannot be made.
     """
     staging = output.with_name(f".{output.name}.partial")
-    # The deepest first. The staging directory is one of them: ctrl-C may come before it is held.
+    # Deepest first; with the staging directory, since ctrl-C may come before it is locked.
     absent = [path for path in (staging, *staging.parents) if not path.exists()]
     try:
         lock = _lock(staging, output)
@@ -40,7 +40,7 @@ def locked_staging(
         try:
             yield staging
         except BaseException:
-            keep = worth_keeping(staging)
+            keep = is_worth_keeping(staging)
             raise
         finally:
             if not keep:
@@ -48,24 +48,24 @@ def locked_staging(
             os.close(lock)
     finally:
         for path in absent:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
+            with contextlib.suppress(OSError):  # it is not empty, or was never made
                 path.rmdir()
 
 
 def _lock(staging: pathlib.Path, output: pathlib.Path) -> int:
-    """Returns an open file that holds the lock."""
+    """Returns an open file descriptor that has the lock."""
     while True:
         staging.mkdir(parents=True, exist_ok=True)
         lock = os.open(staging, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it until now may have removed the directory.
+            # The process that had the lock may have removed the directory.
             if os.path.samestat(os.fstat(lock), staging.stat()):
                 return lock
         except BlockingIOError:
             os.close(lock)
             raise UserError(
-                f"another process is making {output}: wait for it or choose another name"
+                f"another process is making {output}: wait for it, or choose another --output"
             ) from None
         except FileNotFoundError:
             pass

@@ -1,4 +1,4 @@
-"""Work shared by processes: tasks in, results out, and every failure told in the caller's words."""
+"""Worker processes: tasks in, results out, and errors raised in the calling process."""
 
 import contextlib
 import gc
@@ -14,40 +14,41 @@ from typing import Any, TypeVar
 
 from bert_jax.errors import UserError
 
-Task = TypeVar("Task")
+WorkItem = TypeVar("WorkItem")
 Result = TypeVar("Result")
-# Does a task and yields what it has finished. It is made once in each process.
-Handle = Callable[[Task], Iterator[Result]]
+# Does a task and yields its results. Each process makes one.
+Handle = Callable[[WorkItem], Iterator[Result]]
 
-_COLLECTED_AFTER = 100_000  # new objects
+_OBJECTS_PER_COLLECTION = 100_000  # a higher threshold of the garbage collector
 
 
 def cpus() -> int:
-    """Returns how many CPUs this process may use."""
+    """Returns the number of CPUs that this process may use."""
     with contextlib.suppress(AttributeError):  # not every system can pin processes
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def share(
-    setup: Callable[[], Handle[Task, Result]], tasks: Iterable[Task], workers: int
+    setup: Callable[[], Handle[WorkItem, Result]], tasks: Iterable[WorkItem], workers: int
 ) -> Iterator[Result]:
-    """Does tasks in processes of their own, or in this one where one is enough.
+    """Does tasks in worker processes; in this process if one worker or one task is enough.
 
-    The processes begin with a fresh interpreter, which imports what `setup` needs and no more. They
-    leave ctrl-C to this one, and end when it ends, however that is.
+    A worker starts with a fresh interpreter, which imports only what `setup` needs. Workers ignore
+    ctrl-C, and end when this process ends, even if it is killed.
 
     Args:
-      setup: makes what does a task; it can be pickled.
-      tasks: begun in this order.
-      workers: processes at most.
+      setup: makes the function that does a task; it can be pickled.
+      tasks: started in this order.
+      workers: number of processes, at most.
 
     Yields:
       The results, in the order in which they are finished.
 
     Raises:
-      UserError: where a process was killed, or its memory was not enough.
-      Exception: what a task raised; UserError and OSError as they were.
+      UserError: if a worker was killed or ran out of memory.
+      Exception: an error of a task; UserError and OSError unchanged, others as RuntimeError with
+        the traceback.
     """
     waiting = list(tasks)
     if min(workers, len(waiting)) < 2:
@@ -57,7 +58,7 @@ def share(
         return
     processes: dict[Connection, Any] = {}
     try:
-        with _interrupts_held():  # which the processes inherit
+        with _interrupts_blocked():  # the workers inherit that
             context = multiprocessing.get_context("forkserver")
             for _ in range(min(workers, len(waiting))):
                 ours, theirs = context.Pipe()
@@ -68,12 +69,12 @@ def share(
         yield from _deal(waiting, processes)
     finally:
         for pipe, process in processes.items():
-            process.kill()  # what it was writing is no shard yet
+            process.kill()  # an unfinished result does not count
             process.join()
             pipe.close()
 
 
-def _deal(waiting: list[Task], processes: dict[Connection, Any]) -> Iterator[Any]:
+def _deal(waiting: list[WorkItem], processes: dict[Connection, Any]) -> Iterator[Any]:
     waiting = waiting[::-1]
     busy = set()
     for pipe in processes:
@@ -107,17 +108,19 @@ def _killed(process: Any) -> UserError:
     process.join()
     number = -process.exitcode
     if number <= 0:
-        return UserError(f"a worker process ended with status {process.exitcode}: start again")
+        return UserError(
+            f"a worker process ended with status {process.exitcode}: run the command again"
+        )
     return UserError(
-        f"a worker process was killed by {signal.Signals(number).name}, as happens where memory is"
-        " short: start again with fewer --workers"
+        f"a worker process was killed by {signal.Signals(number).name}, perhaps for lack of memory:"
+        " run the command again with fewer --workers"
     )
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Holds ctrl-C back for a moment."""
-    resource_tracker.ensure_running()  # or it would begin now, and let ctrl-C through
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks ctrl-C for a moment."""
+    resource_tracker.ensure_running()  # else it would start now, and unblock ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -126,22 +129,24 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _serve(setup: Callable[[], Handle[Any, Any]], pipe: Connection) -> None:
-    """Is what a worker process runs."""
+    """Does tasks in a worker process until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         handle = setup()
-        # Text makes many objects and no cycles, and the collector looks for those all the time.
+        # Text makes many objects but no cycles, so that frequent collections are wasted time.
         gc.freeze()
-        gc.set_threshold(_COLLECTED_AFTER)
+        gc.set_threshold(_OBJECTS_PER_COLLECTION)
         while True:
             for result in handle(pipe.recv()):
                 pipe.send(("result", result))
             pipe.send(("done", None))
     except (EOFError, ConnectionError):
-        pass  # nobody is there any more
+        pass  # the parent process has ended
     except MemoryError:
-        error = UserError("a worker process has no memory left: start again with fewer --workers")
+        error = UserError(
+            "a worker process ran out of memory: run the command again with fewer --workers"
+        )
         pipe.send(("error", error))
     except (UserError, OSError) as error:
         pipe.send(("error", error))

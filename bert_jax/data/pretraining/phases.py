@@ -1,4 +1,4 @@
-"""The phases of a pretraining run, with every setting filled in."""
+"""Resolves the phases of a pretraining run: fills in every setting."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,29 +11,29 @@ _TOKENS_PER_EXAMPLE = 32  # decides N where the config does not
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of a run in which every batch has one shape."""
+    """A part of a run in which all batches have one shape."""
 
     number: int  # from 0
-    first_step: int  # steps finished when it begins
-    end_step: int  # and when it ends
+    first_step: int  # number of steps finished when it begins
+    end_step: int  # number of steps finished when it ends
     batch_size: int  # B
     data: PretrainDataConfig  # with the phase's T and N
 
 
 def with_length(data: PretrainDataConfig, length: int) -> PretrainDataConfig:
-    """Returns the settings of rows of `length` tokens, with N filled in."""
+    """Returns `data` with T set to `length`, and with N filled in."""
     examples = data.max_examples_per_row or max(1, length // _TOKENS_PER_EXAMPLE)
     return dataclasses.replace(data, length=length, max_examples_per_row=examples)
 
 
 def resolve_phases(config: PretrainConfig) -> list[Phase]:
-    """Returns the phases in their order; together they take all steps.
+    """Returns the phases in order; together they have all steps of the run.
 
     Args:
-      config: of the run; without phases it has one, as `data` and `batch_size` say.
+      config: of the run; without `phases` the run is one phase with `data` and `batch_size`.
 
     Raises:
-      UserError: if a phase is too short to have a step.
+      UserError: if a phase is shorter than a step.
     """
     phases, share, begin = [], 0.0, 0
     for number, phase in enumerate(config.phases or [PhaseConfig()]):
@@ -51,5 +51,5 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
 
 
 def phase_of(phases: Sequence[Phase], step: int) -> Phase:
-    """Returns the phase that a step, counted from 1, is of."""
+    """Returns the phase of a step; steps are counted from 1."""
     return next(phase for phase in phases if step <= phase.end_step)

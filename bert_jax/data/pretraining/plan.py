@@ -17,6 +17,12 @@ from bert_jax.data.packing.packing import pack
 from bert_jax.data.pretraining.examples import Examples, pair_examples, run_examples
 from bert_jax.errors import UserError
 
+REMEDY_SHARE = 0.1  # of all tokens: a message names the remedy if more are truncated
+TRUNCATION_REMEDY = (
+    "if a line of the text has several sentences, prepare it with --layout=paragraphs;"
+    " longer rows cut less, and --config.data.format=full_sentences cuts nothing"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
@@ -39,26 +45,37 @@ class BlockPlan:
         """Returns the share of the rows, of `length` tokens each, that is not padding."""
         return int(self.examples.sizes.sum()) / (self.rows * length)
 
+    @property
+    def truncated_share(self) -> float:
+        """The share of the tokens of all examples that was truncated."""
+        cut = self.examples.truncated_tokens
+        return cut / (cut + int(self.examples.part_length.sum()))
+
     def describe(self, length: int) -> str:
-        """Says in a line what the plan holds, for rows of `length` tokens."""
+        """Describes the plan in one line, for rows of `length` tokens."""
         examples = self.examples
-        said = f"{len(examples):,} examples in {self.rows:,} rows, {self.fill(length):.1%} full"
+        message = f"{len(examples):,} examples in {self.rows:,} rows, {self.fill(length):.1%} full"
         if examples.forced:
-            said += f"; {examples.forced:,} are negative for want of a continuation"
+            message += f"; {examples.forced:,} negatives because A had no continuation"
         if examples.truncated_tokens:
-            said += f"; {examples.truncated_tokens:,} tokens cut to fit"
-        return said
+            share = self.truncated_share
+            message += f"; {examples.truncated_tokens:,} tokens ({share:.1%} of all) cut to fit"
+            if share > REMEDY_SHARE:
+                message += f": {TRUNCATION_REMEDY}"
+        return message
 
 
 def check_corpus(corpus: Corpus, config: PretrainDataConfig, name: str) -> None:
     """Raises UserError if a corpus has too few documents for the examples of the config."""
     if corpus.documents == 0:
-        raise UserError(f"{name} has no documents: raise `prepare --heldout_rate` or add some")
+        raise UserError(
+            f"{name} has no documents: raise `prepare --heldout_rate`, or add documents"
+        )
     random_b = config.format in PAIR_FORMATS and config.random_b_rate > 0
     if random_b and corpus.documents < 2:
         raise UserError(
-            f"{name} has {corpus.documents} document(s), and a negative pair needs two: add"
-            " documents (a blank line separates them in a text source) or raise"
+            f"{name} has {corpus.documents} document(s), but a negative pair needs two: add"
+            " documents (in a text file, blank lines separate them), or raise"
             " `prepare --heldout_rate`"
         )
 

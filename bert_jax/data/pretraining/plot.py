@@ -1,4 +1,4 @@
-"""A picture of a corpus."""
+"""Plots the lengths in a corpus."""
 
 import pathlib
 
@@ -13,11 +13,11 @@ _BINS_PER_DOUBLING = 3
 
 
 def plot_lengths(report: LengthReport, path: pathlib.Path) -> pathlib.Path:
-    """Draws how long documents and sentences are, as a PNG.
+    """Plots histograms of the lengths of documents and sentences, as a PNG.
 
     Args:
       report: of a split.
-      path: the picture to write.
+      path: of the PNG.
 
     Returns:
       `path`.
@@ -34,7 +34,7 @@ def plot_lengths(report: LengthReport, path: pathlib.Path) -> pathlib.Path:
 
 
 def _draw(axes: Axes, lengths: Lengths, title: str, marks: tuple[int, ...]) -> None:
-    # Bins that grow evenly on a logarithmic axis, each with at least one whole number in it.
+    # Bins of equal width on a logarithmic axis, each with at least one integer in it.
     low, high = np.log2(lengths.values[[0, -1]])
     powers = np.arange(np.floor(low), high + 2 / _BINS_PER_DOUBLING, 1 / _BINS_PER_DOUBLING)
     edges = np.unique(np.round(2**powers)) - 0.5

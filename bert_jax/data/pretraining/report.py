@@ -1,4 +1,4 @@
-"""What a corpus is like: lengths, packing, the tokenizer's work, and a few rows to read."""
+"""Describes a corpus: lengths, packing, tokenizer quality, and a few sample rows."""
 
 import dataclasses
 import os
@@ -9,21 +9,21 @@ import numpy as np
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus, open_corpus, read_manifest
 from bert_jax.data.pretraining.phases import with_length
-from bert_jax.data.pretraining.plan import plan_block
+from bert_jax.data.pretraining.plan import REMEDY_SHARE, TRUNCATION_REMEDY, plan_block
 from bert_jax.data.pretraining.rows import held_out_rows, row_format
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 ROW_LENGTHS = (128, 512)  # T of BERT's two phases
 _EXAMPLE_ROWS = 3
 _EXAMPLE_LENGTH = 128
-_CHUNK = 1 << 18  # documents looked at together
-_BLOCK_EXAMPLES = 1 << 17  # of the plan: enough for a share, whatever the corpus
-_UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for unknown ones, at most
+_CHUNK = 1 << 18  # documents measured at a time
+_BLOCK_EXAMPLES = 1 << 17  # in the plan; enough to estimate shares
+_UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for [UNK], at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """How often each length occurs.
+    """Histogram of lengths.
 
     Attributes:
       values: [n] int64, ascending.
@@ -34,7 +34,7 @@ class Lengths:
     counts: np.ndarray
 
     def quantile(self, share: float) -> int:
-        """Returns the length that this share of all reach at most."""
+        """Returns the quantile: the smallest length that is not exceeded by this share of all."""
         ends = np.cumsum(self.counts)
         return int(self.values[np.searchsorted(ends, share * ends[-1])])
 
@@ -46,7 +46,7 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class LengthReport:
-    """The lengths in a split, copies of documents left out."""
+    """Lengths in a split, without copies of documents."""
 
     document_sentences: Lengths
     document_tokens: Lengths
@@ -54,7 +54,7 @@ class LengthReport:
 
 
 def measure_lengths(corpus: Corpus) -> LengthReport:
-    """Counts the lengths in a split that has documents; memory holds a chunk of them."""
+    """Measures the lengths in a split with at least one document, a chunk at a time."""
     found: dict[str, list[Lengths]] = {}
     for begin in range(0, corpus.documents, _CHUNK):
         documents = np.arange(begin, min(begin + _CHUNK, corpus.documents))
@@ -75,7 +75,7 @@ def _lengths(corpus: Corpus, documents: np.ndarray) -> Iterator[tuple[str, np.nd
     first, end = corpus.document_begins(documents), corpus.document_ends(documents)
     yield "document_sentences", end - first
     yield "document_tokens", corpus.sentence_ends(end - 1) - corpus.sentence_begins(first)
-    # Listed documents lie together, but for the copies between them.
+    # Documents are stored in order; copies between them are skipped.
     stored = np.arange(first[0], end[-1])
     owner = np.searchsorted(end, stored, side="right")
     listed = stored[stored >= first[owner]]
@@ -83,23 +83,23 @@ def _lengths(corpus: Corpus, documents: np.ndarray) -> Iterator[tuple[str, np.nd
 
 
 def _count(lengths: np.ndarray, weights: np.ndarray) -> Lengths:
-    values, place = np.unique(lengths, return_inverse=True)
+    values, inverse = np.unique(lengths, return_inverse=True)
     counts = np.zeros(len(values), np.int64)
-    np.add.at(counts, place, weights)
+    np.add.at(counts, inverse, weights)
     return Lengths(values, counts)
 
 
-def describe(directory: str | os.PathLike) -> tuple[list[str], LengthReport | None]:
+def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthReport | None]:
     """Describes a corpus.
 
     Args:
-      directory: what `prepare` made.
+      directory: of the corpus.
 
     Returns:
-      Lines of text, and the lengths of the training split; None where it has no documents.
+      Lines of text, and the lengths of the training split; None if it has no documents.
 
     Raises:
-      UserError: for a directory that is no corpus.
+      UserError: if the directory is not a corpus.
     """
     manifest = read_manifest(directory)
     tokenizer = load_tokenizer(os.path.join(directory, "tokenizer"))
@@ -107,44 +107,44 @@ def describe(directory: str | os.PathLike) -> tuple[list[str], LengthReport | No
     lines, lengths = [], None
     if train.documents:
         lengths = measure_lengths(train)
-        lines += ["", f"{'train, in ...':24}{'mean':>10}{'median':>10}{'99%':>10}{'most':>10}"]
+        lines += ["", f"{'train, in ...':24}{'mean':>10}{'median':>10}{'99%':>10}{'longest':>10}"]
         for name, title in (
             ("document_sentences", "sentences a document"),
             ("document_tokens", "tokens a document"),
             ("sentence_tokens", "tokens a sentence"),
         ):
-            of: Lengths = getattr(lengths, name)
+            measured: Lengths = getattr(lengths, name)
             lines.append(
-                f"{title:24}{of.mean:>10,.1f}{of.quantile(0.5):>10,}{of.quantile(0.99):>10,}"
-                f"{of.values[-1]:>10,}"
+                f"{title:24}{measured.mean:>10,.1f}{measured.quantile(0.5):>10,}"
+                f"{measured.quantile(0.99):>10,}{measured.values[-1]:>10,}"
             )
     lines += ["", *_tokenizer_lines(manifest["splits"]["heldout"], heldout, tokenizer)]
     if train.documents >= 2:  # a pair needs two
         lines += ["", *(_packing_line(train, length) for length in ROW_LENGTHS)]
-        lines += ["", "rows:", *_example_rows(train, tokenizer)]
+        lines += ["", "sample rows:", *_example_rows(train, tokenizer)]
     return lines, lengths
 
 
-def _tokenizer_lines(facts: dict, heldout: Corpus, tokenizer: Tokenizer) -> list[str]:
+def _tokenizer_lines(metadata: dict, heldout: Corpus, tokenizer: Tokenizer) -> list[str]:
     if not heldout.tokens:
-        return ["no text is held out to judge the tokenizer by: raise --heldout_rate"]
+        return ["no held-out text to measure the tokenizer on: raise --heldout_rate"]
     searched = min(heldout.tokens, _UNKNOWN_TOKENS)
     unknown = np.count_nonzero(heldout.token_ids(np.arange(searched)) == tokenizer.special.unk)
     return [
         f"{tokenizer.kind} of {tokenizer.vocab_size:,} pieces, on held-out text:"
-        f" {facts['text_bytes'] / heldout.tokens:.2f} bytes a token,"
-        f" {facts['words'] / heldout.tokens:.3f} words a token,"
+        f" {metadata['text_bytes'] / heldout.tokens:.2f} bytes a token,"
+        f" {metadata['words'] / heldout.tokens:.3f} words a token,"
         f" {unknown / searched:.3%} unknown"
     ]
 
 
 def _packing_line(corpus: Corpus, length: int) -> str:
-    """Says how full rows are, and how much is cut; the corpus has two documents or more."""
+    """Describes the packing of a corpus of at least two documents: fill, and tokens truncated."""
     config = with_length(PretrainDataConfig(block_examples=_BLOCK_EXAMPLES), length)
     plan = plan_block(corpus, config, seed=0, epoch=0, block=0)
-    cut = plan.examples.truncated_tokens
-    share = cut / (cut + int(plan.examples.part_length.sum()))
-    return f"rows of {length}: {plan.fill(length):.1%} full, {share:.2%} of the tokens cut"
+    share = plan.truncated_share
+    remedy = f" ({TRUNCATION_REMEDY})" if share > REMEDY_SHARE else ""
+    return f"rows of {length}: {plan.fill(length):.1%} full, {share:.2%} of the tokens cut{remedy}"
 
 
 def _example_rows(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:

@@ -1,16 +1,17 @@
-"""Labelled tasks over whole inputs: a class or a number for a text or a pair of texts."""
+"""Tasks over whole inputs: a class or a number for a text or a pair of texts."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
 from bert_jax.data.tasks.metrics import classification_scores, regression_scores
 from bert_jax.data.tasks.rows import TaskInputs
-from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources, softmax
+from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.data.tasks.tables import Row, number_value, read_rows, text_value
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer
@@ -23,45 +24,45 @@ class Example:
     text: str
     text_pair: str  # '' for single inputs
     label: str
-    place: str  # file:line, for messages
+    location: str  # file:line, for messages
 
 
 def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False) -> list[Example]:
-    """Reads a .tsv (no quoting), .csv or .jsonl file, or a dataset of TFDS, by its columns.
+    """Reads the examples of a .tsv (no quoting), .csv or .jsonl file, or of a TFDS dataset.
 
     Args:
       source: the file or dataset.
       config: names the columns.
-      numbers: whether labels must be numbers.
+      numbers: True if labels must be numbers.
 
     Raises:
-      UserError: if the file is missing, empty or not UTF-8, a column is missing, or a value is
-        empty; with the file and the line.
+      UserError: with the file and the line, if the file is missing, empty or not UTF-8, a column is
+        missing, or a value is empty.
     """
     pair = config.text_pair_column
     examples = [
         Example(
-            text=text_value(row, config.text_column, place, "text_column"),
-            text_pair=text_value(row, pair, place, "text_pair_column") if pair else "",
-            label=_label(row, config.label_column, place, numbers),
-            place=place,
+            text=text_value(row, config.text_column, location, "text_column"),
+            text_pair=text_value(row, pair, location, "text_pair_column") if pair else "",
+            label=_label(row, config.label_column, location, numbers),
+            location=location,
         )
-        for place, row in read_rows(source, header=config.header)
+        for location, row in read_rows(source, header=config.header)
     ]
     if not examples:
-        raise UserError(f"{source} holds no examples")
+        raise UserError(f"{source} has no examples: choose another file")
     return examples
 
 
-def _label(row: Row, names: str, place: str, numbers: bool) -> str:
+def _label(row: Row, names: str, location: str, numbers: bool) -> str:
     if numbers:
-        number = number_value(row, names, place, "label_column")
+        number = number_value(row, names, location, "label_column")
         if abs(number) > float(np.finfo(np.float32).max):
             raise UserError(
-                f"{place} has the label {number}, too large for float32: scale them all"
+                f"{location} has the label {number}, too large for float32: scale all labels"
             )
         return repr(number)
-    return text_value(row, names, place, "label_column")
+    return text_value(row, names, location, "label_column")
 
 
 def label_names(train: Sequence[Example]) -> list[str]:
@@ -72,23 +73,26 @@ def label_names(train: Sequence[Example]) -> list[str]:
     """
     names = sorted({example.label for example in train})
     if len(names) < 2:
-        raise UserError(f"{train[0].place} and on have the one label {names[0]!r}: two are needed")
+        raise UserError(
+            f"all examples from {train[0].location} on have the label {names[0]!r}: add examples"
+            " with another label"
+        )
     return names
 
 
 def encode_inputs(
     texts: Sequence[str], pairs: Sequence[str], tokenizer: Tokenizer, length: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Tokenises inputs and cuts them to rows of `length` tokens.
+    """Tokenises inputs and truncates them to rows of `length` tokens.
 
     Args:
-      texts: A of each example.
-      pairs: B of each example; '' for none.
+      texts: text A of each example.
+      pairs: text B of each example; '' for none.
       tokenizer: of the checkpoint.
       length: T.
 
     Returns:
-      A and B of each example, and how many examples lost tokens.
+      Token ids of A and of B of each example, int32 arrays, and the number of truncated examples.
     """
     a, b = tokenizer.encode_batch(texts), tokenizer.encode_batch(pairs)
     a_lengths, b_lengths = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
@@ -101,7 +105,7 @@ def encode_inputs(
 
 
 class TextSplit(Split):
-    """Texts, or pairs of texts, with a label each."""
+    """A split of texts, or pairs of texts, with one label each."""
 
     def __init__(
         self,
@@ -116,7 +120,7 @@ class TextSplit(Split):
           examples: at least one.
           labels: [E] int32 classes or float32 numbers.
           tokenizer: of the checkpoint.
-          length: T; longer examples are cut, and noted.
+          length: T; longer examples are truncated, and counted in `notes`.
         """
         texts, pairs = (
             [getattr(each, side) for each in examples] for side in ("text", "text_pair")
@@ -131,13 +135,13 @@ class TextSplit(Split):
             for text, pair in zip(texts, pairs, strict=True)
         ]
 
-    def _told(self, answers: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for text, answer in zip(self._texts, answers, strict=True):
-            yield text | answer
+    def _with_texts(self, predictions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for text, prediction in zip(self._texts, predictions, strict=True):
+            yield text | prediction
 
 
 class ClassSplit(TextSplit):
-    """Examples with a class each."""
+    """A split of examples with one class each."""
 
     def __init__(
         self,
@@ -146,17 +150,17 @@ class ClassSplit(TextSplit):
         tokenizer: Tokenizer,
         config: TaskDataConfig,
     ) -> None:
-        """Tokenises the examples; `labels` names the classes in the order of their numbers.
+        """Tokenises the examples; `labels` are the names of the classes.
 
         Raises:
-          UserError: for a label that is not among them.
+          UserError: if an example has another label.
         """
         numbers = {name: number for number, name in enumerate(labels)}
         for example in examples:
             if example.label not in numbers:
                 raise UserError(
-                    f"{example.place} has the label {example.label!r}, which training never saw:"
-                    f" the training file has {', '.join(map(repr, labels[:10]))}"
+                    f"{example.location} has the label {example.label!r}, which the training file"
+                    f" does not have: write one of {', '.join(map(repr, labels[:10]))}"
                 )
         classes = np.array([numbers[example.label] for example in examples], np.int32)
         super().__init__(examples, classes, tokenizer, config.length)
@@ -165,7 +169,7 @@ class ClassSplit(TextSplit):
 
     def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
         """See `Split.classes`."""
-        return self.gold, softmax(np.stack(outputs))
+        return self.gold, softmax(np.stack(outputs).astype(np.float64), axis=-1)
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """See `Split.scores`."""
@@ -175,8 +179,8 @@ class ClassSplit(TextSplit):
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """See `Split.predictions`."""
         golds = [{"gold": self._labels[number]} for number in self.gold]
-        told = told_classes(self.classes(outputs)[1], self._labels)
-        return self._told([gold | each for gold, each in zip(golds, told, strict=True)])
+        predicted = class_predictions(self.classes(outputs)[1], self._labels)
+        return self._with_texts([gold | each for gold, each in zip(golds, predicted, strict=True)])
 
     def constant_outputs(self) -> Outputs:
         """See `Split.constant_outputs`."""
@@ -185,7 +189,7 @@ class ClassSplit(TextSplit):
 
 
 class NumberSplit(TextSplit):
-    """Examples with a number each."""
+    """A split of examples with one number each."""
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """See `Split.scores`."""
@@ -194,7 +198,8 @@ class NumberSplit(TextSplit):
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """See `Split.predictions`."""
         pairs = zip(self.gold, outputs, strict=True)
-        return self._told([{"gold": float(gold), "value": float(out[0])} for gold, out in pairs])
+        predictions = [{"gold": float(gold), "value": float(out[0])} for gold, out in pairs]
+        return self._with_texts(predictions)
 
     def constant_outputs(self) -> Outputs:
         """See `Split.constant_outputs`."""
@@ -205,7 +210,7 @@ def read_class_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
     """Reads a task of kind CLASSIFICATION.
 
     Raises:
-      UserError: for what is wrong with its files.
+      UserError: as `read_examples`, `label_names` and `ClassSplit`.
     """
     train = read_examples(config.train, config)
     labels = label_names(train)
@@ -220,10 +225,10 @@ def read_class_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
 def read_class_split(
     source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
 ) -> ClassSplit:
-    """Reads a file whose labels are known.
+    """Reads a split of a task whose labels are known.
 
     Raises:
-      UserError: for what is wrong with it.
+      UserError: as `read_examples` and `ClassSplit`.
     """
     return ClassSplit(read_examples(source, config), labels, tokenizer, config)
 
@@ -232,7 +237,7 @@ def read_number_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
     """Reads a task of kind REGRESSION.
 
     Raises:
-      UserError: for what is wrong with its files.
+      UserError: as `read_examples`.
     """
     sources = {"train": config.train} | dev_sources(config)
     splits = {
@@ -242,18 +247,18 @@ def read_number_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
 
 
 def read_number_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> NumberSplit:
-    """Reads a file whose labels are numbers.
+    """Reads a split whose labels are numbers.
 
     Raises:
-      UserError: for what is wrong with it.
+      UserError: as `read_examples`.
     """
     examples = read_examples(source, config, numbers=True)
     numbers = np.array([float(example.label) for example in examples], np.float32)
     return NumberSplit(examples, numbers, tokenizer, config.length)
 
 
-def told_classes(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Words probabilities, [E, C], for JSON: the likeliest `label`, and `probabilities`."""
+def class_predictions(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Converts probabilities, [E, C], for JSON: the most probable `label`, and `probabilities`."""
     return [
         {
             "label": labels[int(row.argmax())],
@@ -264,11 +269,11 @@ def told_classes(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict[
 
 
 def _positive_class(labels: Sequence[str], positive: str) -> int:
-    """Returns the number of the label whose F1 is told; "1|equivalent" gives alternatives."""
-    there = [name for name in positive.split("|") if name in labels]
-    if positive and not there:
+    """Returns the class whose F1 is reported; "1|equivalent" gives alternative labels."""
+    known = [name for name in positive.split("|") if name in labels]
+    if positive and not known:
         raise UserError(
-            f"--config.data.positive_label={positive!r} is no label: the training file has"
-            f" {', '.join(map(repr, labels[:10]))}"
+            f"--config.data.positive_label={positive!r} is not a label of the training file: write"
+            f" one of {', '.join(map(repr, labels[:10]))}"
         )
-    return labels.index(there[0]) if positive else len(labels) - 1
+    return labels.index(known[0]) if positive else len(labels) - 1

@@ -1,10 +1,9 @@
-"""Scores of tasks, by the libraries that the field reports them with.
+"""Scores of tasks, by the libraries with which the field reports them.
 
-NumPy and Python values in, plain floats out. Answers to questions follow the evaluation script of
-SQuAD 2.0, which no maintained library holds.
+NumPy and Python values go in, plain floats come out. Scores of answers follow the evaluation script
+of SQuAD 2.0, which is in no maintained library.
 
-The libraries are imported where they score: most runs are pretraining, and would load 0.1 GB in
-half a second for nothing.
+The libraries are imported where they are used: they take half a second and 0.1 GB.
 """
 
 import collections
@@ -20,7 +19,7 @@ import numpy as np
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_TIE = 1e-9  # of a question: sums of F1 that are nearer than this differ by rounding alone
+_TIE = 1e-9  # sums of F1 with a smaller difference differ by rounding alone
 
 
 def classification_scores(
@@ -32,12 +31,12 @@ def classification_scores(
       gold: [E] int in [0, C).
       predicted: [E] int in [0, C).
       classes: C.
-      positive: in [0, C); the class whose F1 is told where C is 2, 1 for MRPC and QQP.
+      positive: in [0, C), the class of `f1` if C is 2; 1 for MRPC and QQP.
 
     Returns:
-      `accuracy` in [0, 1]; `matthews` in [-1, 1], 0 where one side is constant; `macro_f1` in
-      [0, 1], the mean over all C classes, where one that neither side has counts 0; for two classes
-      `f1` in [0, 1].
+      `accuracy` in [0, 1]; `matthews` in [-1, 1], 0 if one side is constant; `macro_f1` in [0, 1],
+      the mean over all C classes, with 0 for a class that neither side has; if C is 2 also `f1` in
+      [0, 1].
 
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a class is outside [0, C).
@@ -77,8 +76,8 @@ def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, floa
       predicted: [E] float.
 
     Returns:
-      `pearson` and `spearman` in [-1, 1], 0 where one side is constant, for then there is no
-      correlation; `mean_squared_error`, in squared units of the gold values.
+      `pearson` and `spearman` in [-1, 1], 0 if one side is constant (they are undefined then);
+      `mean_squared_error`, in squared units of the gold values.
 
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a value is not finite.
@@ -111,24 +110,23 @@ def _is_constant(values: np.ndarray) -> bool:
 
 
 class TagScheme(enum.Enum):
-    """How tags mark entities (Tjong Kim Sang and Veenstra, 1999)."""
+    """Tagging schemes for entities (Tjong Kim Sang and Veenstra, 1999)."""
 
-    IOB1 = "iob1"  # I-, but B- for what directly follows an entity of its type, as CoNLL-2003
-    IOB2 = "iob2"  # B- at each begin, I- after it
-    PLAIN = "plain"  # a tag is a class of its own, as a part of speech
+    IOB1 = "iob1"  # as CoNLL-2003: I-, with B- only between adjacent entities of one type
+    IOB2 = "iob2"  # B- at the begin of each entity, I- after it
+    PLAIN = "plain"  # tags that mark no entities, such as parts of speech
 
 
 def tag_scheme(sequences: Sequence[Sequence[str]]) -> TagScheme:
-    """Tells which scheme the tags follow.
+    """Detects the scheme of tags.
 
     Args:
       sequences: the tags of each sentence.
 
     Returns:
-      PLAIN where a tag is neither O nor begins with B- or I- (so those of IOBES are PLAIN, too);
-      IOB1 where an I- opens an entity: at the begin of a sentence, after O or after another type;
-      IOB2 otherwise. A B- does not decide: both schemes, and conlleval with tags that follow
-      neither, read it as the begin of an entity.
+      PLAIN if some tag is neither O nor begins with B- or I- (so for IOBES too); IOB1 if an I-
+      begins an entity, at the begin of a sentence, after O or after another type; otherwise IOB2. A
+      B- decides nothing, since it begins an entity in both schemes.
     """
     if not _mark_entities(sequences):
         return TagScheme.PLAIN
@@ -142,24 +140,24 @@ def _mark_entities(sequences: Sequence[Sequence[str]]) -> bool:
 
 
 def _opens(previous: str, tag: str) -> bool:
-    """Tells whether an I- is the begin of an entity."""
+    """Returns True for an I- that begins an entity."""
     return tag.startswith("I-") and tag[1:] != previous[1:]
 
 
 def to_iob2(sequence: Sequence[str]) -> list[str]:
-    """Rewrites the tags of a sentence, IOB1 or IOB2, as IOB2; the entities stay as they are."""
+    """Converts the tags of a sentence from IOB1 or IOB2 to IOB2; the entities are the same."""
     steps = itertools.pairwise(["O", *sequence])
     return ["B" + tag[1:] if _opens(previous, tag) else tag for previous, tag in steps]
 
 
 def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Finds the entities of a sentence as conlleval reads them, by seqeval.
+    """Returns the entities of a sentence as conlleval reads them, by seqeval.
 
     Args:
       sequence: tags: O, B-type and I-type.
 
     Returns:
-      (type, begin, end) of each, in order; the end is exclusive.
+      (type, begin, end) of each, in order; begin and end in words, end exclusive.
 
     Raises:
       ValueError: if a tag is neither O nor begins with B- or I-.
@@ -178,16 +176,16 @@ def entity_scores(
 ) -> dict[str, float]:
     """Scores entities as conlleval does (CoNLL-2000 and CoNLL-2003), by seqeval's default mode.
 
-    An entity is right where its type, begin and end are. IOB1 and IOB2 give the same entities, but
-    other tags: accuracy wants one scheme on both sides.
+    A predicted entity is correct if its type, begin and end are. IOB1 and IOB2 give the same
+    entities, but different tags, so accuracy needs one scheme on both sides.
 
     Args:
       gold: the tags of each sentence: O, B-type and I-type.
       predicted: the same.
 
     Returns:
-      `precision`, `recall` and `f1` in [0, 1], of all entities together: 0 where there are none to
-      divide by, and so also where neither side has any; `accuracy` in [0, 1], of all tags.
+      `precision`, `recall` and `f1` in [0, 1], of all entities together, 0 where the denominator is
+      0; `accuracy` in [0, 1], of all tags.
 
     Raises:
       ValueError: if the sentences or their lengths disagree, there are no tags, or a tag is neither
@@ -210,17 +208,17 @@ def entity_scores(
 def tag_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Scores tags by the scheme of the gold ones.
+    """Scores tags in the scheme of the gold tags.
 
     Args:
       gold: the tags of each sentence.
       predicted: the same.
 
     Returns:
-      The scores of `entity_scores`; where the gold tags are PLAIN, `accuracy` alone.
+      The scores of `entity_scores`; for PLAIN gold tags `accuracy` alone.
 
     Raises:
-      ValueError: as `entity_scores`, but for PLAIN gold tags any tag goes.
+      ValueError: as `entity_scores`; with PLAIN gold tags, any predicted tag is allowed.
     """
     if tag_scheme(gold) is TagScheme.PLAIN:
         return {"accuracy": _tag_accuracy(gold, predicted)}
@@ -247,39 +245,39 @@ def _check_mark_entities(sequences: Sequence[Sequence[str]]) -> None:
 
 
 def normalize_answer(text: str) -> str:
-    """Reduces a text to what SQuAD compares (Rajpurkar et al., 2016, section 6.1).
+    """Normalises an answer as SQuAD does before comparing (Rajpurkar et al., 2016, section 6.1).
 
-    In this order: lower case; no ASCII punctuation, so that "a.n." is an article; no a, an, the;
-    single spaces. Other punctuation stays, and its neighbours are words: "–a" loses its "a".
+    In this order: lower-cases; removes ASCII punctuation ("a.n." becomes the article "an"); removes
+    a, an, the; folds white space. Other punctuation is a word boundary: "–a" loses its "a".
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """Tells whether a prediction is a gold answer, by SQuAD 2.0 (Rajpurkar et al., 2018).
+    """Returns the exact match of a prediction, as in SQuAD 2.0 (Rajpurkar et al., 2018).
 
     Args:
-      prediction: the answer; "" for none.
-      golds: the right answers; [""] or [] where the question has none. Those that normalise to
-        nothing are left out; if none is left, no answer is right.
+      prediction: the answer; "" for no answer.
+      golds: the gold answers; [""] or [] for an unanswerable question. Those that normalise to ""
+        are ignored; if no other is left, the question counts as unanswerable.
 
     Returns:
-      1 where the normalised texts are equal, else 0.
+      1 if the normalised prediction equals a normalised gold answer, else 0.
     """
     return float(any(normalize_answer(prediction) == gold for gold in _normalized(golds)))
 
 
 def answer_f1(prediction: str, golds: Sequence[str]) -> float:
-    """Scores the words that a prediction shares with a gold answer, by SQuAD 2.0.
+    """Returns the word F1 of a prediction, as in SQuAD 2.0.
 
     Args:
-      prediction: the answer; "" for none.
+      prediction: the answer; "" for no answer.
       golds: as for `exact_match`.
 
     Returns:
-      The F1 of the bags of normalised words, in [0, 1], of the best gold answer. Where a side has
-      no words: 1 if neither has, else 0.
+      The F1 of the bags of normalised words, in [0, 1]; of several gold answers, the best. If one
+      side has no words it is 0, if neither has it is 1.
     """
     words = normalize_answer(prediction).split()
     return max(_bag_f1(words, gold.split()) for gold in _normalized(golds))
@@ -297,18 +295,18 @@ def _bag_f1(words: list[str], others: list[str]) -> float:
 
 
 def answer_scores(predictions: Sequence[str], golds: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Scores the answers to all questions, by SQuAD 2.0.
+    """Scores the answers to all questions, as in SQuAD 2.0.
 
-    The script of SQuAD 1.1 differs only where a gold answer normalises to nothing.
+    The script of SQuAD 1.1 differs only for gold answers that normalise to "".
 
     Args:
-      predictions: [E] texts; "" for no answer.
-      golds: [E], as for `exact_match`. A question has an answer if one of its texts is not "".
+      predictions: E texts; "" for no answer.
+      golds: E lists, as for `exact_match`. A question is answerable if one of its texts is not "".
 
     Returns:
-      `exact_match` and `f1`, means in percent. Where a question has no answer also
-      `no_answer_exact_match`, over those (their F1 is the same), and, if there are others,
-      `has_answer_exact_match` and `has_answer_f1`, over these.
+      `exact_match` and `f1`, means in percent. If some questions are unanswerable, also
+      `no_answer_exact_match`, the mean over those (their F1 is the same), and, if others are
+      answerable, `has_answer_exact_match` and `has_answer_f1`, the means over those.
 
     Raises:
       ValueError: if the lengths differ or are 0.
@@ -330,31 +328,31 @@ def answer_scores(predictions: Sequence[str], golds: Sequence[Sequence[str]]) ->
 def best_no_answer_threshold(
     answers: Sequence[str], differences: np.ndarray, golds: Sequence[Sequence[str]]
 ) -> tuple[float, float]:
-    """Finds the threshold over which to predict no answer (Devlin et al., 2019, section 4.3).
+    """Finds the best threshold above which to predict no answer (Devlin et al., 2019, section 4.3).
 
-    The F1 is that of `answer_scores`. SQuAD's script counts an answer of no words, as "the", as
-    wrong in its search though it scores it as no answer: its best F1 can be lower.
+    The F1 is that of `answer_scores`. The search in SQuAD's own script counts an answer without
+    words, such as "the", as wrong, but scores it as no answer: so its best F1 can be lower.
 
     Args:
-      answers: [E] texts of the best answers that are not null.
-      differences: [E] float, score of null minus score of the answer; may be +inf.
-      golds: [E], as for `exact_match`.
+      answers: E texts, the best answer to each question that is not "no answer".
+      differences: [E] float, score of no answer minus score of the answer; may be +inf.
+      golds: E lists, as for `exact_match`.
 
     Returns:
-      The threshold t and the F1 in percent where "" is predicted wherever the difference is > t.
-      No threshold gives a better F1, and no lower one the same: t is a difference, or -inf where
-      it is best never to answer.
+      The threshold t, and the F1 in percent if "" is predicted wherever the difference is > t. It
+      is the best F1, and t is the lowest threshold with it: one of the differences, or -inf if it
+      is best never to answer.
 
     Raises:
       ValueError: if the lengths differ or are 0, or a difference is NaN or -inf.
     """
     _check_lengths(answers, differences, golds)
     differences = np.asarray(differences, np.float64)
-    if not (differences > -np.inf).all():  # NaN is not
+    if not (differences > -np.inf).all():  # False for NaN too
         raise ValueError("a difference is NaN or -inf")
     refused = np.array([answer_f1("", texts) for texts in golds])
     answered = np.array([answer_f1(*pair) for pair in zip(answers, golds, strict=True)])
-    # A threshold that rises to a difference answers the questions that have it.
+    # Raising the threshold to a difference answers the questions with that difference.
     thresholds, which = np.unique(differences, return_inverse=True)
     gains = np.bincount(which, answered - refused)
     thresholds = np.append(-np.inf, thresholds)

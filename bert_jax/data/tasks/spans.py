@@ -1,7 +1,7 @@
-"""Questions that a span of a text answers, as BERT does SQuAD (Devlin et al., 2019, section 4).
+"""Extractive question answering, as BERT does SQuAD (Devlin et al., 2019, section 4).
 
-A is the question, B a window of the text. The outputs of a token are how well an answer begins and
-ends there; those of [CLS] say that the window holds none.
+A is the question, B a window of the context. The outputs of a token are its start and end logits;
+those of [CLS] are for no answer in the window.
 """
 
 import dataclasses
@@ -21,27 +21,27 @@ from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Encoded, Tokenizer
 
-_LEAST_CONTEXT = 8  # tokens; fewer make windows in which nothing can be found
-_BEFORE_CONTEXT = 2  # special tokens: [CLS] and the [SEP] of the question
+_LEAST_CONTEXT = 8  # tokens of context that a window must have room for
+_BEFORE_CONTEXT = 2  # special tokens before the context: [CLS] and the [SEP] of the question
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer to a question."""
+    """A predicted answer."""
 
     text: str  # context[begin:end], '' for no answer
     begin: int  # character (code point) of the context
     end: int
-    score: float  # start logit + end logit of the best span, given as the answer or not
-    null_score: float  # the same of [CLS], in the window where it is least
+    score: float  # start logit + end logit of the best span, even if the answer is none
+    null_score: float  # start logit + end logit of [CLS], in the window where it is smallest
 
     @property
     def null_difference(self) -> float:
-        """How much better no answer scores than the best span."""
+        """The null score minus the score of the best span."""
         return self.null_score - self.score
 
     def unless_null(self, threshold: float) -> "Prediction":
-        """Returns no answer where its difference is over a threshold, else the same answer."""
+        """Returns no answer if the null difference is above a threshold, else itself."""
         if self.null_difference > threshold:
             return dataclasses.replace(self, text="", begin=0, end=0)
         return self
@@ -49,16 +49,16 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionInputs:
-    """Some questions as the encoder sees them, and the way back from its outputs.
+    """Q questions as I inputs of the encoder; `answers` maps its outputs back.
 
     Attributes:
-      a: [I] int32 arrays, the question of each input.
-      b: [I] int32 arrays, its window of the context.
-      example_of: [I] int64, number of the question, never decreasing.
+      a: I int32 arrays, the question of each input.
+      b: I int32 arrays, its window of the context.
+      example_of: [I] int64, the question of each input, ascending.
       bounds: [I, 2] int64, begin and end of each window, in tokens of the context.
-      contexts: the text of each question.
-      encoded: its tokens and their characters; the same object where the text is the same.
-      cut: how many questions lost tokens.
+      contexts: the context of each question.
+      encoded: its tokens and their offsets; one object for questions with the same context.
+      cut: number of questions that were truncated.
     """
 
     a: list[np.ndarray]
@@ -71,27 +71,27 @@ class QuestionInputs:
 
     @property
     def windows(self) -> np.ndarray:
-        """How many inputs each question has, [Q] int64, at least 1."""
+        """Number of inputs of each question, at least 1: [Q] int64."""
         return np.bincount(self.example_of, minlength=len(self.contexts))
 
     def answers(
         self, outputs: Outputs, answer_length: int, threshold: float = np.inf
     ) -> list[Prediction]:
-        """Finds the best answer to each question.
+        """Returns the best answer to each question.
 
-        It is the span with the highest sum of start and end logit over all windows, the earliest of
-        equal ones. A start counts in the window that gives its token most context alone.
+        It is the span with the highest sum of start and end logits in any window; of equal ones the
+        first. A start token counts only in the window that gives it the most context.
 
         Args:
-          outputs: of each input [size, 2] float32, the start and the end logit of its tokens.
+          outputs: for each input [size, 2] float32, the start and end logits of its tokens.
           answer_length: tokens of an answer, at most.
-          threshold: there is no answer where [CLS] scores better than the span by more than this.
+          threshold: predicts no answer if the null difference is above it.
 
         Returns:
-          [Q].
+          Q predictions.
 
         Raises:
-          ValueError: if the outputs are not those of these inputs, or are not finite.
+          ValueError: if the outputs do not fit the inputs, or are not finite.
         """
         sizes = input_sizes(self.a, self.b).tolist()
         if [(size, 2) for size in sizes] != [np.shape(output) for output in outputs]:
@@ -148,22 +148,22 @@ def encode_questions(
     pairs: Sequence[tuple[str, str]],
     tokenizer: Tokenizer,
     config: TaskDataConfig,
-    places: Sequence[str] = (),
+    locations: Sequence[str] = (),
 ) -> QuestionInputs:
     """Tokenises questions and the windows of their contexts.
 
     Args:
-      pairs: (question, context) of each; a context that many share is encoded once.
+      pairs: (question, context) of each; a repeated context is encoded once.
       tokenizer: of the checkpoint.
-      config: for the length, the stride and the length of questions.
-      places: of each question, for messages; by default its number.
+      config: sets `length`, `stride` and `question_length`.
+      locations: of each question, for messages; by default its index.
 
     Raises:
-      UserError: for a context without tokens, and for a question that leaves its context too few.
+      UserError: if a context has no tokens, or a question leaves too little room for its context.
     """
-    places = places or [f"question {number}" for number in range(len(pairs))]
+    locations = locations or [f"question {number}" for number in range(len(pairs))]
     contexts = [context for _, context in pairs]
-    encoded = _encode_contexts(contexts, tokenizer, places)
+    encoded = _encode_contexts(contexts, tokenizer, locations)
     unknown = np.array([tokenizer.special.unk], np.int32)
     questions = [
         ids if len(ids) else unknown
@@ -171,8 +171,8 @@ def encode_questions(
     ]
     kept = [ids[: config.question_length] for ids in questions]
     bounds = [
-        _window_bounds(len(ids), len(context.ids), config, place)
-        for ids, context, place in zip(kept, encoded, places, strict=True)
+        _window_bounds(len(ids), len(context.ids), config, location)
+        for ids, context, location in zip(kept, encoded, locations, strict=True)
     ]
     example_of = np.repeat(np.arange(len(pairs)), [len(windows) for windows in bounds])
     all_bounds = np.concatenate([np.zeros((0, 2), np.int64), *bounds])
@@ -189,37 +189,37 @@ def encode_questions(
 
 
 def _encode_contexts(
-    contexts: Sequence[str], tokenizer: Tokenizer, places: Sequence[str]
+    contexts: Sequence[str], tokenizer: Tokenizer, locations: Sequence[str]
 ) -> list[Encoded]:
     encoded: dict[str, Encoded] = {}
-    for context, place in zip(contexts, places, strict=True):
+    for context, location in zip(contexts, locations, strict=True):
         if context not in encoded:
             encoded[context] = tokenizer.encode_with_offsets(context)
             if not len(encoded[context].ids):
-                raise UserError(f"{place} has a context without any token: leave it out")
+                raise UserError(f"{location} has a context without tokens: remove the question")
     return [encoded[context] for context in contexts]
 
 
-def _window_bounds(question: int, tokens: int, config: TaskDataConfig, place: str) -> np.ndarray:
+def _window_bounds(question: int, tokens: int, config: TaskDataConfig, location: str) -> np.ndarray:
     most = config.length - PAIR_SPECIALS - question
     if most < _LEAST_CONTEXT:
         raise UserError(
-            f"{place} has a question of {question} tokens, which leaves {max(most, 0)} of"
-            f" --config.data.length={config.length} to its context: {_LEAST_CONTEXT} are needed,"
-            f" so raise it or lower --config.data.question_length={config.question_length}"
+            f"{location} has a question of {question} tokens, which leaves {max(most, 0)} of"
+            f" --config.data.length={config.length} for the context, less than {_LEAST_CONTEXT}:"
+            f" raise it, or lower --config.data.question_length={config.question_length}"
         )
     return window_bounds(tokens, most, min(config.stride, most))
 
 
 class SpanSplit(Split):
-    """The questions of a source, tokenised, with their answers."""
+    """A split of questions with answers."""
 
     def __init__(self, questions: Questions, config: TaskDataConfig, tokenizer: Tokenizer) -> None:
         """Tokenises questions.
 
         Args:
-          questions: of `read_questions`.
-          config: for the lengths.
+          questions: from `read_questions`.
+          config: as for `encode_questions`.
           tokenizer: of the checkpoint.
 
         Raises:
@@ -229,8 +229,8 @@ class SpanSplit(Split):
         self._golds = [[answer.text for answer in each.answers] for each in self._questions]
         self._answer_length = config.answer_length
         pairs = [(each.question, each.context) for each in self._questions]
-        places = [each.place for each in self._questions]
-        self._encoded = encoded = encode_questions(pairs, tokenizer, config, places)
+        locations = [each.location for each in self._questions]
+        self._encoded = encoded = encode_questions(pairs, tokenizer, config, locations)
         spans = [
             _answer_tokens(each.answers, tokens)
             for each, tokens in zip(self._questions, encoded.encoded, strict=True)
@@ -244,20 +244,20 @@ class SpanSplit(Split):
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """Scores the answers as SQuAD does.
 
-        Where some question has no answer, it is predicted over the threshold that gives these
-        outputs the best F1, as BERT chose it on the dev set, or over the one of `tuned_by`; else a
-        span is always predicted.
+        If some questions are unanswerable, no answer is predicted where the null difference is
+        above a threshold: that of `tuned_by`, or else the one that gives these outputs the best F1,
+        as BERT chose it on the dev set. If all have answers, a span is always predicted.
 
         Args:
-          outputs: of each input [size, 2] float32.
+          outputs: for each input [size, 2] float32.
 
         Returns:
-          Of `answer_scores`, `f1` first, then `exact_match`; with the threshold also
-          `no_answer_threshold`, in logits, the lowest float32 where it is best never to answer:
-          JSON has no infinity.
+          The scores of `answer_scores`, `f1` first; with a threshold also `no_answer_threshold`, in
+          logits. If it is best never to answer, that is the lowest float32, since JSON has no
+          infinity.
 
         Raises:
-          ValueError: if the outputs are not those of these inputs, or are not finite.
+          ValueError: if the outputs do not fit the inputs, or are not finite.
         """
         predictions, threshold = self._predictions(outputs)
         scores = answer_scores([each.text for each in predictions], self._golds)
@@ -274,7 +274,7 @@ class SpanSplit(Split):
         return json.dumps([question.context for question in self._questions] + self._golds)
 
     def _predictions(self, outputs: Outputs) -> tuple[list[Prediction], float | None]:
-        """Returns the answers, and the threshold if there is one."""
+        """Returns the predictions, and the threshold, if one is used."""
         best = self._encoded.answers(outputs, self._answer_length)
         if self._threshold is not None:
             return [each.unless_null(self._threshold) for each in best], self._threshold
@@ -286,7 +286,7 @@ class SpanSplit(Split):
         return [each.unless_null(threshold) for each in best], threshold
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
-        """Yields the answer to each question, by the threshold of `scores`, and the gold ones."""
+        """Yields each question with its predicted answer, as in `scores`, and its gold answers."""
         predictions, _ = self._predictions(outputs)
         for question, golds, each in zip(self._questions, self._golds, predictions, strict=True):
             yield {
@@ -301,7 +301,7 @@ class SpanSplit(Split):
             }
 
     def constant_outputs(self) -> Outputs:
-        """Returns outputs that find no answer in any window."""
+        """Returns outputs that give no answer in any window."""
         outputs = [np.zeros((size, 2), np.float32) for size in self.inputs.sizes]
         for output in outputs:
             output[0] = 1
@@ -309,7 +309,7 @@ class SpanSplit(Split):
 
 
 def _answer_tokens(answers: Sequence[Answer], encoded: Encoded) -> tuple[int, int]:
-    """Returns the first and the last token that touch the first answer; (-1, -1) if none does."""
+    """Returns the first and the last token that overlap the first answer, or (-1, -1)."""
     if not answers:
         return -1, -1
     begin, end = answers[0].begin, answers[0].begin + len(answers[0].text)
@@ -318,7 +318,7 @@ def _answer_tokens(answers: Sequence[Answer], encoded: Encoded) -> tuple[int, in
 
 
 def _labels(inputs: QuestionInputs, spans: np.ndarray) -> np.ndarray:
-    """Places the answers, [Q, 2] tokens of the context, in the inputs: [I, 2] int32."""
+    """Maps answers, [Q, 2] tokens of the contexts, to tokens of the inputs: [I, 2] int32."""
     begins, ends = inputs.bounds.T
     spans = spans[inputs.example_of]
     whole = (spans[:, 0] >= begins) & (spans[:, 1] < ends)
@@ -336,8 +336,8 @@ def _notes(
     notes = {
         f"{several} in several windows": several,
         f"{inputs.cut} questions cut to {question_length} tokens": inputs.cut,
-        f"{hidden} answers whole in no window": hidden,
-        f"{questions.misplaced} misplaced answers left out, and {questions.left_out} questions"
+        f"{hidden} answers that fit no window": hidden,
+        f"{questions.misplaced} misplaced answers skipped, and {questions.left_out} questions"
         " with them": questions.misplaced,
     }
     return "; ".join(note for note, count in notes.items() if count)

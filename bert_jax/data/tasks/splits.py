@@ -1,4 +1,4 @@
-"""What every kind of labelled task has in common: splits of examples, and how outputs score."""
+"""The interface of a labelled task: splits of examples, and scores of the model's outputs."""
 
 import abc
 import dataclasses
@@ -16,12 +16,12 @@ Outputs = Sequence[np.ndarray]  # of each input: [C], or [size, C] of its tokens
 
 
 class Split(abc.ABC):
-    """The examples of a file, tokenised, with what is right about them.
+    """The examples of a file, tokenised, with their gold labels or answers.
 
     Attributes:
-      inputs: what the encoder sees.
-      examples: how many there are.
-      notes: what a user should know of the reading, '' for nothing: "3 cut to 64 tokens".
+      inputs: of the encoder.
+      examples: number of examples.
+      notes: remarks on the data for the user's log, such as "3 cut to 64 tokens"; '' for none.
     """
 
     inputs: TaskInputs
@@ -29,32 +29,32 @@ class Split(abc.ABC):
     notes: str
 
     def tuned_by(self, scores: dict[str, float]) -> None:
-        """Takes what the run's held-out split has decided, rather than to decide it by itself."""
+        """Takes thresholds that were tuned on the run's `dev`, instead of tuning them on itself."""
         del scores
 
     def gold_text(self) -> str:
-        """Returns what is right beyond the labels of the inputs, for the digest."""
+        """Returns gold data besides the labels of the inputs, to be fingerprinted."""
         return ""
 
     @abc.abstractmethod
     def scores(self, outputs: Outputs) -> dict[str, float]:
-        """Scores the model's outputs for every input, in order, by name."""
+        """Returns named scores of the model's outputs for all inputs, in order."""
 
     @abc.abstractmethod
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
-        """Yields what is predicted for each example beside what is right, ready for JSON."""
+        """Yields the prediction and the gold label of each example, ready for JSON."""
 
     def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns the right class, [K] int, and the probability of each, [K, C], of what is asked.
+        """Returns the gold classes, [K] int, and the probabilities, [K, C], of all K items.
 
-        None for a task that has no classes.
+        Returns None for a task without classes.
         """
         del outputs
         return None
 
     @abc.abstractmethod
     def constant_outputs(self) -> Outputs:
-        """Returns the outputs of a model that learned nothing but the commonest answer."""
+        """Returns the outputs of the majority-class baseline: always the most common answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Task:
     """A labelled task, read and tokenised.
 
     Attributes:
-      labels: names of the classes; none where the task has no classes.
-      train: the split to learn from.
+      labels: names of the classes; empty for a task without classes.
+      train: the training split.
       dev: the held-out splits by name: `dev`, `dev2` and so on.
     """
 
@@ -82,12 +82,6 @@ class Task:
 
 
 def dev_sources(config: TaskDataConfig) -> dict[str, str]:
-    """Returns the held-out sources by the names of their splits: `dev`, `dev2` and so on."""
+    """Returns the held-out sources by name of the split: `dev`, `dev2` and so on."""
     sources = [source for part in config.dev.split(",") if (source := part.strip())]
     return {f"dev{number}" if number > 1 else "dev": s for number, s in enumerate(sources, 1)}
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Normalises the last axis: [..., C] float to float64 probabilities."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

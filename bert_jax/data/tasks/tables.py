@@ -1,6 +1,6 @@
-r"""Rows of labelled files: tab-separated, comma-separated, JSON lines, and records of TFDS.
+r"""Reads rows of labelled data: tab-separated, comma-separated, JSON lines, records of TFDS.
 
-Every row comes with its place, "dev.tsv:17" or "tfds:glue/sst2:train record 16", for messages.
+Every row comes with its location for messages: "dev.tsv:17", "tfds:glue/sst2:train record 16".
 """
 
 import csv
@@ -22,7 +22,7 @@ _TFDS_PREFIX = "tfds:"
 _TFDS = re.compile(r"tfds:(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):(.+)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-_SHOWN_LENGTH = 60  # of a value in a message
+_SHOWN_LENGTH = 60  # characters of a value in a message
 
 
 def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
@@ -31,16 +31,16 @@ def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
     Args:
       source: a .tsv (no quoting), .csv or .jsonl file, or tfds:NAME[/CONFIG][:VERSION]:SPLIT, a
         dataset that TFDS has prepared as array_record.
-      header: whether the first line of a .tsv or .csv file names its columns; without it they are
+      header: True if the first line of a .tsv or .csv file names the columns; False names them
         "0", "1" and so on.
 
     Returns:
-      (place, column -> value) of each row. Values of separated files are text; of JSON, what it
-      says; of TFDS, text for bytes, names for class labels (None for -1, which is no label) and
-      lists for arrays.
+      (location, column -> value) of each row. Values of .tsv and .csv files are text; those of JSON
+      have their own types; those of TFDS are text for bytes, names for class labels (None for -1,
+      which means no label) and lists for arrays.
 
     Raises:
-      UserError: late, for a source that cannot be read or is not what its name says.
+      UserError: while reading, if the source cannot be read or is not what its name says.
     """
     if has_records(source):
         return read_records(source)
@@ -55,22 +55,22 @@ def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
 
 
 def has_records(source: str) -> bool:
-    """Whether a source holds values with names and types: JSON lines, or records of TFDS."""
+    """Returns True for sources whose values have names and types: JSON lines, TFDS."""
     return source.startswith(_TFDS_PREFIX) or pathlib.Path(source).suffix == ".jsonl"
 
 
 def read_records(source: str) -> Iterator[tuple[str, Row]]:
-    """Reads a source that `has_records`, as `read_rows` does."""
+    """Reads a source with `has_records`; see `read_rows`."""
     return _tfds(source) if source.startswith(_TFDS_PREFIX) else _json_lines(source)
 
 
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
     r"""Yields (path:line, text) of a UTF-8 file, without line breaks and byte order mark.
 
-    Lines end in "\n" or "\r\n" only: what else Unicode takes for a line's end may be in a text.
+    Lines end in "\n" or "\r\n" only; other line separators of Unicode may occur in a text.
 
     Raises:
-      UserError: for a file that cannot be read or is not UTF-8.
+      UserError: if the file cannot be read or is not UTF-8.
     """
     try:
         with open(path, "rb") as file:
@@ -80,82 +80,80 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
                     line = stored.decode()
                 except UnicodeDecodeError as error:
                     raise UserError(
-                        f"{path} is not UTF-8 (byte {begin + error.start}) in line {number}:"
-                        " convert it first"
+                        f"{path} is not UTF-8 at byte {begin + error.start} in line {number}:"
+                        " convert the file to UTF-8"
                     ) from None
                 begin += len(stored)
                 if number == 1:
                     line = line.removeprefix("\ufeff")
                 yield f"{path}:{number}", line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def parse_json(text: str, place: str) -> Any:
-    """Parses JSON; raises UserError for what is none, or holds half a character."""
+def parse_json(text: str, location: str) -> Any:
+    """Parses JSON; raises UserError if it is not JSON or has half of a surrogate pair."""
     try:
         value = json.loads(text)
-        if _SURROGATE_ESCAPE.search(text):  # rare, and mostly in whole pairs
+        if _SURROGATE_ESCAPE.search(text):  # rare, and usually in whole pairs
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise UserError(
-            f"{place} holds half a character: write both halves of the surrogate pair"
-        ) from None
+        raise UserError(f"{location} has half of a surrogate pair: write both halves") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is not JSON ({error}): correct it") from None
+        raise UserError(f"{location} is not JSON ({error}): correct it") from None
     return value
 
 
-def column(row: Row, names: str, place: str, flag: str) -> object:
+def column(row: Row, names: str, location: str, flag: str) -> object:
     """Returns the value of a column.
 
     Args:
       row: the columns and values.
-      names: the column, or alternatives as in "sentence|3", of which the first in the row counts:
-        a task may have other names in its file than in TFDS.
-      place: of the row.
-      flag: the field of config.data that holds `names`.
+      names: of the column; or alternatives, such as "sentence|3", of which the first that the row
+        has is used, since a task may have other column names in files than in TFDS.
+      location: of the row.
+      flag: the field of `config.data` with these names, for messages.
 
     Raises:
-      UserError: for a row without any of them.
+      UserError: if the row has none of them.
     """
-    return row[_found(row, names, place, flag)]
+    return row[_found(row, names, location, flag)]
 
 
-def text_value(row: Row, names: str, place: str, flag: str) -> str:
-    """Returns the value of a `column` as text without white space around it.
+def text_value(row: Row, names: str, location: str, flag: str) -> str:
+    """Returns the value of a column as text, stripped; the arguments are those of `column`.
 
     Raises:
-      UserError: for a row without it, and a value that is empty or no text.
+      UserError: if the row has no such column, or the value is empty or not text.
     """
-    name = _found(row, names, place, flag)
+    name = _found(row, names, location, flag)
     value = row[name]
     text = "" if value is None else as_text(value)
     if text is None:
-        raise UserError(f"{place} has no text in {name!r} but {shown(value)}: write it as text")
+        raise UserError(f"{location} has {shown(value)} in {name!r}: write text")
     if not (text := text.strip()):
-        raise UserError(f"{place} has an empty {name!r}: remove the line or fill it in")
+        raise UserError(f"{location} has an empty {name!r}: fill it in, or remove the row")
     return text
 
 
-def number_value(row: Row, names: str, place: str, flag: str) -> float:
-    """Returns the value of a `column` as a finite number.
+def number_value(row: Row, names: str, location: str, flag: str) -> float:
+    """Returns the value of a column as a finite number; the arguments are those of `column`.
 
     Raises:
-      UserError: for a row without it, and a value that is no number.
+      UserError: if the row has no such column, or the value is not a number.
     """
-    name = _found(row, names, place, flag)
+    name = _found(row, names, location, flag)
     text = (as_text(row[name]) or "").strip()
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"{place} has {shown(row[name])} in {name!r}, which is no number: write digits, as 3.5"
+            f"{location} has {shown(row[name])} in {name!r}: write a number, such as 3.5"
         )
     return number
 
 
 def as_text(value: object) -> str | None:
-    """Returns text as it is; numbers, true and false as JSON writes them; None for the rest."""
+    """Returns text unchanged, numbers and booleans as in JSON, and None for other values."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
@@ -164,81 +162,81 @@ def as_text(value: object) -> str | None:
 
 
 def shown(value: object) -> str:
-    """Returns a value for a message: in one line, and cut if long."""
+    """Formats a value for a message: in one line, shortened if long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
 
 
 def listed(row: Row) -> str:
-    """Returns the names in a row for a message."""
+    """Formats the column names of a row for a message."""
     return ", ".join(map(repr, row)) or "none"
 
 
-def _found(row: Row, names: str, place: str, flag: str) -> str:
+def _found(row: Row, names: str, location: str, flag: str) -> str:
     alternatives = names.split("|")
     for name in alternatives:
         if name in row:
             return name
     raise UserError(
-        f"{place} has no column {' or '.join(map(repr, alternatives))}: it has {listed(row)};"
+        f"{location} has no column {' or '.join(map(repr, alternatives))}: it has {listed(row)};"
         f" set --config.data.{flag}"
     )
 
 
 def _named(rows: Iterator[tuple[str, list[str]]], header: bool) -> Iterator[tuple[str, Row]]:
-    """Gives the values of lines their names; blank lines are skipped."""
+    """Adds the column names to the values of each line; skips blank lines."""
     names: list[str] = []
-    for place, values in rows:
+    for location, values in rows:
         if values in ([], [""]):
             continue
         if not names:
             names = values if header else [str(number) for number in range(len(values))]
-            _refuse_twice(names, place)
+            _refuse_twice(names, location)
             if header:
                 continue
         if len(values) != len(names):
             raise UserError(
-                f"{place} has {len(values)} columns where the first line has {len(names)}:"
-                " write as many in every line"
+                f"{location} has {len(values)} columns, but the first line has {len(names)}: write"
+                " the same number in every line"
             )
-        yield place, dict(zip(names, values, strict=True))
+        yield location, dict(zip(names, values, strict=True))
 
 
-def _refuse_twice(names: list[str], place: str) -> None:
+def _refuse_twice(names: list[str], location: str) -> None:
     for name in names:
-        if name and names.count(name) > 1:  # columns without a name cannot be asked for
-            raise UserError(f"{place} names the column {name!r} twice: rename one of them")
+        if name and names.count(name) > 1:  # several columns may have no name
+            raise UserError(f"{location} names the column {name!r} twice: rename one of them")
 
 
 def _tab_separated(path: str) -> Iterator[tuple[str, list[str]]]:
-    for place, line in read_lines(path):
-        yield place, line.split("\t")
+    for location, line in read_lines(path):
+        yield location, line.split("\t")
 
 
 def _comma_separated(path: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields (place of the first line, values): line breaks may stand between quotes."""
+    """Yields (location of the first line, values); quoted values may have line breaks."""
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     while True:
-        place = f"{path}:{reader.line_num + 1}"
+        location = f"{path}:{reader.line_num + 1}"
         try:
             values = next(reader, None)
         except csv.Error as error:
             raise UserError(
-                f"{path} cannot be read: {place} is not CSV ({error}): put values into quotes, and"
-                " double those in them"
+                f"{location} is not CSV ({error}): put values into quotes, and double the quotes in"
+                " them"
             ) from None
         if values is None:
             return
-        yield place, values
+        yield location, values
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, Row]]:
-    for place, line in read_lines(path):
+    for location, line in read_lines(path):
         if line.strip():
-            row = parse_json(line, place)
+            row = parse_json(line, location)
             if not isinstance(row, dict):
-                raise UserError(f"{place} is not a JSON object: write {{...}} in every line")
-            yield place, row
+                raise UserError(f"{location} is not a JSON object: write {{...}} in every line")
+            yield location, row
 
 
 def _tfds(source: str) -> Iterator[tuple[str, Row]]:
@@ -254,16 +252,16 @@ def _tfds(source: str) -> Iterator[tuple[str, Row]]:
     for number, record in enumerate(records.read_numbers(values, range(len(values)), path)):
         try:
             row = _plain(record, builder.info.features)
-        except Exception as error:  # of many kinds, such as a label without a name
+        except Exception as error:  # of many kinds, such as a class label without a name
             raise records.unusable(path, error) from error
         yield f"{source} record {number}", row
 
 
 def _plain(value: Any, feature: Any) -> Any:
-    """Returns a value of TFDS in Python's types; bytes that are no text stay as they are.
+    """Converts a value of TFDS to Python's types; bytes that are not UTF-8 stay bytes.
 
-    A Sequence is a list, and a Sequence of dictionaries a dictionary of lists. In TFDS it answers
-    for what it holds: both `feature[name]` and `feature.int2str`.
+    A Sequence is a list, and a Sequence of dictionaries a dictionary of lists. The Sequence feature
+    of TFDS forwards `feature[name]` and `feature.int2str` to the feature of its items.
     """
     if isinstance(value, dict):
         return {name: _plain(each, feature[name]) for name, each in value.items()}

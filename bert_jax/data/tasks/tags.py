@@ -1,4 +1,4 @@
-"""Labelled words as a task: sentences in windows, a class for the first token of each word."""
+"""Tagging: a class for each word of a sentence, predicted at the word's first token."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.packing.layout import SINGLE_SPECIALS
@@ -17,29 +18,26 @@ from bert_jax.data.packing.windows import most_context, window_bounds
 from bert_jax.data.tasks import metrics
 from bert_jax.data.tasks.metrics import TagScheme
 from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs, input_sizes
-from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources, softmax
+from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.data.tasks.tables import shown
 from bert_jax.data.tasks.tagged_files import TaggedSentence, read_tagged
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer
 
-_SHOWN_LABELS = 10
-_JOINERS = "\u200c\u200d"  # of letters in Persian and in scripts of India
-# Over a text of their kinds: a run of a word's characters, or one other, each with its marks.
+_SHOWN_LABELS = 10  # in a message, at most
+_JOINERS = "\u200c\u200d"  # zero-width, in Persian and in Indic scripts
+# Matches kinds of characters (`_kind`): a run of word characters, or one other, with their marks.
 _RUN = re.compile("w[wm]*|[.m]m*")
 
 
 def split_words(text: str) -> list[tuple[str, int, int]]:
-    """Splits raw text into words, for a model that was taught words.
+    """Splits raw text into words, for a model that was trained on words.
 
-    A word is a run of letters, digits and underscores, or any other single character that is no
-    white space: "don't" is three words. Combining marks and joiners go with what they follow.
-
-    Args:
-      text: any.
+    A word is a run of letters, digits and underscores, or any other single character that is not
+    white space: "don't" is three words. Combining marks and joiners belong to the character before.
 
     Returns:
-      Each word, with the characters where it begins and ends: `text[begin:end]` is the word.
+      (word, begin, end) of each, in characters: `text[begin:end]` is the word.
     """
     kinds = "".join(map(_kind, text))
     return [(text[run.start() : run.end()], *run.span()) for run in _RUN.finditer(kinds)]
@@ -56,45 +54,45 @@ def _kind(character: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class WordInputs:
-    """Sentences as the encoder sees them, and where it is asked about each word.
+    """S sentences of W words in all as I inputs of the encoder, and the token of each word.
 
-    A word is asked about at its first token, in the one window that shows most around it.
+    A word is classified at its first token, in the window that gives it the most context.
 
     Attributes:
-      a: [I] int32 arrays, the ids of each window.
-      example_of: [I] int64, the sentence that each input is, or is a window of.
-      words: [S] int64, how many words each sentence has.
-      input_of: [W] int64, the input of each word, of all sentences end to end.
-      place: [W] int64, its token there, where [CLS] is 0.
+      a: I int32 arrays, the token ids of each window.
+      example_of: [I] int64, the sentence of each input.
+      words: [S] int64, number of words in each sentence.
+      input_of: [W] int64, the input in which each word is classified.
+      token_of: [W] int64, its token there; [CLS] is token 0.
     """
 
     a: list[np.ndarray]
     example_of: np.ndarray
     words: np.ndarray
     input_of: np.ndarray
-    place: np.ndarray
+    token_of: np.ndarray
 
     @property
     def b(self) -> list[np.ndarray]:
-        """The empty B of each input, [I] int32 arrays."""
+        """The empty B of each input: I int32 arrays."""
         return [np.zeros(0, np.int32)] * len(self.a)
 
     def classes(self, outputs: Outputs) -> list[np.ndarray]:
-        """Decides the class of every word.
+        """Returns the most probable class of every word.
 
         Args:
-          outputs: for each input [size, C] float32 logits of its tokens, special ones included.
+          outputs: for each input [size, C] float32, logits of its tokens, special ones included.
 
         Returns:
           For each sentence [words] int64 in [0, C).
 
         Raises:
-          ValueError: if the outputs are not of these inputs.
+          ValueError: if the outputs do not fit the inputs.
         """
         return _cut(self._logits(outputs).argmax(axis=1), self.words)
 
     def probabilities(self, outputs: Outputs) -> list[np.ndarray]:
-        """Gives the probability of every class for every word.
+        """Returns the probability of every class for every word.
 
         Args:
           outputs: as for `classes`.
@@ -103,18 +101,21 @@ class WordInputs:
           For each sentence [words, C] float32; each row adds up to 1.
 
         Raises:
-          ValueError: if the outputs are not of these inputs.
+          ValueError: if the outputs do not fit the inputs.
         """
-        return _cut(softmax(self._logits(outputs)).astype(np.float32), self.words)
+        return _cut(
+            softmax(self._logits(outputs).astype(np.float64), axis=-1).astype(np.float32),
+            self.words,
+        )
 
     def labels(self, classes: np.ndarray) -> list[np.ndarray]:
-        """Puts the classes of words where they are asked about.
+        """Returns the labels of the inputs, given the classes of the words.
 
         Args:
-          classes: [W] int, of all sentences end to end.
+          classes: [W] int.
 
         Returns:
-          For each input [size] int32, NO_LABEL at every other token.
+          For each input [size] int32, the class at the token of each word, NO_LABEL elsewhere.
         """
         sizes = input_sizes(self.a, self.b)
         flat = np.full(sizes.sum(), NO_LABEL, np.int32)
@@ -122,17 +123,17 @@ class WordInputs:
         return _cut(flat, sizes)
 
     def _logits(self, outputs: Outputs) -> np.ndarray:
-        """Takes [W, C] out of the outputs."""
+        """Returns the logits of all words: [W, C]."""
         sizes = input_sizes(self.a, self.b)
         if [len(output) for output in outputs] != sizes.tolist():
             raise ValueError("the outputs are not [size, C] of each input")
-        if not len(sizes):  # there is no word, and so C does not matter
+        if not len(sizes):  # there are no words, so any C will do
             return np.zeros((0, 1), np.float32)
         return np.concatenate(outputs)[self._tokens(sizes)]
 
     def _tokens(self, sizes: np.ndarray) -> np.ndarray:
-        """Where the words' tokens are, [W] int64, if the inputs are laid end to end."""
-        return exclusive_cumsum(sizes)[self.input_of] + self.place
+        """Returns the words' tokens, counted through all inputs end to end: [W] int64."""
+        return exclusive_cumsum(sizes)[self.input_of] + self.token_of
 
 
 def _cut(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
@@ -143,32 +144,32 @@ def _cut(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 def encode_words(
     sentences: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int, stride: int
 ) -> WordInputs:
-    """Tokenises sentences word by word, and cuts those that are longer than a row into windows.
+    """Tokenises sentences word by word, and covers those longer than a row with windows.
 
-    Every word is tokenised by itself, and is [UNK] where nothing is left of it. A window in which
-    no word is asked about is left out, and so is a sentence without words.
+    Every word is tokenised by itself; a word without tokens becomes [UNK]. A window in which no
+    word is classified is left out, and so is a sentence without words.
 
     Args:
-      sentences: the words of each.
+      sentences: the words of each sentence.
       tokenizer: of the checkpoint.
       length: T, special tokens included, at least 3.
-      stride: tokens from one window to the next, at least 1; no more than fit a window are taken.
+      stride: tokens from the begin of one window to the next, at least 1; limited to a window.
 
     Raises:
-      UserError: if a word holds half a surrogate pair.
+      UserError: if a word has half of a surrogate pair.
     """
     tokens, lengths = _encode_each([word for words in sentences for word in words], tokenizer)
     words = np.array([len(each) for each in sentences], np.int64)
-    begins = np.append(exclusive_cumsum(lengths), len(tokens))  # of words, among all tokens
+    begins = np.append(exclusive_cumsum(lengths), len(tokens))  # of words, in all tokens
     most = length - SINGLE_SPECIALS
-    a, example_of, input_of, place = [], [], [], []
+    a, example_of, input_of, token_of = [], [], [], []
     for sentence, (first, end) in enumerate(itertools.pairwise([0, *np.cumsum(words).tolist()])):
         begin = begins[first]
         bounds = window_bounds(int(begins[end] - begin), most, min(stride, most))
         at = begins[first:end] - begin
         used, which = np.unique(most_context(bounds)[at], return_inverse=True)
         input_of.append(len(a) + which)
-        place.append(at - bounds[used, 0][which] + 1)  # behind [CLS]
+        token_of.append(at - bounds[used, 0][which] + 1)  # after [CLS]
         a += [tokens[begin + left : begin + right] for left, right in bounds[used]]
         example_of += [sentence] * len(used)
     none = np.zeros(0, np.int64)
@@ -177,13 +178,13 @@ def encode_words(
         np.array(example_of, np.int64),
         words,
         np.concatenate([none, *input_of]),
-        np.concatenate([none, *place]),
+        np.concatenate([none, *token_of]),
     )
 
 
 def _encode_each(words: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens of all words end to end, int32, and how many each has, [W] int64."""
-    numbers: dict[str, int] = {}  # most words come again, and are encoded once
+    """Returns the tokens of all words end to end, int32, and the length of each, [W] int64."""
+    numbers: dict[str, int] = {}  # repeated words are encoded once
     which = np.array([numbers.setdefault(word, len(numbers)) for word in words], np.int64)
     unknown = np.array([tokenizer.special.unk], np.int32)
     encoded = [ids if len(ids) else unknown for ids in tokenizer.encode_batch(list(numbers))]
@@ -193,12 +194,12 @@ def _encode_each(words: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np
 
 
 class TagSplit(Split):
-    """Sentences with the tags of their words; every word is learnt and scored once.
+    """A split of sentences with a tag for each word; every word is scored once.
 
     Attributes:
-      inputs: labels are [size] int32 of each input, NO_LABEL but at the first token of a word.
-      words: the sentences as inputs, and where each word is.
-      labels: the names of the classes.
+      inputs: of the encoder; labels are at the first tokens of words.
+      words: the sentences as inputs, and the token of each word.
+      labels: names of the classes.
     """
 
     def __init__(
@@ -212,14 +213,14 @@ class TagSplit(Split):
         """Tokenises the sentences.
 
         Args:
-          sentences: as read, in the scheme of their file.
-          labels: the names of the classes, C of them; of IOB2 where the scheme is IOB1.
+          sentences: in the scheme of their file.
+          labels: names of the C classes; in IOB2 if the scheme is IOB1.
           scheme: of the sentences.
           tokenizer: of the checkpoint.
-          config: `length` and `stride` are read.
+          config: sets `length` and `stride`.
 
         Raises:
-          UserError: if a tag is not among the labels.
+          UserError: if a tag is not one of the labels.
         """
         self._sentences = _without_iob1(sentences, scheme)
         self._gold = _numbers(self._sentences, labels)
@@ -241,20 +242,20 @@ class TagSplit(Split):
         return "; ".join(notes)
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
-        """Scores entities, or tags that mark none.
+        """Scores entities, or plain tags.
 
         Args:
-          outputs: for each input [size, C] float32 logits.
+          outputs: for each input [size, C] float32, logits.
 
         Returns:
-          As `metrics.tag_scores`: `precision`, `recall`, `f1` and `accuracy` in [0, 1]; where the
-          labels mark no entities, `accuracy` alone.
+          The scores of `metrics.tag_scores`: `precision`, `recall`, `f1` and `accuracy` in [0, 1];
+          for plain tags `accuracy` alone.
 
         Raises:
-          ValueError: if the outputs are not of these inputs.
+          ValueError: if the outputs do not fit the inputs.
         """
         classes = self.words.classes(outputs)
-        if self._scheme is TagScheme.PLAIN:  # which the tags of one file need not show
+        if self._scheme is TagScheme.PLAIN:  # the tags of one file alone need not show it
             return {"accuracy": float((np.concatenate(classes) == self._gold).mean())}
         gold = [sentence.tags for sentence in self._sentences]
         return metrics.tag_scores(gold, [self._named(each) for each in classes])
@@ -266,12 +267,12 @@ class TagSplit(Split):
           outputs: as for `scores`.
 
         Yields:
-          `words`, `gold` and `tags`, as many of each; where the labels mark entities also
-          `entities`, those predicted: `type`, `begin` and `end` (words from 0, the end exclusive)
-          and `text`, the words with spaces between.
+          `words`, `gold` and `tags`, one for each word; where the labels mark entities also
+          `entities`, the predicted ones: `type`, `begin` and `end` (words from 0, end exclusive)
+          and `text`, the words joined by spaces.
 
         Raises:
-          ValueError: if the outputs are not of these inputs.
+          ValueError: if the outputs do not fit the inputs.
         """
         classes = self.words.classes(outputs)
         for sentence, numbers in zip(self._sentences, classes, strict=True):
@@ -283,14 +284,11 @@ class TagSplit(Split):
                 yield found | {"entities": _entities(sentence.words, tags)}
 
     def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
-        """See `Split.classes`: of all words."""
+        """See `Split.classes`; the items are words."""
         return self._gold, np.concatenate(self.words.probabilities(outputs))
 
     def constant_outputs(self) -> list[np.ndarray]:
-        """Returns 1 for the commonest tag, 0 for others: [size, C] float32 of each input.
-
-        Of equally common tags it is the first label.
-        """
+        """Returns 1 for the most common tag (the first of equals), 0 for others: [size, C] each."""
         sizes = self.inputs.sizes
         outputs = np.zeros((sizes.max(), len(self.labels)), np.float32)
         outputs[:, np.bincount(self._gold).argmax()] = 1
@@ -308,21 +306,18 @@ def _entities(words: list[str], tags: list[str]) -> list[dict[str, Any]]:
 
 
 def read_tag_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
-    """Reads sentences with tags, to learn from and held out.
+    """Reads a task of kind TAGS; its splits are `TagSplit`.
 
-    The labels are the tags of the training file, sorted. Where the files, taken together, are IOB1,
-    all are read as IOB2.
+    The labels are the tags of the training file, sorted. If all files together are in IOB1, all are
+    converted to IOB2.
 
     Args:
-      config: of the task; `dev` may name several sources with commas between.
+      config: of the task.
       tokenizer: of the checkpoint.
 
-    Returns:
-      The task; its splits are of `TagSplit`.
-
     Raises:
-      UserError: for a source that `read_tagged` refuses, training tags of fewer than two kinds, or
-        a held-out tag that training lacks.
+      UserError: as `read_tagged`; if the training file has a single tag; if a held-out file has a
+        tag that the training file does not have.
     """
     train = _read(config.train, config)
     sources = dev_sources(config)
@@ -339,17 +334,17 @@ def read_tag_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
 def read_tag_split(
     source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
 ) -> TagSplit:
-    """Reads sentences to evaluate a model on that knows its labels.
+    """Reads a split of a task whose labels are known.
 
     Args:
-      source: a file or dataset, as `read_tagged` reads it.
-      config: of the task; its own sources are not read.
+      source: a file or dataset for `read_tagged`.
+      config: of the task.
       tokenizer: of the checkpoint.
-      labels: the names of the classes. Where they mark entities and the source is IOB1, it is read
-        as IOB2.
+      labels: names of the classes. If they mark entities and the source is in IOB1, it is converted
+        to IOB2.
 
     Raises:
-      UserError: for a source that `read_tagged` refuses, or a tag that is not among the labels.
+      UserError: as `read_tagged`, or if a tag is not one of the labels.
     """
     sentences = _read(source, config)
     scheme = TagScheme.PLAIN
@@ -359,7 +354,7 @@ def read_tag_split(
 
 
 def mark_entities(labels: Sequence[str]) -> bool:
-    """Tells whether labels are O, B-type and I-type, so that `metrics.entities` can read them."""
+    """Returns True if all labels are O, B-type or I-type, as `metrics.entities` needs."""
     return metrics.tag_scheme([labels]) is not TagScheme.PLAIN
 
 
@@ -377,22 +372,23 @@ def _label_names(train: Sequence[TaggedSentence], config: TaskDataConfig) -> lis
     names = sorted({tag for sentence in train for tag in sentence.tags})
     if len(names) < 2:
         raise UserError(
-            f"{train[0].place} and on have the one tag {names[0]!r}: two are needed; see whether"
-            f" --config.data.tag_column={config.tag_column} is the column of the tags"
+            f"all words from {train[0].location} on have the tag {names[0]!r}: add sentences with"
+            f" another tag, or correct --config.data.tag_column={config.tag_column}"
         )
     return names
 
 
 def _numbers(sentences: Sequence[TaggedSentence], labels: Sequence[str]) -> np.ndarray:
-    """Returns the label numbers of all words end to end, [W] int64."""
+    """Returns the classes of all words: [W] int64."""
     numbers = {label: number for number, label in enumerate(labels)}
     for sentence in sentences:
         for at, tag in enumerate(sentence.tags):
             if tag not in numbers:
                 more = ", ..." if len(labels) > _SHOWN_LABELS else ""
                 raise UserError(
-                    f"{sentence.place}: word {at + 1} of the sentence, {shown(sentence.words[at])},"
-                    f" has the tag {shown(tag)}, which training never saw: leave the sentence out,"
-                    f" or give one of {', '.join(map(shown, labels[:_SHOWN_LABELS]))}{more}"
+                    f"{sentence.location}: word {at + 1} of the sentence,"
+                    f" {shown(sentence.words[at])}, has the tag {shown(tag)}, which the training"
+                    " file does not have: remove the sentence, or write one of"
+                    f" {', '.join(map(shown, labels[:_SHOWN_LABELS]))}{more}"
                 )
     return np.array([numbers[tag] for each in sentences for tag in each.tags], np.int64)

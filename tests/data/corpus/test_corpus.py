@@ -113,14 +113,14 @@ def test_look_ups_agree_with_lists(tmp_path, shards):
 
 
 def test_the_manifest_counts_and_carries_facts(tmp_path):
-    facts = []
+    metadata = []
     for number, documents in enumerate([[[[5, 6], [7]], [[8]]], [], [[[9, 9, 9]]]]):
         writer = writing.ShardWriter(np.dtype(np.uint16))
         for document in documents:  # one at a time is as good as all at once
             add_documents(writer, [document], words=3)
-        facts.append(writer.write(tmp_path, f"{number}"))
-    assert facts.pop(1) is None  # nothing was added
-    train = writing.split_facts(tmp_path, facts, np.array([True, True, False]))
+        metadata.append(writer.write(tmp_path, f"{number}"))
+    assert metadata.pop(1) is None  # nothing was added
+    train = writing.split_metadata(tmp_path, metadata, np.array([True, True, False]))
     written = writing.write_manifest(tmp_path, {"train": train}, {"source": "here"})
     manifest = corpora.read_manifest(tmp_path)
     assert manifest == written
@@ -151,10 +151,10 @@ def test_copies_have_no_number(tmp_path, shards):
 def test_the_index_has_room_for_every_number(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_INDEX_CHUNK", 4)
     is_listed = np.array([True, False, True, True, False, False, True, True, False, True])
-    facts = writing.split_facts(tmp_path, [], is_listed)
+    metadata = writing.split_metadata(tmp_path, [], is_listed)
     index = np.load(tmp_path / "index.npy")
     assert index.tolist() == [0, 2, 3, 6, 7, 9] and index.dtype == np.uint32
-    assert facts["documents"] == 6
+    assert metadata["documents"] == 6
 
 
 def test_checksums_are_of_the_files_and_differ(tmp_path):
@@ -199,9 +199,9 @@ def test_a_directory_without_manifest_is_no_corpus(damaged):
     with pytest.raises(UserError) as error:
         corpora.open_corpus(damaged, "train")
     one_line(error, str(damaged), "manifest.json")
-    with pytest.raises(UserError, match="not a prepared corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         corpora.open_corpus(damaged / "nowhere", "train")
-    with pytest.raises(UserError, match="not a prepared corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         corpora.open_corpus(damaged / TRAIN_FILES[0], "train")
 
 
@@ -221,12 +221,14 @@ def test_a_manifest_that_is_a_directory_is_told(damaged):
     one_line(error, "manifest.json", "cannot be read")
 
 
-@pytest.mark.parametrize("version", [corpora.FORMAT + 1, corpora.FORMAT - 1, None, "2"])
+@pytest.mark.parametrize(
+    "version", [corpora.CORPUS_FORMAT + 1, corpora.CORPUS_FORMAT - 1, None, "2"]
+)
 def test_another_format_is_told(damaged, version):
     edit_manifest(damaged, lambda manifest: manifest.update(format=version))
     with pytest.raises(UserError) as error:
         corpora.open_corpus(damaged, "train")
-    one_line(error, repr(version), f"reads {corpora.FORMAT}")
+    one_line(error, repr(version), f"reads {corpora.CORPUS_FORMAT}")
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "7", '"text"'])
@@ -269,7 +271,7 @@ def test_an_id_outside_the_vocabulary_is_told(damaged):
     edit_manifest(damaged, lambda manifest: manifest["tokenizer"].update(vocab_size=last))
     with pytest.raises(UserError) as error:
         corpora.open_corpus(damaged, "train")
-    one_line(error, "train/00001.tokens.npy", f"the id {last}", f"has {last} pieces")
+    one_line(error, "train/00001.tokens.npy", f"the token id {last}", f"has {last} pieces")
     edit_manifest(damaged, lambda manifest: manifest["tokenizer"].update(vocab_size=last + 1))
     assert corpora.open_corpus(damaged, "train").documents == len(DOCUMENTS)
 

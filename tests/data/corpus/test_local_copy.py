@@ -44,7 +44,7 @@ def test_a_copy_is_made_once(corpus: pathlib.Path, tmp_path: pathlib.Path) -> No
     copy, _ = local_copy(str(corpus), str(tmp_path / "local"))
     shutil.rmtree(corpus / "train")  # whatever happens to the source now
     again, said = local_copy(str(corpus), str(tmp_path / "local"))
-    assert (again, said) == (copy, f"{corpus} is read from its copy {copy}")
+    assert (again, said) == (copy, f"reading {corpus} from its copy {copy}")
 
 
 def test_another_content_is_another_copy(corpus: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -118,7 +118,7 @@ def test_a_damaged_source_is_told(
         path.unlink()
     with pytest.raises(UserError) as error:
         local_copy(str(corpus), str(tmp_path / "local"))
-    message = {"edited": "is not what its manifest says", "missing": "is missing"}[damage]
+    message = {"edited": "does not have its checksum", "missing": "is missing"}[damage]
     assert str(path) in str(error.value) and message in str(error.value)
     (target,) = (tmp_path / "local").iterdir()
     assert not (target / "manifest.json").exists()
@@ -130,7 +130,7 @@ def test_a_disk_too_small_is_told_before_copying(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda _: usage(10, 0, 10))
-    with pytest.raises(UserError, match=r"local_dir=.* has 0.0 GB free, and the rest of .* takes"):
+    with pytest.raises(UserError, match=r"local_dir=.* has 0.0 GB free, but the rest of .* takes"):
         local_copy(str(corpus), str(tmp_path / "local"))
     (target,) = (tmp_path / "local").iterdir()
     assert files_of(target) == {}
@@ -139,7 +139,7 @@ def test_a_disk_too_small_is_told_before_copying(
 def test_what_is_no_corpus_or_no_directory_is_told(
     corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    with pytest.raises(UserError, match="is not a prepared corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         local_copy(str(tmp_path), str(tmp_path / "local"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--config.data.local_dir=.*/file: "):

@@ -21,7 +21,7 @@ from bert_jax.data.corpus.sentences import SentenceSplitter
 from bert_jax.data.corpus.sources import open_source
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import load_tokenizer
-from tests.drivers.test_prepare import content, documents_of
+from tests.fixtures.corpora import content, documents_of, messages
 from tests.fixtures.drivers import (
     PATIENCE_SECONDS,
     ROOT,
@@ -77,7 +77,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
         outputs.append(tmp_path / str(workers))
         flags = flags_for(many, outputs[-1], f"--workers={workers}")
         result = drivers.run("prepare", *flags, constants=SMALL)
-        assert result.status == 0 and not result.err, result
+        assert result.status == 0 and not messages(result.err), result
     assert content(outputs[0]) == content(outputs[1])
     assert sorted(os.listdir(tmp_path)) == ["1", "4"]
 
@@ -101,7 +101,9 @@ def test_an_interrupted_prepare_goes_on(
     assert not output.exists() and not (staging / "corpus/manifest.json").exists()
     if stop == signal.SIGINT:
         assert result.status == 75 and not result.out
-        assert result.err == "stopped: the same command goes on at the last finished shard\n"
+        assert (
+            messages(result.err) == "stopped: the same command goes on at the last finished shard\n"
+        )
     else:
         assert result.status == -signal.SIGKILL
     before = marks(staging / "corpus")
@@ -109,7 +111,7 @@ def test_an_interrupted_prepare_goes_on(
     assert len(finished(staging)) < FILES
 
     result = drivers.run("prepare", *flags, constants=SMALL)
-    assert result.status == 0 and not result.err, result
+    assert result.status == 0 and not messages(result.err), result
     assert f" of {FILES} pieces were finished" in result.out
     assert content(output) == content(whole)
     after = marks(output)
@@ -229,7 +231,7 @@ def test_a_second_prepare_is_refused(
     finally:
         os.close(lock)
     assert message == (
-        f"another process is making {tmp_path / 'corpus'}: wait for it or choose another name"
+        f"another process is making {tmp_path / 'corpus'}: wait for it, or choose another --output"
     )
     assert content(staging) == before
 
@@ -248,7 +250,7 @@ def test_an_error_keeps_what_is_finished_and_nothing_else(
     (text / "0.txt").rename(text / "2.txt")
     for first in (True, False):
         result = drivers.run("prepare", *flags, "--workers=1", constants=SMALL)
-        assert result.status == 1 and result.err.count("\n") == 1
+        assert result.status == 1 and messages(result.err).count("\n") == 1
         assert "2.txt is not UTF-8 at byte 5" in result.err
         assert result.out == ("" if first else "goes on: 1 of 2 pieces were finished\n")
     assert finished(tmp_path / "new/folders/.corpus.partial") == {"00000"}
@@ -319,7 +321,7 @@ def test_records_without_text_are_counted(
     (tmp_path / "a.jsonl").write_text(json.dumps({"b": "\u200b"}) + "\n")
     shutil.rmtree(output)
     error = drivers.run("prepare", *flags).error()
-    assert error == "the source has no text in its 1 documents: name another"
+    assert error == "the source has 1 documents, none with text: choose another"
 
 
 # --- in this process
@@ -344,7 +346,7 @@ def test_a_compressed_piece_gives_several_shards(
     job = make_job(tmp_path / "staging", f"text:{packed}", corpus / "tokenizer")
     writer = pieces.PieceWriter(job)
     done = writer(0)
-    assert [next(done), next(done)] == [pieces.Progress(0)] * 2
+    assert [next(done), next(done)] == [pieces.ShardFinished(0)] * 2
     done.close()  # interrupted
     assert pieces.finished_shards(job, 0) is None
     with pytest.raises(ValueError, match="piece 0 is not finished"):
@@ -449,12 +451,12 @@ def test_verify_checks_the_tokenizer(drivers: Drivers, copy: pathlib.Path) -> No
 def test_what_is_no_corpus_is_told(drivers: Drivers, tmp_path: pathlib.Path) -> None:
     for flag in ("verify", "describe"):
         message = drivers.run("prepare", f"--{flag}={tmp_path}").error()
-        assert message.startswith(f"{tmp_path} is not a prepared corpus")
+        assert message.startswith(f"{tmp_path} is not a corpus")
 
 
 def test_describe_tells_and_draws(drivers: Drivers, copy: pathlib.Path) -> None:
     result = drivers.run("prepare", f"--describe={copy}")
-    assert result.status == 0 and not result.err, result
+    assert result.status == 0 and not messages(result.err), result
     lengths = [len(d) for d in documents_of(copy, "train")]
     line = next(line for line in result.out.splitlines() if line.startswith("sentences a doc"))
     assert line.split()[3:] == [

@@ -84,14 +84,14 @@ def test_columns_of_text_may_be_stored_in_any_way(tmp_path: Path, kind: pa.DataT
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
-        ([1, 2], pa.int64(), ": column 'text' is int64: it must be a string"),
-        ([b"a"], pa.binary(), ": column 'text' is binary: it must be a string"),
+        ([1, 2], pa.int64(), ": column 'text' is int64: write strings"),
+        ([b"a"], pa.binary(), ": column 'text' is binary: write strings"),
         ([["a"]], pa.list_(pa.string()), ": column 'text' is list<"),
-        (["a", None], None, " row 1: field 'text' is null: it must be text"),
-        (["a", "b\0"], None, " row 1 holds a NUL character"),
-        (["a" * 20], None, " row 0 begins a document of more than"),
+        (["a", None], None, " row 1: field 'text' is null: write text"),
+        (["a", "b\0"], None, " row 1 has a NUL character"),
+        (["a" * 20], None, " row 0: the document that begins here has more than"),
         ([], None, " has no rows: leave it out"),
-        (["", " \n"], None, " holds no text: leave it out"),
+        (["", " \n"], None, " has no text: leave it out"),
     ],
 )
 def test_faulty_columns_are_refused_by_place(
@@ -129,7 +129,7 @@ def test_what_is_not_parquet_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for damaged in (b"Plain text.", content[:-1], content[: len(content) // 2], content[8:]):
         path.write_bytes(damaged)
-        assert f"{path} is not Parquet, damaged or cut short (" in _refusal(f"parquet:{path}#text")
+        assert f"{path} is not Parquet, damaged or incomplete (" in _refusal(f"parquet:{path}#text")
     path.unlink()
     with pytest.raises(UserError, match=f"cannot read {path}: No such file"):
         _read(source)
@@ -196,13 +196,19 @@ def test_tfds_records_are_documents(
             "'animals/fr' is not prepared in {0}: run `tfds build animals/fr",
         ),
         ("animals/en:1.2.4:train#text", "'animals/en:1.2.4' is not prepared in {0}"),
-        ("plants:train#text", "--file_format=array_record`, or say in"),
-        ("animals/en:test#text", "has no records in a split 'test': its splits are train, dev"),
+        ("plants:train#text", "--file_format=array_record`, or set the"),
+        ("animals/en:test#text", "has no records in a split 'test': choose one of train, dev"),
         ("animals/en:train[:x]#text", "has no records in a split 'train[:x]'"),
         ("animals/en:train[:0]#text", "has no records in a split 'train[:0]'"),
-        ("animals/en:train#body", "has no feature 'body': its features are label, names, text"),
-        ("animals/en:train#label", "feature 'label' is Tensor(shape=(), dtype=int64): it must be"),
-        ("animals/en:train#names", "feature 'names' is Sequence(Text(shape=(), dtype=string)): it"),
+        ("animals/en:train#body", "has no feature 'body': choose one of label, names, text"),
+        (
+            "animals/en:train#label",
+            "feature 'label' is Tensor(shape=(), dtype=int64): choose a text feature",
+        ),
+        (
+            "animals/en:train#names",
+            "feature 'names' is Sequence(Text(shape=(), dtype=string)): choose",
+        ),
         ("animals/en#text", "does not name a dataset, a split and a field: write tfds:NAME"),
         ("animals/en:train", "does not name a dataset, a split and a field: write tfds:NAME"),
         ("../animals:train#text", "does not name a dataset"),
@@ -229,13 +235,13 @@ def test_damaged_tfds_files_are_refused(dataset: Path) -> None:
     middle = len(content) // 2
     for damaged in (b"", content[:middle], b"\0" * len(content), content[:-1]):
         path.write_bytes(damaged)
-        assert f"{path} is damaged or cut short (" in _refusal("tfds:animals/en:train#text")
+        assert f"{path} is damaged or incomplete (" in _refusal("tfds:animals/en:train#text")
     path.unlink()
     assert f"cannot read {path}: No such file" in _refusal("tfds:animals/en:train#text")
     for name in ("features.json", "dataset_info.json"):
         content = (dataset / name).read_bytes()
         (dataset / name).write_bytes(content[: len(content) // 2])
-        assert "'animals/en' is damaged or cut short (" in _refusal("tfds:animals/en:dev#text")
+        assert "'animals/en' is damaged or incomplete (" in _refusal("tfds:animals/en:dev#text")
         (dataset / name).write_bytes(content)
 
 

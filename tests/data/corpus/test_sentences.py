@@ -34,5 +34,5 @@ def test_the_language_has_its_rules() -> None:
 
 @pytest.mark.parametrize("language", ["English", "", "e", "en_GB"])
 def test_what_is_no_language_is_refused(language: str) -> None:
-    with pytest.raises(UserError, match=f"language '{language}' is not a language code"):
+    with pytest.raises(UserError, match=f"--language={language} is not a language code"):
         SentenceSplitter(Layout.LINES, language)

@@ -92,7 +92,7 @@ def test_language_reaches_the_splitter(tmp_path: Path) -> None:
         ["Am 3. Mai kam Prof. Huber.", "Das war gut."]
     ]
     assert len(_sentences(spec, Layout.PARAGRAPHS, "en")[0]) == 3
-    with pytest.raises(UserError, match="language 'English'"):
+    with pytest.raises(UserError, match="--language=English"):
         SentenceSplitter(Layout.PARAGRAPHS, "English")
 
 
@@ -137,7 +137,7 @@ def test_a_document_too_long_for_memory_is_refused(
 ) -> None:
     path = _write(tmp_path / "a.txt", content)
     monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 16)
-    assert f"{path}:3 begins a document of more than" in _refusal(spec.format(path))
+    assert f"{path}:3: the document that begins here has more than" in _refusal(spec.format(path))
 
 
 @pytest.mark.parametrize("size", [1, 5, 7])
@@ -185,7 +185,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ('{"text": true}', "field 'text' is true or false"),
         ('{"text": ["a"]}', "field 'text' is a list"),
         ('{"text": "a\\u0000b"}', "NUL"),
-        ('{"text": "a\\ud800b"}', "half a character (\\ud800)"),
+        ('{"text": "a\\ud800b"}', "half of a surrogate pair (\\ud800)"),
     ],
 )
 def test_faulty_json_lines_are_refused_by_place(tmp_path: Path, line: str, message: str) -> None:
@@ -329,7 +329,7 @@ def test_text_may_begin_in_a_later_piece(
     path = _write(tmp_path / "a.txt", " \n" * 20 + "End.")
     assert _sentences(f"text:{path}", layout) == [["End."]]
     path = _write(tmp_path / "a.txt", " \n" * 20)
-    assert f"{path} holds no text" in _refusal(f"text:{path}", layout)
+    assert f"{path} has no text" in _refusal(f"text:{path}", layout)
 
 
 def test_places_in_later_pieces_are_those_in_the_file(
@@ -339,7 +339,7 @@ def test_places_in_later_pieces_are_those_in_the_file(
     path = _write(tmp_path / "a.txt", b"One.\n\nTwo.\n\nThr\xe9e.\n")
     assert f"{path} is not UTF-8 at byte 15 (0xe9, in line 5)" in _refusal(f"text:{path}")
     path = _write(tmp_path / "b.txt", b"One.\n\nTwo.\n\nThr\0e.\n")
-    assert f"{path}:5 holds a NUL" in _refusal(f"text:{path}")
+    assert f"{path}:5 has a NUL" in _refusal(f"text:{path}")
     path = _write(tmp_path / "c.jsonl", b'{"a": "One."}\n\n{"b": "Two."}\n')
     assert f"{path}:3 has no field 'a'" in _refusal(f"jsonl:{path}#a")
 
@@ -355,7 +355,9 @@ def test_an_endless_line_is_refused_without_being_held(
     tracemalloc.start()
     try:
         for piece in source.pieces:
-            with pytest.raises(UserError, match=f"{path}:3 begins a document of more than 1 MiB"):
+            with pytest.raises(
+                UserError, match=f"{path}:3: the document that begins here has more than 1 MiB"
+            ):
                 list(source.read(piece))
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
@@ -420,7 +422,7 @@ def test_compressed_files_are_read_as_their_text(
     path = _write(tmp_path / f"b{ending}", _stored(ending, lines))
     assert f"{path}:3: field 'a' is a number" in _refusal(f"jsonl:{path}#a")
     path = _write(tmp_path / f"c{ending}", _stored(ending, b" \n\n"))
-    assert f"{path} holds no text" in _refusal(f"text:{path}")
+    assert f"{path} has no text" in _refusal(f"text:{path}")
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
@@ -429,10 +431,10 @@ def test_compressed_files_cut_short_are_refused(ending: str, tmp_path: Path) -> 
     path = tmp_path / f"a{ending}"
     for size in (1, 3, 9, len(content) // 2, len(content) - 1):
         _write(path, content[:size])
-        assert f"{path} is damaged or cut short (" in _refusal(f"text:{path}")
+        assert f"{path} is damaged or incomplete (" in _refusal(f"text:{path}")
     for damaged in (content + b"more", b"Plain text."):
         _write(path, damaged)
-        assert f"{path} is damaged or cut short (" in _refusal(f"text:{path}")
+        assert f"{path} is damaged or incomplete (" in _refusal(f"text:{path}")
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     assert f"cannot read {path}: No such file" in _refusal(f"text:{path}")
@@ -450,7 +452,7 @@ def test_not_utf8_names_file_line_and_byte(tmp_path: Path) -> None:
 
 def test_nul_is_refused_by_place(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.txt", b"ab\nc\0d\n")
-    assert f"{path}:2 holds a NUL" in _refusal(f"text:{path}")
+    assert f"{path}:2 has a NUL" in _refusal(f"text:{path}")
 
 
 def test_an_empty_file_is_refused_before_reading(tmp_path: Path) -> None:
@@ -463,12 +465,12 @@ def test_an_empty_file_is_refused_before_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [" \n\n\t\n", "\ufeff"])
 def test_a_file_without_text_is_refused(tmp_path: Path, content: str) -> None:
     path = _write(tmp_path / "a.txt", content)
-    assert f"{path} holds no text" in _refusal(f"text:{path}")
+    assert f"{path} has no text" in _refusal(f"text:{path}")
 
 
 def test_json_lines_without_text_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", '{"text": ""}\n')
-    assert f"{path} holds no text" in _refusal(f"jsonl:{path}#text")
+    assert f"{path} has no text" in _refusal(f"jsonl:{path}#text")
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
@@ -691,7 +693,7 @@ def test_python_docstrings_name_their_package(installation: Path) -> None:
 def test_python_docs_without_sources_are_refused(installation: Path) -> None:
     for path in installation.rglob("*.py"):
         path.unlink()
-    assert "this Python lacks its source files" in _refusal("python_docs")
+    assert "install Python with its source files" in _refusal("python_docs")
 
 
 def test_the_python_that_runs_has_prose() -> None:

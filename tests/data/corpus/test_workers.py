@@ -54,8 +54,8 @@ def test_without_tasks_nothing_is_started() -> None:
         (UserError("a.txt is damaged: copy it"), UserError, "a.txt is damaged: copy it"),
         (OSError(28, "No space left"), OSError, "No space left"),
         (KeyError("inner"), RuntimeError, "in handle"),
-        (MemoryError(), UserError, "no memory left: start again with fewer --workers"),
-        ("kill", UserError, "killed by SIGKILL, as happens where memory is short"),
+        (MemoryError(), UserError, "ran out of memory: run the command again with fewer --workers"),
+        ("kill", UserError, "killed by SIGKILL, perhaps for lack of memory"),
         ("leave", UserError, "ended with status 3"),
     ],
 )

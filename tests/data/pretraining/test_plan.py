@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -400,6 +401,25 @@ def test_rows_are_shuffled(tmp_path):
     held = np.diff(plan.row_begins)
     assert plan.rows > 500
     assert abs(np.corrcoef(np.arange(plan.rows), held)[0, 1]) < 4 / plan.rows**0.5
+
+
+# --- the description
+
+
+def test_the_description_has_the_share_of_truncated_tokens(tmp_path: pathlib.Path) -> None:
+    # Each document is one pair of 15 + 4 tokens, of which 13 fit into a row of 16.
+    corpus = write_corpus(tmp_path / "c", number_tokens([[15, 4]] * 3))
+    config = replace(CONFIG, random_b_rate=0.0, length=16, max_examples_per_row=1, short_rate=0.0)
+    plan = plan_block(corpus, config, seed=7, epoch=0, block=0)
+    assert plan.examples.truncated_tokens == 18 and plan.truncated_share == 18 / 57
+    message = plan.describe(16)
+    assert message.startswith("3 examples in 3 rows, 100.0% full; 18 tokens (31.6% of all) cut to")
+    assert "--layout=paragraphs" in message and "--config.data.format=full_sentences" in message
+    # Below a tenth there is nothing to put right.
+    some = plan_block(corpus, replace(config, length=21), seed=7, epoch=0, block=0)
+    assert some.describe(21).endswith("; 3 tokens (5.3% of all) cut to fit")
+    whole = plan_block(corpus, replace(config, length=22), seed=7, epoch=0, block=0)
+    assert whole.describe(22) == "3 examples in 3 rows, 100.0% full"
 
 
 # --- extreme corpora

@@ -37,11 +37,11 @@ def sentencepiece() -> Tokenizer:
 
 
 def question(
-    context: str, *answers: str, text: str = "q", id: str = "", place: str = "there"
+    context: str, *answers: str, text: str = "q", id: str = "", location: str = "there"
 ) -> Question:
     """A question whose answers are where they come first."""
     found = tuple(Answer(answer, context.index(answer)) for answer in answers)
-    return Question(id, text, context, found, place)
+    return Question(id, text, context, found, location)
 
 
 def make_split(
@@ -152,7 +152,7 @@ def test_an_answer_across_an_edge_is_taught_where_it_is_whole() -> None:
     assert split.scores(gold_outputs(split))["exact_match"] == 100
     split = make_split(asked, asked, length=14, stride=10)
     assert not np.any(split.inputs.labels)
-    assert split.notes == "2 in several windows; 2 answers whole in no window"
+    assert split.notes == "2 in several windows; 2 answers that fit no window"
 
 
 def test_the_first_answer_is_taught_and_all_are_right() -> None:
@@ -355,21 +355,21 @@ def test_questions_are_cut_and_never_empty() -> None:
 
 
 def test_what_has_no_tokens_is_named_or_counted() -> None:
-    with pytest.raises(UserError, match="a.json: x has a context without any token: leave it out"):
-        make_split(question("a b", "b"), question(NOTHING * 2, NOTHING, place="a.json: x"))
+    with pytest.raises(UserError, match="a.json: x has a context without tokens: remove"):
+        make_split(question("a b", "b"), question(NOTHING * 2, NOTHING, location="a.json: x"))
     split = make_split(question(f"a {NOTHING} b", NOTHING), question("a", "a"))
     assert np.asarray(split.inputs.labels).tolist() == [[0, 0], [3, 3]]
-    assert split.notes == "1 answers whole in no window"
+    assert split.notes == "1 answers that fit no window"
 
 
 def test_a_question_must_leave_room() -> None:
-    asked = question("a b c", "b", text="a b c d e", place="a.json: x")
+    asked = question("a b c", "b", text="a b c d e", location="a.json: x")
     assert len(make_split(asked, length=16).inputs) == 1
     with pytest.raises(UserError) as raised:
         make_split(asked, length=15)
     assert str(raised.value) == (
-        "a.json: x has a question of 5 tokens, which leaves 7 of --config.data.length=15 to its"
-        " context: 8 are needed, so raise it or lower --config.data.question_length=64"
+        "a.json: x has a question of 5 tokens, which leaves 7 of --config.data.length=15"
+        " for the context, less than 8: raise it, or lower --config.data.question_length=64"
     )
     assert len(make_split(asked, length=15, question_length=4).inputs) == 1
     with pytest.raises(UserError, match="which leaves 0 of --config.data.length=7"):
@@ -397,7 +397,7 @@ def test_misplaced_answers_are_refused_or_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a.jsonl:2: the answer 'b' of question '1' is not at"):
         read_span_split(source, TaskDataConfig(), WORDPIECE)
     split = read_span_split(source, TaskDataConfig(skip_misplaced=True), WORDPIECE)
-    assert split.notes == "4 misplaced answers left out, and 2 questions with them"
+    assert split.notes == "4 misplaced answers skipped, and 2 questions with them"
     assert split.examples == 3
     assert np.asarray(split.inputs.labels).tolist() == [[4, 4], [4, 4], [0, 0]]
     assert [row["golds"] for row in split.predictions(gold_outputs(split))] == [["b"], ["b"], []]
@@ -452,7 +452,7 @@ def test_questions_without_gold_are_answered() -> None:
 
     empty = encode_questions([], WORDPIECE, TaskDataConfig())
     assert empty.answers([], 30) == [] and empty.bounds.shape == (0, 2)
-    with pytest.raises(UserError, match="^question 1 has a context without any token"):
+    with pytest.raises(UserError, match="^question 1 has a context without tokens"):
         encode_questions([("q", "a"), ("q", NOTHING)], WORDPIECE, TaskDataConfig())
 
 

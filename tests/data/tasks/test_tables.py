@@ -56,7 +56,7 @@ def test_every_format_reads_the_same(tmp_path: Path) -> None:
 def test_a_place_is_the_line_where_a_row_begins(tmp_path: Path) -> None:
     def lines(name: str, content: str, *, header: bool = True) -> list[str]:
         rows = read(tmp_path / name, content, header=header)
-        return [place.removeprefix(f"{tmp_path / name}:") for place, _ in rows]
+        return [location.removeprefix(f"{tmp_path / name}:") for location, _ in rows]
 
     assert lines("a.tsv", "a\n\nb\nc") == ["3", "4"]
     assert lines("a.tsv", "a\n\nb\nc", header=False) == ["1", "3", "4"]
@@ -77,16 +77,16 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tsv", "a\tb\n1\t2\n3\n", "a.tsv:3 has 1 columns where the first line has 2: write as"),
-        ("a.csv", "a,b\n1,2,3\n", "a.csv:2 has 3 columns where the first line has 2: write as"),
+        ("a.tsv", "a\tb\n1\t2\n3\n", "a.tsv:3 has 1 columns, but the first line has 2: write"),
+        ("a.csv", "a,b\n1,2,3\n", "a.csv:2 has 3 columns, but the first line has 2: write"),
         ("a.tsv", "a\tb\ta\n", "a.tsv:1 names the column 'a' twice: rename one of them"),
-        ("a.tsv", b"a\n" + b"b\n" * 9000 + b"c\xff\n", "a.tsv is not UTF-8 (byte 18003) in line "),
+        ("a.tsv", b"a\n" + b"b\n" * 9000 + b"c\xff\n", "a.tsv is not UTF-8 at byte 18003 in line "),
         (
             "a.csv",
             b"a\xc3\xa9\n\n\xff\n",
-            "a.csv is not UTF-8 (byte 5) in line 3: convert it first",
+            "a.csv is not UTF-8 at byte 5 in line 3: convert the file",
         ),
-        ("a.jsonl", b"{}\n\xff", "a.jsonl is not UTF-8 (byte 3) in line 2: convert it first"),
+        ("a.jsonl", b"{}\n\xff", "a.jsonl is not UTF-8 at byte 3 in line 2: convert the file"),
         ("a.csv", 'a,b\n1,2\n"3,4\n', "a.csv:3 is not CSV (unexpected end of data): put values"),
         ("a.csv", 'a\n"1"2\n', "a.csv:2 is not CSV (',' expected after '\"'): put values into"),
         ("a.csv", "a\rb\n", "a.csv:1 is not CSV (new-line character seen in unquoted field"),
@@ -94,7 +94,11 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
         ("a.jsonl", '{}\n{"a": 1\n', "a.jsonl:2 is not JSON (Expecting ',' delimiter: line 1"),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "a.jsonl:1 is not JSON (Exceeds the limit"),
         ("a.jsonl", "[" * 100_000, "a.jsonl:1 is not JSON (maximum recursion depth exceeded"),
-        ("a.jsonl", r'{"a": "\uD800"}', "a.jsonl:1 holds half a character: write both halves"),
+        (
+            "a.jsonl",
+            r'{"a": "\uD800"}',
+            "a.jsonl:1 has half of a surrogate pair: write both halves",
+        ),
         ("a.xml", "x", "a.xml: the name must end in .tsv, .csv, .jsonl, or be tfds:NAME"),
     ],
 )
@@ -107,7 +111,7 @@ def test_a_wrong_file_is_named(
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for suffix in (".tsv", ".csv", ".jsonl"):
         message = refusal(read_rows, f"{tmp_path}/a{suffix}", header=True)
-        assert message == f"{tmp_path}/a{suffix} cannot be read: No such file or directory"
+        assert message == f"cannot read {tmp_path}/a{suffix}: No such file or directory"
 
 
 def test_lines_end_in_line_feeds_only(tmp_path: Path) -> None:
@@ -147,15 +151,15 @@ def test_texts_are_stripped_and_numbers_written_as_json(value: object, text: str
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", "f:3 has an empty 'c': remove the line or fill it in"),
-        (" \u2003\n", "f:3 has an empty 'c': remove"),
-        (None, "f:3 has an empty 'c': remove"),
-        (["a"], "f:3 has no text in 'c' but ['a']: write it as text"),
-        ({"a\n": 1}, "f:3 has no text in 'c' but {'a\\n': 1}: write"),
-        (b"\xff", "f:3 has no text in 'c' but b'\\xff': write"),
-        (float("nan"), "f:3 has no text in 'c' but nan: write"),
-        (float("inf"), "f:3 has no text in 'c' but inf: write"),
-        (["a" * 100], "f:3 has no text in 'c' but ['" + "a" * 58 + "...: write"),
+        ("", "f:3 has an empty 'c': fill it in, or remove the row"),
+        (" \u2003\n", "f:3 has an empty 'c': fill it in"),
+        (None, "f:3 has an empty 'c': fill it in"),
+        (["a"], "f:3 has ['a'] in 'c': write text"),
+        ({"a\n": 1}, "f:3 has {'a\\n': 1} in 'c': write text"),
+        (b"\xff", "f:3 has b'\\xff' in 'c': write text"),
+        (float("nan"), "f:3 has nan in 'c': write text"),
+        (float("inf"), "f:3 has inf in 'c': write text"),
+        (["a" * 100], "f:3 has ['" + "a" * 58 + "... in 'c': write text"),
     ],
 )
 def test_what_is_no_text_is_refused(value: object, message: str) -> None:
@@ -178,7 +182,7 @@ def test_numbers_are_read_from_text_too(value: object, number: float) -> None:
 )
 def test_what_is_no_number_is_refused(value: object) -> None:
     message = refusal(number_value, {"c": value}, "x|c", "f:3", "label_column")
-    assert message.startswith("f:3 has ") and " in 'c', which is no number: write" in message
+    assert message.startswith("f:3 has ") and " in 'c': write a number" in message
     assert len(message) < 140
     assert "no column 'd'" in refusal(number_value, {"c": 1}, "d", "f:3", "label_column")
 
@@ -329,8 +333,8 @@ def test_tfds_records_are_rows(dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         rows = list(read_rows(f"tfds:{spec}", header=False))
         assert [row for _, row in rows] == [_expected(number) for number in expected]
         assert [_kinds(row) for _, row in rows] == [_kinds(_expected(n)) for n in expected]
-        places = [f"tfds:{spec} record {number}" for number in range(len(expected))]
-        assert [place for place, _ in rows] == places
+        locations = [f"tfds:{spec} record {number}" for number in range(len(expected))]
+        assert [location for location, _ in rows] == locations
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,7 @@ def test_tfds_records_are_rows(dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ("reviews/en", "'tfds:reviews/en' does not name a dataset and a split: write tfds:NAME"),
         ("../reviews:train", "does not name a dataset and a split"),
         ("reviews/fr:train", "'reviews/fr' is not prepared in {0}: run `tfds build reviews/fr"),
-        ("reviews/en:test", "has no records in a split 'test': its splits are train, dev"),
+        ("reviews/en:test", "has no records in a split 'test': choose one of train, dev"),
         ("reviews/en:train[:0]", "has no records in a split 'train[:0]'"),
     ],
 )
@@ -367,4 +371,4 @@ def test_damaged_tfds_files_are_read_or_refused(dataset: Path) -> None:
     shard.unlink()
     message = refusal(read_rows, "tfds:reviews:dev", header=True)
     shard.write_bytes(kept[shard])
-    assert f"{dataset} is damaged or cut short (" in message
+    assert f"{dataset} is damaged or incomplete (" in message

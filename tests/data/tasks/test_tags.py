@@ -136,7 +136,7 @@ def test_windows_without_a_word_are_left_out() -> None:
     inputs = encode_words([["a" * 40, "b"], [], ["c"]], TOKENIZER, 8, 2)
     assert [len(ids) for ids in inputs.a] == [6, 6, 1]
     assert inputs.example_of.tolist() == [0, 0, 2] and inputs.words.tolist() == [2, 0, 1]
-    assert inputs.place.tolist() == [1, 6, 1]
+    assert inputs.token_of.tolist() == [1, 6, 1]
     outputs = [np.zeros((len(ids) + 2, 3), np.float32) for ids in inputs.a]
     outputs[1][6] = [0, 1, 2]
     assert [each.tolist() for each in inputs.classes(outputs)] == [[0, 2], [], [0]]
@@ -154,7 +154,7 @@ def test_probabilities_of_large_logits_are_finite() -> None:
 def test_texts_without_any_word_have_no_inputs() -> None:
     for sentences in ([], [[], []]):
         inputs = encode_words(sentences, TOKENIZER, 8, 2)
-        assert not inputs.a and inputs.place.dtype == np.int64
+        assert not inputs.a and inputs.token_of.dtype == np.int64
         assert [len(each) for each in inputs.classes([])] == [0] * len(sentences)
         assert [len(each) for each in inputs.probabilities([])] == [0] * len(sentences)
 
@@ -230,14 +230,16 @@ def test_tags_that_training_lacks_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         read(tmp_path, train, train, dev)
     assert str(raised.value) == (
-        f"{tmp_path}/dev1.conll:3: word 2 of the sentence, 'c', has the tag 'B-y', which training"
-        " never saw: leave the sentence out, or give one of 'B-x', 'O'"
+        f"{tmp_path}/dev1.conll:3: word 2 of the sentence, 'c', has the tag 'B-y', which the"
+        " training file does not have: remove the sentence, or write one of 'B-x', 'O'"
     )
     source = str(tmp_path / "dev1.conll")
-    with pytest.raises(UserError, match="dev1.conll:3: word 2 .* 'B-y', which training never saw"):
+    with pytest.raises(
+        UserError, match="dev1.conll:3: word 2 .* 'B-y', which the training file does"
+    ):
         read_tag_split(source, COLUMNS, TOKENIZER, ["B-x", "O"])
     many = [[("a", f"t{number:02}") for number in range(11)]]
-    with pytest.raises(UserError, match="give one of 't00', .* 't09', ...$"):
+    with pytest.raises(UserError, match="write one of 't00', .* 't09', ...$"):
         read(tmp_path, many, dev)
 
 
@@ -245,8 +247,8 @@ def test_one_tag_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         read(tmp_path, parse("a/O, b/O"), parse("a/O b/B-x"))
     assert str(raised.value) == (
-        f"{tmp_path}/train.conll:1 and on have the one tag 'O': two are needed; see whether"
-        " --config.data.tag_column=-1 is the column of the tags"
+        f"all words from {tmp_path}/train.conll:1 on have the tag 'O': add sentences with another"
+        " tag, or correct --config.data.tag_column=-1"
     )
 
 
