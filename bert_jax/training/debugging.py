@@ -14,6 +14,8 @@ from bert_jax.model.encoder import Batch
 from bert_jax.training.state import RunInputs, TrainState
 from bert_jax.training.step import UpdateFn
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
 
 def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
     """Raises UserError for an id that would read outside its table: on devices that is no error.
@@ -57,10 +59,12 @@ def explain_step(train_step: UpdateFn, state: TrainState, batch: Batch, run: Run
         try:
             _, totals = train_step(state, batch, run)
         except FloatingPointError as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            own = [frame for frame in frames if "/bert_jax/" in frame.filename]
-            places = (f"{pathlib.Path(f.filename).name}:{f.lineno} ({f.line})" for f in own[-3:])
-            return f"{str(error).splitlines()[0]}, in {' > '.join(places)}"
+            own = [
+                f"{path.relative_to(_PACKAGE)}:{frame.lineno} ({frame.line})"
+                for frame in traceback.extract_tb(error.__traceback__)
+                if (path := pathlib.Path(frame.filename)).is_relative_to(_PACKAGE)
+            ]
+            return f"{str(error).splitlines()[0]}, in {' > '.join(own[-3:])}"
     loss = totals["loss"].sum / np.maximum(totals["loss"].weight, 1)
     return f"no NaN was made; loss {float(loss):.6g}, skipped: {bool(totals['skipped'].sum)}"
 

@@ -48,7 +48,9 @@ def test_a_sick_step_is_skipped_named_and_replayed(
     )
     assert sick.err == "from step 4 to 7\n"
     assert sick.out.startswith(f"step 7 ({rows}): invalid value (nan) encountered in mul, in ")
-    assert sick.out.split(" > ")[-1].startswith("losses.py:") and " * weights)" in sick.out
+    assert (
+        sick.out.split(" > ")[-1].startswith("objectives/losses.py:") and " * weights)" in sick.out
+    )
     sound = drivers.run(
         "pretrain", *flags, "--replay=3", environment=SICK, patch="tests.fixtures.sick_steps"
     )

@@ -1,0 +1,25 @@
+import jax
+import jax.numpy as jnp
+import optax
+
+from bert_jax.training.debugging import explain_step
+from bert_jax.training.step import TrainState, make_update
+
+
+def test_the_lines_of_other_packages_are_not_named() -> None:
+    # A virtual environment may lie in a checkout that is called bert_jax too.
+    source = """
+import jax
+
+def gradient(params, batch, key):
+    return jax.value_and_grad(lambda x: (jax.numpy.log(x) * 0.0, {}), has_aux=True)(params)
+"""
+    names = {}
+    exec(compile(source, "/home/me/bert_jax/.venv/lib/jax/gradient.py", "exec"), names)
+    tx = optax.sgd(1.0)
+    update = make_update(names["gradient"], lambda batch, key, step: batch, tx)
+    state = TrainState(jnp.int32(0), jnp.float32(0.0), tx.init(0.0))
+    message = explain_step(update, state, {"example_ids": jnp.ones((1, 1))}, jax.random.key(0))
+    assert message.startswith("invalid value (nan) encountered in mul, in ")
+    last = message.split(" > ")[-1]
+    assert last.startswith("training/step.py:") and "gradient(state.params" in last
