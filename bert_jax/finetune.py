@@ -155,13 +155,6 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
             check_ids(batch, setup.encoder)
         return sharding.global_batch(batch, rows, batches.rows, setup.mesh)
 
-    global_batches = profiled(
-        map(to_devices, local_batches),
-        first_step,
-        config.profile,
-        workdir / "profile",
-    )
-
     metadata = _metadata(setup, config)
     checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
 
@@ -176,11 +169,12 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     if config.debug:
         train_step = watched(train_step, rows_of)
     step, run = first_step, compiled.inputs(seed)
-    with stop_request() as stop, jax.transfer_guard("disallow"):
+    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
         trained = run_steps(
             train_step,
             state,
-            global_batches,
+            map(to_devices, local_batches),
             run,
             steps=steps,
             reports=reports,

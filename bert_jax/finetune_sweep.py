@@ -232,12 +232,7 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
         batch_size=1,
         host_rows=np.arange(1),
     )
-    global_batches = profiled(
-        (sharding.runs_batch(batch, batch_of, setup.mesh) for batch in local_batches),
-        0,
-        config.profile,
-        workdir / "profile",
-    )
+    global_batches = (sharding.runs_batch(batch, batch_of, setup.mesh) for batch in local_batches)
 
     def rows_of(step: int) -> str:
         epoch, batch = divmod(step - 1, per_epoch)
@@ -255,9 +250,10 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
         return state, totals
 
     metric, step = f"dev_{setup.metric}", 0
-    with stop_request() as stop, jax.transfer_guard("disallow"):
+    profile = profiled(train_step, 0, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as profiled_step:
         trained = run_steps(
-            train_step, state, global_batches, runs, steps=steps, reports=reports, stop=stop
+            profiled_step, state, global_batches, runs, steps=steps, reports=reports, stop=stop
         )
         for step, state, _ in trained:
             if step == 1:

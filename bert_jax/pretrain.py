@@ -315,7 +315,6 @@ def main(_: Sequence[str]) -> None:
     for line in (*said, *corpora.copied, corpora.describe()):
         log.message(line)
     feed = setup.feed(first_step, cursor, log.message)
-    batches = profiled(setup.global_batches(feed), first_step, config.profile, workdir / "profile")
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, feed.rows_of)
@@ -327,9 +326,16 @@ def main(_: Sequence[str]) -> None:
     )
     metadata, run = setup.metadata(), compiled.inputs(config.seed)
     step = first_step
-    with stop_request() as stop, jax.transfer_guard("disallow"):
+    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
         trained = run_steps(
-            train_step, state, batches, run, steps=config.steps, reports=reports, stop=stop
+            train_step,
+            state,
+            setup.global_batches(feed),
+            run,
+            steps=config.steps,
+            reports=reports,
+            stop=stop,
         )
         for step, state, last in trained:
             if step == first_step + 1:

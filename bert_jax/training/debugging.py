@@ -1,8 +1,10 @@
 """What is looked at when something is wrong: ids, the step that made a NaN, a profile."""
 
+import contextlib
+import functools
 import pathlib
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -93,24 +95,43 @@ def watched(train_step: UpdateFn, rows_of: Callable[[int], str]) -> UpdateFn:
     return step
 
 
+@contextlib.contextmanager
 def profiled(
-    batches: Iterable[Any], first_step: int, span: str, directory: pathlib.Path
-) -> Iterator[Any]:
-    """Yields batches, and records a profile of the steps that some of them are for.
+    train_step: Callable[..., Any], first_step: int, span: str, directory: pathlib.Path
+) -> Iterator[Callable[..., Any]]:
+    """Yields a train step that records a profile of some of the steps.
+
+    The profile ends with the last of these steps, before the run evaluates or saves; or with the
+    `with` block, where a run ends earlier.
 
     Args:
-      batches: one for each step.
+      train_step: of the run.
       first_step: steps that are finished.
-      span: 'FIRST:LAST', of the steps; '': none.
+      span: 'FIRST:LAST', the steps to record; '': none.
       directory: for the profile, which TensorBoard's XProf opens.
     """
-    first, last = (int(step) for step in span.split(":")) if span else (0, 0)
-    for step, batch in enumerate(batches, start=first_step + 1):
-        if step == first:
+    if not span:
+        yield train_step
+        return
+    first, last = (int(step) for step in span.split(":"))
+    step, is_recording = first_step, False
+
+    @functools.wraps(train_step)
+    def recorded_step(*arguments: Any) -> Any:
+        nonlocal step, is_recording
+        step += 1
+        if first <= step <= last and not is_recording:
             jax.profiler.start_trace(str(directory))
-        yield batch
-        if step == last:
-            # Devices do what they are given in order: this waits for the step.
-            with jax.transfer_guard("allow"):
-                jax.block_until_ready([jax.device_put(0, d) + 1 for d in jax.local_devices()])
+            is_recording = True
+        result = train_step(*arguments)
+        if is_recording and step == last:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            is_recording = False
+        return result
+
+    try:
+        yield recorded_step
+    finally:
+        if is_recording:
             jax.profiler.stop_trace()

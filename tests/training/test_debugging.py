@@ -1,8 +1,11 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
-from bert_jax.training.debugging import explain_step
+from bert_jax.training.debugging import explain_step, profiled
 from bert_jax.training.step import TrainState, make_update
 
 
@@ -23,3 +26,20 @@ def gradient(params, batch, key):
     assert message.startswith("invalid value (nan) encountered in mul, in ")
     last = message.split(" > ")[-1]
     assert last.startswith("training/step.py:") and "gradient(state.params" in last
+
+
+@pytest.mark.parametrize(("steps", "ended"), [(2, True), (3, False)])
+def test_a_profile_ends_with_its_last_step_or_with_the_run(
+    steps: int, ended: bool, tmp_path: pathlib.Path
+) -> None:
+    def finished() -> bool:
+        return any(tmp_path.rglob("*.xplane.pb"))
+
+    def train_step(state: jax.Array) -> jax.Array:
+        return state + 1
+
+    with profiled(train_step, 4, f"5:{4 + steps}", tmp_path) as step:
+        assert step.__name__ == "train_step"
+        state = step(step(jnp.float32(0)))
+        assert state == 2 and finished() is ended
+    assert finished()
