@@ -29,7 +29,7 @@ from bert_jax.data.tasks.rows import BatchFormat, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
-from bert_jax.tasks.evaluation import InputsOnDevices, make_outputs_step
+from bert_jax.tasks.evaluation import InputBatches, make_outputs_step
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import abstract_state, init_params, init_state, make_run_inputs
@@ -72,7 +72,7 @@ def our_epochs() -> Epoch:
     step = make_train_step(
         make_task_loss(model, class_totals), lambda batch, key, step: batch, tx, abstract
     )
-    dev = InputsOnDevices(task.dev["dev"].inputs, batch_format, mesh, whole_inputs=True)
+    dev = InputBatches(task.dev["dev"].inputs, batch_format, mesh, whole_inputs=True)
     eval_step = make_outputs_step(model, class_totals, mesh)
     rows = np.arange(batches.rows)
     run = make_run_inputs(mesh, 0, learning_rate_schedule(optimizer, steps), steps)

@@ -25,7 +25,7 @@ from bert_jax.checkpoints.checkpoint import (
     restore_newest,
     steps_in,
 )
-from bert_jax.checkpoints.transfer import initial_params, parameter_table
+from bert_jax.checkpoints.transfer import initial_params, transfer_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.cli import app
 from bert_jax.cli.flags import (
@@ -81,7 +81,7 @@ def begin(
     """Puts the transferred groups over fresh ones; also says which."""
     abstract = compiled.abstract.params
     params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
-    table = parameter_table(params, transferred, config)
+    table = transfer_table(params, transferred, config)
     state = init_state(params, compiled.tx, compiled.abstract)
     return state, [f"from {setup.checkpoint}:\n{table}"]
 

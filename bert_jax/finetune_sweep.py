@@ -27,7 +27,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint
-from bert_jax.checkpoints.transfer import parameter_table, read_transferred
+from bert_jax.checkpoints.transfer import read_transferred, transfer_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.cli import app
 from bert_jax.cli.flags import (
@@ -211,7 +211,7 @@ def train(setup: Setup, config: SweepConfig, workdir: pathlib.Path) -> dict[str,
     state = compiled.begin(transferred, runs)
     setup.clock.mark("parameters")
     log = open_log(workdir, first_step=0, steps=steps)
-    table = parameter_table(abstract, frozenset(transferred), config)
+    table = transfer_table(abstract, frozenset(transferred), config)
     log.message(f"from {setup.checkpoint}, with the highest rate:\n{table}")
     splits = {name: split.inputs for name, split in setup.task.dev.items()}
     for line in introduction(setup, {"train": inputs[0]} | splits, batches[0]):

@@ -99,8 +99,7 @@ class FillMask:
         @jax.jit
         def forward(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
             logits = model.apply({"params": params}, batch, deterministic=True)
-            # What a larger table holds beyond the tokenizer's vocabulary are no tokens.
-            tokens = jax.nn.softmax(logits.mlm[:, :, : self._tokenizer.vocab_size])
+            tokens = jax.nn.softmax(lm.token_logits(logits.mlm))
             pairs = None if logits.sentence is None else jax.nn.softmax(logits.sentence[:, 0])
             return jax.lax.top_k(tokens, self._top_k), pairs
 

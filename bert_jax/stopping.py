@@ -1,65 +1,72 @@
-"""How a run is asked to stop, and how it tells the other processes of the run that it ends."""
+"""Ending a run early: requests to stop, exit statuses, and notice to the run's other processes."""
 
 import signal
-from typing import Protocol
+from collections.abc import Callable
 
-RESTART_STATUS = 75  # of a process that should be started again: EX_TEMPFAIL of sysexits.h
+RESTART_STATUS = 75  # exit status for "start me again": EX_TEMPFAIL of sysexits.h
 
 
 class Stopped(Exception):
-    """A run was asked to end and has saved everything; the message says how to go on."""
+    """A run stopped on request, with everything saved; the message says how to resume it."""
 
 
 class StopRequest:
-    """Turns ctrl-C and SIGTERM into a flag for a loop to ask; a second ctrl-C ends at once."""
+    """Turns ctrl-C and SIGTERM into a request that a loop polls; a second ctrl-C ends at once.
+
+    To be used in a `with`, which installs the signal handlers.
+    """
 
     def __init__(self) -> None:
-        """Nothing is asked for yet."""
-        self._asked = False
+        """Starts without a request."""
+        self._requested = False
 
     def requested(self, step: int) -> bool:
-        """Whether the loop should end after this step."""
+        """Returns True if the loop should end after this step."""
         del step
-        return self._asked
+        return self._requested
 
     def __enter__(self) -> "StopRequest":
         """Installs the handlers."""
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._handle) for number in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the earlier handlers back."""
-        for number, handler in self._before.items():
+        """Restores the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: object) -> None:
-        if self._asked and number == signal.SIGINT:
+    def _handle(self, number: int, _: object) -> None:
+        if self._requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
+        self._requested = True
 
 
-class Lifeline(Protocol):
-    """The connection of a process to the others of its run (`distributed/rendezvous.py`)."""
-
-    def leave(self, status: int, message: str) -> None:
-        """Tells the others that this process ends, with its exit status and last words."""
+# Exit status and message of this process -> notice to the others, in a run of several processes.
+_notify: Callable[[int, str], None] | None = None
 
 
-_lifeline: Lifeline | None = None  # of a run of several processes
+def leave_through(notify: Callable[[int, str], None]) -> None:
+    """Sets the way in which this process notifies the run's other processes of its end.
 
-
-def leave_through(lifeline: Lifeline) -> None:
-    """Lets the other processes of the run know when and why this one ends."""
-    global _lifeline
-    _lifeline = lifeline
+    Args:
+      notify: takes the exit status and a message (`Lifeline.leave` of `distributed/rendezvous.py`).
+    """
+    global _notify
+    _notify = notify
 
 
 def shares_run() -> bool:
-    """Whether this process is one of several of a run."""
-    return _lifeline is not None
+    """Returns True if this process is one of several of a run."""
+    return _notify is not None
 
 
 def leave(status: int, message: str) -> None:
-    """Tells the other processes, if there are any, that this one ends."""
-    if _lifeline:
-        _lifeline.leave(status, message)
+    """Notifies the run's other processes, if there are any, that this one ends.
+
+    Args:
+      status: exit status of this process.
+      message: reason, for the others to print.
+    """
+    if _notify:
+        _notify(status, message)

@@ -49,7 +49,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             "--config.encoder.dropout_rate=1.0 must be a rate from 0 to below 1",
         ),
         ("steps=0", "--config.steps=0 must be at least 1"),
-        ("mesh.data=3", "data=3 x fsdp=1 x tensor=1 does not make 1 devices"),
+        ("mesh.data=3", "data=3 x fsdp=1 x tensor=1 does not match 1 devices"),
         ("encoder.vocab_size=7", "--config.encoder.vocab_size=7 is less than the tokenizer's 40"),
     ],
 )

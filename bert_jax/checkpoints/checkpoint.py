@@ -1,10 +1,10 @@
-"""Checkpoints: self-contained, checked bit for bit, and restored by one of two verbs.
+"""Checkpoints: self-contained, verified bit for bit, and restored in one of two ways.
 
-`restore_state` resumes exactly or raises. `restore_groups` transfers named parameter groups
-exactly, and takes no optimizer and no step.
+`restore_state` resumes a run exactly, or raises. `restore_groups` transfers named parameter groups,
+also exactly, without optimizer state and step.
 
     CHECKPOINTS/STEP/params/     one array for each parameter
-    CHECKPOINTS/STEP/opt_state/  the optimizer's; an imported checkpoint has none
+    CHECKPOINTS/STEP/opt_state/  the optimizer state; an imported checkpoint has none
     CHECKPOINTS/STEP/metadata/   JSON: config, tokenizer, data cursor, fingerprints, versions
 """
 
@@ -33,17 +33,17 @@ from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
 from bert_jax.training.state import TrainState
 
-FOLDER = "checkpoints"  # of a run's directory
-DAMAGED = "damaged"  # of a run's directory, for checkpoints that are set aside
-CHECKPOINT_FORMAT = 2  # of what is written here; readers refuse a later one
+FOLDER = "checkpoints"  # in the directory of a run
+DAMAGED = "damaged"  # in the directory of a run: checkpoints that were set aside
+CHECKPOINT_FORMAT = 2  # written into the metadata; a later one is refused
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint is not what was saved."""
+    """A checkpoint whose content differs from what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; saving goes on in the background."""
+    """Saves the checkpoints of one run, in the background."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class Checkpoints:
         keep_best: bool = False,
         keep_every_steps: int = 0,
     ) -> None:
-        """Opens WORKDIR/checkpoints, making it when the first is saved.
+        """Opens WORKDIR/checkpoints, which is made with the first checkpoint.
 
         Args:
-          workdir: of the run.
-          keep: how many of the newest are kept.
-          keep_best: keep the one with the highest score too, of those that have one.
-          keep_every_steps: keep those of its multiples too; 0: none of them.
+          workdir: directory of the run.
+          keep: number of newest checkpoints to keep.
+          keep_best: also keep the checkpoint with the highest score.
+          keep_every_steps: also keep every checkpoint whose step is a multiple of this; 0: none.
         """
         policies: list[Any] = [LatestN(keep)]
         if keep_every_steps:
@@ -77,16 +77,16 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, metadata: dict[str, Any], score: float | None = None) -> None:
-        """Saves a step; returns when the arrays are copied, and the step may go on.
+        """Saves a state; returns as soon as its arrays are copied and may be donated.
 
         Args:
-          state: its `step` names the checkpoint; its `opt_state` may be None, so that it can be
-            started from, and not resumed.
-          metadata: JSON-ready; what a user of the checkpoint needs besides its arrays.
-          score: for `keep_best`, higher is better.
+          state: its `step` names the checkpoint. Without `opt_state` (None) the checkpoint can be
+            transferred from, but not resumed.
+          metadata: JSON-ready; everything besides arrays that a reader needs.
+          score: for `keep_best`; higher is better.
 
         Raises:
-          UserError: if this one, or the one before, cannot be written.
+          UserError: if this checkpoint or the previous one cannot be written.
         """
         step = int(jax.device_get(state.step))
         arrays = {"params": state.params}
@@ -99,7 +99,7 @@ class Checkpoints:
             "versions": versions(),
         }
         metadata["digest"] = json_digest(metadata)
-        with self._told():
+        with self._failures_as_user_errors():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -110,21 +110,21 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Finishes saving and lets go of the directory."""
-        with self._told():
+        """Waits until everything is written."""
+        with self._failures_as_user_errors():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns a failure to save, this time or the time before, into UserError."""
+    def _failures_as_user_errors(self) -> Iterator[None]:
+        """Raises UserError where this checkpoint or the previous one could not be written."""
         try:
             yield
-        except Exception as error:  # the writers have no type of their own for a full disk
+        except Exception as error:  # the writers have no exception type for a full disk
             full = "No space left" in str(error)
             raise UserError(
                 f"cannot save a checkpoint in {self._manager.directory}"
-                f" ({'no space left' if full else _reason(error)}): free some space or mend the"
-                " disk, and give the same command again"
+                f" ({'no space left' if full else _reason(error)}): free some space or repair the"
+                " disk, then run the same command again"
             ) from error
 
 
@@ -133,7 +133,7 @@ def _score(metrics: Any) -> float:
 
 
 def steps_in(directory: str | os.PathLike) -> list[int]:
-    """Returns the finished checkpoints of a run or a folder of checkpoints, ascending."""
+    """Returns the steps of a run's finished checkpoints, ascending."""
     folder = pathlib.Path(directory) / FOLDER
     if not folder.is_dir():
         return []
@@ -141,10 +141,14 @@ def steps_in(directory: str | os.PathLike) -> list[int]:
 
 
 def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
-    """Finds what a user means by a checkpoint: a run (its best or newest step), or one step.
+    """Returns the CHECKPOINTS/STEP that a user means by a directory.
+
+    Args:
+      directory: of a run, which stands for its best checkpoint (the newest, if none has a score);
+        or one CHECKPOINTS/STEP.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no checkpoint.
     """
     given = pathlib.Path(directory).expanduser().absolute()
     if (given / "metadata").is_dir():
@@ -153,7 +157,7 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     steps = steps_in(run)
     if not steps:
         raise UserError(
-            f"{directory} holds no checkpoint: name the directory of a run (its --workdir)"
+            f"{directory} has no checkpoint: name the directory of a run (its --workdir)"
             " or one of its checkpoints/STEP"
         )
     manager = ocp.CheckpointManager(
@@ -166,16 +170,17 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
 
 
 def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """Reads what `Checkpoints.save` was told, and what it added.
+    """Reads the metadata given to `Checkpoints.save`, and what `save` added to it.
 
     Raises:
-      UserError: if it cannot be read, or is not what was saved.
+      DamagedCheckpoint: if it cannot be read, or differs from what was saved.
+      UserError: if a later version of this package wrote it.
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             metadata = reader.restore(checkpoint / "metadata")
         digest = metadata.pop("digest", None)
-    except Exception as error:  # a damaged file makes the readers below raise anything
+    except Exception as error:  # on damaged files Orbax raises exceptions of any type
         raise _damaged(checkpoint / "metadata", _reason(error)) from error
     if (version := metadata.get("format", 0)) > CHECKPOINT_FORMAT:
         raise UserError(
@@ -184,7 +189,7 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
             " or a later one"
         )
     if digest != json_digest(metadata):
-        raise _damaged(checkpoint / "metadata", "its content is not what was saved")
+        raise _damaged(checkpoint / "metadata", "its content differs from what was saved")
     return metadata
 
 
@@ -201,17 +206,17 @@ def restore_newest(
 ) -> tuple[TrainState, dict[str, Any], list[str]]:
     """Restores the newest sound checkpoint of a run, exactly, and sets damaged ones aside.
 
-    The caller must hold the directory. At least one checkpoint must be there.
+    The run must have a checkpoint, and the caller must have claimed its directory.
 
     Args:
-      workdir: of the run.
-      abstract: the state that the run would have, with shardings.
+      workdir: directory of the run.
+      abstract: shapes, dtypes and shardings of the run's state.
 
     Returns:
-      The state, the metadata of its checkpoint, and a warning for each that was damaged.
+      The state, the metadata of its checkpoint, and a warning for each damaged checkpoint.
 
     Raises:
-      UserError: if none is sound, or one does not fit the run.
+      UserError: if every checkpoint is damaged, or one does not fit the state.
     """
     workdir, damaged = pathlib.Path(workdir), []
     for step in reversed(steps_in(workdir)):
@@ -225,19 +230,19 @@ def restore_newest(
         for lost, _ in damaged:
             first_alone(functools.partial(_set_aside, workdir, lost))
         warnings = [
-            f"warning: {reason}; it is set aside in {workdir / DAMAGED}, and steps {step + 1:,} to"
-            f" {lost:,} are done again"
+            f"warning: {reason}; moved to {workdir / DAMAGED}; steps {step + 1:,} to {lost:,} are"
+            " trained again"
             for lost, reason in damaged
         ]
         return state, metadata, warnings
     raise UserError(
-        f"no checkpoint of {workdir} is sound ({damaged[0][1]}): bring one back from a copy, or"
-        " name another --workdir to begin anew"
+        f"every checkpoint of {workdir} is damaged ({damaged[0][1]}): bring one back from a copy,"
+        " or start again in another --workdir"
     )
 
 
 def _set_aside(workdir: pathlib.Path, step: int) -> None:
-    """Moves a checkpoint where no run looks for one, and keeps what is there already."""
+    """Moves a checkpoint to WORKDIR/damaged, under a name that is free."""
     (workdir / DAMAGED).mkdir(exist_ok=True)
     names = (str(step) if n == 0 else f"{step}-{n}" for n in itertools.count())
     free = next(name for name in names if not (workdir / DAMAGED / name).exists())
@@ -245,24 +250,25 @@ def _set_aside(workdir: pathlib.Path, step: int) -> None:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> DamagedCheckpoint:
-    said = f"{path} is damaged ({reason}): remove this checkpoint to use an earlier one"
-    return DamagedCheckpoint(said)
+    return DamagedCheckpoint(
+        f"{path} is damaged ({reason}): remove this checkpoint to use an earlier one"
+    )
 
 
 def _reason(error: Exception) -> str:
-    """Says what a library found, in a few words: its messages can be pages."""
+    """Shortens the message of a library's exception, which can fill pages."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
 
 
 def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
-    """Restores everything, exactly.
+    """Restores parameters, optimizer state and step, exactly.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      abstract: the state that the run would have, with shardings.
+      abstract: shapes, dtypes and shardings of the run's state.
 
     Raises:
-      UserError: if a name, shape or dtype differs, or a bit of any array.
+      UserError: if a name, a shape or a dtype differs, or any bit of an array.
     """
     metadata = read_metadata(checkpoint)
     params = _restore(checkpoint, "params", abstract.params, metadata)
@@ -278,20 +284,20 @@ def restore_groups(
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      abstract_params: of the model that receives them, with shardings.
+      abstract_params: shapes, dtypes and shardings of the receiving model's parameters.
       groups: such as ('encoder', 'pooler').
 
     Raises:
-      UserError: if a name, shape or dtype in these groups differs, or a bit of any array.
+      UserError: if a name, a shape or a dtype in these groups differs, or any bit of an array.
     """
     wanted = {group: abstract_params[group] for group in groups}
     if not wanted:
-        return {}  # Orbax would take an empty tree for a mistake
+        return {}  # Orbax refuses an empty tree
     return _restore(checkpoint, "params", wanted, read_metadata(checkpoint), partial=True)
 
 
 def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:
-    """Names the top-level parameter groups of a checkpoint."""
+    """Returns the names of a checkpoint's top-level parameter groups."""
     return tuple(_stored(checkpoint, "params"))
 
 
@@ -306,13 +312,16 @@ def _restore(
     stored = _stored(checkpoint, item)
     if partial:
         stored = {group: stored[group] for group in abstract if group in stored}
-    problems = differences(_leaves(stored), _leaves(abstract))
+    problems = array_differences(_leaves(stored), _leaves(abstract))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise UserError(f"{checkpoint}/{item} does not fit: {'; '.join(problems[:3])}{more}")
+        raise UserError(
+            f"{checkpoint}/{item} does not fit the model: {'; '.join(problems[:3])}{more}: use the"
+            " config that it was saved with"
+        )
     restored, failure = None, None
     try:
-        # The handler alone: a checkpointer would wait for processes that found damage.
+        # Not a Checkpointer, which would wait for processes that have found damage.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
                 (checkpoint / item).absolute(),  # pyright: ignore[reportArgumentType]
@@ -329,15 +338,15 @@ def _restore(
         raise _damaged(checkpoint / item, reason) from failure
     for name, found in fingerprints(restored).items():
         if found != metadata["fingerprints"][item].get(name):
-            raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
+            raise _damaged(checkpoint / item, f"the bits of {name} differ from those saved")
     return restored
 
 
 def _stored(checkpoint: pathlib.Path, item: str) -> Any:
-    """Returns the tree of an item with the metadata of its arrays for leaves."""
+    """Returns an item's tree, whose leaves are Orbax's metadata of the arrays."""
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-            path = (checkpoint / item).absolute()  # Orbax reads no other
+            path = (checkpoint / item).absolute()  # Orbax needs an absolute path
             metadata = reader.metadata(path)  # pyright: ignore[reportArgumentType]
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
@@ -353,24 +362,24 @@ def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
-def differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]:
-    """Lists every missing, unexpected, misshapen or differently typed array, in words."""
+def array_differences(stored: dict[str, tuple], wanted: dict[str, tuple]) -> list[str]:
+    """Describes every array that is missing, unexpected, or of another shape or dtype."""
     problems = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
     problems += [f"{name} is unexpected" for name in stored.keys() - wanted.keys()]
     problems += [
-        f"{name} is {_words(stored[name])}, not {_words(wanted[name])}"
+        f"{name} is {_dtype_and_shape(stored[name])}, not {_dtype_and_shape(wanted[name])}"
         for name in wanted.keys() & stored.keys()
         if stored[name] != wanted[name]
     ]
     return sorted(problems)
 
 
-def _words(leaf: tuple[tuple[int, ...], str]) -> str:
+def _dtype_and_shape(leaf: tuple[tuple[int, ...], str]) -> str:
     return f"{leaf[1]}[{','.join(map(str, leaf[0]))}]"
 
 
 def arrays_in(checkpoint: pathlib.Path, item: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns shape and dtype of each array of an item by its name, and reads none of them.
+    """Returns shape and dtype of each array of an item, by name, without reading the arrays.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
@@ -385,16 +394,16 @@ def arrays_in(checkpoint: pathlib.Path, item: str) -> dict[str, tuple[tuple[int,
 def read_array(
     checkpoint: pathlib.Path, item: str, name: str, metadata: dict[str, Any]
 ) -> np.ndarray:
-    """Reads one array onto this host, whatever mesh wrote it, and nothing of the others.
+    """Reads one array, and no other, into this host's memory, whichever mesh wrote it.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
       item: 'params' or 'opt_state'.
-      name: of the array, one of `arrays_in`.
-      metadata: of the checkpoint.
+      name: one of `arrays_in`.
+      metadata: from `read_metadata`.
 
     Raises:
-      UserError: if it cannot be read, or is not what was saved.
+      UserError: if it cannot be read, or differs from what was saved.
     """
     wanted = ocp.RestoreArgs(restore_type=np.ndarray)
     target = jax.tree_util.tree_map_with_path(
@@ -411,5 +420,5 @@ def read_array(
         raise _damaged(checkpoint / item, f"{name}: {_reason(error)}") from error
     array = next(leaf for leaf in jax.tree.leaves(restored) if leaf is not ocp.PLACEHOLDER)
     if fingerprints({name: array})[name] != metadata["fingerprints"][item].get(name):
-        raise _damaged(checkpoint / item, f"the bits of {name} are not those that were saved")
+        raise _damaged(checkpoint / item, f"the bits of {name} differ from those saved")
     return array

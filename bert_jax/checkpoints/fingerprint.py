@@ -1,4 +1,4 @@
-"""Numbers for the bits of arrays and of JSON: how a checkpoint knows that it is what was saved."""
+"""Fingerprints of arrays and digests of JSON, with which a checkpoint is verified."""
 
 import hashlib
 import json
@@ -9,19 +9,17 @@ import jax.numpy as jnp
 
 
 def leaf_name(path: tuple) -> str:
-    """Joins a path of a tree: 'encoder/embeddings/tokens'."""
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
+    """Joins the keys of a path in a tree: 'encoder/embeddings/tokens'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
-    """Returns the fingerprint of each array of a tree by its name, the same on every mesh.
+    """Returns the fingerprint of each array of a tree, by name; every mesh gives the same.
 
-    It is the sum, modulo 2^32, of each element's bits times an odd number that depends on its
-    place: any one flipped bit changes it, and a swap of two elements does too.
+    It is the sum over the elements, modulo 2^32, of the element's bits times an odd number derived
+    from its position: one flipped bit, or two elements swapped, change it.
     """
-    # One after another: each needs as much scratch memory as it is large.
+    # One array at a time, for each needs as much scratch memory as it has bytes.
     sums = [jax.device_get(_fingerprint(leaf)) for leaf in jax.tree.leaves(tree)]
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {leaf_name(path): int(value) for (path, _), value in zip(paths, sums, strict=True)}
@@ -31,14 +29,14 @@ def fingerprints(tree: Any) -> dict[str, int]:
 def _fingerprint(leaf: jax.Array) -> jax.Array:
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    place = jnp.zeros(leaf.shape, jnp.uint32)
+    position = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):
         along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        place = place * jnp.uint32(size % 2**32) + along
-    scattered = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
+        position = position * jnp.uint32(size % 2**32) + along
+    scattered = (position ^ (position >> 15)) * jnp.uint32(0x2C1B3C6D)
     return jnp.sum(bits * (scattered | jnp.uint32(1)), dtype=jnp.uint32)
 
 
 def json_digest(value: Any) -> str:
-    """Returns a digest of what JSON can hold; the order of keys does not matter."""
+    """Returns a digest of a JSON-ready value; the order of keys does not matter."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

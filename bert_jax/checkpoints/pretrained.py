@@ -1,4 +1,4 @@
-"""What pretraining left in a checkpoint, ready to run: its encoder, its masked language model."""
+"""Pretrained models, restored and ready to run: the encoder, or the masked language model."""
 
 import dataclasses
 import pathlib
@@ -23,8 +23,8 @@ class TrainedEncoder:
     """The encoder of any checkpoint, pretrained or fine-tuned.
 
     Attributes:
-      config: its shape.
-      tokenizer: as it was in pretraining.
+      config: of the encoder.
+      tokenizer: of the pretraining corpus.
       params: of `model.Encoder`.
     """
 
@@ -39,7 +39,7 @@ class MaskedLM:
 
     Attributes:
       model: encoder and heads.
-      tokenizer: as it was in pretraining.
+      tokenizer: of the pretraining corpus.
       params: of `model`.
     """
 
@@ -47,20 +47,33 @@ class MaskedLM:
     tokenizer: Tokenizer
     params: Params
 
+    def token_logits(self, logits: jax.Array) -> jax.Array:
+        """Returns logits without the columns that stand for no token of the tokenizer.
+
+        The embedding table may have more rows than the vocabulary has tokens.
+
+        Args:
+          logits: [..., V] float, of the masked-LM head.
+
+        Returns:
+          [..., tokens] float.
+        """
+        return logits[..., : self.tokenizer.vocab_size]
+
 
 def one_device() -> Mesh:
-    """What is asked about a few texts is small: it stays on one device of whatever machine."""
+    """Returns a mesh of this host's first device, enough for a few texts."""
     return make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
 
 
 def restore_encoder(
     checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: Mesh
 ) -> TrainedEncoder:
-    """Restores the encoder, and no head.
+    """Restores the encoder without any head.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      metadata: of it.
+      metadata: from `read_metadata`.
       mesh: from `sharding.make_mesh`.
 
     Raises:
@@ -77,7 +90,7 @@ def restore_masked_lm(checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: 
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
-      metadata: of it.
+      metadata: from `read_metadata`.
       mesh: from `sharding.make_mesh`.
 
     Raises:
@@ -85,7 +98,8 @@ def restore_masked_lm(checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: 
     """
     if "mlm_head" not in groups_in(checkpoint):
         raise UserError(
-            f"{checkpoint} has no masked-LM head ({metadata['kind']}): name the pretraining run"
+            f"{checkpoint} is of kind {metadata['kind']} and has no masked-LM head: name a"
+            " pretraining run"
         )
     objective = SentenceObjective(metadata["config"]["data"]["objective"])
     model = PretrainingModel(from_dict(EncoderConfig, metadata["encoder"]), objective)

@@ -1,8 +1,7 @@
-"""What a fine-tuning run takes from a checkpoint, and what begins anew."""
+"""Transfer of pretrained parameters into a fine-tuning run; the other groups start fresh."""
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,32 +14,27 @@ from bert_jax.config import (
     EncoderMode,
     FinetuneConfig,
     check_task_length,
-    from_dict,
 )
 from bert_jax.errors import UserError
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import Params
 from bert_jax.training.state import init_params
 
-TRANSFERRED = ("encoder", "pooler")  # the groups that every model has, where they were trained
-
-
-def read_encoder(metadata: dict[str, Any], config: FinetuneConfig) -> EncoderConfig:
-    """Returns the encoder that a checkpoint holds, with this run's dropout and rematerialisation.
-
-    Raises:
-      UserError: if the run asks for longer rows, or more layers, than it has.
-    """
-    return task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
+TRANSFERRED = ("encoder", "pooler")  # groups that pretrained and task models share
 
 
 def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
-    """Returns a pretrained encoder as this run has it; raises as `read_encoder`."""
+    """Returns a pretrained encoder's config with the run's dropout rate and rematerialisation.
+
+    Raises:
+      UserError: if the run asks for longer rows, or more layers, than the encoder has.
+    """
     check_task_length(config.data.length, encoder)
     for name in ("fresh_layers", "feature_layers"):
         if (asked := getattr(config, name)) > encoder.layers:
             raise UserError(
-                f"--config.{name}={asked}: the checkpoint's encoder has {encoder.layers} layers"
+                f"--config.{name}={asked}, but the checkpoint's encoder has {encoder.layers}"
+                f" layers: choose at most {encoder.layers}"
             )
     rate = config.dropout_rate
     return dataclasses.replace(
@@ -55,9 +49,9 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
 def initial_params(
     checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig
 ) -> tuple[Params, frozenset[str]]:
-    """Returns the parameters that a run begins with, and the groups that were transferred.
+    """Returns a run's initial parameters, and the names of the transferred groups.
 
-    Fresh values are drawn by the run's seed.
+    Fresh values depend on the run's seed alone.
     """
     fresh = init_params(model, config.seed, abstract)
     transferred = read_transferred(checkpoint, abstract, config)
@@ -65,9 +59,9 @@ def initial_params(
 
 
 def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: FinetuneConfig) -> Params:
-    """Reads the groups that a run takes from a checkpoint, of those that its model has.
+    """Restores the parameter groups that checkpoint and model share; {} if the run transfers none.
 
-    A pooler that reads another number of layers than the checkpoint's is left out.
+    The pooler is left out if it would read another number of layers than it was trained on.
     """
     stored = groups_in(checkpoint) if config.transfer else ()
     groups = [group for group in TRANSFERRED if group in stored and group in abstract]
@@ -77,7 +71,7 @@ def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: Finetun
 
 
 def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Params:
-    """Puts transferred groups over fresh ones; the encoder's top `fresh_layers` stay fresh."""
+    """Returns fresh parameters with transferred groups put in, but for the top `fresh_layers`."""
     if not transferred or not config.fresh_layers:
         return fresh | transferred
 
@@ -91,12 +85,12 @@ def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Pa
 
 
 def frozen_groups(config: FinetuneConfig) -> frozenset[str]:
-    """Names the parameter groups that keep their values."""
+    """Returns the names of the parameter groups that are not trained."""
     return frozenset() if config.encoder_mode is EncoderMode.FULL else frozenset({"encoder"})
 
 
-def parameter_table(params: Params, transferred: frozenset[str], config: FinetuneConfig) -> str:
-    """Says of each group where it is from, whether it is trained and how fast, and its size."""
+def transfer_table(params: Params, transferred: frozenset[str], config: FinetuneConfig) -> str:
+    """Returns a table of the groups: size, transferred or fresh, trained or frozen, rate."""
     frozen = frozen_groups(config)
     lines = [f"{'group':12}{'parameters':>14}  {'values':14}{'training':10}rate"]
     for group, tree in params.items():

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and what it must hold before the first step."""
+"""The directory of a run: claimed by one process, and bound to one config."""
 
 import fcntl
 import json
@@ -16,20 +16,20 @@ from bert_jax.files import write_atomically
 
 CONFIG_FILE, LEASE_FILE = "config.json", "lease.json"
 
-LEASE_SECONDS = 60  # after which one that is not renewed has ended
+LEASE_SECONDS = 60  # a lease that was not renewed for so long has ended
 
-_held: list[int] = []  # open directories; the system's locks on them end with this process
+_locked: list[int] = []  # open directories; the system's locks on them end with this process
 
 
 def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
-    """Refuses a directory that belongs to something else; writes nothing.
+    """Checks that a directory is free for a run, or already has this run; writes nothing.
 
     Args:
-      workdir: may not exist yet.
-      config: resolved.
+      workdir: need not exist.
+      config: of the run.
 
     Raises:
-      UserError: if it holds a run with another config, or files that are no run's.
+      UserError: if the directory has a run with another config, or files that are not a run's.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
@@ -37,31 +37,32 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
     if not stored_path.exists():
         if workdir.exists() and any(workdir.iterdir()):
             raise UserError(
-                f"--workdir={workdir} holds files and no run: name a new or an empty directory"
+                f"--workdir={workdir} has files that are not a run's: name a new or an empty"
+                " directory"
             )
         return
     try:
         stored = from_dict(type(config), json.loads(stored_path.read_text()))
     except (ValueError, UserError) as error:
         raise UserError(
-            f"--workdir={workdir} holds another kind of run ({error}): name another directory"
+            f"--workdir={workdir} has another kind of run ({error}): name another directory"
         ) from None
     if changed := differences(stored, config):
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise UserError(
-            f"--workdir={workdir} holds a run with another config: {', '.join(changed[:3])}{more};"
-            " name another directory, or give the config that the run began with"
+            f"--workdir={workdir} has a run with another config: {', '.join(changed[:3])}{more};"
+            " name another directory, or use the run's own config"
         )
 
 
 def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
-    """Makes the directory, holds it until this process ends, and writes the resolved config.
+    """Makes the directory, locks it until this process ends, and writes the resolved config.
 
-    By a lock of the operating system, which ends with the process. Where the storage has none, as
-    mounted buckets, by a lease: a file that is renewed, and runs out.
+    The lock is the operating system's. Storage without such locks, as mounted buckets, gets a
+    lease: a file that this process keeps renewing.
 
     Raises:
-      UserError: if another process holds it.
+      UserError: if another process uses the directory.
     """
     os.makedirs(workdir, exist_ok=True)
     lock = os.open(workdir, os.O_RDONLY)
@@ -72,18 +73,18 @@ def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
         raise _taken(workdir, "another process") from None
     except OSError:
         _lease(workdir)
-    _held.append(lock)
+    _locked.append(lock)
     write_atomically(workdir / CONFIG_FILE, json.dumps(to_dict(config), indent=1).encode())
 
 
 def _taken(workdir: pathlib.Path, by: str) -> UserError:
     return UserError(
-        f"{by} is at work in --workdir={workdir}: wait for it, or name another directory"
+        f"{by} uses --workdir={workdir}: wait until it ends, or name another directory"
     )
 
 
 def _lease(workdir: pathlib.Path) -> None:
-    """Takes the lease, if need be when the last one has run out, and renews it from now on."""
+    """Takes the lease, once an earlier one has run out, and keeps renewing it in a thread."""
     own = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
 
     def renew() -> None:
@@ -95,16 +96,16 @@ def _lease(workdir: pathlib.Path) -> None:
             time.sleep(LEASE_SECONDS / 4)
             renew()
 
-    _wait_for_the_end(workdir)
+    _wait_until_run_out(workdir)
     renew()
     time.sleep(LEASE_SECONDS / 30)
-    if (now := _read_lease(workdir)).get("id") != own["id"]:  # two came at once
+    if (now := _read_lease(workdir)).get("id") != own["id"]:  # two processes came at once
         raise _taken(workdir, f"process {now.get('process')} of {now.get('host')}")
     threading.Thread(target=keep, name="lease", daemon=True).start()
 
 
-def _wait_for_the_end(workdir: pathlib.Path) -> None:
-    """Returns when a lease is not renewed for its time; raises UserError when it is."""
+def _wait_until_run_out(workdir: pathlib.Path) -> None:
+    """Returns when the lease has run out; raises UserError if it is renewed meanwhile."""
     found, begin = _read_lease(workdir), time.monotonic()
     if time.time() - found.get("time", 0.0) > LEASE_SECONDS:
         return

@@ -1,19 +1,19 @@
-"""What the makers promise of their chips: the peaks that estimates and utilisation refer to."""
+"""Peak figures of chips, from their makers, for estimates of time and for utilisation."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The peaks of a chip.
+    """Peak figures of a chip.
 
     Attributes:
-      name: for people.
-      flops: bfloat16 products and additions a second, without sparsity. On TPU float32 products
-        have the same peak: by default JAX multiplies them in bfloat16.
-      memory_bytes: of the main memory, that a program may have.
-      memory_bandwidth: of it, bytes a second.
-      link_bandwidth: bytes a second that a chip sends over all its links to other chips.
+      name: as people call it.
+      flops: bfloat16 operations (products and additions) a second, without sparsity. float32 has
+        the same peak on TPU, where JAX by default multiplies it in bfloat16.
+      memory_bytes: main memory that a program may use.
+      memory_bandwidth: bytes a second between main memory and chip.
+      link_bandwidth: bytes a second that the chip sends over all its links to other chips.
     """
 
     name: str
@@ -26,17 +26,17 @@ class Chip:
 _GIB = 2.0**30
 
 # TPUs: Google Cloud's documentation, "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", key
-# specifications, read in 2025. It gives the links in both directions together (v5e 400, v5p 1200,
-# v6e 800 GB/s); here is half of that. Of v4: Jouppi et al., "TPU v4: An Optically Reconfigurable
-# Supercomputer" (2023), table 4: six links of 50 GB/s. Memory: what libtpu 0.0.42 says that it has
-# for a program ("exceeds available HBM"); it keeps the rest for itself.
+# specifications, read in 2025. Google adds up both directions of the links (v5e 400, v5p 1200, v6e
+# 800 GB/s); the table has half of that. Links of v4: Jouppi et al., "TPU v4: An Optically
+# Reconfigurable Supercomputer" (2023), table 4: six links of 50 GB/s. Memory: the share that libtpu
+# 0.0.42 leaves to a program (in its message "exceeds available HBM").
 _V4 = Chip("TPU v4", 275e12, 30.75 * _GIB, 1200e9, 300e9)
 _V5E = Chip("TPU v5e", 197e12, 15.75 * _GIB, 819e9, 200e9)
 _V5P = Chip("TPU v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9)
 _V6E = Chip("TPU v6e", 918e12, 31.25 * _GIB, 1638e9, 400e9)
 
 # NVIDIA: the data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU".
-# Their figures with sparsity are halved, and NVLink's of both directions together, too.
+# Figures with sparsity are halved, and so are those of NVLink, which add up both directions.
 _A100_40 = Chip("A100 40 GB", 312e12, 40 * _GIB, 1555e9, 300e9)
 _A100_80 = Chip("A100 80 GB", 312e12, 80 * _GIB, 2039e9, 300e9)
 _A100_80_PCIE = Chip("A100 80 GB PCIe", 312e12, 80 * _GIB, 1935e9, 300e9)
@@ -45,7 +45,7 @@ _H100_PCIE = Chip("H100 PCIe", 756e12, 80 * _GIB, 2000e9, 300e9)
 _H100_NVL = Chip("H100 NVL", 835e12, 94 * _GIB, 3900e9, 300e9)
 _H200 = Chip("H200", 989e12, 141 * _GIB, 4800e9, 450e9)
 
-# By the `device_kind` of a JAX device.
+# `device_kind` of a JAX device -> its chip.
 _CHIPS = {
     "TPU v4": _V4,
     "TPU v5 lite": _V5E,
@@ -66,5 +66,5 @@ _CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Returns the peaks of a kind of device; None where the table has none, as for CPUs."""
+    """Returns the chip of a JAX `device_kind`; None if the table lacks it, as for CPUs."""
     return _CHIPS.get(device_kind)

@@ -1,10 +1,10 @@
-"""One run of several processes, on as many hosts: who they are, and what they do together.
+"""Runs of several processes, usually one on each host: how they start, agree and stop together.
 
-On TPU pods, under SLURM and on GKE JAX finds the others; elsewhere three flags name them:
+On TPU pods, under SLURM and on GKE, JAX finds the processes; elsewhere three flags describe them:
 
-    --coordinator=HOST:PORT --processes=N --process=I     (I from 0; HOST is that of process 0)
+    --coordinator=HOST:PORT --processes=N --process=I     (I from 0; HOST is process 0's)
 
-Process 0 alone writes logs, files and the standard output.
+Process 0 alone writes logs, files and standard output.
 """
 
 import os
@@ -33,56 +33,56 @@ from bert_jax.stopping import StopRequest, leave_through
 HEARTBEAT_SECONDS = 60  # within which a host that vanished is noticed
 
 
-class _Place(NamedTuple):
-    """Where a process stands among the others."""
+class _ProcessConfig(NamedTuple):
+    """Arguments of `jax.distributed.initialize`."""
 
-    coordinator: str
+    coordinator: str  # HOST:PORT of process 0
     processes: int
-    process: int
+    process: int  # number of this process
     local_device_ids: Any = None  # None: all devices of the host
 
 
 def join(launch: Launch, config: HostsConfig, must_agree: dict[str, Any]) -> None:
-    """Meets the other processes, if the run has any, and starts JAX with them.
+    """Connects to the run's other processes, if there are any, and initialises JAX with them.
 
     Must be called before JAX is used.
 
     Args:
       launch: from the command line.
-      config: how long to wait.
-      must_agree: flat and JSON-ready; what all processes must agree on.
+      config: timeouts.
+      must_agree: settings that must be equal in all processes; flat and JSON-ready.
 
     Raises:
-      UserError: if the flags make no sense, or a process is missing or differs.
+      UserError: if the flags contradict each other, or a process is missing or differs.
     """
-    place = _place(launch)
-    if place is None or place.processes == 1:
+    own = _process_config(launch)
+    if own is None or own.processes == 1:
         return
     member = Member(
-        process=place.process,
-        processes=place.processes,
+        process=own.process,
+        processes=own.processes,
         host=socket.gethostname(),
         clock=time.time(),
         must_agree=must_agree | versions(),
     )
     lifeline = meet(
-        place.coordinator,
+        own.coordinator,
         member,
         timeout_seconds=config.start_seconds,
         heartbeat_seconds=HEARTBEAT_SECONDS,
     )
-    leave_through(lifeline)
+    leave_through(lifeline.leave)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-        place.coordinator,
-        place.processes,
-        place.process,
-        place.local_device_ids,
-        cluster_detection_method="deactivate",  # all is known
+        own.coordinator,
+        own.processes,
+        own.process,
+        own.local_device_ids,
+        cluster_detection_method="deactivate",  # everything is known already
         initialization_timeout=config.start_seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
-    if place.process:
+    if own.process:
         sys.stdout = open(os.devnull, "w")
 
 
@@ -91,17 +91,18 @@ def refuse_several(launch: Launch, what: str) -> None:
 
     Args:
       launch: from the command line.
-      what: runs in one alone, for the message.
+      what: the work that needs a single process, for the message.
     """
-    place = _place(launch)
-    if place is not None and place.processes > 1:
+    own = _process_config(launch)
+    if own is not None and own.processes > 1:
         raise UserError(
-            f"--processes={place.processes}: {what} runs in one process: start it on one host alone"
+            f"--processes={own.processes}, but {what} runs in one process: start it on one host"
+            " alone"
         )
 
 
-def _place(launch: Launch) -> _Place | None:
-    """Returns where this process stands; None where it is alone."""
+def _process_config(launch: Launch) -> _ProcessConfig | None:
+    """Returns this process's number among the others; None if it is alone."""
     environment = os.environ
     tasks = max(
         int(environment.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -111,7 +112,7 @@ def _place(launch: Launch) -> _Place | None:
         return _found_by_jax()
     if not launch.processes:
         if launch.coordinator or launch.process >= 0:
-            raise UserError("--processes is not set: say how many processes the run has")
+            raise UserError("--processes is not set: give the number of processes of the run")
         return None
     if not launch.processes.isdecimal() or int(launch.processes) < 1:
         raise UserError(f"--processes={launch.processes} must be a number from 1, or auto")
@@ -120,32 +121,35 @@ def _place(launch: Launch) -> _Place | None:
         raise UserError("--coordinator is not set: name HOST:PORT of process 0")
     if processes > 1 and not 0 <= launch.process < processes:
         raise UserError(f"--process={launch.process} must be from 0 to {processes - 1}")
-    return _Place(launch.coordinator, processes, launch.process)
+    return _ProcessConfig(launch.coordinator, processes, launch.process)
 
 
-def _found_by_jax() -> _Place:
-    from jax._src.clusters import ClusterEnv  # JAX tells it nowhere else before it starts
+def _found_by_jax() -> _ProcessConfig:
+    from jax._src.clusters import ClusterEnv  # no public function tells this before initialize()
 
     try:
         coordinator, processes, process, local_device_ids = (
             ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 300)
         )
     except Exception as error:
-        raise UserError(f"JAX cannot tell the processes of this cluster: {error}") from error
+        raise UserError(
+            f"--processes=auto: JAX cannot describe this cluster ({error}): give --coordinator,"
+            " --processes and --process"
+        ) from error
     if coordinator is None or processes is None or process is None:
         raise UserError(
-            "--processes=auto: JAX finds no cluster here: give --coordinator, --processes and"
+            "--processes=auto, but JAX finds no cluster: give --coordinator, --processes and"
             " --process"
         )
-    # Where SLURM has one task on a host, all devices of the host are its.
+    # The only task that SLURM runs on a host uses all devices of the host.
     environment = os.environ
     if environment.get("SLURM_STEP_NUM_TASKS") == environment.get("SLURM_STEP_NUM_NODES", ""):
         local_device_ids = None
-    return _Place(coordinator, processes, process, local_device_ids)
+    return _ProcessConfig(coordinator, processes, process, local_device_ids)
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what decides a run's numbers, by name."""
+    """Returns the versions of the libraries that determine a run's numbers, by name."""
     return {
         "bert_jax": bert_jax.__version__,
         "jax": jax.__version__,
@@ -157,25 +161,26 @@ def versions() -> dict[str, str]:
 
 
 def keep_compiled(workdir: pathlib.Path) -> None:
-    """Lets a run that is started again find its compiled programs in its directory.
+    """Keeps JAX's compilation cache in WORKDIR/compiled, so that a restarted run compiles nothing.
 
-    Those for a CPU are of use on the same machine only. Does nothing where the environment has
-    JAX_COMPILATION_CACHE_DIR.
+    Programs for a CPU suit one machine only, so each host has its own. Does nothing if the
+    environment sets JAX_COMPILATION_CACHE_DIR.
     """
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        where = socket.gethostname() if jax.default_backend() == "cpu" else jax.default_backend()
-        directory = workdir.absolute() / "compiled" / where
+        backend = jax.default_backend()
+        name = socket.gethostname() if backend == "cpu" else backend
+        directory = workdir.absolute() / "compiled" / name
         jax.config.update("jax_compilation_cache_dir", str(directory))
-        compilation_cache.reset_cache()  # what was compiled before went nowhere
+        compilation_cache.reset_cache()  # earlier compilations have fixed that there is none
 
 
 def is_first() -> bool:
-    """Whether this process writes logs and files."""
+    """Returns True in process 0, which writes logs and files."""
     return jax.process_index() == 0
 
 
 def first_alone(act: Callable[[], None]) -> None:
-    """Lets process 0 act when all processes have come here, and lets them go on when it is done."""
+    """Calls a function in process 0 alone, while all other processes wait."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("before")
     if is_first():
@@ -185,7 +190,7 @@ def first_alone(act: Callable[[], None]) -> None:
 
 
 def any_process(is_so: bool) -> bool:
-    """Returns whether it is so in any of the processes."""
+    """Returns True, in every process, if the argument is True in any."""
     if jax.process_count() == 1:
         return is_so
     return bool(multihost_utils.process_allgather(np.bool_(is_so)).any())
@@ -195,9 +200,9 @@ def check_agreed(what: str, value: int, remedy: str) -> None:
     """Raises UserError, in every process, unless all have the same value.
 
     Args:
-      what: the value is.
+      what: name of the value, for the message.
       value: from -2^31 to 2^31 - 1.
-      remedy: for the message.
+      remedy: advice, for the message.
     """
     if jax.process_count() == 1:
         return
@@ -206,37 +211,38 @@ def check_agreed(what: str, value: int, remedy: str) -> None:
     if differing.size:
         process = int(differing[0])
         raise UserError(
-            f"process {process} finds {what} {values[process]}, process 0 {values[0]}: {remedy}"
+            f"process {process} finds {what} {values[process]}, process 0 finds {values[0]}:"
+            f" {remedy}"
         )
 
 
 class JointStop:
-    """As `StopRequest`, for several processes: all end after the same step.
+    """`StopRequest` for several processes: all of them end after the same step.
 
-    SIGTERM is JAX's to catch: it tells the other processes. Ctrl-C is made one.
+    JAX catches SIGTERM and passes it on to the other processes; ctrl-C is turned into SIGTERM.
     """
 
     def __enter__(self) -> "JointStop":
         """Installs the handler of ctrl-C."""
-        self._asked = False
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._requested = False
+        self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the earlier handler back."""
-        signal.signal(signal.SIGINT, self._before)
+        """Restores the previous handler."""
+        signal.signal(signal.SIGINT, self._previous)
 
     def requested(self, step: int) -> bool:
-        """Whether the run should end after this step, the same in every process."""
+        """Returns True, in every process, if the run should end after this step."""
         return multihost_utils.reached_preemption_sync_point(step)
 
-    def _ask(self, number: int, _: object) -> None:
-        if self._asked:
+    def _handle(self, number: int, _: object) -> None:
+        if self._requested:
             raise KeyboardInterrupt
-        self._asked = True
+        self._requested = True
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stop_request() -> StopRequest | JointStop:
-    """Returns what a loop asks, after each step, whether to end."""
+    """Returns the stop request of this process, or of all processes of its run."""
     return StopRequest() if jax.process_count() == 1 else JointStop()

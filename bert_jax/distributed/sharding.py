@@ -1,4 +1,4 @@
-"""The mesh, the table of logical axes, and host rows made into global arrays."""
+"""The mesh, the sharding rules of logical axes, and global arrays made of each host's rows."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from bert_jax.data.packing.batches import split_rows
 from bert_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
-RUNS_AXIS = "runs"  # of the mesh of several runs at once
+RUNS_AXIS = "runs"  # first axis of the mesh of several runs at once
 
-# Logical axis -> mesh axes. An axis that is not named here is whole on every device.
+# Logical axis -> mesh axes. An axis that is not in the table is not split.
 LOGICAL_AXIS_RULES = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -28,11 +28,11 @@ BATCH_SPEC = PartitionSpec(dict(LOGICAL_AXIS_RULES)["batch"])
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arranges devices, all of them by default, as (data, fsdp, tensor).
+    """Returns the mesh (data, fsdp, tensor) of some devices, by default of all.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices, or do not suit the torus
-        that their links make.
+      UserError: if the product of the sizes is not the number of devices, or the sizes do not fit
+        the torus in which the chips are linked.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.fsdp * config.tensor
@@ -40,74 +40,80 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if data * inner != len(devices):
         raise UserError(
             f"--config.mesh: data={config.data} x fsdp={config.fsdp} x tensor={config.tensor}"
-            f" does not make {len(devices)} devices: choose sizes whose product is {len(devices)}"
+            f" does not match {len(devices)} devices: choose sizes whose product is {len(devices)}"
         )
     shape = (data, config.fsdp, config.tensor)
-    axis_types = (AxisType.Auto,) * len(shape)  # make_mesh's own default has no use here: Explicit
+    axis_types = (AxisType.Auto,) * len(shape)  # Linen's logical axes need Auto, not the default
     try:
         return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types, devices=devices)
     except NotImplementedError:
         sides = np.max([device.coords for device in devices], axis=0) + 1
         raise UserError(
-            f"--config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} cannot be"
-            f" laid over chips linked as {' x '.join(map(str, sides))}: choose sizes that are"
-            " products of those"
+            f"--config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} does not"
+            f" fit chips linked as {' x '.join(map(str, sides))}: choose sizes that are products of"
+            " these"
         ) from None
 
 
 def make_runs_mesh(config: MeshConfig) -> Mesh:
-    """Arranges all devices along an axis of their own, `runs`, before those of `make_mesh`.
+    """Returns the mesh (runs, data, fsdp, tensor) with all devices along `runs`.
 
-    Each device has whole runs: to rows and to parameters the mesh is that of a single device.
+    Each device trains whole runs: the axes for rows and parameters have size 1.
 
     Raises:
-      UserError: if the config splits a model, or does not make the number of devices.
+      UserError: if the config splits a model, or its product is not the number of devices.
     """
     for axis in ("fsdp", "tensor"):
         if (size := getattr(config, axis)) != 1:
             raise UserError(
-                f"--config.mesh.{axis}={size} splits a run over devices, and here each device has"
-                f" whole runs: set it to 1"
+                f"--config.mesh.{axis}={size} splits a run over devices, but a sweep trains whole"
+                " runs on each: set it to 1"
             )
     devices = make_mesh(config).devices.reshape(-1, 1, 1, 1)
     return Mesh(devices, (RUNS_AXIS, *MESH_AXES), axis_types=(AxisType.Auto,) * devices.ndim)
 
 
 def row_groups(mesh: Mesh) -> int:
-    """Counts the groups of devices that a batch's rows are split over."""
+    """Returns the number of groups of devices that a batch's rows are split over."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises UserError unless the rows divide among the data axes of the mesh, and then parts."""
+def check_batch_size(batch_size: int, mesh: Mesh, count: int = 1) -> None:
+    """Raises UserError unless a batch divides among groups of devices, then micro-batches.
+
+    Args:
+      batch_size: rows of a global batch.
+      mesh: from `make_mesh`.
+      count: micro-batches in a batch.
+    """
     groups = row_groups(mesh)
-    if batch_size % (groups * parts):
-        into = f" and {parts} micro_batches in each" if parts > 1 else ""
+    if batch_size % (groups * count):
+        into = f" and {count} micro_batches in each" if count > 1 else ""
         raise UserError(
             f"--config.batch_size={batch_size} cannot be split over {groups} groups of devices"
-            f"{into}: choose a multiple of {groups * parts}"
+            f"{into}: choose a multiple of {groups * count}"
         )
 
 
 def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
-    """Raises UserError unless what the mesh splits of the encoder divides."""
+    """Raises UserError unless the mesh divides the encoder's sizes that it splits."""
     for field, axis in (("width", "fsdp"), ("heads", "tensor"), ("mlp_width", "tensor")):
-        size, parts = getattr(config, field), mesh.shape[axis]
-        if size % parts:
+        size, shards = getattr(config, field), mesh.shape[axis]
+        if size % shards:
             raise UserError(
-                f"--config.mesh.{axis}={parts} does not divide encoder.{field}={size}:"
+                f"--config.mesh.{axis}={shards} does not divide encoder.{field}={size}:"
                 " choose a divisor of it"
             )
 
 
 def split_micro_batches(
-    batch: dict[str, jax.Array], parts: int, mesh: Mesh
+    batch: dict[str, jax.Array], count: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Cuts a batch inside each device's rows, so that no row moves to another device.
+    """Splits a batch into micro-batches without moving a row to another device.
 
     Args:
-      batch: field -> [B, ...], split over the data axes; B divides among parts and groups.
-      parts: A.
+      batch: field -> [B, ...], split over the data axes; B is a multiple of A times the groups.
+      count: A.
       mesh: from `make_mesh`.
 
     Returns:
@@ -116,19 +122,19 @@ def split_micro_batches(
     groups = row_groups(mesh)
     sharding = NamedSharding(mesh, PartitionSpec(None, *BATCH_SPEC))
 
-    def cut(field: jax.Array) -> jax.Array:
-        own = field.reshape(groups, parts, -1, *field.shape[1:])
-        field = own.swapaxes(0, 1).reshape(parts, -1, *field.shape[1:])
+    def split(field: jax.Array) -> jax.Array:
+        by_group = field.reshape(groups, count, -1, *field.shape[1:])
+        field = by_group.swapaxes(0, 1).reshape(count, -1, *field.shape[1:])
         return jax.lax.with_sharding_constraint(field, sharding)
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map(split, batch)
 
 
 def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:
-    """Returns the sharding of each parameter, from the logical axes that the modules declared.
+    """Returns the sharding of each parameter, by the logical axes that its module declares.
 
     Args:
-      abstract_variables: `jax.eval_shape` of a module's `init`, boxed.
+      abstract_variables: `jax.eval_shape` of a module's `init`, with Flax's metadata boxes.
       mesh: from `make_mesh`.
     """
     specs = nn.get_partition_spec(abstract_variables)
@@ -136,22 +142,22 @@ def parameter_shardings(abstract_variables: dict, mesh: Mesh) -> dict:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of arrays that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def host_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Names the rows of the global batch that this host's devices hold.
+    """Returns the rows of the global batch that this host's devices have.
 
-    Where a model is split across hosts, several hosts hold the same rows; so rows are asked of the
-    devices' index map, never computed from the process index.
+    If a model is split across hosts, several hosts have the same rows: so the rows come from the
+    devices' index map, not from the process index.
 
     Returns:
       [rows] int64, ascending.
     """
     index_map = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
-    parts = [np.arange(batch_size)[index] for index in index_map.values()]
-    return np.unique(np.concatenate(parts))
+    rows = [np.arange(batch_size)[index] for index in index_map.values()]
+    return np.unique(np.concatenate(rows))
 
 
 def global_batch(
@@ -160,8 +166,8 @@ def global_batch(
     """Makes global arrays of this host's rows.
 
     Args:
-      local: field -> [len(rows), ...], the rows that `host_rows` named, in that order.
-      rows: what `host_rows` returned.
+      local: field -> [len(rows), ...], these rows in this order.
+      rows: from `host_rows`.
       batch_size: B.
       mesh: from `make_mesh`.
 
@@ -171,25 +177,26 @@ def global_batch(
     sharding = NamedSharding(mesh, BATCH_SPEC)
 
     def make(field: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
+        def shard(index: Any) -> np.ndarray:
             begin, end, _ = index[0].indices(batch_size)
             at = np.searchsorted(rows, begin)
             return field[at : at + end - begin]
 
-        return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, shard)
 
-    with jax.transfer_guard_host_to_device("allow"):  # here and below a run's data crosses
+    # The only transfers of a training loop are here and in `runs_batch`.
+    with jax.transfer_guard_host_to_device("allow"):
         return {name: make(field) for name, field in local.items()}
 
 
 def runs_batch(
     batches: dict[str, np.ndarray], batch_of: np.ndarray, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Gives each run its batch; every device gets those of its own runs.
+    """Makes global arrays of the batches of several runs, each on the device of its run.
 
     Args:
-      batches: field -> [S, ...], different batches.
-      batch_of: [runs] int64 in [0, S), whose each run takes; runs divide among the devices.
+      batches: field -> [S, ...], S different batches.
+      batch_of: [runs] int64 in [0, S), the batch of each run; a multiple of the devices.
       mesh: from `make_runs_mesh`.
 
     Returns:
@@ -198,11 +205,11 @@ def runs_batch(
     sharding = NamedSharding(mesh, PartitionSpec(RUNS_AXIS))
 
     def make(field: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
+        def shard(index: Any) -> np.ndarray:
             return field[batch_of[index[0]]]
 
         shape = (len(batch_of), *field.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback(shape, sharding, shard)
 
     with jax.transfer_guard_host_to_device("allow"):
         return {name: make(field) for name, field in batches.items()}
@@ -211,7 +218,7 @@ def runs_batch(
 def global_batches(
     rows: dict[str, np.ndarray], batch_size: int, mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """Splits rows that every host holds into global batches; the last is filled with empty rows.
+    """Yields global batches of rows that every host has, the last filled with empty rows.
 
     Args:
       rows: field -> [R, ...], at least one row.
@@ -220,12 +227,12 @@ def global_batches(
     """
     local = host_rows(batch_size, mesh)
     for batch in split_rows(rows, batch_size):
-        mine = {name: field[local] for name, field in batch.items()}
-        yield global_batch(mine, local, batch_size, mesh)
+        own = {name: field[local] for name, field in batch.items()}
+        yield global_batch(own, local, batch_size, mesh)
 
 
 def describe(mesh: Mesh) -> str:
-    """Says the mesh in a few words: '8 cpu devices: data=8 fsdp=1 tensor=1'."""
+    """Describes the mesh: '8 x TPU v5e: data=8 fsdp=1 tensor=1'."""
     sizes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     kind = mesh.devices.flat[0].device_kind
     return f"{math.prod(mesh.shape.values())} x {kind}: {sizes}"

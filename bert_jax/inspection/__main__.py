@@ -1,14 +1,14 @@
-"""Looks into checkpoints from the terminal.
+"""Shows the parameters of a checkpoint, their changes, and attention and predictions for a text.
 
     python -m bert_jax.inspection runs/base                      # every parameter
     python -m bert_jax.inspection runs/base --show=layers --match=attention
-    python -m bert_jax.inspection runs/base runs/sst2            # what fine-tuning moved
+    python -m bert_jax.inspection runs/base runs/sst2            # changes by fine-tuning
     python -m bert_jax.inspection runs/base --show=changes       # from step to step of one run
     python -m bert_jax.inspection runs/base --show=neighbours --text=bear
     python -m bert_jax.inspection runs/base --show=tokens --text='this teddy bear is so cute.'
     python -m bert_jax.inspection runs/base --show=attention --text='a cat sat.' --output=maps.png
 
-A run means its best or newest checkpoint. No accelerator is needed, whatever wrote it.
+A run stands for its best or newest checkpoint. No accelerator is needed.
 """
 
 import json
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from bert_jax.cli import app
 from bert_jax.errors import UserError
-from bert_jax.inspection.changes import changes, changes_by_step, only_in_one
-from bert_jax.inspection.internals import internals, masked_in_turn, state_table
+from bert_jax.inspection.changes import changes_by_step, only_in_one, parameter_changes
+from bert_jax.inspection.internals import masked_in_turn, state_table, text_internals
 from bert_jax.inspection.plots import plot_attention_grid, plot_changes, plot_steps
 from bert_jax.inspection.stored import open_checkpoint
 from bert_jax.inspection.tables import (
@@ -31,14 +31,16 @@ from bert_jax.inspection.tables import (
     parameter_table,
 )
 
-_MATCH = flags.DEFINE_string("match", "", "show parameters in whose name this regex is found")
-_SORT = flags.DEFINE_string("sort", "", "the column to sort parameters by")
-_VALUES = flags.DEFINE_bool("values", True, "False: shapes alone; nothing is read")
-_TEXT = flags.DEFINE_string("text", "", "for neighbours a token, for tokens and attention a text")
+_MATCH = flags.DEFINE_string("match", "", "show only parameters whose name matches this regex")
+_SORT = flags.DEFINE_string("sort", "", "column to sort parameters by")
+_VALUES = flags.DEFINE_bool("values", True, "False: show shapes only, reading no array")
+_TEXT = flags.DEFINE_string("text", "", "a token for neighbours; a text for tokens and attention")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
-_COUNT = flags.DEFINE_integer("count", 10, "neighbours, or likeliest tokens", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "", "a .png or .svg to draw changes or attention into")
-_JSON = flags.DEFINE_bool("json", False, "print rows as JSON lines")
+_COUNT = flags.DEFINE_integer(
+    "count", 10, "number of neighbours or likeliest tokens", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string("output", "", "a .png or .svg for the plot of changes or attention")
+_JSON = flags.DEFINE_bool("json", False, "print the rows as JSON lines")
 
 
 def _parameters(given: Sequence[str]) -> Table:
@@ -69,8 +71,8 @@ def _changes(given: Sequence[str]) -> Table:
         _draw(lambda: plot_steps(table))
         return table
     before, after = map(open_checkpoint, given)
-    table = changes(before, after, match=_MATCH.value)
-    _draw(lambda: plot_changes(changes(before, after, match=_MATCH.value, by_array=True)))
+    table = parameter_changes(before, after, match=_MATCH.value)
+    _draw(lambda: plot_changes(parameter_changes(before, after, match=_MATCH.value, by_array=True)))
     return table
 
 
@@ -86,7 +88,7 @@ def _tokens(given: Sequence[str]) -> Table:
 
 def _attention(given: Sequence[str]) -> Table:
     text = _text("this teddy bear is so cute.")
-    inside = internals(open_checkpoint(given[0]).restore_encoder(), text, _TEXT_PAIR.value)
+    inside = text_internals(open_checkpoint(given[0]).restore_encoder(), text, _TEXT_PAIR.value)
     _draw(lambda: plot_attention_grid(inside))
     return state_table(inside)
 
@@ -102,7 +104,7 @@ _VIEWS: dict[str, Callable[[Sequence[str]], Table]] = {
     "attention": _attention,
 }
 _SHOW = flags.DEFINE_enum(
-    "show", None, list(_VIEWS), "what; by default parameters, or the changes of two checkpoints"
+    "show", None, list(_VIEWS), "view; by default parameters, or changes for two checkpoints"
 )
 
 
@@ -114,22 +116,22 @@ def _draw(plot: Callable[[], Figure]) -> None:
     if not _OUTPUT.value:
         return
     if not _OUTPUT.value.endswith((".png", ".svg")):
-        raise UserError(f"--output={_OUTPUT.value} must end in .png or .svg")
+        raise UserError(f"--output={_OUTPUT.value} is no picture: name a .png or .svg")
     plot().savefig(_OUTPUT.value, dpi=120)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints a table, and draws what can be drawn."""
+    """Prints the table of a view, and writes its plot."""
     given = argv[1:]  # one or two checkpoints
     if not given:
-        raise UserError("no checkpoint is named: for example runs/base")
+        raise UserError("no checkpoint is named: name a run, such as runs/base")
     shown = _SHOW.value or ("changes" if len(given) == 2 else "parameters")
     most = 2 if shown == "changes" else 1
     if len(given) > most:
         takes = "two checkpoints" if most == 2 else "one checkpoint"
         raise UserError(f"--show={shown} takes {takes}: leave out {given[most]}")
     if _OUTPUT.value and shown not in ("changes", "attention"):
-        raise UserError(f"--show={shown} has no picture: leave out --output={_OUTPUT.value}")
+        raise UserError(f"--show={shown} has no plot: leave out --output={_OUTPUT.value}")
     table = _VIEWS[shown](given)
     if _JSON.value:
         print("\n".join(json.dumps(row, ensure_ascii=False) for row in table))

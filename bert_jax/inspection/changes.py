@@ -1,4 +1,4 @@
-"""What moved between two checkpoints, and between the steps of a run."""
+"""Changes of the parameters between two checkpoints, or along the steps of a run."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.checkpoints.checkpoint import FOLDER, differences, find_checkpoint, steps_in
+from bert_jax.checkpoints.checkpoint import FOLDER, array_differences, find_checkpoint, steps_in
 from bert_jax.errors import UserError
 from bert_jax.inspection.stored import StoredCheckpoint
 from bert_jax.inspection.tables import Table, by_layers
@@ -16,34 +16,40 @@ from bert_jax.inspection.tables import Table, by_layers
 _Key = Callable[[str, int | None], dict[str, Any]]
 
 
-def changes(
+def parameter_changes(
     before: StoredCheckpoint, after: StoredCheckpoint, *, match: str = "", by_array: bool = False
 ) -> Table:
-    """Tells how far the parameters moved from one checkpoint to another.
+    """Measures how far the parameters moved from one checkpoint to another.
 
-    Groups that only one of them has, such as the heads after fine-tuning, are left out
-    (`only_in_one` names them). Two arrays at a time are in memory.
+    Groups that only one checkpoint has, such as heads after fine-tuning, are left out; see
+    `only_in_one`. Two arrays at a time are in memory.
 
     Args:
       before: a checkpoint.
-      after: another, of an encoder of the same shape.
-      match: a regular expression that is searched in the names; '': all.
-      by_array: a row for each array of each layer, rather than for each layer.
+      after: another, whose encoder has the same shape.
+      match: regular expression searched in the names of the arrays; '': all.
+      by_array: one row for each array of each layer, instead of one for each layer.
 
     Returns:
-      `part` ('embeddings', 'layer 1' from below, 'pooler'; by array its `layer` and `name`);
-      `relative_change`, the norm of the difference over the norm before; `cosine` of before and
-      after; `count` of parameters.
+      Rows of `part` ('embeddings', 'layer 1' for the lowest, 'pooler'; by array `layer` and
+      `name`); `relative_change`, the norm of the difference over the norm before; `cosine`
+      between before and after; `count` of parameters.
 
     Raises:
-      UserError: if they have no array in common, or one of another shape.
+      UserError: if the checkpoints have no array in common, or one differs in shape.
     """
     names = [name for name in before.params.matching(match) if name in after.params]
     if not names:
-        raise UserError(f"{before.path} and {after.path} have no parameters in common")
+        raise UserError(
+            f"{before.path} and {after.path} have no parameters in common: compare checkpoints of"
+            " one model, or widen match"
+        )
     shapes = ({name: each.params.shapes[name] for name in names} for each in (before, after))
-    if problems := differences(*shapes):
-        raise UserError(f"{before.path} does not compare with {after.path}: {problems[0]}")
+    if problems := array_differences(*shapes):
+        raise UserError(
+            f"{before.path} and {after.path} differ in shape: {problems[0]}; compare checkpoints of"
+            " one model"
+        )
     key: _Key = _array_key if by_array else _part_key
     sums: dict[tuple, tuple[dict[str, Any], np.ndarray]] = {}
     for name in names:
@@ -83,7 +89,7 @@ def _measures(total: np.ndarray) -> dict[str, Any]:
 
 
 def only_in_one(before: StoredCheckpoint, after: StoredCheckpoint) -> tuple[list[str], list[str]]:
-    """Names the parameter groups that only the first checkpoint has, and only the second."""
+    """Returns the groups that only the first checkpoint has, and those only the second has."""
     ours, theirs = (
         {name.partition("/")[0]: None for name in each.params} for each in (before, after)
     )
@@ -93,15 +99,15 @@ def only_in_one(before: StoredCheckpoint, after: StoredCheckpoint) -> tuple[list
 def changes_by_step(
     workdir: str | os.PathLike[str], *, match: str = "", by_array: bool = False
 ) -> Table:
-    """Tells how far the parameters moved from each checkpoint of a run to the next.
+    """Measures how far the parameters moved from each checkpoint of a run to the next.
 
     Args:
-      workdir: of the run.
-      match: as in `changes`.
-      by_array: as in `changes`.
+      workdir: directory of the run.
+      match: as in `parameter_changes`.
+      by_array: as in `parameter_changes`.
 
     Returns:
-      `from` and `to`, steps, and the columns of `changes`.
+      The columns of `parameter_changes` after `from` and `to`, two steps.
 
     Raises:
       UserError: if the run has fewer than two checkpoints.
@@ -110,12 +116,12 @@ def changes_by_step(
     steps = steps_in(run)
     if len(steps) < 2:
         raise UserError(
-            f"{run} has one checkpoint, and a change needs two: raise --config.keep_checkpoints,"
-            " or compare with another run"
+            f"{run} has one checkpoint, but a comparison needs two: raise"
+            " --config.keep_checkpoints, or name a second run"
         )
     opened = {step: StoredCheckpoint(run / FOLDER / str(step)) for step in steps}
     return Table(
         {"from": one, "to": other} | row
         for one, other in itertools.pairwise(steps)
-        for row in changes(opened[one], opened[other], match=match, by_array=by_array)
+        for row in parameter_changes(opened[one], opened[other], match=match, by_array=by_array)
     )

@@ -1,6 +1,6 @@
-"""What happens inside the model on one text: hidden states, attention, and what it would fill in.
+"""Hidden states, attention and predictions of a model for one text.
 
-The layers are the model's own `EncoderBlock`, run one by one; nothing of the forward pass is
+The layers are the model's own `EncoderBlock`, run one by one: nothing of the forward pass is
 written a second time.
 """
 
@@ -25,17 +25,17 @@ from bert_jax.text.tokenizer import Tokenizer
 
 
 class Internals(NamedTuple):
-    """What an encoder computed on one input of n tokens, [CLS] and [SEP] among them."""
+    """Hidden states and attention of an encoder for one input of n tokens, with [CLS] and [SEP]."""
 
-    tokens: list[str]  # [n] pieces
+    tokens: list[str]  # [n] pieces of the vocabulary
     hidden: np.ndarray  # [L + 1, n, D] float32: the embeddings, then the output of each layer
-    attention: np.ndarray  # [L, H, n, n] float32: how much token i (row) reads from token j
+    attention: np.ndarray  # [L, H, n, n] float32: probability that token i (row) attends to j
 
 
 def encoder_internals(
     config: EncoderConfig, params: Params, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs the encoder and keeps what is inside, without dropout.
+    """Runs the encoder without dropout, and returns its hidden states and attention.
 
     Args:
       config: of the encoder.
@@ -43,8 +43,8 @@ def encoder_internals(
       batch: `token_ids`, `example_ids`, `segment_ids`, `positions`, each [B, T] int32.
 
     Returns:
-      The residual stream, [L + 1, B, T, D]: the embeddings, then what each layer gives; a pre-norm
-      encoder normalises it once more before a head reads it. And the attention probabilities,
+      The residual stream, [L + 1, B, T, D]: the embeddings, then the output of each layer; a
+      pre-norm encoder normalises it once more before its heads. And the attention probabilities,
       [L, B, H, T, T] float32.
     """
     example_ids = batch["example_ids"]
@@ -69,13 +69,13 @@ def encoder_internals(
     return jnp.concatenate([x[None], outputs]), attention
 
 
-def internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> Internals:
-    """Runs a restored encoder on one text, or a pair.
+def text_internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> Internals:
+    """Runs a restored encoder on one text, or a pair of texts.
 
     Args:
       encoder: from `StoredCheckpoint.restore_encoder`.
-      text: [CLS] and [SEP] are added.
-      text_pair: the second text of a pair; '': a single text.
+      text: without [CLS] and [SEP], which are added.
+      text_pair: the second text of a pair; '': none.
 
     Raises:
       UserError: if the text is empty, or longer than the position table.
@@ -94,10 +94,10 @@ def internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> Intern
 def _row(
     tokenizer: Tokenizer, config: EncoderConfig, text: str, text_pair: str
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Writes one input as a batch of one row, and says how many of its places are tokens."""
+    """Returns one input as a batch of one row, and its number of tokens."""
     a, b = [tokenizer.encode(text)], [tokenizer.encode(text_pair)]
     if not len(a[0]):
-        raise UserError("the text is empty: give it a word")
+        raise UserError("the text is empty: give it at least one word")
     size = int(input_sizes(a, b)[0])
     check_fits(text, size, config)
     length = row_length(np.array([size]), config.max_length)
@@ -106,13 +106,13 @@ def _row(
 
 
 def state_table(inside: Internals) -> Table:
-    """Tells how the vectors of a text change from layer to layer.
+    """Measures how the vectors of a text change from layer to layer.
 
     Returns:
-      `layer` (0: the embeddings); `norm`, the mean over tokens; `kept`, the mean cosine of a
-      token's vector and the one before the layer; `alike`, the mean cosine of two different tokens
-      of the text: near 1 where the layer tells tokens hardly apart; `spread`, the mean entropy of
-      attention in nats, over tokens and heads: 0 where each reads one token.
+      Rows of `layer` (0: the embeddings); `norm`, mean over the tokens; `kept`, mean cosine
+      between a token's vectors before and after the layer; `alike`, mean cosine between different
+      tokens, near 1 if the layer hardly distinguishes them; `spread`, mean entropy of attention
+      over tokens and heads in nats, 0 if every token attends to a single one.
     """
     unit = inside.hidden / np.maximum(np.linalg.norm(inside.hidden, axis=-1, keepdims=True), 1e-30)
     different = ~np.eye(unit.shape[1], dtype=bool)
@@ -131,16 +131,16 @@ def state_table(inside: Internals) -> Table:
 
 
 def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int = 5) -> Table:
-    """Hides each token of a text in turn, the others shown, and tells what the model would say.
+    """Masks each token of a text in turn, and predicts it from all others.
 
     Args:
       lm: from `StoredCheckpoint.restore_masked_lm`.
-      text: [CLS] and [SEP] are added, and not hidden.
-      text_pair: the second text of a pair; '': a single text.
-      count: likeliest tokens that are told.
+      text: without [CLS] and [SEP], which are added, and never masked.
+      text_pair: the second text of a pair; '': none.
+      count: number of likeliest tokens to return.
 
     Returns:
-      A row for each token: `token`, its `probability`, its `rank` (1: the model would say it), and
+      A row for each token: `token`, its `probability`, its `rank` (1: the likeliest), and
       `likeliest`, a list of (token, probability).
 
     Raises:
@@ -149,22 +149,21 @@ def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int =
     tokenizer, special = lm.tokenizer, lm.tokenizer.special
     batch, size = _row(tokenizer, lm.model.config, text, text_pair)
     ids = batch["token_ids"][0]
-    hidden = np.flatnonzero(~np.isin(ids[:size], [special.cls, special.sep]))
-    batch = {name: np.repeat(field, len(hidden), axis=0) for name, field in batch.items()}
-    batch["token_ids"][np.arange(len(hidden)), hidden] = special.mask
-    batch["mlm_positions"] = hidden[:, None].astype(np.int32)
+    masked = np.flatnonzero(~np.isin(ids[:size], [special.cls, special.sep]))
+    batch = {name: np.repeat(field, len(masked), axis=0) for name, field in batch.items()}
+    batch["token_ids"][np.arange(len(masked)), masked] = special.mask
+    batch["mlm_positions"] = masked[:, None].astype(np.int32)
     logits = jax.jit(functools.partial(lm.model.apply, deterministic=True))(
         {"params": lm.params}, batch
     )
-    # What a larger table holds beyond the tokenizer's vocabulary are no tokens.
-    probabilities = jax.nn.softmax(logits.mlm[:, 0, : tokenizer.vocab_size])
+    probabilities = jax.nn.softmax(lm.token_logits(logits.mlm[:, 0]))
     rows = Table()
-    for place, row in zip(hidden, np.asarray(probabilities), strict=True):
-        own = row[ids[place]]
+    for position, row in zip(masked, np.asarray(probabilities), strict=True):
+        own = row[ids[position]]
         best = np.argsort(-row, kind="stable")[:count].tolist()
         rows.append(
             {
-                "token": tokenizer.id_to_piece(int(ids[place])),
+                "token": tokenizer.id_to_piece(int(ids[position])),
                 "probability": float(own),
                 "rank": int((row > own).sum()) + 1,
                 "likeliest": [(tokenizer.id_to_piece(i), float(row[i])) for i in best],

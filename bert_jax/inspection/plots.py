@@ -1,4 +1,4 @@
-"""Pictures of attention, and of what moved; each is returned for a notebook to show or save."""
+"""Plots of attention and of changed parameters, as figures for a notebook to show or save."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from bert_jax.inspection.tables import STACKED, Table
 
 
 def plot_attention(inside: Internals, layer: int, head: int) -> Figure:
-    """Draws how much each token (row) reads from each token (column) in one head.
+    """Plots the attention of one head: from each token (row) to each token (column).
 
     Args:
-      inside: from `internals`.
+      inside: from `text_internals`.
       layer: from 1, the lowest.
       head: from 1.
     """
@@ -30,7 +30,7 @@ def plot_attention(inside: Internals, layer: int, head: int) -> Figure:
 
 
 def plot_attention_grid(inside: Internals) -> Figure:
-    """Draws all heads of all layers as small maps, the lowest layer at the top."""
+    """Plots the attention of all heads as small maps, the lowest layer at the top."""
     layers, heads = inside.attention.shape[:2]
     figure = Figure(figsize=(0.6 + 1.5 * heads, 1.6 * layers), layout="constrained")
     grid = figure.subplots(layers, heads, squeeze=False)
@@ -46,10 +46,10 @@ def plot_attention_grid(inside: Internals) -> Figure:
 
 
 def plot_changes(table: Table) -> Figure:
-    """Draws how far each array moved in each layer, relative to its norm before.
+    """Plots the relative change of each array in each layer.
 
     Args:
-      table: from `changes`, by array.
+      table: from `parameter_changes`, by array.
     """
     rows = [row for row in table if row["layer"]]
     names = sorted({row["name"] for row in rows})
@@ -57,7 +57,7 @@ def plot_changes(table: Table) -> Figure:
     values = np.full((len(layers), len(names)), np.nan)
     for row in rows:
         values[layers.index(row["layer"]), names.index(row["name"])] = row["relative_change"]
-    # A bias that pretraining left near 0 moves far beyond its norm: colours end where kernels do.
+    # Biases near 0 change by many times their norm; so the colours cover the range of the kernels.
     kernels = [n for n, name in enumerate(names) if name.endswith(("kernel", "scale"))]
     most = np.nanmax(values[:, kernels] if kernels else values)
     figure = Figure(
@@ -73,7 +73,7 @@ def plot_changes(table: Table) -> Figure:
 
 
 def plot_steps(table: Table) -> Figure:
-    """Draws how far each part moved from each checkpoint of a run to the next.
+    """Plots the relative change of each part from each checkpoint of a run to the next.
 
     Args:
       table: from `changes_by_step`, by part.

@@ -1,4 +1,4 @@
-"""A checkpoint, opened: each array is read when it is asked for, and no other."""
+"""Opened checkpoints, which read an array when it is looked up, and no other."""
 
 import functools
 import os
@@ -26,10 +26,10 @@ from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 class StoredArrays(Mapping[str, np.ndarray]):
     """The arrays of a checkpoint by name, such as 'encoder/embeddings/tokens'.
 
-    Looking one up reads it from disk and checks its bits; nothing is kept.
+    A look-up reads the array from disk and verifies its bits; nothing is cached.
 
     Attributes:
-      shapes: of each array, with its dtype; known without reading it.
+      shapes: name -> shape and dtype, known without reading the array.
     """
 
     def __init__(self, checkpoint: pathlib.Path, item: str, metadata: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class StoredArrays(Mapping[str, np.ndarray]):
         Args:
           checkpoint: CHECKPOINTS/STEP.
           item: 'params' or 'opt_state'.
-          metadata: of the checkpoint.
+          metadata: from `read_metadata`.
 
         Raises:
           UserError: if the list is damaged.
@@ -53,26 +53,30 @@ class StoredArrays(Mapping[str, np.ndarray]):
         return self._read(name=name)
 
     def __iter__(self) -> Iterator[str]:
-        """Names the arrays, group by group."""
+        """Iterates over the names, group by group."""
         return iter(self.shapes)
 
     def __len__(self) -> int:
-        """How many arrays."""
+        """Returns the number of arrays."""
         return len(self.shapes)
 
     def matching(self, match: str) -> list[str]:
-        """Returns the names in which a regular expression is found; '' finds all.
+        """Returns the names that contain a match of a regular expression; all for ''.
 
         Raises:
-          UserError: if there is none, or it is no regular expression.
+          UserError: if no name does, or it is not a regular expression.
         """
         try:
             found = [name for name in self if re.search(match, name)]
         except re.error as error:
-            raise UserError(f"match={match!r} is no regular expression: {error}") from None
+            raise UserError(
+                f"match={match!r} is not a regular expression ({error}): correct it"
+            ) from None
         if not found:
             groups = sorted({name.partition("/")[0] for name in self})
-            raise UserError(f"match={match!r} is in no name: there are {', '.join(groups)}")
+            raise UserError(
+                f"match={match!r} matches no name: choose from the groups {', '.join(groups)}"
+            )
         return found
 
     def tree(self) -> dict[str, Any]:
@@ -90,7 +94,7 @@ class StoredCheckpoint:
 
     Attributes:
       path: CHECKPOINTS/STEP.
-      metadata: what was saved beside the arrays: kind, config, step, versions.
+      metadata: config, kind, step, versions and others.
       params: the parameters.
     """
 
@@ -102,31 +106,34 @@ class StoredCheckpoint:
 
     @functools.cached_property
     def opt_state(self) -> StoredArrays:
-        """The arrays of the optimizer; raises UserError where there are none."""
+        """The optimizer state; raises UserError if the checkpoint has none."""
         if not (self.path / "opt_state").is_dir():
-            raise UserError(f"{self.path} has no optimizer: name a run that was trained here")
+            raise UserError(
+                f"{self.path} was imported and has no optimizer state: name a checkpoint of a"
+                " training run"
+            )
         return StoredArrays(self.path, "opt_state", self.metadata)
 
     @functools.cached_property
     def encoder(self) -> EncoderConfig:
-        """The shape of the encoder."""
+        """The config of the encoder."""
         return from_dict(EncoderConfig, self.metadata["encoder"])
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that all of its text went through."""
+        """The tokenizer of the pretraining corpus."""
         return tokenizer_from_dict(self.metadata["tokenizer"])
 
     def restore_encoder(self) -> TrainedEncoder:
-        """Restores the encoder onto one device, to run it."""
+        """Restores the encoder onto one device."""
         return restore_encoder(self.path, self.metadata, one_device())
 
     def restore_masked_lm(self) -> MaskedLM:
-        """Restores encoder and heads; raises UserError where there is no masked-LM head."""
+        """Restores encoder and heads onto one device; raises UserError without a masked-LM head."""
         return restore_masked_lm(self.path, self.metadata, one_device())
 
     def __repr__(self) -> str:
-        """Says what it is in one line."""
+        """Describes the checkpoint in one line."""
         sizes = [int(np.prod(shape)) for shape, _ in self.params.shapes.values()]
         return (
             f"{self.metadata['kind']}, step {self.metadata['step']:,}:"

@@ -1,4 +1,4 @@
-"""Tables of what is stored: parameters, by array or by layer, optimizer moments, neighbours."""
+"""Tables of a checkpoint: parameters by array or layer, optimizer moments, nearest tokens."""
 
 import math
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ STACKED = "encoder/layers/"  # of arrays with a leading axis of layers
 
 
 class Table(list[dict[str, Any]]):
-    """Rows, each a dictionary with the same keys, shown in columns.
+    """Rows, each a dictionary with the same keys, printed in columns.
 
-    `pandas.DataFrame(table)` takes it as it is.
+    `pandas.DataFrame(table)` accepts it.
     """
 
     def __repr__(self) -> str:
-        """Aligns the columns: numbers to the right, words to the left."""
+        """Returns the table as text, numbers aligned to the right, text to the left."""
         if not self:
             return "(no rows)"
         columns = []
@@ -51,7 +51,7 @@ def _shown(value: Any) -> str:
 
 
 def by_layers(name: str, array: np.ndarray) -> Iterator[tuple[int | None, np.ndarray]]:
-    """Yields the layers of a stacked array, numbered from 1; another array whole, as None."""
+    """Yields each layer of a stacked array with its number from 1; any other array with None."""
     if name.startswith(STACKED):
         yield from enumerate(array, start=1)
     else:
@@ -66,22 +66,22 @@ def parameter_table(
     by_layer: bool = False,
     values: bool = True,
 ) -> Table:
-    """Tells shape and statistics of arrays; at any time one of them is in memory.
+    """Returns shape and statistics of arrays, reading one array at a time.
 
     Args:
       arrays: of a checkpoint.
-      match: a regular expression that is searched in the names; '': all.
-      sort: the column to sort by, numbers from the largest; '': as they are stored.
-      by_layer: a row for each layer of a stacked array.
-      values: False: shapes alone, and nothing is read.
+      match: regular expression searched in the names; '': all.
+      sort: column to sort by, numbers from the largest; '': the order of the checkpoint.
+      by_layer: one row for each layer of a stacked array.
+      values: False: shapes only, without reading any array.
 
     Returns:
-      `name`, `shape`, `type`, `count`, `bytes`; with values `mean`, `spread` (standard deviation)
-      and `norm` (the root of the sum of squares). By layer also `layer`, from 1; None for what is
-      in no layer.
+      Rows of `name`, `shape`, `type`, `count`, `bytes`; with values `mean`, `spread` (standard
+      deviation) and `norm` (root of the sum of squares). By layer also `layer`, from 1; None for
+      arrays outside the layers.
 
     Raises:
-      UserError: if nothing matches, an array is damaged, or there is no such column.
+      UserError: if nothing matches, an array is damaged, or the column does not exist.
     """
     rows = Table()
     for name in arrays.matching(match):
@@ -99,9 +99,9 @@ def parameter_table(
         rows.sort(key=lambda row: row["layer"] or 0)
     if sort:
         if sort not in rows[0]:
-            raise UserError(f"sort={sort} is no column: choose one of {', '.join(rows[0])}")
-        words = isinstance(rows[0][sort], str | tuple)
-        rows.sort(key=lambda row: row[sort] or 0, reverse=not words)
+            raise UserError(f"sort={sort} is not a column: choose one of {', '.join(rows[0])}")
+        is_number = not isinstance(rows[0][sort], str | tuple)
+        rows.sort(key=lambda row: row[sort] or 0, reverse=is_number)
     return rows
 
 
@@ -115,10 +115,11 @@ def _statistics(array: np.ndarray) -> dict[str, float]:
 
 
 def group_table(arrays: StoredArrays, *, match: str = "") -> Table:
-    """Adds up the arrays of each group and reads none of them.
+    """Returns the size of each group of arrays, without reading any.
 
     Returns:
-      `group`, `arrays` (how many), `count`, `bytes`, `share` (of the count).
+      Rows of `group`, `arrays` (their number), `count` of parameters, `bytes`, and `share` of all
+      parameters in the table.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in parameter_table(arrays, match=match, values=False):
@@ -139,7 +140,7 @@ def group_table(arrays: StoredArrays, *, match: str = "") -> Table:
 
 
 def layer_arrays(arrays: StoredArrays, layer: int) -> dict[str, np.ndarray]:
-    """Returns the arrays of one layer, without the axis of layers.
+    """Returns the arrays of one layer, without the layer axis.
 
     Args:
       arrays: the parameters of a checkpoint.
@@ -151,18 +152,18 @@ def layer_arrays(arrays: StoredArrays, layer: int) -> dict[str, np.ndarray]:
     names = arrays.matching(f"^{STACKED}")
     layers = arrays.shapes[names[0]][0][0]
     if not 1 <= layer <= layers:
-        raise UserError(f"layer={layer} is not there: choose 1 to {layers}")
+        raise UserError(f"layer={layer} does not exist: choose 1 to {layers}")
     return {name.removeprefix(STACKED): arrays[name][layer - 1] for name in names}
 
 
 def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: bool = False) -> Table:
-    """Tells what the optimizer remembers of the gradient of each parameter.
+    """Summarises Adam's moments of each parameter array.
 
     Returns:
-      `name`; `first`, the root mean square of the running mean of the gradient; `second`, that of
-      the gradient itself, from the running mean of its square; `ratio` of the two: near 1 where
-      every step pulls the same way, near 0 where the steps contradict each other. By layer also
-      `layer`, as in `parameter_table`.
+      Rows of `name`; `first`, root mean square of the gradient's running mean; `second`, root of
+      the running mean of its square, averaged over the array; `ratio` of the two, near 1 if all
+      steps pull the same way, near 0 if they contradict each other. By layer also `layer`, as in
+      `parameter_table`.
 
     Raises:
       UserError: if nothing matches, or an array is damaged.
@@ -190,18 +191,18 @@ def _by_parameter(state: StoredArrays, moment: str) -> dict[str, str]:
 
 
 def neighbours(checkpoint: StoredCheckpoint, token: str, *, count: int = 10) -> Table:
-    """Finds the tokens whose embeddings point most nearly the same way.
+    """Finds the tokens with the nearest embeddings, by cosine.
 
     Args:
-      checkpoint: only its token table is read.
+      checkpoint: only its token embeddings are read.
       token: a word that is one token, or a piece as the vocabulary has it, such as '##ing'.
-      count: how many.
+      count: number of neighbours.
 
     Returns:
-      `token`, `id`, `cosine`; the nearest first, without the token itself.
+      Rows of `token`, `id`, `cosine`, the nearest first, without the token itself.
 
     Raises:
-      UserError: if it is neither.
+      UserError: if the token is neither.
     """
     tokenizer = checkpoint.tokenizer
     id = _token_id(tokenizer, token)
@@ -216,7 +217,7 @@ def neighbours(checkpoint: StoredCheckpoint, token: str, *, count: int = 10) -> 
 
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Finds a word that is one token, or else a piece: "two" is the word, not a part of one."""
+    """Returns the id of a word that is one token, or else of a piece of the vocabulary."""
     ids = tokenizer.encode(token).tolist()
     if len(ids) == 1 and ids[0] != tokenizer.special.unk:
         return ids[0]

@@ -1,4 +1,4 @@
-"""Vectors of new text from any checkpoint: of its [CLS], of the mean over it, or of each token."""
+"""Vectors of new text from any checkpoint: of [CLS], the mean over the tokens, or each token."""
 
 import dataclasses
 import enum
@@ -17,43 +17,43 @@ from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch, Encoder
 from bert_jax.objectives.losses import Params, Totals
-from bert_jax.tasks.evaluation import deal_out
+from bert_jax.tasks.evaluation import make_batches
 from bert_jax.text.tokenizer import SpecialIds, Tokenizer
 
 
 class Pooling(enum.Enum):
-    """What is taken of a text."""
+    """Choice of the vectors of a text."""
 
-    CLS = "cls"  # its first token, [CLS]; its last where the encoder is causal
-    MEAN = "mean"  # over all of its tokens, [CLS] and [SEP] among them
-    TOKENS = "tokens"  # each of its tokens, [CLS] and [SEP] among them
+    CLS = "cls"  # the first token's, [CLS]; the last token's if the encoder is causal
+    MEAN = "mean"  # the mean over all tokens, with [CLS] and [SEP]
+    TOKENS = "tokens"  # every token's, with [CLS] and [SEP]
 
 
 def encode_lines(
     inputs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, source: str
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Tokenises lines of text, and refuses one that the model cannot read whole.
+    """Tokenises lines of text.
 
     Args:
       inputs: (text, second text or ''), at least one.
       tokenizer: of the checkpoint.
-      max_length: of an input, in tokens.
-      source: what messages call the input.
+      max_length: greatest size of an input, in tokens.
+      source: name of the input in messages.
 
     Returns:
-      A and B of each line.
+      Token ids of each line's first text, and of its second, [size] int32 each.
 
     Raises:
-      UserError: for an empty or too long line, with its number; or if there is none.
+      UserError: if there is no line, or one is empty or too long.
     """
     if not inputs:
-        raise UserError(f"{source} holds no line: give it a text")
+        raise UserError(f"{source} has no line: give it at least one text")
     firsts, seconds = zip(*inputs, strict=True)
     a, b, _ = encode_inputs(firsts, seconds, tokenizer, sys.maxsize)
     for number, (ids, size) in enumerate(zip(a, input_sizes(a, b), strict=True), start=1):
         line = f"{source}, line {number}" if source != "--text" else source
         if not len(ids):
-            raise UserError(f"{line} is empty: give it a text, or leave it out")
+            raise UserError(f"{line} is empty: give it some text, or leave it out")
         if size > max_length:
             raise UserError(
                 f"{line} has {size} tokens, and the model has positions for"
@@ -65,7 +65,7 @@ def encode_lines(
 def with_specials(
     a: list[np.ndarray], b: list[np.ndarray], special: SpecialIds
 ) -> list[np.ndarray]:
-    """Returns the tokens of inputs as the encoder sees them, [size] int32 each."""
+    """Returns the token ids of inputs with [CLS] and [SEP], [size] int32 each."""
     cls, sep = (np.array([id], np.int32) for id in (special.cls, special.sep))
     return [
         np.concatenate([cls, first, sep, *([second, sep] if len(second) else [])])
@@ -74,7 +74,7 @@ def with_specials(
 
 
 def lowest_layers(encoder: TrainedEncoder, layer: int) -> TrainedEncoder:
-    """Returns the encoder that ends after a layer.
+    """Returns the encoder cut off above a layer.
 
     Args:
       encoder: of L layers.
@@ -87,7 +87,7 @@ def lowest_layers(encoder: TrainedEncoder, layer: int) -> TrainedEncoder:
     count = layer if layer > 0 else layers + 1 + layer
     if not layer or not 1 <= count <= layers:
         raise UserError(
-            f"--layer={layer} is not there: choose 1 to {layers}, or -1 to -{layers} from the top"
+            f"--layer={layer} does not exist: choose 1 to {layers}, or -1 to -{layers} from the top"
         )
     below = jax.tree.map(lambda leaf: leaf[:count], encoder.params["layers"])
     return dataclasses.replace(
@@ -98,7 +98,7 @@ def lowest_layers(encoder: TrainedEncoder, layer: int) -> TrainedEncoder:
 
 
 class TextVectors:
-    """Vectors of inputs; neither the batch nor the row that an input is in changes its vectors."""
+    """Computes vectors of inputs. They do not depend on the batch, or on packing."""
 
     def __init__(
         self,
@@ -109,14 +109,14 @@ class TextVectors:
         batch_size: int,
         packed: bool = True,
     ) -> None:
-        """Compiles nothing yet.
+        """Prepares the computation.
 
         Args:
-          encoder: whose last layer is read; see `lowest_layers`.
-          mesh: that its parameters are on.
-          pooling: what is taken of a text.
-          batch_size: inputs at a time.
-          packed: whether several may be in a row.
+          encoder: its last layer gives the vectors; see `lowest_layers`.
+          mesh: of its parameters.
+          pooling: choice of the vectors.
+          batch_size: inputs in a batch.
+          packed: True if a row may have several inputs.
         """
         self._encoder, self._mesh, self._pooling = encoder, mesh, pooling
         self._batch_size, self._packed = batch_size, packed
@@ -134,15 +134,15 @@ class TextVectors:
         """Runs the encoder over inputs.
 
         Args:
-          a: [I] int32 arrays, none longer than the position table with what is added.
-          b: [I] int32 arrays; empty where there is no second text.
+          a: [I] int32 arrays of token ids; with special tokens none exceeds the position table.
+          b: [I] int32 arrays of token ids; empty for inputs without a second text.
 
         Returns:
-          For each input, in order, [D] float32; of tokens [size, D].
+          For each input, in order, [D] float32; with `Pooling.TOKENS` [size, D].
         """
-        labels = np.zeros(len(a), np.int32)  # which nothing reads
+        labels = np.zeros(len(a), np.int32)  # required, but not read
         inputs = TaskInputs(a, b, labels, np.arange(len(a)))
-        on_devices = deal_out(
+        batches = make_batches(
             inputs,
             self._encoder.config,
             self._encoder.tokenizer.special,
@@ -151,11 +151,11 @@ class TextVectors:
             packed=self._packed,
             whole_inputs=self._pooling is not Pooling.TOKENS,
         )
-        return on_devices.outputs(self._step, self._encoder.params)[0]
+        return batches.outputs(self._step, self._encoder.params)[0]
 
 
 def _means(x: jax.Array, batch: Batch) -> jax.Array:
-    """Averages the vectors of each example: [B, T, D] to [B, N, D] float32."""
+    """Averages the vectors of each example: [B, T, D] -> [B, N, D] float32."""
     numbers = 1 + jnp.arange(batch["pool_positions"].shape[1], dtype=jnp.int32)
     own = batch["example_ids"][:, None, :] == numbers[None, :, None]  # [B, N, T]
     sums = jnp.einsum("bnt,btd->bnd", own.astype(jnp.float32), x.astype(jnp.float32))

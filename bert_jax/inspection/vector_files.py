@@ -1,4 +1,4 @@
-"""Vectors of lines of text as a file: an array of NumPy's, or a table of Parquet's."""
+"""Files of vectors of lines of text: a NumPy array or a Parquet table."""
 
 import os
 import pathlib
@@ -14,22 +14,22 @@ from bert_jax.errors import UserError
 
 SUFFIXES = (".npy", ".parquet")
 
-Columns = dict[str, Any]  # some rows: `vector` [n, D] float32, and sequences of n
+Columns = dict[str, Any]  # n rows: `vector` [n, D] float32, and other columns of length n
 
 
 def check_output(output: pathlib.Path) -> None:
-    """Raises UserError for a file of another kind, or one that is there."""
+    """Raises UserError if the file has an unknown suffix, or exists."""
     if output.suffix not in SUFFIXES:
         raise UserError(f"--output={output} must end in {' or '.join(SUFFIXES)}")
     if output.exists():
-        raise UserError(f"--output={output} is there already: name a new file")
+        raise UserError(f"--output={output} exists: name a new file")
 
 
 def line_columns(blocks: Iterable[list[np.ndarray]], texts: Sequence[str]) -> Iterator[Columns]:
-    """Names what is known of lines: `line` from 1, `text`, `vector`.
+    """Yields the columns of lines: `line` from 1, `text`, `vector`.
 
     Args:
-      blocks: vectors of some lines, in order, [D] each.
+      blocks: vectors of some lines at a time, in order, [D] each.
       texts: all lines.
     """
     done = 0
@@ -43,12 +43,12 @@ def line_columns(blocks: Iterable[list[np.ndarray]], texts: Sequence[str]) -> It
 def token_columns(
     blocks: Iterable[list[np.ndarray]], ids: Sequence[np.ndarray], pieces: Sequence[str]
 ) -> Iterator[Columns]:
-    """Names what is known of tokens: the `line` that they are in, `token_id`, `token`, `vector`.
+    """Yields the columns of tokens: `line` from 1, `token_id`, `token`, `vector`.
 
     Args:
-      blocks: vectors of some lines, in order, [tokens, D] each.
-      ids: of all lines, [tokens] int32 each.
-      pieces: of the vocabulary.
+      blocks: vectors of some lines at a time, in order, [tokens, D] each.
+      ids: token ids of all lines, [tokens] int32 each.
+      pieces: of the vocabulary, by id.
     """
     done = 0
     for vectors in blocks:
@@ -65,10 +65,10 @@ def write_vectors(output: pathlib.Path, columns: Iterable[Columns], rows: int) -
     """Writes rows as they come; the file is whole or absent.
 
     Args:
-      output: a .parquet gets all columns. A .npy gets [rows, D] float32 of lines; of tokens [rows]
-        records with the fields `line`, `token_id` and `vector`.
+      output: a .parquet gets all columns. A .npy gets [rows, D] float32 for lines; for tokens
+        [rows] records with the fields `line`, `token_id` and `vector`.
       columns: some rows at a time, at least once.
-      rows: of all.
+      rows: number of all rows.
     """
     write = _write_npy if output.suffix == ".npy" else _write_parquet
     with locked_staging(output, worth_keeping=lambda _: False) as staging:

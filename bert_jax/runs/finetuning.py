@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import read_metadata
 from bert_jax.checkpoints.fingerprint import json_digest
-from bert_jax.checkpoints.transfer import read_encoder
-from bert_jax.config import FinetuneConfig, TaskKind
+from bert_jax.checkpoints.transfer import task_encoder
+from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.tasks.batches import TaskBatches
@@ -23,7 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
 from bert_jax.runs.steps import CompiledStep, finetuning_step
 from bert_jax.tasks.evaluation import (
-    InputsOnDevices,
+    InputBatches,
     OutputsFn,
     make_features_step,
     make_outputs_step,
@@ -57,7 +57,7 @@ class Setup:
         self.stored_tokenizer = metadata["tokenizer"]  # with its fingerprint
         self.source = json_digest(metadata["fingerprints"]["params"])  # which parameters it has
         self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
-        self.encoder = read_encoder(metadata, config)
+        self.encoder = task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
         self.mesh = mesh
         sharding.check_encoder(self.encoder, self.mesh)
         self.task = read_task(config, self.tokenizer)
@@ -89,14 +89,14 @@ class Setup:
             "source": self.source,
         }
 
-    def on_devices(self, inputs: TaskInputs) -> InputsOnDevices:
-        """Deals inputs out, to be run through the model."""
+    def input_batches(self, inputs: TaskInputs) -> InputBatches:
+        """Puts inputs into batches, to be run through the model."""
         whole_inputs = self.model.whole_inputs
-        return InputsOnDevices(inputs, self.batch_format, self.mesh, whole_inputs=whole_inputs)
+        return InputBatches(inputs, self.batch_format, self.mesh, whole_inputs=whole_inputs)
 
     def with_features(self, inputs: TaskInputs, params: Params) -> TaskInputs:
         """Runs the frozen encoder over inputs, once, and keeps what the head reads of it."""
-        features, _ = self.on_devices(inputs).outputs(self.features_step, params)
+        features, _ = self.input_batches(inputs).outputs(self.features_step, params)
         kept = np.stack(features) if self.model.whole_inputs else features
         return dataclasses.replace(inputs, features=kept)
 
@@ -153,14 +153,15 @@ class Scorer:
         """Takes the inputs of the splits by name, with features where they are cached."""
         self._step = setup.eval_step
         self._splits = [
-            (name, split, setup.on_devices(inputs[name])) for name, split in setup.task.dev.items()
+            (name, split, setup.input_batches(inputs[name]))
+            for name, split in setup.task.dev.items()
         ]
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Returns `dev_loss`, `dev_accuracy`, `dev2_loss` and so on."""
         scores = {}
-        for name, split, on_devices in self._splits:
-            scores |= _named(name, split, *on_devices.outputs(self._step, params))
+        for name, split, batches in self._splits:
+            scores |= _named(name, split, *batches.outputs(self._step, params))
         return scores
 
     def of_runs(
@@ -169,14 +170,14 @@ class Scorer:
         """Returns for each of several runs its scores, and its outputs for `dev`.
 
         Args:
-          step: of several runs (`InputsOnDevices.outputs_of_runs`).
+          step: of several runs (`InputBatches.outputs_of_runs`).
           params: of all.
           runs: how many are asked for, the first ones.
         """
         scores: list[dict[str, float]] = [{} for _ in range(runs)]
         kept: list[Outputs] = []
-        for name, split, on_devices in self._splits:
-            found = on_devices.outputs_of_runs(step, params, runs)
+        for name, split, batches in self._splits:
+            found = batches.outputs_of_runs(step, params, runs)
             for run, (outputs, means) in enumerate(found):
                 scores[run] |= _named(name, split, outputs, means)
             kept = kept or [outputs for outputs, _ in found]  # `dev` is the first

@@ -1,4 +1,4 @@
-"""The model's outputs for every input of a split, in order, on any number of devices and hosts."""
+"""Runs a model over the inputs of a split, on any number of devices and hosts."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -27,11 +27,11 @@ from bert_jax.training.logs import divide
 # params, batch -> outputs [R, N or T, ...], totals
 OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
 
-_AHEAD = 2  # batches under way while the outputs of an earlier one are taken apart
+_AHEAD = 2  # batches in flight while the outputs of an earlier one are unpacked
 
 
 def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
-    """Returns the evaluation, without dropout; to be compiled."""
+    """Returns the evaluation step, without dropout, not compiled."""
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
         outputs = model.apply({"params": params}, batch, deterministic=True)
@@ -42,12 +42,12 @@ def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
 
 
 def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
-    """Returns the compiled evaluation, without dropout; every device holds all outputs."""
+    """Returns the compiled evaluation step, without dropout; its outputs are on every device."""
     return jax.jit(make_outputs(model, totals_of), out_shardings=sharding.replicated(mesh))
 
 
 def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
-    """Returns the compiled encoder: for outputs, the vectors that the head reads."""
+    """Returns the compiled encoder step, whose outputs are the vectors that the head reads."""
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
         variables = {"params": params}
@@ -58,19 +58,19 @@ def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
     return jax.jit(step, out_shardings=sharding.replicated(mesh))
 
 
-class InputsOnDevices:
-    """Some inputs, dealt to batches of one shape, each exactly once."""
+class InputBatches:
+    """Inputs in batches of one shape, each input once."""
 
     def __init__(
         self, inputs: TaskInputs, batch_format: BatchFormat, mesh: Mesh, *, whole_inputs: bool
     ) -> None:
-        """Deals them out.
+        """Plans the batches.
 
         Args:
           inputs: at least one.
           batch_format: of the batches.
           mesh: from `sharding.make_mesh`.
-          whole_inputs: whether outputs are of inputs, rather than of tokens.
+          whole_inputs: True if the model has an output for each input, False for each token.
         """
         self._sizes, self._mesh, self._whole_inputs = inputs.sizes, mesh, whole_inputs
         groups = sharding.row_groups(mesh)
@@ -78,46 +78,46 @@ class InputsOnDevices:
         self._stream = TaskStream(inputs, self._batches, batch_format)
 
     def outputs(self, step: OutputsFn, params: Params) -> tuple[list[np.ndarray], dict[str, float]]:
-        """Runs the step over all batches.
+        """Runs a step over all batches.
 
         Args:
           step: from `make_outputs_step` or `make_features_step`.
           params: of the model.
 
         Returns:
-          The outputs of each input, [C] or [size, C] float32, and the means of the totals: every
-          sum is added before the one division.
+          The outputs of each input, in order, [C] or [size, C] float32; and the mean of each total
+          over all batches, its sums and weights added before the one division.
         """
         outputs: list[Any] = [None] * len(self._sizes)
         totals = []
         for number, made, sums in self._results(step, params):
             totals.append(sums)
-            self._take_apart(number, made, outputs)
+            self._unpack_outputs(number, made, outputs)
         return outputs, divide(totals)
 
     def outputs_of_runs(
         self, step: OutputsFn, params: Params, runs: int
     ) -> list[tuple[list[np.ndarray], dict[str, float]]]:
-        """Runs the step of several runs over all batches.
+        """Runs a step of several runs at once over all batches.
 
         Args:
-          step: whose outputs and totals have a leading axis of at least `runs`.
-          params: of all.
-          runs: how many are asked for, the first ones.
+          step: its outputs and totals have a leading axis of at least `runs`.
+          params: of all runs, on the leading axis.
+          runs: number of runs to return, from the first.
 
         Returns:
-          For each run what `outputs` returns.
+          The result of `outputs` for each run.
         """
         outputs: list[list[Any]] = [[None] * len(self._sizes) for _ in range(runs)]
         totals: list[list[Totals]] = [[] for _ in range(runs)]
         for number, made, sums in self._results(step, params):
             for run in range(runs):
                 totals[run].append(jax.tree.map(lambda leaf, run=run: leaf[run], sums))
-                self._take_apart(number, made[run], outputs[run])
+                self._unpack_outputs(number, made[run], outputs[run])
         return [(each, divide(sums)) for each, sums in zip(outputs, totals, strict=True)]
 
     def _results(self, step: OutputsFn, params: Params) -> Iterator[tuple[int, np.ndarray, Totals]]:
-        """Yields the number of each batch and what the step made of it, fetched."""
+        """Yields the number, outputs and totals of each batch, on the host."""
         rows = self._batches.rows
         local = sharding.host_rows(rows, self._mesh)
         waiting = collections.deque()
@@ -131,16 +131,16 @@ class InputsOnDevices:
         for number, made in waiting:
             yield number, *jax.device_get(made)
 
-    def _take_apart(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
-        """Puts the outputs of a batch where those of its inputs belong."""
+    def _unpack_outputs(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
+        """Writes the outputs of a batch to the positions of its inputs."""
         chosen, inputs_in_row = self._batches.batch(number)
         tokens = not self._whole_inputs
         parts = outputs_of_inputs(made, self._sizes[chosen], inputs_in_row, tokens=tokens)
-        for place, part in zip(chosen.tolist(), parts, strict=True):
-            outputs[place] = part.astype(np.float32)  # a copy: the batch's can go
+        for index, part in zip(chosen.tolist(), parts, strict=True):
+            outputs[index] = part.astype(np.float32)  # a copy, so that the batch's array is freed
 
 
-def deal_out(
+def make_batches(
     inputs: TaskInputs,
     encoder: EncoderConfig,
     special: SpecialIds,
@@ -149,19 +149,19 @@ def deal_out(
     batch_size: int,
     packed: bool,
     whole_inputs: bool,
-) -> InputsOnDevices:
-    """Deals new inputs out, in rows as long as the longest of them needs.
+) -> InputBatches:
+    """Puts inputs into batches, in rows as long as the longest input needs.
 
     Args:
       inputs: at least one, none longer than the position table.
-      encoder: that will read them.
+      encoder: config of the encoder that reads them.
       special: ids of [PAD], [CLS] and [SEP].
       mesh: from `sharding.make_mesh`.
-      batch_size: E.
-      packed: whether several inputs may be in a row.
-      whole_inputs: whether outputs are of inputs, rather than of tokens.
+      batch_size: inputs in a batch.
+      packed: True if a row may have several inputs.
+      whole_inputs: True if the model has an output for each input, False for each token.
     """
     length = row_length(inputs.sizes, encoder.max_length)
     most = examples_per_row(length) if packed else 1
     batch_format = BatchFormat(length, most, special, encoder.causal, batch_size)
-    return InputsOnDevices(inputs, batch_format, mesh, whole_inputs=whole_inputs)
+    return InputBatches(inputs, batch_format, mesh, whole_inputs=whole_inputs)

@@ -1,4 +1,4 @@
-"""A fine-tuned checkpoint, ready to run on inputs: what `evaluate` and `predict` share."""
+"""Fine-tuned checkpoints, ready to run on inputs, for `evaluate` and `predict`."""
 
 import pathlib
 from typing import Any
@@ -11,21 +11,21 @@ from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs
 from bert_jax.data.tasks.splits import Outputs
 from bert_jax.errors import UserError
-from bert_jax.tasks.evaluation import deal_out, make_outputs_step
+from bert_jax.tasks.evaluation import make_batches, make_outputs_step
 from bert_jax.tasks.kinds import KINDS, make_model
 from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.state import abstract_params
 
 
 class FineTuned:
-    """The model, the tokenizer and the labels of a fine-tuned checkpoint.
+    """The model, tokenizer and labels of a fine-tuned checkpoint.
 
     Attributes:
-      config: of its run.
-      encoder: its shape.
-      labels: names of the classes.
-      scores: of its epoch, on the held-out splits.
-      tokenizer: as it was in pretraining.
+      config: of the fine-tuning run.
+      encoder: config of the encoder.
+      labels: names of the classes, in the order of their ids.
+      scores: of its epoch on the held-out splits, by name.
+      tokenizer: of the pretraining corpus.
     """
 
     def __init__(self, checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: Mesh) -> None:
@@ -33,15 +33,16 @@ class FineTuned:
 
         Args:
           checkpoint: CHECKPOINTS/STEP.
-          metadata: of it.
+          metadata: from `read_metadata`.
           mesh: from `sharding.make_mesh`.
 
         Raises:
-          UserError: if it is damaged, or was not fine-tuned.
+          UserError: if it is damaged, or not fine-tuned.
         """
         if metadata["kind"] not in [kind.value for kind in TaskKind]:
             raise UserError(
-                f"{checkpoint} was pretrained and has no head for a task: fine-tune it first"
+                f"{checkpoint} is of kind {metadata['kind']} and has no task head: fine-tune it"
+                " first"
             )
         self.config = from_dict(FinetuneConfig, metadata["config"])
         self.encoder = from_dict(EncoderConfig, metadata["encoder"])
@@ -56,10 +57,10 @@ class FineTuned:
         self._step = make_outputs_step(model, KINDS[self.config.task].totals, mesh)
 
     def no_labels(self, sizes: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        """Returns labels for inputs that have none, in the form that the task's have.
+        """Returns placeholder labels in the task's form, for inputs without labels.
 
         Args:
-          sizes: [I] int64, tokens of each input.
+          sizes: [I] int64, tokens in each input.
         """
         match self.config.task:
             case TaskKind.TAGS:
@@ -70,17 +71,17 @@ class FineTuned:
                 return np.zeros(len(sizes), np.int32)
 
     def outputs(self, inputs: TaskInputs, *, batch_size: int, packed: bool) -> Outputs:
-        """Runs the model over inputs, in rows as long as the longest of them needs.
+        """Runs the model over inputs, in rows as long as the longest input needs.
 
         Args:
           inputs: none longer than the position table.
-          batch_size: inputs at a time.
-          packed: whether several inputs may be in a row.
+          batch_size: inputs in a batch.
+          packed: True if a row may have several inputs.
 
         Returns:
-          The outputs of each input.
+          The outputs of each input, in order.
         """
-        on_devices = deal_out(
+        batches = make_batches(
             inputs,
             self.encoder,
             self.tokenizer.special,
@@ -89,4 +90,4 @@ class FineTuned:
             packed=packed,
             whole_inputs=self._whole_inputs,
         )
-        return on_devices.outputs(self._step, self._params)[0]
+        return batches.outputs(self._step, self._params)[0]

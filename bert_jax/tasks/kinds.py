@@ -1,7 +1,6 @@
-"""Which head, loss, scores and reading of files belong together, for each kind of task.
+"""The kinds of task: for each its head, loss, metrics and file readers.
 
-The rule that nobody must remember: a task about whole inputs reads [CLS], a task about tokens reads
-every token.
+Tasks about whole inputs use the vector of [CLS]; tasks about tokens use every token's vector.
 """
 
 import dataclasses
@@ -32,17 +31,17 @@ from bert_jax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What belongs to a kind of task.
+    """A kind of task.
 
     Attributes:
-      head: the head's parameter group.
-      whole_inputs: whether it reads [CLS]; False: every token.
-      outputs: C; 0: as many as there are labels.
-      totals: the loss.
+      head: parameter group of the head.
+      whole_inputs: True if the head reads [CLS], False if it reads every token.
+      outputs: outputs of the head for each input or token; 0: one for each label.
+      totals: computes the loss and its companions from outputs and labels.
       metrics: scores that can choose the best epoch; the first is the default.
       read_task: reads all files of a task.
-      read_split: reads one file of a task whose labels are known.
-      suffixes: of the files that hold such tasks, beside .jsonl and tfds:.
+      read_split: reads one file of a task, given the labels.
+      suffixes: of files with such a task, beside .jsonl and tfds:.
     """
 
     head: str
@@ -105,13 +104,13 @@ KINDS = {
 
 
 def check_source(task: TaskKind, source: str) -> None:
-    """Raises UserError for a file that holds another kind of task, and says which."""
+    """Raises UserError if a file's suffix belongs to another kind of task."""
     suffix = pathlib.Path(source).suffix
     fitting = [kind.value for kind, entry in KINDS.items() if suffix in entry.suffixes]
     if fitting and task.value not in fitting and not source.startswith("tfds:"):
         raise UserError(
-            f"--config.task={task.value} has the head {KINDS[task].head!r}, which does not suit"
-            f" {source}: a {suffix} file is for task={' or '.join(fitting)}"
+            f"--config.task={task.value} cannot read {source}: a {suffix} file is for"
+            f" task={' or '.join(fitting)}"
         )
 
 
@@ -119,7 +118,7 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Reads and tokenises all files of a run's task.
 
     Raises:
-      UserError: for what is wrong with them.
+      UserError: if a file is missing, malformed, or for another kind of task.
     """
     for source in (config.data.train, *dev_sources(config.data).values()):
         check_source(config.task, source)
@@ -127,26 +126,26 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
 
 def chosen_metric(config: FinetuneConfig, scores: Sequence[str]) -> str:
-    """Returns the score that decides which epoch is the best.
+    """Returns the name of the metric that chooses the best epoch.
 
     Args:
       config: of the run.
-      scores: that the held-out split has.
+      scores: names of the scores of the held-out split.
 
     Raises:
-      UserError: if the run asks for one that it has not.
+      UserError: if the config names another one.
     """
     usable = [name for name in KINDS[config.task].metrics if name in scores]
     if config.metric and config.metric not in usable:
         raise UserError(
-            f"--config.metric={config.metric} is no score of this task: choose one of"
+            f"--config.metric={config.metric} is not a metric of this task: choose one of"
             f" {', '.join(usable)}"
         )
     return config.metric or usable[0]
 
 
 def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[str]) -> TaskModel:
-    """Builds the model of a task on an encoder."""
+    """Returns the model of a task: an encoder and the task's head."""
     kind = KINDS[config.task]
     return TaskModel(
         encoder,
@@ -161,7 +160,7 @@ def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[
 def training_loss(
     model: TaskModel, config: FinetuneConfig, class_weights: tuple[float, ...]
 ) -> Loss:
-    """Returns the loss to train with: smoothed, if the run asks for it, and weighted by class."""
+    """Returns the training loss, with the config's label smoothing and weights of classes."""
     totals = KINDS[config.task].totals
     if totals is class_totals:
         totals = functools.partial(
@@ -171,18 +170,18 @@ def training_loss(
 
 
 def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tuple[float, ...]:
-    """Reads `class_weights`.
+    """Parses the config's `class_weights`.
 
     Args:
-      asked: '', 'balanced' (so that each class has the same weight in all), or LABEL=WEIGHT,...
-      labels: names of the classes.
-      inputs: that are trained on.
+      asked: '': none; 'balanced': each class has the same total weight; or LABEL=WEIGHT,...
+      labels: names of the C classes.
+      inputs: of the training split.
 
     Returns:
-      [C], or () for 1.
+      [C] weights; () if none.
 
     Raises:
-      UserError: for a label that is not there, or a weight that is no positive number.
+      UserError: for an unknown label, or a weight that is not a positive finite number.
     """
     if not asked:
         return ()
@@ -190,7 +189,7 @@ def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tupl
         found = inputs.labels
         flat = np.concatenate(found) if isinstance(found, list) else found
         counts = np.bincount(flat[flat >= 0], minlength=len(labels))
-        # A class that a subset has not is never weighed.
+        # The weight of a class without examples is never used.
         return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
     weights = dict.fromkeys(labels, 1.0)
     for part in asked.split(","):

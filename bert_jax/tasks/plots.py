@@ -1,4 +1,4 @@
-"""Pictures of what a classifier gets right and wrong."""
+"""Plots of a classifier: confusion matrix and calibration."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 _BINS = 10
-_MOST_NAMED = 40  # classes whose counts can be read
+_MOST_COUNTED = 40  # most classes whose cells have room for a count
 
 
 def plot_confusion(
     gold: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], path: pathlib.Path
 ) -> None:
-    """Draws how often each class was taken for which, as a PNG.
+    """Writes the confusion matrix as a picture: gold classes by predicted classes.
 
     Args:
       gold: [E] int in [0, C).
       probabilities: [E, C] float.
       labels: [C] names.
-      path: the picture to write.
+      path: of the PNG.
     """
     classes = len(labels)
     counts = np.zeros((classes, classes), np.int64)
@@ -30,12 +30,12 @@ def plot_confusion(
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the gold class", shrink=0.8)
-    names = [label.replace("$", r"\$") for label in labels]  # which would begin a formula
+    names = [label.replace("$", r"\$") for label in labels]  # a bare $ would begin a formula
     axes.set_xticks(range(classes), names, rotation=90)
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("gold")
-    if classes <= _MOST_NAMED:
+    if classes <= _MOST_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{count:,}" if count else ""
@@ -44,12 +44,12 @@ def plot_confusion(
 
 
 def plot_reliability(gold: np.ndarray, probabilities: np.ndarray, path: pathlib.Path) -> None:
-    """Draws how often a prediction of some confidence is right, as a PNG.
+    """Writes the calibration plot as a picture: accuracy by confidence.
 
     Args:
       gold: [E] int in [0, C).
       probabilities: [E, C] float.
-      path: the picture to write.
+      path: of the PNG.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == gold
@@ -61,13 +61,13 @@ def plot_reliability(gold: np.ndarray, probabilities: np.ndarray, path: pathlib.
     error = np.sum(np.abs(means[0] - means[1]) * counts[there]) / counts.sum()
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot([0, 1], [0, 1], ":", color="0.4", label="as sure as it is right")
+    upper.plot([0, 1], [0, 1], ":", color="0.4", label="perfect calibration")
     upper.plot(*means, "o-", label=f"expected calibration error {error:.3f}")
-    upper.set_ylabel("share that is right")
+    upper.set_ylabel("accuracy")
     upper.legend(loc="upper left")
     lower.bar(edges[:-1], counts, width=1 / _BINS, align="edge", edgecolor="white")
     lower.set_ylabel("predictions")
-    lower.set_xlabel("probability of the predicted class")
+    lower.set_xlabel("confidence (probability of the predicted class)")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)

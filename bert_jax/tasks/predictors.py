@@ -1,4 +1,4 @@
-"""What fine-tuned checkpoints say about new text, for each kind of task."""
+"""Predictions of fine-tuned checkpoints for new text, one predictor for each kind of task."""
 
 import abc
 import math
@@ -19,28 +19,34 @@ from bert_jax.data.tasks.tags import encode_words, mark_entities, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
 
-_Word = tuple[str, int, int]  # with the characters where it begins and ends
+_Word = tuple[str, int, int]  # the word, and the characters where it begins and ends
 
 
 class Predictor(abc.ABC):
-    """Predictions for inputs: (text, second text or ''), as the task had them."""
+    """Predicts for inputs (text, second text or '') as the task's training data had them."""
 
     def __init__(self, tuned: FineTuned, batch_size: int) -> None:
-        """Takes a checkpoint of the task's kind."""
+        """Makes a predictor.
+
+        Args:
+          tuned: a checkpoint of the task's kind.
+          batch_size: inputs in a batch.
+        """
         self._tuned, self._batch_size = tuned, batch_size
 
     @abc.abstractmethod
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Predicts, ready for JSON.
+        """Returns a JSON-ready prediction for each input.
 
         Raises:
-          UserError: for an empty text, a missing or needless second text, or one that is too long.
+          UserError: for a text that is empty or too long, or a second text that is missing or that
+            the task does not have.
         """
 
     @staticmethod
     @abc.abstractmethod
     def show(prediction: dict[str, Any]) -> str:
-        """Words a prediction for a person."""
+        """Returns a prediction as text for people."""
 
     def _outputs(self, a: list[np.ndarray], b: list[np.ndarray]) -> Outputs:
         labels = self._tuned.no_labels(input_sizes(a, b))
@@ -49,7 +55,7 @@ class Predictor(abc.ABC):
 
 
 class WholeInputs(Predictor):
-    """What is asked about a text or a pair of texts."""
+    """Base of the tasks about whole inputs: a text or a pair of texts."""
 
     def _read(self, inputs: Sequence[tuple[str, str]]) -> Outputs:
         tuned = self._tuned
@@ -58,7 +64,7 @@ class WholeInputs(Predictor):
             _check_not_empty(text)
             if bool(pair) != are_pairs:
                 wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
-                raise UserError(f"{text!r} does not suit the task, which is of {wanted}")
+                raise UserError(f"{text!r} does not suit the task, whose inputs are {wanted}")
         firsts, seconds = zip(*inputs, strict=True)
         a, b, _ = encode_inputs(firsts, seconds, tuned.tokenizer, sys.maxsize)
         for text, size in zip(firsts, input_sizes(a, b), strict=True):
@@ -86,7 +92,7 @@ class Numbers(WholeInputs):
     """A number."""
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns for each `text` and `value`."""
+        """Returns for each input `text` and `value`."""
         pairs = zip(inputs, self._read(inputs), strict=True)
         return [texts(*pair) | {"value": float(output[0])} for pair, output in pairs]
 
@@ -100,24 +106,27 @@ class Tags(Predictor):
     """Entities in raw text, or a class for each of its words."""
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns for each `text` and its `entities`; where the labels mark none its `words`.
+        """Returns for each input `text` and `entities`; or `words`, if labels mark no entities.
 
-        An entity has `type`, `text`, `begin`, `end` (characters) and `probability`, the least of
-        its words'; a word has `tag` instead of `type`.
+        An entity has `type`, `text`, `begin` and `end` (in characters), and `probability`, the
+        lowest of its words. A word has `tag` instead of `type`.
         """
         tuned, data = self._tuned, self._tuned.config.data
         for text, pair in inputs:
             _check_not_empty(text)
             if pair:
-                raise UserError(f"{text!r} does not suit the task, which is of single texts")
+                raise UserError(
+                    f"{text!r} has a second text, but the task's inputs are single texts"
+                )
         words = [split_words(text) for text, _ in inputs]
         bare = [[word for word, _, _ in each] for each in words]
         encoded = encode_words(bare, tuned.tokenizer, data.length, data.stride)
         probabilities = encoded.probabilities(self._outputs(encoded.a, encoded.b))
-        name, find = ("entities", _entities) if mark_entities(tuned.labels) else ("words", _words)
+        marks_entities = mark_entities(tuned.labels)
+        name, find = ("entities", _find_entities) if marks_entities else ("words", _tag_words)
         return [
-            {"text": text, name: find(text, places, each, tuned.labels)}
-            for (text, _), places, each in zip(inputs, words, probabilities, strict=True)
+            {"text": text, name: find(text, spans, each, tuned.labels)}
+            for (text, _), spans, each in zip(inputs, words, probabilities, strict=True)
         ]
 
     @staticmethod
@@ -126,13 +135,13 @@ class Tags(Predictor):
         lines = []
         for each in prediction.get("entities", prediction.get("words", [])):
             kind = each.get("type", each.get("tag"))
-            place = f"{each['begin']}-{each['end']}"
-            lines.append(f"  {each['probability']:.4f}  {kind:14}{place:>9}  {each['text']}")
+            span = f"{each['begin']}-{each['end']}"
+            lines.append(f"  {each['probability']:.4f}  {kind:14}{span:>9}  {each['text']}")
         return "\n".join([prediction["text"], *(lines or ["  no entity"])])
 
 
-def _words(
-    text: str, places: list[_Word], probabilities: np.ndarray, labels: list[str]
+def _tag_words(
+    text: str, words: list[_Word], probabilities: np.ndarray, labels: list[str]
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -142,20 +151,20 @@ def _words(
             "end": end,
             "probability": float(row.max()),
         }
-        for (_, begin, end), row in zip(places, probabilities, strict=True)
+        for (_, begin, end), row in zip(words, probabilities, strict=True)
     ]
 
 
-def _entities(
-    text: str, places: list[_Word], probabilities: np.ndarray, labels: list[str]
+def _find_entities(
+    text: str, words: list[_Word], probabilities: np.ndarray, labels: list[str]
 ) -> list[dict[str, Any]]:
     found = []
     tags = [labels[number] for number in probabilities.argmax(axis=1)]
     for kind, first, last in entities(tags):
-        begin, end = places[first][1], places[last - 1][2]
-        least = float(probabilities[first:last].max(axis=1).min())
-        place = {"text": text[begin:end], "begin": begin, "end": end}
-        found.append({"type": kind, **place, "probability": least})
+        begin, end = words[first][1], words[last - 1][2]
+        lowest = float(probabilities[first:last].max(axis=1).min())
+        span = {"text": text[begin:end], "begin": begin, "end": end}
+        found.append({"type": kind, **span, "probability": lowest})
     return found
 
 
@@ -163,9 +172,9 @@ class Answers(Predictor):
     """The span of a text that answers a question: inputs are (question, text)."""
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns for each `question`, `answer`, `begin`, `end` (characters) and `score`.
+        """Returns for each input `question`, `answer`, `begin`, `end` (characters) and `score`.
 
-        The answer is "" where the model, trained on questions without answers, finds none.
+        A model trained on questions without answers may answer "".
         """
         tuned, data = self._tuned, self._tuned.config.data
         for question, text in inputs:
@@ -194,8 +203,8 @@ class Answers(Predictor):
         """See `Predictor.show`."""
         if not prediction["answer"]:
             return f"{prediction['question']}\n  no answer"
-        place = f"{prediction['begin']}-{prediction['end']}"
-        return f"{prediction['question']}\n  {prediction['answer']}  ({place})"
+        span = f"{prediction['begin']}-{prediction['end']}"
+        return f"{prediction['question']}\n  {prediction['answer']}  ({span})"
 
 
 PREDICTORS: dict[TaskKind, type[Predictor]] = {
@@ -207,7 +216,7 @@ PREDICTORS: dict[TaskKind, type[Predictor]] = {
 
 
 def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
-    """Raises UserError for a text of more tokens than the encoder has positions."""
+    """Raises UserError if a text has more tokens than the encoder has positions."""
     if size > encoder.max_length:
         raise UserError(
             f"{text[:40]!r}... has {size} tokens, and the model has positions for"
@@ -217,14 +226,14 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
 
 def _check_not_empty(text: str) -> None:
     if not text.strip():
-        raise UserError("an input is empty: give it a text")
+        raise UserError("an input is empty: give it some text")
 
 
 def texts(text: str, pair: str) -> dict[str, Any]:
-    """Names the texts of an input."""
+    """Returns the texts of an input by name, for a prediction."""
     return {"text": text} | ({"text_pair": pair} if pair else {})
 
 
 def shown_texts(prediction: dict[str, Any]) -> str:
-    """Words the texts of an input for a person."""
+    """Returns the texts of a prediction's input, for people."""
     return "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)

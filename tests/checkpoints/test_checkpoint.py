@@ -94,7 +94,7 @@ def test_a_directory_that_holds_no_checkpoint(place: str, tmp_path: pathlib.Path
     save(tmp_path / "run", small_state(1))
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no checkpoint: name the directory of a run"):
+    with pytest.raises(UserError, match="has no checkpoint: name the directory of a run"):
         find_checkpoint(tmp_path / place)
 
 
@@ -110,8 +110,9 @@ def test_what_does_not_fit_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError) as raised:
         restore_state(tmp_path / "checkpoints/1", abstract(other))
     assert str(raised.value).endswith(
-        "params does not fit: encoder/kernel is float32[2,3], not float32[3,2];"
-        " encoder/scale is missing; head/bias is float32[2], not bfloat16[2]"
+        "params does not fit the model: encoder/kernel is float32[2,3], not float32[3,2];"
+        " encoder/scale is missing; head/bias is float32[2], not bfloat16[2]:"
+        " use the config that it was saved with"
     )
 
 
@@ -146,7 +147,7 @@ def test_a_flipped_bit_of_an_array_is_named(tmp_path: pathlib.Path) -> None:
     checkpoint = tmp_path / "a/checkpoints/1"
     shutil.rmtree(checkpoint / "params")
     shutil.copytree(tmp_path / "b/checkpoints/1/params", checkpoint / "params")
-    message = "a/checkpoints/1/params is damaged .the bits of head/bias are not those"
+    message = "a/checkpoints/1/params is damaged .the bits of head/bias differ from"
     with pytest.raises(UserError, match=message):
         restore_state(checkpoint, abstract(state))
     with pytest.raises(UserError, match=message):

@@ -27,7 +27,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lease_that_is_renewed_refuses_others(no_locks: None, tmp_path: pathlib.Path) -> None:
     claim_workdir(tmp_path, PretrainConfig())
-    with pytest.raises(UserError, match=rf"process {os.getpid()} of .* is at work in --workdir="):
+    with pytest.raises(UserError, match=rf"process {os.getpid()} of .* uses --workdir="):
         claim_workdir(tmp_path, PretrainConfig())
 
 
@@ -68,4 +68,4 @@ time.sleep(9)  # the other may wait for the lease to run out
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     results = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
-    assert any("is at work in --workdir=" in said for said in results)
+    assert any("uses --workdir=" in message for message in results)

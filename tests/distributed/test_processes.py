@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax.checkpoints.checkpoint import read_metadata, steps_in
-from bert_jax.inspection import open_checkpoint
+from bert_jax.inspection.stored import open_checkpoint
 from tests.fixtures.drivers import (
     Drivers,
     Result,
@@ -124,7 +124,7 @@ def test_when_one_dies_the_other_says_so_and_they_go_on(
     survivor = results[1 - killed]
     assert survivor.status == 75, survivor
     assert f"error: process {killed}" in survivor.err
-    assert "is gone: start all processes again, and they go on" in survivor.err
+    assert "is gone: start all processes again, and the run resumes" in survivor.err
     run(drivers, "pretrain", *flags)
     assert_same_bits(state_of(newest(tmp_path)), state_of(newest(pair)))
     assert read_metadata(newest(tmp_path)) == read_metadata(newest(pair))
@@ -193,7 +193,7 @@ def test_an_error_that_all_find_is_told_by_all(drivers, pretrain_flags, tmp_path
     results = [job.wait() for job in start(drivers, "pretrain", *flags)]
     assert [result.status for result in results] == [1, 1]
     for result in results:
-        assert "holds files and no run" in result.err and "Traceback" not in result.err
+        assert "has files that are not a run's" in result.err and "Traceback" not in result.err
 
 
 def test_an_error_of_one_ends_all(drivers, pretrain_flags, tmp_path):
@@ -204,9 +204,9 @@ def test_an_error_of_one_ends_all(drivers, pretrain_flags, tmp_path):
     results = [job.wait() for job in jobs]
     os.close(lock)
     assert [result.status for result in results] == [1, 1]
-    assert results[0].err.startswith("error: another process is at work in")
+    assert results[0].err.startswith("error: another process uses")
     assert results[1].err.startswith("error: process 0 (")
-    assert f"ended: another process is at work in --workdir={tmp_path}" in results[1].err
+    assert f"ended: another process uses --workdir={tmp_path}" in results[1].err
 
 
 def test_who_is_missing_is_told_before_anything_is_written(drivers, pretrain_flags, tmp_path):
@@ -214,7 +214,7 @@ def test_who_is_missing_is_told_before_anything_is_written(drivers, pretrain_fla
     flags += [f"--coordinator=localhost:{free_port()}", "--processes=3"]
     jobs = [drivers.start("pretrain", *flags, f"--process={n}") for n in (0, 1)]
     for message in (job.wait().error() for job in jobs):
-        assert message.startswith("process 2 of 3 did not come in time")
+        assert message.startswith("process 2 of 3 did not start in time")
     assert not (tmp_path / "run").exists()
 
 
@@ -235,7 +235,7 @@ def test_configs_that_differ_are_named(drivers, pretrain_flags, tmp_path):
         (["--processes=2", "--process=0"], "--coordinator is not set"),
         (["--processes=2", "--coordinator=a:1", "--process=2"], "--process=2 must be from 0 to 1"),
         (["--processes=few"], "--processes=few must be a number from 1, or auto"),
-        (["--processes=auto"], "JAX finds no cluster here: give --coordinator"),
+        (["--processes=auto"], "JAX finds no cluster: give --coordinator"),
     ],
 )
 def test_flags_that_make_no_sense(flags, message, drivers, pretrain_flags, tmp_path):

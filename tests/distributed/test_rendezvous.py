@@ -26,11 +26,11 @@ def member(process: int, processes: int, **changes: Any) -> Member:
 
 
 def meet_all(*members: Member, seconds: float = 20, port: int = 0) -> list[Lifeline | str]:
-    """Returns each one's lifeline, or what it was told."""
+    """Returns each one's lifeline, or the message of its error."""
     port = port or free_port()
     results: list[Any] = [None] * len(members)
 
-    def come(number: int) -> None:
+    def start(number: int) -> None:
         try:
             results[number] = meet(
                 f"localhost:{port}", members[number], timeout_seconds=seconds, heartbeat_seconds=8
@@ -38,7 +38,7 @@ def meet_all(*members: Member, seconds: float = 20, port: int = 0) -> list[Lifel
         except UserError as error:
             results[number] = str(error)
 
-    threads = [threading.Thread(target=come, args=(n,)) for n in range(len(members))]
+    threads = [threading.Thread(target=start, args=(n,)) for n in range(len(members))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -56,7 +56,7 @@ def test_all_meet_and_the_port_is_free_again() -> None:
         lifeline.leave(0, "")
 
 
-def test_who_leaves_while_others_do_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_together_is_not_taken_for_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     ended, send = [], socket.socket.sendall
 
     def send_slowly(connection: socket.socket, content: bytes) -> None:
@@ -76,16 +76,16 @@ def test_who_leaves_while_others_do_is_not_taken_for_dead(monkeypatch: pytest.Mo
     assert not ended
 
 
-def told(*members: Member, seconds: float = 20) -> str:
-    """Returns the one message that all of them got."""
+def message_to(*members: Member, seconds: float = 20) -> str:
+    """Returns the message that all of them get."""
     (message,) = set(meet_all(*members, seconds=seconds))
     assert isinstance(message, str)
     return message
 
 
-def test_who_is_missing_is_named() -> None:
-    message = told(member(0, 4), member(2, 4), seconds=1)
-    assert message.startswith("processes 1, 3 of 4 did not come in time")
+def test_missing_processes_are_named() -> None:
+    message = message_to(member(0, 4), member(2, 4), seconds=1)
+    assert message.startswith("processes 1, 3 of 4 did not start in time")
     assert "process 0 (host0), process 2 (host2)" in message
 
 
@@ -115,13 +115,13 @@ def test_a_missing_process_0_is_named() -> None:
         ({"clock": time.time() + 4000}, "the clock of process 1 (host1) is +"),
     ],
 )
-def test_what_differs_is_named(changes: dict[str, Any], message: str) -> None:
-    assert message in told(member(0, 2), member(1, 2)._replace(**changes))
+def test_a_difference_is_named(changes: dict[str, Any], message: str) -> None:
+    assert message in message_to(member(0, 2), member(1, 2)._replace(**changes))
 
 
 def test_two_with_one_number_are_named() -> None:
-    message = told(member(0, 3), member(1, 3), member(1, 3, host="other"))
-    assert "have one number: give each its own --process from 0 to 2" in message
+    message = message_to(member(0, 3), member(1, 3), member(1, 3, host="other"))
+    assert "have one number: give each process its own --process, from 0 to 2" in message
 
 
 def test_two_hosts_of_one_name_are_refused() -> None:
@@ -148,21 +148,21 @@ def test_two_hosts_of_one_name_are_refused() -> None:
         same = member(number, 3, host="twin")
         lines[-1].sendall(json.dumps(same._asdict()).encode() + b"\n")
     thread.join()
-    assert results == ["two hosts are named twin: give each a name of its own"]
+    assert results == ["two hosts are named twin: give each host its own name"]
     for line in lines:
         line.close()
 
 
-def test_what_is_none_of_us_is_left_alone() -> None:
+def test_connections_of_other_programs_are_ignored() -> None:
     port = free_port()
 
     def knock() -> None:
-        for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"process": 1}\n', b"x" * 100_000, b""):
+        for content in (b"GET / HTTP/1.1\r\n\r\n", b'{"process": 1}\n', b"x" * 100_000, b""):
             while True:
                 with contextlib.suppress(OSError):
                     with socket.create_connection(("localhost", port), timeout=1) as connection:
                         with contextlib.suppress(OSError):
-                            connection.sendall(said)
+                            connection.sendall(content)
                     break
 
     thread = threading.Thread(target=knock)
@@ -185,7 +185,7 @@ def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("", 0)) as held:
         port = held.getsockname()[1]
         (message,) = meet_all(member(0, 2), seconds=1, port=port)
-    assert isinstance(message, str) and f"port {port} cannot be used on host0" in message
+    assert isinstance(message, str) and f"port {port} of host0 cannot be used" in message
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":1", "host:one"])

@@ -205,7 +205,7 @@ def test_two_processes_agree_on_what_is_damaged(
     damage(tmp_path / FOLDER / "8", how)
     results = [job.wait() for job in start(drivers, "pretrain", *flags)]
     assert [result.status for result in results] == [0, 0], results
-    assert "it is set aside" in results[0].err
+    assert "moved to" in results[0].err
     assert_same_bits(state_of(newest(tmp_path)), expected)
 
 

@@ -219,7 +219,7 @@ def test_a_resumed_run_must_have_the_same_examples(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--checkpoint=nowhere", "nowhere holds no checkpoint: name the directory of a run"),
+        ("--checkpoint=nowhere", "nowhere has no checkpoint: name the directory of a run"),
         ("--checkpoint=", "--checkpoint is not set: for example --checkpoint=runs/base"),
         ("--workdir=", "--workdir is not set"),
         ("--config.data.length=41", "length=41 is longer than the position table"),
@@ -227,8 +227,11 @@ def test_a_resumed_run_must_have_the_same_examples(
         ("--config.data.dev=dev.conll", "dev.conll: a .conll file is for task=tags"),
         ("--config.data.dev=dev.json", "dev.json: a .json file is for task=spans"),
         ("--config.task=spans", "train.tsv: a .tsv file is for task=classification or regression"),
-        ("--config.metric=bleu", "--config.metric=bleu is no score of this task: choose one of"),
-        ("--config.feature_layers=3", "feature_layers=3: the checkpoint's encoder has 2 layers"),
+        ("--config.metric=bleu", "--config.metric=bleu is not a metric of this task: choose"),
+        (
+            "--config.feature_layers=3",
+            "feature_layers=3, but the checkpoint's encoder has 2",
+        ),
         ("--config.class_weights=hot=2", "'hot=2' is not LABEL=WEIGHT with a label of cold, warm"),
         ("--config.data.examples=43", "data.examples=43: "),
         ("--config.data.examples=1", "draws no example of"),
@@ -251,7 +254,7 @@ def test_a_pretraining_runs_directory_is_refused(
 ) -> None:
     run = copied(pretrained, tmp_path / "run")
     message = drivers.run("finetune", *finetune_flags(task, pretrained, run)).error()
-    assert "holds another kind of run" in message
+    assert "has another kind of run" in message
 
 
 def test_pairs(

@@ -207,8 +207,8 @@ def test_a_directory_has_one_kind_of_run(
 ) -> None:
     flags = sweep_flags(task, pretrained, copied(finetuned, tmp_path / "run"))
     message = drivers.run("finetune_sweep", *flags).error()
-    assert "holds a run with another config" in message and "learning_rates" in message
+    assert "has a run with another config" in message and "learning_rates" in message
     message = drivers.run("finetune_sweep", *sweep_flags(task, pretrained, swept[0])).error()
-    assert "holds a run with another config: data.examples: 30 -> 0" in message
+    assert "has a run with another config: data.examples: 30 -> 0" in message
     message = drivers.run("finetune", *finetune_flags(task, pretrained, swept[0])).error()
-    assert "holds another kind of run" in message
+    assert "has another kind of run" in message

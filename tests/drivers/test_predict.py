@@ -85,15 +85,15 @@ def test_in_a_text_to_label_mask_is_text(drivers: Drivers, finetuned: Run) -> No
     ("flags", "message"),
     [
         ([], "--checkpoint is not set"),
-        (["--checkpoint=configs", "--text=x"], "configs holds no checkpoint"),
+        (["--checkpoint=configs", "--text=x"], "configs has no checkpoint"),
         (["--checkpoint=PRETRAINED", "--text=red"], "nothing to fill in 'red': put [MASK] where"),
         (["--checkpoint=PRETRAINED", "--text="], "nothing to fill in ''"),
         (
             ["--checkpoint=PRETRAINED", f"--text={'[MASK]' * 39}"],
             "and the model has positions for 40",
         ),
-        (["--checkpoint=FINETUNED", "--text="], "an input is empty: give it a text"),
-        (["--checkpoint=FINETUNED", "--text=red", "--text_pair=sun"], "which is of single texts"),
+        (["--checkpoint=FINETUNED", "--text="], "an input is empty: give it some text"),
+        (["--checkpoint=FINETUNED", "--text=red", "--text_pair=sun"], "inputs are single texts"),
         (["--checkpoint=FINETUNED", f"--text={'red ' * 50}"], "and the model has positions for 40"),
         (["--checkpoint=FINETUNED", "--top_k=0"], "flag --top_k=0"),
     ],

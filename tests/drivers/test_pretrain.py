@@ -281,7 +281,7 @@ def test_two_processes_in_one_workdir_are_refused(
     running.wait_until(lambda: "starting from" in running.err)
     running.send(signal.SIGSTOP)  # or it might be finished too soon
     message = drivers.run("pretrain", *flags).error()
-    assert f"another process is at work in --workdir={tmp_path}: wait for it" in message
+    assert f"another process uses --workdir={tmp_path}: wait until" in message
     running.send(signal.SIGKILL)  # which no lock outlives
     running.wait()
     assert drivers.run("pretrain", *flags).status == 0
@@ -298,15 +298,15 @@ def test_a_workdir_of_something_else_is_refused(
 
     run = copied(pretrained, tmp_path / "run")
     changed = refusal(run, "--config.seed=1", "--config.optimizer.beta1=0.8")
-    assert "holds a run with another config: optimizer.beta1: 0.9 -> 0.8, seed: 0 -> 1;" in changed
+    assert "has a run with another config: optimizer.beta1: 0.9 -> 0.8, seed: 0 -> 1;" in changed
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    assert "holds files and no run: name a new or an empty directory" in refusal(foreign)
+    assert "has files that are not a run's: name a new or an empty directory" in refusal(foreign)
     assert f"--workdir={foreign / 'thesis.txt'} is a file" in refusal(foreign / "thesis.txt")
     (foreign / "config.json").write_text("[1]")
-    assert "holds another kind of run" in refusal(foreign)
+    assert "has another kind of run" in refusal(foreign)
 
 
 def test_what_does_not_change_the_result_may_change(

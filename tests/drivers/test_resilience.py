@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_an_earlier_one_used(
     assert result.status == 0, result
     warning, resuming = result.err.splitlines()[:2]
     assert warning.startswith(f"warning: {run / FOLDER / '8'}") and "is damaged (" in warning
-    aside = f"it is set aside in {run / 'damaged'}, and steps 5 to 8 are done again"
+    aside = f"moved to {run / 'damaged'}; steps 5 to 8 are trained again"
     assert warning.endswith(aside) and resuming.startswith("resuming at step 4 from")
     assert (run / "damaged/8").is_dir() and steps_in(run) == [4, 8, 12]
     assert_same_bits(state_of(newest(run)), state_of(newest(pretrained[0])))
@@ -170,7 +170,7 @@ def test_without_a_sound_checkpoint_nothing_is_begun(
         damage(run / FOLDER / str(step), "a missing file")
     shutil.rmtree(run / FOLDER / "12/metadata")
     message = drivers.run("pretrain", *pretrain_flags, f"--workdir={run}").error()
-    assert f"no checkpoint of {run} is sound ({run / FOLDER / '12'}" in message
+    assert f"every checkpoint of {run} is damaged ({run / FOLDER / '12'}" in message
     assert steps_in(run) == [4, 8, 12]
 
 
@@ -187,7 +187,7 @@ def test_fine_tuning_looks_for_a_sound_checkpoint_too(
         damage(run / FOLDER / str(step), "a missing item")
         (run / FOLDER / str(step) / "metadata/metadata").unlink()
     message = drivers.run("finetune", *finetune_flags(task, pretrained, run)).error()
-    assert f"no checkpoint of {run} is sound" in message
+    assert f"every checkpoint of {run} is damaged" in message
 
 
 def test_another_mesh_goes_on_with_the_same_rows(

@@ -180,7 +180,7 @@ def test_evaluate_writes_what_a_person_wants_to_see(
     ).error()
     assert "is there already: name a new or an empty directory" in again
     message = drivers.run("evaluate", f"--checkpoint={pretrained[0]}").error()
-    assert "was pretrained and has no head for a task: fine-tune it first" in message
+    assert "is of kind pretraining and has no task head: fine-tune it first" in message
 
 
 def test_cached_features_train_the_same_head_as_a_frozen_encoder(

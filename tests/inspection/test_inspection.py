@@ -12,12 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import inspection
 from bert_jax.checkpoints.checkpoint import FOLDER, Checkpoints
 from bert_jax.checkpoints.fingerprint import leaf_name
 from bert_jax.config import EncoderConfig, MeshConfig, Norm, OptimizerConfig, to_dict
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.errors import UserError
+from bert_jax.inspection.changes import changes_by_step, only_in_one, parameter_changes
+from bert_jax.inspection.internals import (
+    Internals,
+    encoder_internals,
+    masked_in_turn,
+    state_table,
+    text_internals,
+)
+from bert_jax.inspection.plots import plot_attention, plot_attention_grid, plot_changes, plot_steps
+from bert_jax.inspection.stored import open_checkpoint
+from bert_jax.inspection.tables import (
+    Table,
+    group_table,
+    layer_arrays,
+    moment_table,
+    neighbours,
+    parameter_table,
+)
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizer import make_optimizer
@@ -66,7 +83,7 @@ def wide(tiny_encoder: EncoderConfig) -> EncoderConfig:
 @pytest.fixture(scope="module")
 def split(wide: EncoderConfig, pretrained: Run, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """Parameters that eight devices hold in parts: fsdp=2, tensor=4."""
-    stored = inspection.open_checkpoint(pretrained[0]).metadata
+    stored = open_checkpoint(pretrained[0]).metadata
     metadata = {name: stored[name] for name in ("kind", "config", "tokenizer")}
     metadata["encoder"] = to_dict(wide)
     workdir = tmp_path_factory.mktemp("split")
@@ -87,7 +104,7 @@ def with_slots(config: EncoderConfig) -> dict[str, Any]:
 @pytest.mark.parametrize("item", ["params", "opt_state"])
 def test_every_array_is_read_by_its_name(pretrained: Run, item: str) -> None:
     checkpoint = newest(pretrained[0])
-    arrays = getattr(inspection.open_checkpoint(checkpoint), item)
+    arrays = getattr(open_checkpoint(checkpoint), item)
     expected = named(getattr(state_of(checkpoint), item))
     assert list(arrays) == list(expected) and len(arrays) == len(expected)
     for name, array in expected.items():
@@ -118,7 +135,7 @@ def test_damage_elsewhere_does_not_matter(split: Saved, tmp_path: pathlib.Path) 
     (largest,) = sorted(copy.glob("params/**/d/*"), key=lambda path: path.stat().st_size)[-1:]
     content = largest.read_bytes()
     largest.write_bytes(content[: len(content) // 2])  # all that is behind is gone
-    arrays, lost = inspection.open_checkpoint(copy).params, []
+    arrays, lost = open_checkpoint(copy).params, []
     for name, array in split.params.items():
         try:
             assert arrays[name].tobytes() == array.tobytes()
@@ -128,8 +145,8 @@ def test_damage_elsewhere_does_not_matter(split: Saved, tmp_path: pathlib.Path) 
     assert 1 <= len(lost) < len(split.params) - 1
     largest.unlink()
     with pytest.raises(UserError, match="is damaged"):
-        inspection.parameter_table(arrays)
-    names = [row["name"] for row in inspection.parameter_table(arrays, values=False)]
+        parameter_table(arrays)
+    names = [row["name"] for row in parameter_table(arrays, values=False)]
     assert names == list(split.params)
 
 
@@ -144,9 +161,9 @@ def test_an_array_that_is_not_what_was_saved(
     shutil.copytree(split.path, copy)
     shutil.rmtree(copy / "params")
     shutil.copytree(tmp_path / FOLDER / "0" / "params", copy / "params")
-    arrays = inspection.open_checkpoint(copy).params
+    arrays = open_checkpoint(copy).params
     arrays["mlm_head/transform/bias"]
-    with pytest.raises(UserError, match="the bits of mlm_head/bias are not those that were saved"):
+    with pytest.raises(UserError, match="the bits of mlm_head/bias differ from those saved"):
         arrays["mlm_head/bias"]
 
 
@@ -154,8 +171,8 @@ def test_an_array_that_is_not_what_was_saved(
 
 
 def test_parameter_table(split: Saved) -> None:
-    params = inspection.open_checkpoint(split.path).params
-    table = {row["name"]: row for row in inspection.parameter_table(params)}
+    params = open_checkpoint(split.path).params
+    table = {row["name"]: row for row in parameter_table(params)}
     for name, array in split.params.items():
         wide = array.astype(np.float64)
         assert table[name] == {
@@ -168,51 +185,51 @@ def test_parameter_table(split: Saved) -> None:
             "spread": pytest.approx(wide.std()),
             "norm": pytest.approx(np.sqrt((wide**2).sum())),
         }
-    counts = [row["count"] for row in inspection.parameter_table(params, sort="count")]
+    counts = [row["count"] for row in parameter_table(params, sort="count")]
     assert counts == sorted(counts, reverse=True)
-    queries = inspection.parameter_table(params, match="query/k", by_layer=True)
+    queries = parameter_table(params, match="query/k", by_layer=True)
     kernel = split.params["encoder/layers/attention/query/kernel"]
     assert [(row["layer"], row["shape"]) for row in queries] == [(1, (64, 4, 16)), (2, (64, 4, 16))]
     assert queries[1]["norm"] == pytest.approx(np.linalg.norm(kernel[1]))
-    groups = inspection.group_table(params)
+    groups = group_table(params)
     assert [row["group"] for row in groups] == [
         *("encoder/embeddings", "encoder/layers", "mlm_head", "nsp_head", "pooler")
     ]
     assert sum(row["count"] for row in groups) == sum(a.size for a in split.params.values())
     assert sum(row["share"] for row in groups) == pytest.approx(1)
-    second = inspection.layer_arrays(params, 2)
+    second = layer_arrays(params, 2)
     assert second["attention/query/kernel"].tobytes() == kernel[1].tobytes()
     assert params.tree()["pooler"]["dense"]["bias"] == jax.ShapeDtypeStruct((64,), jnp.float32)
 
 
 def test_a_table_is_shown_in_columns() -> None:
     rows = [{"name": "a", "n": 1234, "x": 0.5, "s": (2, 3), "none": None, "best": [("b", 0.25)]}]
-    table = inspection.Table(rows + [rows[0] | {"name": "longer", "n": 7, "none": 1}])
+    table = Table(rows + [rows[0] | {"name": "longer", "n": 7, "none": 1}])
     assert repr(table).splitlines() == [
         "name        n    x  s    none  best",
         "a       1,234  0.5  2x3        b 0.250",
         "longer      7  0.5  2x3     1  b 0.250",
     ]
-    assert repr(inspection.Table()) == "(no rows)"
+    assert repr(Table()) == "(no rows)"
 
 
 def test_moment_table(pretrained: Run) -> None:
-    checkpoint = inspection.open_checkpoint(newest(pretrained[0]))
+    checkpoint = open_checkpoint(newest(pretrained[0]))
     state = named(state_of(newest(pretrained[0])).opt_state)
-    whole = {row["name"]: row for row in inspection.moment_table(checkpoint)}
+    whole = {row["name"]: row for row in moment_table(checkpoint)}
     assert list(whole) == list(checkpoint.params)
     name = "encoder/layers/mlp/up/kernel"
     mean, square = (state[f"1/{moment}/{name}"] for moment in ("mu", "nu"))
     first, second = np.sqrt((mean**2).mean()), np.sqrt(square.mean())
     expected = {"first": first, "second": second, "ratio": first / second}
     assert whole[name] == {"name": name} | {k: pytest.approx(v) for k, v in expected.items()}
-    layers = inspection.moment_table(checkpoint, match="up/kernel", by_layer=True)
+    layers = moment_table(checkpoint, match="up/kernel", by_layer=True)
     assert [row["layer"] for row in layers] == [1, 2]
     assert layers[1]["second"] == pytest.approx(np.sqrt(square[1].mean()))
 
 
 def test_neighbours(pretrained: Run) -> None:
-    checkpoint = inspection.open_checkpoint(newest(pretrained[0]))
+    checkpoint = open_checkpoint(newest(pretrained[0]))
     tokenizer = checkpoint.tokenizer
     word = next(
         p for p in map(tokenizer.id_to_piece, range(40)) if p.startswith("▁") and len(p) > 1
@@ -226,19 +243,19 @@ def test_neighbours(pretrained: Run) -> None:
     }
     expected = sorted(cosines, key=lambda other: -cosines[other])[:7]
     for asked in (word, word.removeprefix("▁")):
-        found = inspection.neighbours(checkpoint, asked, count=7)
+        found = neighbours(checkpoint, asked, count=7)
         assert [row["id"] for row in found] == expected
         assert found[0]["cosine"] == pytest.approx(cosines[expected[0]], rel=1e-5)
         assert found[0]["token"] == tokenizer.id_to_piece(expected[0])
     pieces = [tokenizer.id_to_piece(id) for id in range(40)]
     inner = next(id for id in range(5, 40) if len(tokenizer.encode(pieces[id])) == 2)
-    found = inspection.neighbours(checkpoint, pieces[inner], count=39)  # of no word alone
+    found = neighbours(checkpoint, pieces[inner], count=39)  # of no word alone
     assert sorted([inner, *(row["id"] for row in found)]) == list(range(40))
-    assert len(inspection.neighbours(checkpoint, "[MASK]")) == 10
+    assert len(neighbours(checkpoint, "[MASK]")) == 10
     with pytest.raises(UserError, match="'☃' is not in the vocabulary|'☃' is 2 tokens"):
-        inspection.neighbours(checkpoint, "☃")
+        neighbours(checkpoint, "☃")
     with pytest.raises(UserError, match=r"'red stone' is \d+ tokens .*▁.*: choose one of them"):
-        inspection.neighbours(checkpoint, "red stone")
+        neighbours(checkpoint, "red stone")
 
 
 # --- what moved
@@ -259,8 +276,8 @@ def moved(
 
 
 def test_changes(split: Saved, moved: pathlib.Path) -> None:
-    before, after = map(inspection.open_checkpoint, (split.path, moved))
-    parts = {row["part"]: row for row in inspection.changes(before, after)}
+    before, after = map(open_checkpoint, (split.path, moved))
+    parts = {row["part"]: row for row in parameter_changes(before, after)}
     assert list(parts) == ["embeddings", "layer 1", "layer 2", "mlm_head", "nsp_head", "pooler"]
     for still in ("embeddings", "layer 1", "mlm_head", "nsp_head"):
         assert parts[still]["relative_change"] == 0
@@ -274,43 +291,43 @@ def test_changes(split: Saved, moved: pathlib.Path) -> None:
     assert parts["layer 2"]["relative_change"] == pytest.approx(0.1 * share, rel=1e-5)
     assert parts["layer 2"]["count"] == sum(array[1].size for array in layers)
 
-    arrays = inspection.changes(before, after, match="mlp/up", by_array=True)
+    arrays = parameter_changes(before, after, match="mlp/up", by_array=True)
     kernels = [row for row in arrays if row["name"].endswith("kernel")]
     assert [row["layer"] for row in kernels] == [1, 2]
     assert kernels[1]["relative_change"] == pytest.approx(0.1, rel=1e-5)
     assert kernels[1]["cosine"] == pytest.approx(1)
-    picture = inspection.plot_changes(arrays)
+    picture = plot_changes(arrays)
     texts = [text.get_text() for text in picture.axes[0].texts]
     assert texts == ["0", "0", "0", "0.1"]
 
 
 def test_what_finetuning_moved(pretrained: Run, finetuned: Run) -> None:
-    before, after = map(inspection.open_checkpoint, (pretrained[0], finetuned[0]))
-    parts = [row["part"] for row in inspection.changes(before, after)]
+    before, after = map(open_checkpoint, (pretrained[0], finetuned[0]))
+    parts = [row["part"] for row in parameter_changes(before, after)]
     assert parts == ["embeddings", "layer 1", "layer 2", "pooler"]
-    assert inspection.only_in_one(before, after) == (["mlm_head", "nsp_head"], ["classifier"])
+    assert only_in_one(before, after) == (["mlm_head", "nsp_head"], ["classifier"])
 
 
 def test_changes_by_step(pretrained: Run) -> None:
-    table = inspection.changes_by_step(pretrained[0], match="encoder")
+    table = changes_by_step(pretrained[0], match="encoder")
     pairs = list(dict.fromkeys((row["from"], row["to"]) for row in table))
     assert pairs == [(4, 8), (8, 12)]
     assert len(table) == 2 * 3 and all(0 < row["relative_change"] < 1 for row in table)
     folder = pretrained[0] / FOLDER
-    one, other = (inspection.open_checkpoint(folder / step) for step in ("8", "12"))
+    one, other = (open_checkpoint(folder / step) for step in ("8", "12"))
     later = [{k: v for k, v in row.items() if k not in ("from", "to")} for row in table[3:]]
-    assert later == inspection.changes(one, other, match="encoder")
-    picture = inspection.plot_steps(table)
+    assert later == parameter_changes(one, other, match="encoder")
+    picture = plot_steps(table)
     labels = [label.get_text() for label in picture.axes[0].get_xticklabels()]
     assert labels == ["4 to 8", "8 to 12"]
 
 
 def test_what_cannot_be_compared(split: Saved, moved: pathlib.Path, pretrained: Run) -> None:
-    one, other = map(inspection.open_checkpoint, (split.path, pretrained[0]))
-    with pytest.raises(UserError, match="does not compare with .*encoder/.* is float32.*, not fl"):
-        inspection.changes(one, other)
-    with pytest.raises(UserError, match="has one checkpoint, and a change needs two"):
-        inspection.changes_by_step(moved)
+    one, other = map(open_checkpoint, (split.path, pretrained[0]))
+    with pytest.raises(UserError, match="differ in shape: encoder/.* is float32.*, not fl"):
+        parameter_changes(one, other)
+    with pytest.raises(UserError, match="has one checkpoint, but a comparison needs two"):
+        changes_by_step(moved)
 
 
 # --- what happens inside
@@ -322,7 +339,7 @@ def test_internals_agree_with_numpy_and_the_encoder(tiny_encoder, norm, causal):
     config = dataclasses.replace(tiny_encoder, layers=3, norm=norm, causal=causal)
     encoder, batch = Encoder(config), make_batch(config)
     params = random_params(encoder, batch)
-    hidden, attention = jax.device_get(inspection.encoder_internals(config, params, batch))
+    hidden, attention = jax.device_get(encoder_internals(config, params, batch))
     shape = reference.Shape(pre_norm=norm is Norm.PRE, causal=causal)
     oracle, examples = reference.to_float64(params), 0
     for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
@@ -346,8 +363,8 @@ def test_internals_agree_with_numpy_and_the_encoder(tiny_encoder, norm, causal):
 
 def test_internals_of_a_text(pretrained: Run, finetuned: Run) -> None:
     for run in (pretrained, finetuned):
-        encoder = inspection.open_checkpoint(run[0]).restore_encoder()
-        inside = inspection.internals(encoder, "red stone", "old wind")
+        encoder = open_checkpoint(run[0]).restore_encoder()
+        inside = text_internals(encoder, "red stone", "old wind")
         tokenizer, special = encoder.tokenizer, encoder.tokenizer.special
         sides = [tokenizer.encode(text) for text in ("red stone", "old wind")]
         ids = [special.cls, *sides[0], special.sep, *sides[1], special.sep]
@@ -362,31 +379,31 @@ def test_internals_of_a_text(pretrained: Run, finetuned: Run) -> None:
         np.testing.assert_allclose(inside.hidden, stream, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(inside.attention, readings, rtol=1e-4, atol=1e-6)
     with pytest.raises(UserError, match="has 122 tokens, and the model has positions for 40"):
-        inspection.internals(encoder, "red", "red " * 118)
+        text_internals(encoder, "red", "red " * 118)
     with pytest.raises(UserError, match="the text is empty"):
-        inspection.internals(encoder, " ")
+        text_internals(encoder, " ")
 
 
 def test_state_table() -> None:
     x, y = [3.0, 0.0, 0.0], [0.0, 4.0, 0.0]
     hidden = np.array([[x, y], [y, y]], np.float32)
     attention = np.array([[[[1, 0], [0.5, 0.5]]]], np.float32)
-    inside = inspection.Internals(["a", "b"], hidden, attention)
-    assert inspection.state_table(inside) == [
+    inside = Internals(["a", "b"], hidden, attention)
+    assert state_table(inside) == [
         {"layer": 0, "norm": 3.5, "kept": None, "alike": 0.0, "spread": None},
         {"layer": 1, "norm": 4, "kept": 0.5, "alike": 1, "spread": pytest.approx(math.log(2) / 2)},
     ]
-    assert len(inspection.plot_attention_grid(inside).axes) == 1
-    one = inspection.plot_attention(inside, 1, 1).axes[0]
+    assert len(plot_attention_grid(inside).axes) == 1
+    one = plot_attention(inside, 1, 1).axes[0]
     assert [label.get_text() for label in one.get_yticklabels()] == ["a", "b"]
     np.testing.assert_array_equal(one.images[0].get_array(), attention[0, 0])
 
 
 def test_masked_in_turn(pretrained: Run) -> None:
-    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    lm = open_checkpoint(pretrained[0]).restore_masked_lm()
     special, text = lm.tokenizer.special, "red stone house"
     ids = np.array([special.cls, *lm.tokenizer.encode(text), special.sep], np.int32)
-    table = inspection.masked_in_turn(lm, text, count=3)
+    table = masked_in_turn(lm, text, count=3)
     assert [row["token"] for row in table] == [lm.tokenizer.id_to_piece(int(i)) for i in ids[1:-1]]
     for place, row in enumerate(table, start=1):
         hidden = np.where(np.arange(len(ids)) == place, special.mask, ids)[None]
@@ -436,16 +453,19 @@ def test_the_views_of_the_driver(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "no checkpoint is named: for example runs/base"),
-        (["configs"], "configs holds no checkpoint"),
+        ([], "no checkpoint is named: name a run, such as runs/base"),
+        (["configs"], "configs has no checkpoint"),
         (["RUN", "RUN", "RUN"], "--show=parameters takes one checkpoint"),
-        (["RUN", "--match=("], "match='(' is no regular expression"),
-        (["RUN", "--match=decoder"], "match='decoder' is in no name: there are encoder, mlm_head"),
-        (["RUN", "--sort=size"], "sort=size is no column: choose one of name, shape"),
+        (["RUN", "--match=("], "match='(' is not a regular expression"),
+        (["RUN", "--match=decoder"], "matches no name: choose from the groups encoder, mlm_head"),
+        (["RUN", "--sort=size"], "sort=size is not a column: choose one of name, shape"),
         (["RUN", "--show=neighbours"], "--text is not set"),
-        (["RUN", "--output=x.png"], "--show=parameters has no picture"),
-        (["RUN", "--show=changes", "--output=x.pdf"], "--output=x.pdf must end in .png or .svg"),
-        (["TUNED", "--show=tokens", "--text=red"], "has no masked-LM head (classification)"),
+        (["RUN", "--output=x.png"], "--show=parameters has no plot"),
+        (["RUN", "--show=changes", "--output=x.pdf"], "--output=x.pdf is no picture: name a .png"),
+        (
+            ["TUNED", "--show=tokens", "--text=red"],
+            "of kind classification and has no masked-LM head",
+        ),
     ],
 )
 def test_a_wrong_question_is_one_line(

@@ -7,7 +7,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from bert_jax.inspection import open_checkpoint
+from bert_jax.inspection.stored import open_checkpoint
 from notebooks.execute import FOLDER, NAMES, clean, execute
 from tests.fixtures.drivers import ROOT, Run
 

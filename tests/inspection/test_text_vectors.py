@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bert_jax import inspection
 from bert_jax.checkpoints.pretrained import TrainedEncoder, one_device
 from bert_jax.config import EncoderConfig, Norm
 from bert_jax.errors import UserError
+from bert_jax.inspection.internals import Internals, masked_in_turn, text_internals
 from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
+from bert_jax.inspection.stored import open_checkpoint
 from bert_jax.inspection.text_vectors import Pooling, TextVectors, encode_lines, lowest_layers
 from bert_jax.inspection.vector_files import line_columns, token_columns, write_vectors
 from bert_jax.model.encoder import Encoder
@@ -34,7 +35,7 @@ INPUTS = [(a, b) for a, _, b in (line.partition("\t") for line in LINES)]
 close = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def taken(inside: inspection.Internals, pooling: Pooling, layer: int) -> np.ndarray:
+def taken(inside: Internals, pooling: Pooling, layer: int) -> np.ndarray:
     vectors = inside.hidden[layer]
     match pooling:
         case Pooling.CLS:
@@ -47,8 +48,8 @@ def taken(inside: inspection.Internals, pooling: Pooling, layer: int) -> np.ndar
 @pytest.mark.parametrize("pooling", Pooling)
 @pytest.mark.parametrize("layer", [-1, 1])
 def test_vectors_are_those_of_each_text_alone(pretrained: Run, pooling, layer) -> None:
-    whole = inspection.open_checkpoint(pretrained[0]).restore_encoder()
-    expected = [taken(inspection.internals(whole, *pair), pooling, layer) for pair in INPUTS]
+    whole = open_checkpoint(pretrained[0]).restore_encoder()
+    expected = [taken(text_internals(whole, *pair), pooling, layer) for pair in INPUTS]
     encoder = lowest_layers(whole, layer)
     a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
     for batch_size, packed in ((32, True), (32, False), (2, True)):
@@ -78,7 +79,7 @@ def test_an_encoder_ends_after_a_layer(tiny_encoder: EncoderConfig, norm: Norm) 
                 run(lowest_layers(whole, name), 1), every[layer - 1], **close
             )
     for layer in (0, 4, -4):
-        with pytest.raises(UserError, match=f"layer={layer} is not there: choose 1 to 3, or -1 to"):
+        with pytest.raises(UserError, match=f"layer={layer} does not exist: choose 1 to 3, or -1"):
             lowest_layers(whole, layer)
 
 
@@ -94,8 +95,8 @@ def write_features(drivers: Drivers, run: Run, output: pathlib.Path, *flags: str
 @pytest.mark.parametrize("which", ["pretrained", "finetuned"])
 def test_vectors_in_files(which, request, drivers: Drivers, tmp_path: pathlib.Path) -> None:
     run = request.getfixturevalue(which)
-    whole = inspection.open_checkpoint(run[0]).restore_encoder()
-    alone = [inspection.internals(whole, *pair) for pair in INPUTS]
+    whole = open_checkpoint(run[0]).restore_encoder()
+    alone = [text_internals(whole, *pair) for pair in INPUTS]
     means = [taken(inside, Pooling.MEAN, 1) for inside in alone]
     array = write_features(drivers, run, tmp_path / "v.npy", "--features=mean", "--layer=1")
     assert array.shape == (7, 12) and array.dtype == np.float32
@@ -151,10 +152,9 @@ def test_blocks_are_written_one_after_another(tmp_path: pathlib.Path) -> None:
 
 
 def test_scores_are_what_the_model_says_of_each_masked_token(pretrained: Run) -> None:
-    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    lm = open_checkpoint(pretrained[0]).restore_masked_lm()
     expected = [
-        np.log([row["probability"] for row in inspection.masked_in_turn(lm, *pair)])
-        for pair in INPUTS
+        np.log([row["probability"] for row in masked_in_turn(lm, *pair)]) for pair in INPUTS
     ]
     a, b = encode_lines(INPUTS, lm.tokenizer, 40, "lines")
     for batch_size, packed in ((32, True), (32, False), (3, True)):
@@ -164,7 +164,7 @@ def test_scores_are_what_the_model_says_of_each_masked_token(pretrained: Run) ->
 
 
 def test_scores_from_the_driver(drivers: Drivers, pretrained: Run) -> None:
-    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    lm = open_checkpoint(pretrained[0]).restore_masked_lm()
     stdin = "".join(f"{line}\n" for line in LINES)
     flags = [f"--checkpoint={pretrained[0]}", "--score"]
     told = drivers.run("predict", *flags, "--json", "--batch_size=4", stdin=stdin)
@@ -173,12 +173,12 @@ def test_scores_from_the_driver(drivers: Drivers, pretrained: Run) -> None:
     assert [each["text"] for each in predictions] == [a for a, _ in INPUTS]
     assert predictions[4]["text_pair"] == "red wind"
     for pair, each in zip(INPUTS, predictions, strict=True):
-        rows = inspection.masked_in_turn(lm, *pair)
+        rows = masked_in_turn(lm, *pair)
         assert [token["token"] for token in each["tokens"]] == [row["token"] for row in rows]
         logs = np.log([row["probability"] for row in rows])
         assert each["score"] == pytest.approx(logs.sum(), rel=1e-4)
     shown = drivers.run("predict", *flags, "--text=red stone")
-    score, count = inspection.masked_in_turn(lm, "red stone"), len(lm.tokenizer.encode("red stone"))
+    score, count = masked_in_turn(lm, "red stone"), len(lm.tokenizer.encode("red stone"))
     total = np.log([row["probability"] for row in score]).sum()
     first, second = shown.out.splitlines()
     assert first == "red stone" and f"of {count} tokens, pseudo-perplexity" in second
@@ -193,23 +193,26 @@ def test_scores_from_the_driver(drivers: Drivers, pretrained: Run) -> None:
     [
         (["--features=mean"], "--output is not set"),
         (["--features=mean", "--output=v.txt"], "--output=v.txt must end in .npy or .parquet"),
-        (["--features=mean", "--output=HERE.npy"], "HERE.npy is there already: name a new file"),
+        (["--features=mean", "--output=HERE.npy"], "HERE.npy exists: name a new file"),
         (["--features=max", "--output=v.npy"], "flag --features=max"),
         (
             ["--features=cls", "--output=OUT.npy", "--layer=3"],
-            "--layer=3 is not there: choose 1 to",
+            "--layer=3 does not exist: choose 1 to",
         ),
         (["--features=cls", "--output=OUT.npy", "--text= "], "--text is empty"),
         (["--features=cls", "--output=OUT.npy", "--input=GAP"], "GAP, line 2 is empty: give it"),
-        (["--score", "--input=GAP"], "GAP, line 2 is empty: give it a text, or leave it out"),
+        (["--score", "--input=GAP"], "GAP, line 2 is empty: give it some text, or leave"),
         (
             ["--score", "--input=LONG"],
             "LONG, line 3 has 52 tokens, and the model has positions for 40: ",
         ),
-        (["--features=cls", "--output=OUT.npy", "--input=NONE"], "NONE holds no line: give it"),
+        (["--features=cls", "--output=OUT.npy", "--input=NONE"], "NONE has no line: give it"),
         (["--score", "--features=cls"], "--score and --features=cls are two things"),
         (["--layer=2"], "--layer=2 is of vectors: add --features=mean"),
-        (["--score", "--checkpoint=TUNED", "--text=red"], "has no masked-LM head (classification)"),
+        (
+            ["--score", "--checkpoint=TUNED", "--text=red"],
+            "of kind classification and has no masked-LM head",
+        ),
     ],
 )
 def test_a_wrong_wish_is_one_line(
@@ -233,20 +236,18 @@ def test_a_wrong_wish_is_one_line(
 
 
 def test_a_causal_model_has_no_masks(pretrained: Run) -> None:
-    lm = inspection.open_checkpoint(pretrained[0]).restore_masked_lm()
+    lm = open_checkpoint(pretrained[0]).restore_masked_lm()
     config = dataclasses.replace(lm.model.config, causal=True)
     causal = dataclasses.replace(lm, model=lm.model.clone(config=config))
-    with pytest.raises(UserError, match="pretrained to say the next token, not a masked one"):
+    with pytest.raises(UserError, match="is causal, pretrained on next tokens: --score needs"):
         PseudoLikelihood(causal, one_device(), batch_size=1)
 
 
 def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:
-    whole = inspection.open_checkpoint(pretrained[0]).restore_encoder()
+    whole = open_checkpoint(pretrained[0]).restore_encoder()
     causal = dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=True))
     a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
     made = TextVectors(causal, one_device(), Pooling.CLS, batch_size=3)(a, b)
     for vector, pair in zip(made, INPUTS, strict=True):
-        np.testing.assert_allclose(
-            vector, inspection.internals(causal, *pair).hidden[-1][-1], **close
-        )
+        np.testing.assert_allclose(vector, text_internals(causal, *pair).hidden[-1][-1], **close)
     assert not np.allclose(*(jax.device_get(made[:2])))

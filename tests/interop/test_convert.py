@@ -205,7 +205,7 @@ def test_what_a_user_can_get_wrong(
     assert "one must be hf:DIR" in error(f"hf:{hf}", f"hf:{new}")
     assert "is there already" in error(f"hf:{hf}", imported)
     assert "has no config.json" in error(f"hf:{tmp_path}", new)
-    assert "holds no checkpoint" in error(tmp_path, f"hf:{new}")
+    assert "has no checkpoint" in error(tmp_path, f"hf:{new}")
     assert "are of what is imported" in error(imported, f"hf:{new}", "--pairs")
     assert "--pairs is of BertForSequenceClassification" in error(f"hf:{hf}", new, "--pairs")
     (tmp_path / "sentences").write_bytes(b"\xff")

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig
 from bert_jax.distributed import sharding
-from bert_jax.inspection import encoder_internals
+from bert_jax.inspection.internals import encoder_internals
 from bert_jax.interop.names import from_theirs
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import Params, make_pretraining_loss, mean

@@ -48,7 +48,7 @@ def test_each_device_has_the_batches_of_its_runs():
 def test_a_mesh_that_splits_a_run_is_refused(axis):
     with pytest.raises(UserError, match=f"mesh.{axis}=2 splits a run over devices"):
         sharding.make_runs_mesh(MeshConfig(**{axis: 2}))
-    with pytest.raises(UserError, match="data=3 x fsdp=1 x tensor=1 does not make 8 devices"):
+    with pytest.raises(UserError, match="data=3 x fsdp=1 x tensor=1 does not match 8 devices"):
         sharding.make_runs_mesh(MeshConfig(data=3))
 
 

@@ -13,7 +13,7 @@ from bert_jax.data.tasks.rows import NO_LABEL, BatchFormat, TaskInputs, input_si
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, span_totals
-from bert_jax.tasks.evaluation import InputsOnDevices, make_features_step, make_outputs_step
+from bert_jax.tasks.evaluation import InputBatches, make_features_step, make_outputs_step
 from bert_jax.text.tokenizer import SpecialIds
 from bert_jax.training.state import abstract_params, init_params
 
@@ -55,9 +55,9 @@ def run(task: str, devices: int, batch_size: int, most: int = 4) -> tuple[Any, d
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model, mesh))
     params = jax.device_put(params, shardings)
     batch_format = BatchFormat(32, most, SpecialIds(0, 1, 2, 3, 4), False, batch_size)
-    on_devices = InputsOnDevices(make_inputs(task), batch_format, mesh, whole_inputs=whole)
+    batches = InputBatches(make_inputs(task), batch_format, mesh, whole_inputs=whole)
     totals = span_totals if task == "spans" else class_totals
-    return on_devices.outputs(make_outputs_step(model, totals, mesh), params)
+    return batches.outputs(make_outputs_step(model, totals, mesh), params)
 
 
 def cases() -> list[Any]:
@@ -91,10 +91,10 @@ def test_features_are_what_the_head_reads() -> None:
     model = TaskModel(ENCODER, "tagger", 3, whole_inputs=False, feature_layers=2)
     params = init_params(model, 0, abstract_params(model, mesh))
     batch_format = BatchFormat(32, 4, SpecialIds(0, 1, 2, 3, 4), False, 7)
-    on_devices = InputsOnDevices(inputs, batch_format, mesh, whole_inputs=False)
-    features, _ = on_devices.outputs(make_features_step(model, mesh), params)
+    batches = InputBatches(inputs, batch_format, mesh, whole_inputs=False)
+    features, _ = batches.outputs(make_features_step(model, mesh), params)
     assert [part.shape for part in features] == [(size, 48) for size in inputs.sizes]
-    outputs, _ = on_devices.outputs(make_outputs_step(model, class_totals, mesh), params)
+    outputs, _ = batches.outputs(make_outputs_step(model, class_totals, mesh), params)
     head = jax.device_get(params["tagger"]["dense"])
     for part, output in zip(features, outputs, strict=True):
         np.testing.assert_allclose(part @ head["kernel"] + head["bias"], output, atol=1e-5)

@@ -52,7 +52,9 @@ def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
     config.metric = "matthews"
     assert chosen_metric(config, ["accuracy", "matthews"]) == "matthews"
     config.metric = "f1"  # which only two classes have
-    with pytest.raises(UserError, match="metric=f1 is no score of this task: choose one of acc"):
+    with pytest.raises(
+        UserError, match="metric=f1 is not a metric of this task: choose one of acc"
+    ):
         chosen_metric(config, ["accuracy", "matthews"])
     tags = make_config(tmp_path, task=TaskKind.TAGS)
     assert chosen_metric(tags, ["accuracy"]) == "accuracy"  # tags that mark no entities
@@ -61,11 +63,11 @@ def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "wanted"),
     [
-        ("classification", "a.conll", "head 'classifier', which does not suit a.conll: a .conll"),
+        ("classification", "a.conll", "task=classification cannot read a.conll: a .conll"),
         ("regression", "a.json", "a .json file is for task=spans"),
         ("spans", "a.tsv", "a .tsv file is for task=classification or regression"),
-        ("spans", "a.conllu", "head 'span', which does not suit a.conllu: a .conllu file is for"),
-        ("tags", "a.json", "head 'tagger', which does not suit a.json: a .json file is for"),
+        ("spans", "a.conllu", "task=spans cannot read a.conllu: a .conllu file is for"),
+        ("tags", "a.json", "task=tags cannot read a.json: a .json file is for"),
     ],
 )
 def test_a_head_that_does_not_suit_the_file_is_refused(kind: str, source: str, wanted: str) -> None:
