@@ -182,14 +182,14 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
         digest = metadata.pop("digest", None)
     except Exception as error:  # on damaged files Orbax raises exceptions of any type
         raise _damaged(checkpoint / "metadata", _reason(error)) from error
-    if (version := metadata.get("format", 0)) > CHECKPOINT_FORMAT:
+    if digest != json_digest(metadata):  # all formats have this digest
+        raise _damaged(checkpoint / "metadata", "its content differs from what was saved")
+    if (version := metadata["format"]) > CHECKPOINT_FORMAT:
         raise UserError(
             f"{checkpoint} has format {version}, and this version of bert_jax reads formats up to"
             f" {CHECKPOINT_FORMAT}: use version {metadata['versions']['bert_jax']}, which wrote it,"
             " or a later one"
         )
-    if digest != json_digest(metadata):
-        raise _damaged(checkpoint / "metadata", "its content differs from what was saved")
     return metadata
 
 

@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from bert_jax.training.debugging import explain_step, profiled
-from bert_jax.training.step import TrainState, make_update
+from bert_jax.training.state import RunInputs, TrainState
+from bert_jax.training.step import make_update
 
 
 def test_the_lines_of_other_packages_are_not_named() -> None:
@@ -22,7 +23,8 @@ def gradient(params, batch, key):
     tx = optax.sgd(1.0)
     update = make_update(names["gradient"], lambda batch, key, step: batch, tx)
     state = TrainState(jnp.int32(0), jnp.float32(0.0), tx.init(0.0))
-    message = explain_step(update, state, {"example_ids": jnp.ones((1, 1))}, jax.random.key(0))
+    run = RunInputs(jax.random.key(0), jnp.ones(1))
+    message = explain_step(update, state, {"example_ids": jnp.ones((1, 1))}, run)
     assert message.startswith("invalid value (nan) encountered in mul, in ")
     last = message.split(" > ")[-1]
     assert last.startswith("training/step.py:") and "gradient(state.params" in last
