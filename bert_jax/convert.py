@@ -38,7 +38,7 @@ from bert_jax.interop.architectures import (
     architecture_of,
     groups_of_export,
 )
-from bert_jax.interop.names import Misfit, places
+from bert_jax.interop.names import Misfit, tensor_mappings
 from bert_jax.text.tokenizer import load_tokenizer, tokenizer_from_dict
 from bert_jax.training.state import TrainState
 
@@ -75,7 +75,7 @@ def read_sentences(path: str) -> Sequence[str]:
 def import_model(source: str, mesh: Mesh) -> Model:
     """Reads the model of the other library."""
     kind, _, place = source.partition(":")
-    read = huggingface.read_directory if kind == _HF else tf1.read_checkpoint
+    read = huggingface.read_directory if kind == _HF else tf1.read_tf1_checkpoint
     model = read(
         pathlib.Path(place).expanduser(),
         mesh,
@@ -122,9 +122,9 @@ def convert_in(source: str, target: pathlib.Path, staging: pathlib.Path, mesh: M
     kind, _, place = source.partition(":")
     path = pathlib.Path(place).expanduser()
     if kind == _HF:
-        proof = peer.prove(written, path, sentences, exported=False)
+        proof = peer.compare_with_transformers(written, path, sentences, exported=False)
     else:
-        proof = tf1_forward.prove(written, path, sentences)
+        proof = tf1_forward.compare_with_tensorflow(written, path, sentences)
     for line in proof:
         print(line)
 
@@ -138,7 +138,7 @@ def convert_out(source: str, target: pathlib.Path, staging: pathlib.Path, mesh: 
     if not _VERIFY.value:
         print("not verified: --noverify")
         return
-    for line in peer.prove(model, staging, sentences, exported=True):
+    for line in peer.compare_with_transformers(model, staging, sentences, exported=True):
         print(line)
 
 
@@ -147,7 +147,7 @@ def tell(model: Model, said: str) -> None:
     print(f"{said}: {architecture_of(model.metadata)}")
     for group, tree in model.params.items():
         leaves = jax.tree.leaves(tree)
-        tensors = len(places({group: tree}))
+        tensors = len(tensor_mappings({group: tree}))
         print(f"  {group:12}{sum(leaf.size for leaf in leaves):>14,} parameters, {tensors} tensors")
     for note in model.notes:
         print(f"  {note}")

@@ -1,4 +1,4 @@
-"""Which models of transformers and which of our checkpoints are the same, and what both need."""
+"""Correspondence between the model classes of transformers and the kinds of our checkpoints."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ from bert_jax.config import (
 )
 from bert_jax.distributed.sharding import replicated
 from bert_jax.errors import UserError
-from bert_jax.interop.huggingface_config import write_encoder
+from bert_jax.interop.huggingface_config import write_encoder_config
 from bert_jax.interop.names import make_shapes
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import Params
 from bert_jax.tasks.kinds import KINDS, make_model
 
-PRETRAINING_KIND = "pretraining"  # of a checkpoint
-ENCODER_KIND = "encoder"  # of one without any head
+PRETRAINING_KIND = "pretraining"  # `kind` of a checkpoint
+ENCODER_KIND = "encoder"  # `kind` of a checkpoint without a head
 
 PRETRAINING = "BertForPreTraining"
 MASKED_LM = "BertForMaskedLM"
@@ -34,7 +34,7 @@ ENCODER = "BertModel"
 CLASSES = "BertForSequenceClassification"
 TOKENS = "BertForTokenClassification"
 SPANS = "BertForQuestionAnswering"
-# The groups of parameters that a model of theirs always has.
+# Class of transformers -> the groups of parameters that it always has.
 GROUPS = {
     PRETRAINING: ("encoder", "pooler", "mlm_head", "nsp_head"),
     MASKED_LM: ("encoder", "mlm_head"),
@@ -50,7 +50,7 @@ _OF_TASKS = {
     TaskKind.SPANS: SPANS,
 }
 _ORDER = ("encoder", "pooler", "mlm_head", "nsp_head", "classifier", "tagger", "span")
-# A tensor that tells of a group which may be there besides.
+# Optional group -> a tensor whose presence shows it.
 _SIGNS = {
     "pooler": "bert.pooler.dense.weight",
     "mlm_head": "cls.predictions.transform.dense.weight",
@@ -59,26 +59,26 @@ _SIGNS = {
 
 
 class Model(NamedTuple):
-    """A model between two libraries."""
+    """A model on its way between two libraries."""
 
     params: Params  # NumPy arrays
     metadata: dict[str, Any]  # of a checkpoint: `kind`, `config`, `encoder`, `tokenizer` and others
-    notes: list[str]  # what a user should know of its reading
+    notes: list[str]  # remarks for the user about reading it
 
 
 def groups_of_file(declared: str | None, names: Collection[str], where: object) -> tuple[str, ...]:
-    """Decides what a file of theirs holds, from its declared architecture and its tensors.
+    """Returns the groups of parameters in a file, from its declared architecture and its tensors.
 
-    A pretrained model has what its file has: many files that are declared to be a masked LM hold a
+    A pretrained model gets every group of its file: many files declared as a masked LM have a
     pooler and a sentence head as well. A fine-tuned one may have a pooler that nothing reads.
 
     Args:
-      declared: `architectures` of the config; None where it does not say.
-      names: of the tensors, canonical.
-      where: what an error calls the directory.
+      declared: `architectures` of the config; None if it has none.
+      names: canonical names of the tensors.
+      where: the file or directory, for errors.
 
     Raises:
-      UserError: if it is none of `GROUPS`.
+      UserError: if the architecture is not in `GROUPS`, or cannot be inferred.
     """
     if declared is not None and declared not in GROUPS:
         raise UserError(
@@ -86,8 +86,8 @@ def groups_of_file(declared: str | None, names: Collection[str], where: object) 
         )
     if declared is None and any(name.startswith(("classifier.", "qa_outputs.")) for name in names):
         raise UserError(
-            f"{where}: config.json does not say what the head is for: add architectures, one of"
-            f" {', '.join(GROUPS)}"
+            f"{where}: the config has a head and no architectures: add one of"
+            f" {', '.join(GROUPS)} to config.json"
         )
     groups = set(GROUPS[declared or ENCODER])
     fine_tuned = declared in _OF_TASKS.values()
@@ -121,8 +121,8 @@ def fine_tuned_metadata(
     Args:
       encoder: its shape; inputs are cut to windows as long as its position table.
       task: the kind.
-      labels: of its classes.
-      pairs: whether it reads two texts; spans always do.
+      labels: names of the classes.
+      pairs: True if it reads two texts; spans always do.
     """
     config = FinetuneConfig(task=task)
     config.data.length, config.data.stride = encoder.max_length, max(1, encoder.max_length // 2)
@@ -139,7 +139,7 @@ def fine_tuned_metadata(
 
 
 def architecture_of(metadata: Mapping[str, Any]) -> str:
-    """Names their model that a checkpoint is.
+    """Returns the class of transformers for a checkpoint.
 
     Raises:
       UserError: if there is none.
@@ -151,20 +151,20 @@ def architecture_of(metadata: Mapping[str, Any]) -> str:
     config = from_dict(FinetuneConfig, metadata["config"])
     if config.feature_layers > 1:
         raise UserError(
-            f"feature_layers={config.feature_layers} cannot be exported: the heads of transformers"
-            " read the last layer alone"
+            f"feature_layers={config.feature_layers} cannot be exported: heads of transformers read"
+            " only the last layer; fine-tune with --config.feature_layers=1"
         )
     return _OF_TASKS[config.task]
 
 
 def groups_of_export(metadata: Mapping[str, Any], stored: Collection[str]) -> tuple[str, ...]:
-    """Returns the groups of a checkpoint that its model of theirs has a place for.
+    """Returns the groups of a checkpoint that its class of transformers has too.
 
     Raises:
-      UserError: if there is no such model.
+      UserError: if there is no such class, or it cannot represent the encoder.
     """
     architecture = architecture_of(metadata)
-    write_encoder(from_dict(EncoderConfig, metadata["encoder"]))  # raises for what has no place
+    write_encoder_config(from_dict(EncoderConfig, metadata["encoder"]))  # raises if it cannot
     groups = GROUPS[architecture]
     if architecture == ENCODER and "pooler" in stored:
         groups = (*groups, "pooler")
@@ -172,7 +172,7 @@ def groups_of_export(metadata: Mapping[str, Any], stored: Collection[str]) -> tu
 
 
 def module_of(metadata: Mapping[str, Any]) -> nn.Module:
-    """Builds the model of a checkpoint; of an encoder alone, the one that it was pretrained in."""
+    """Builds the model of a checkpoint; for an encoder without a head, the pretraining model."""
     encoder = from_dict(EncoderConfig, metadata["encoder"])
     if metadata["kind"] in (PRETRAINING_KIND, ENCODER_KIND):
         return PretrainingModel(encoder, _objective(metadata))
@@ -180,9 +180,9 @@ def module_of(metadata: Mapping[str, Any]) -> nn.Module:
 
 
 def abstract_groups(metadata: Mapping[str, Any], groups: Collection[str], mesh: Mesh) -> Params:
-    """Returns the shapes of some groups of a checkpoint's parameters, whole on every device.
+    """Returns abstract parameters of some groups of a checkpoint, replicated over the mesh.
 
-    They are the table's, not the model's: to trace a model takes longer than to read a file.
+    Shapes are from the table of names: tracing the model would take longer than reading a file.
     """
     encoder = from_dict(EncoderConfig, metadata["encoder"])
     outputs = 0
@@ -191,10 +191,10 @@ def abstract_groups(metadata: Mapping[str, Any], groups: Collection[str], mesh: 
     tree: Params = {}
     for path, shape in make_shapes(encoder, groups, outputs).items():
         *parents, leaf = path.split("/")
-        place = tree
+        group = tree
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=replicated(mesh))
+            group = group.setdefault(parent, {})
+        group[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=replicated(mesh))
     return tree
 
 

@@ -1,10 +1,10 @@
-"""Our tokenizers as objects of the `tokenizers` library, whose tokenizer.json transformers reads.
+"""Our tokenizers in the `tokenizers` library, whose tokenizer.json transformers reads.
 
-WordPiece is that library's own. A SentencePiece model is rebuilt from its pieces, scores and
-normaliser. Two things the library does otherwise, so that rare texts get other ids:
-- Unigram adds scores in double precision and SentencePiece in single, so that of two segmentations
-  that are equally likely they may take another one.
-- Where normalisation changes a character that a combining mark follows, it drops the mark.
+The library implements WordPiece itself. A SentencePiece model is rebuilt from its pieces, scores
+and normalizer. Rare texts get different ids, for two reasons:
+- The library adds the scores of a unigram model in double precision, SentencePiece in single, so
+  they may choose differently between two equally likely segmentations.
+- If normalization changes a character before a combining mark, the library drops the mark.
 """
 
 import base64
@@ -23,14 +23,14 @@ from bert_jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, WordPiece
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of a piece
 _UNIGRAM, _BPE = 1, 2  # types of a model
-_SINGLE_PRECISION = 1e-6  # relative, of a sum of scores
+_SINGLE_PRECISION = 1e-6  # relative error of a sum of scores
 
 
 def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Builds the tokenizer; it puts [CLS] and [SEP] around texts, and finds special pieces in them.
+    """Builds a tokenizer that adds [CLS] and [SEP], and recognizes special pieces in texts.
 
     Raises:
-      UserError: for a SentencePiece model with something that the library has not.
+      UserError: if the library cannot represent the SentencePiece model.
     """
     if isinstance(tokenizer, WordPieceTokenizer):
         fast = _wordpiece(tokenizer)
@@ -86,7 +86,13 @@ def _proto(tokenizer: SentencePieceTokenizer) -> Any:
 
 
 def are_equally_likely(tokenizer: Tokenizer, one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two segmentations of the same characters have the same score in a unigram model."""
+    """Returns True if two segmentations of the same text have the same score in a unigram model.
+
+    Args:
+      tokenizer: ours; False for any other than a unigram model.
+      one: token ids.
+      other: token ids.
+    """
     if not isinstance(tokenizer, SentencePieceTokenizer):
         return False
     proto = _proto(tokenizer)
@@ -105,15 +111,15 @@ def _check_sentencepiece(proto: Any) -> None:
     if spec.model_type not in (_UNIGRAM, _BPE):
         problem = "is neither unigram nor BPE"
     elif spec.treat_whitespace_as_suffix:
-        problem = "marks where words end (treat_whitespace_as_suffix)"
+        problem = "marks the ends of words (treat_whitespace_as_suffix)"
     elif not proto.normalizer_spec.escape_whitespaces:
         problem = "does not mark spaces (escape_whitespaces is off)"
     elif any(piece.type in (_USER_DEFINED, _UNUSED) for piece in proto.pieces):
         problem = "has user-defined or unused pieces"
     if problem:
         raise UserError(
-            f"the SentencePiece model {problem}, which tokenizer.json cannot say exactly: this"
-            " model cannot be exported"
+            f"the SentencePiece model {problem}, which tokenizer.json cannot represent: this model"
+            " cannot be exported"
         )
 
 
@@ -126,7 +132,7 @@ def _unigram(proto: Any) -> models.Unigram:
 
 
 def _bpe(proto: Any) -> models.BPE:
-    """A pair of pieces is merged the earlier, the higher the score of what it becomes."""
+    """Returns BPE whose merges are ordered by the score of the merged piece, highest first."""
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
     merges = [
         (whole[:cut], whole[cut:])
@@ -148,7 +154,7 @@ def _unknown(proto: Any) -> tuple[str, int]:
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer:
-    """Does what SentencePiece does before it looks for pieces, in its order."""
+    """Returns SentencePiece's normalization, in its order."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))

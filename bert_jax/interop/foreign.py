@@ -1,4 +1,4 @@
-"""Models that were not made here: what their tensors and their config make of them."""
+"""Models that other libraries trained: their metadata and parameters, from tensors and config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,17 @@ from bert_jax.text.tokenizer import Tokenizer
 def check_vocabulary(
     tokenizer: Tokenizer, encoder: EncoderConfig, where: object, *, padded: bool
 ) -> None:
-    """Raises UserError unless the embedding has as many rows as the vocabulary pieces, or more."""
+    """Checks that the embedding has as many rows as the vocabulary has pieces.
+
+    Args:
+      tokenizer: the model's.
+      encoder: its shape.
+      where: the file or directory, for errors.
+      padded: True to allow more rows.
+
+    Raises:
+      UserError: if it has not.
+    """
     pieces, rows = tokenizer.vocab_size, encoder.vocab_size
     if pieces > rows or (pieces < rows and not padded):
         padding = (
@@ -38,8 +48,8 @@ def check_vocabulary(
         )
 
 
-def described(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns a tokenizer as a checkpoint keeps it."""
+def tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the entry of a tokenizer in the metadata of a checkpoint."""
     return tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint}
 
 
@@ -52,22 +62,22 @@ def read_foreign(
     *,
     pairs: bool,
 ) -> Model:
-    """Makes a model of tensors and of what their config says of the head; it has no tokenizer yet.
+    """Builds a model, without a tokenizer, from tensors and the config's fields for the head.
 
     Args:
-      where: what errors call the directory.
-      values: `architectures`, `id2label`, `num_labels` and `problem_type`, where they are known.
+      where: the file or directory, for errors.
+      values: `architectures`, `id2label`, `num_labels` and `problem_type`, as far as known.
       encoder: its shape.
       tensors: by canonical name.
-      mesh: of one device, for shapes.
-      pairs: whether a classifier reads pairs of texts.
+      mesh: of one device.
+      pairs: True if a classifier reads pairs of texts.
 
     Raises:
-      UserError: if the tensors are not those of such a model, or it has none here.
+      UserError: if the tensors do not fit, or this project has no such model.
     """
     declared = values.get("architectures") or [None]
     if not isinstance(declared, list):
-        raise UserError(f"{where}: architectures={declared} is no list of names")
+        raise UserError(f"{where}: architectures={declared} is not a list: correct config.json")
     declared = declared[0]
     groups = groups_of_file(declared, tensors, where)
     if declared == CLASSES:
@@ -83,38 +93,38 @@ def read_foreign(
     else:
         metadata = pretrained_metadata(encoder, groups)
     if pairs and declared != CLASSES:
-        raise UserError(f"--pairs is of {CLASSES}, and {where} holds another: leave it out")
+        raise UserError(f"--pairs is for {CLASSES}, and {where} is {declared}: leave it out")
     abstract = abstract_groups(metadata, groups, mesh)
     check_tensors(where, tensors, abstract)
     notes = []
     if short := sorted({t.dtype for t in tensors.values()} & {"float16", "bfloat16"}):
-        notes.append(f"{' and '.join(short)} became float32, which holds the same values")
+        notes.append(f"{' and '.join(short)} converted to float32, with the same values")
     return Model(from_theirs(abstract, lambda name: tensors[name].read()), metadata, notes)
 
 
 def read_labels(values: Mapping[str, Any], where: object) -> list[str]:
-    """Returns the names of the classes, as many as the head has outputs.
+    """Returns the names of the classes, one for each output of the head.
 
     Raises:
-      UserError: if they are not numbered from 0, or the head answers something else.
+      UserError: if they are not numbered from 0, or the head predicts several labels or numbers.
     """
     problem = values.get("problem_type")
     if problem not in (None, "single_label_classification", "regression"):
         raise UserError(
-            f"{where}: problem_type={problem} is not implemented: one label an input is"
+            f"{where}: problem_type={problem} is not implemented: only one label per input is"
         )
     count = values.get("num_labels", 2)
     if not isinstance(count, int):
-        raise UserError(f"{where}: num_labels={count} is no whole number")
+        raise UserError(f"{where}: num_labels={count} is not an integer: correct config.json")
     named = values.get("id2label") or {str(each): f"LABEL_{each}" for each in range(count)}
     if not isinstance(named, dict) or named.keys() != {str(each) for each in range(len(named))}:
-        raise UserError(f"{where}: id2label={named} does not name the classes from 0 on")
+        raise UserError(f"{where}: id2label={named} does not number the classes from 0: correct it")
     numbers = [str(number) for number in range(len(named))]
     labels = [str(named[number]) for number in numbers]
     if len(set(labels)) < len(labels):
         raise UserError(f"{where}: id2label gives two classes one name: rename one of them")
     if problem == "regression" and len(labels) > 1:
         raise UserError(
-            f"{where}: a regression of {len(labels)} numbers is not implemented: one is"
+            f"{where}: regression of {len(labels)} numbers is not implemented: only of one is"
         )
     return labels

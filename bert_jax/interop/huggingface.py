@@ -1,4 +1,4 @@
-"""Directories of transformers: read one into a model, write a model as one."""
+"""Reader and writer for directories of transformers."""
 
 import dataclasses
 import json
@@ -31,8 +31,8 @@ from bert_jax.interop.architectures import (
     abstract_groups,
     architecture_of,
 )
-from bert_jax.interop.foreign import check_vocabulary, described, read_foreign, read_labels
-from bert_jax.interop.huggingface_config import read_encoder, write_encoder
+from bert_jax.interop.foreign import check_vocabulary, read_foreign, read_labels, tokenizer_metadata
+from bert_jax.interop.huggingface_config import read_encoder_config, write_encoder_config
 from bert_jax.interop.huggingface_tokenizer import read_max_length, read_tokenizer, write_tokenizer
 from bert_jax.interop.json_files import read_json
 from bert_jax.interop.model_card import make_card
@@ -40,8 +40,8 @@ from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, t
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
-CONFIG_FILE = "config.json"
-FACTS_FILE = "bert_jax.json"  # what their files have no place for, of a model that is from here
+HF_CONFIG_FILE = "config.json"
+OWN_METADATA_FILE = "bert_jax.json"  # of an exported model: metadata that no other file has
 CARD_FILE = "README.md"
 
 
@@ -57,26 +57,26 @@ def read_directory(
 
     Args:
       directory: with config.json, weights and a tokenizer.
-      mesh: of one device, where the parameters go.
-      tokenizer: the model's, if the directory has none that can be read.
-      pairs: whether a classifier reads pairs of texts.
-      padded_vocabulary: whether the embedding may have more rows than the vocabulary has pieces.
+      mesh: of one device.
+      tokenizer: the model's; None: from the directory.
+      pairs: True if a classifier reads pairs of texts.
+      padded_vocabulary: True if the embedding may have more rows than the vocabulary has pieces.
 
     Raises:
-      UserError: if it is no BERT, not whole, or its parts do not fit together.
+      UserError: if it is not a BERT, is damaged or incomplete, or its files do not fit together.
     """
-    path = directory / CONFIG_FILE
+    path = directory / HF_CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{directory} has no {CONFIG_FILE}: name a directory of transformers")
+        raise UserError(f"{directory} has no {HF_CONFIG_FILE}: name a directory of transformers")
     values = read_json(path)
-    encoder = read_encoder(values, path)
+    encoder = read_encoder_config(values, path)
     tensors = open_weights(directory)
     model = _read_own(directory, values, encoder, tensors, mesh)
     if model is None:
         model = read_foreign(str(directory), values, encoder, tensors, mesh, pairs=pairs)
         tokenizer = tokenizer or read_tokenizer(directory)
         check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
-        model.metadata["tokenizer"] = described(tokenizer)
+        model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
     if max_length := read_max_length(directory):
         model.metadata["max_length"] = min(max_length, encoder.max_length)
     return model
@@ -89,17 +89,18 @@ def _read_own(
     tensors: Mapping[str, Tensor],
     mesh: Mesh,
 ) -> Model | None:
-    """Reads a model that was exported from here, with all that is known of it.
+    """Reads a model that this project exported, with its full metadata.
 
-    None if it was not, or its files have changed since: then only their files count.
+    Returns:
+      None if it is not such a model, or its weights or config have changed since the export.
     """
-    path = directory / FACTS_FILE
+    path = directory / OWN_METADATA_FILE
     if not path.is_file():
         return None
     metadata, of_params = _read_metadata(path)
     stored = dataclasses.replace(
         from_dict(EncoderConfig, metadata["encoder"]),
-        position_init=PositionInit.NORMAL,  # neither is there once the parameters are
+        position_init=PositionInit.NORMAL,  # config.json has none of these three
         compute_type=ComputeType.FLOAT32,
         unroll=1,
     )
@@ -115,7 +116,7 @@ def _read_own(
 
 
 def _read_metadata(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Returns what was known of a model, and the fingerprints of its parameters."""
+    """Returns the metadata of an exported model, and the fingerprints of its parameters."""
     metadata = read_json(path)
     try:
         if metadata.pop("digest") != json_digest(metadata):
@@ -129,14 +130,14 @@ def _read_metadata(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def write_directory(model: Model, directory: pathlib.Path) -> None:
-    """Writes a model for transformers, with a card, and what only this project can use.
+    """Writes a directory for transformers, with a model card and this project's metadata.
 
     Args:
       model: with exactly the groups of its architecture.
       directory: exists and is empty.
 
     Raises:
-      UserError: for what transformers' BERT, or tokenizer.json, cannot be.
+      UserError: if transformers' BERT or tokenizer.json cannot represent the model.
     """
     metadata = model.metadata
     encoder = from_dict(EncoderConfig, metadata["encoder"])
@@ -144,7 +145,7 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     architecture = architecture_of(metadata)
     values = {
         "architectures": [architecture],
-        **write_encoder(encoder),
+        **write_encoder_config(encoder),
         **_write_labels(metadata, architecture),
         "pad_token_id": tokenizer.special.pad,
     }
@@ -152,17 +153,17 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     own = {name: metadata[name] for name in _OWN_METADATA if name in metadata}
     own["fingerprints"] = fingerprints(model.params)
     own["digest"] = json_digest(own)
-    _write_json(directory / CONFIG_FILE, values)
-    _write_json(directory / FACTS_FILE, own)
+    _write_json(directory / HF_CONFIG_FILE, values)
+    _write_json(directory / OWN_METADATA_FILE, own)
     (directory / CARD_FILE).write_text(make_card(model, architecture), encoding="utf-8")
-    prefix = PREFIX if architecture == ENCODER else ""  # an encoder by itself has none
+    prefix = PREFIX if architecture == ENCODER else ""  # transformers writes an encoder without it
     tensors = {
         name.removeprefix(prefix): np.ascontiguousarray(tensor)
         for name, tensor in to_theirs(model.params).items()
     }
     save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "pt"})
-    # That library lets nobody else read its file.
-    (directory / SAFETENSORS_FILE).chmod((directory / CONFIG_FILE).stat().st_mode)
+    # The library creates files that only their owner can read.
+    (directory / SAFETENSORS_FILE).chmod((directory / HF_CONFIG_FILE).stat().st_mode)
 
 
 _OWN_METADATA = ("kind", "config", "encoder", "tokenizer", "labels", "scores", "max_length")

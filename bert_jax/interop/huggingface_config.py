@@ -1,4 +1,4 @@
-"""config.json of transformers: what each field of the encoder is called there, and what is BERT."""
+"""config.json of transformers: the names of the encoder's fields, and checks that it is a BERT."""
 
 import pathlib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from bert_jax.config import Activation, EncoderConfig, Norm, validate_encoder
 from bert_jax.errors import UserError
 
-# Theirs: ours. What a file leaves out has the same default on both sides: that of BERT base.
+# Theirs: ours. Defaults of missing fields are the same in both projects: those of BERT base.
 _FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -33,27 +33,27 @@ _WRITTEN_ACTIVATIONS = {
     Activation.GELU_TANH: "gelu_new",
     Activation.RELU: "relu",
 }
-# What must have one value, where it is there; a field that is off, such as false, always passes.
+# Fields that must have one value if they are present; a field that is off, such as false, passes.
 _ONLY = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
     "directionality": "bidi",
 }
-# Why some kinds of models are no BERT, as users know them.
+# Why other kinds of models are not BERT.
 _OTHERS = {
-    "roberta": "its positions begin behind the padding id",
-    "xlm-roberta": "its positions begin behind the padding id",
-    "camembert": "its positions begin behind the padding id",
+    "roberta": "its positions start after the padding id",
+    "xlm-roberta": "its positions start after the padding id",
+    "camembert": "its positions start after the padding id",
     "albert": "its layers share their parameters",
     "deberta": "its positions are relative",
     "deberta-v2": "its positions are relative",
     "mpnet": "its positions are relative",
-    "electra": "its embeddings have a width of their own",
+    "electra": "its embeddings have another width than its layers",
     "distilbert": "it has no segments",
-    "modernbert": "its positions are rotations",
+    "modernbert": "it has rotary positions",
 }
-# Fields that change nothing in what a trained encoder computes, or that are read elsewhere.
+# Fields that do not affect the output of a trained encoder, or that are read elsewhere.
 _HARMLESS = frozenset(
     "architectures id2label label2id num_labels problem_type"
     " _name_or_path transformers_version torch_dtype dtype use_cache return_dict"
@@ -68,22 +68,22 @@ _HARMLESS = frozenset(
 )
 
 
-def read_encoder(values: dict[str, Any], path: pathlib.Path) -> EncoderConfig:
-    """Returns the encoder that a config.json, or Google's bert_config.json, describes.
+def read_encoder_config(values: dict[str, Any], path: pathlib.Path) -> EncoderConfig:
+    """Returns the encoder of a config.json, or of Google's bert_config.json.
 
     Args:
-      values: of the file.
-      path: of it, for errors.
+      values: the fields of the file.
+      path: of the file, for errors.
 
     Raises:
-      UserError: for a field that makes it no BERT, or that this project does not know.
+      UserError: if a field is unknown, or its value makes the model another than BERT.
     """
     for name, only in _ONLY.items():
         if (value := values.get(name)) is not None and value != only:
             why = f" ({_OTHERS[value]})" if name == "model_type" and value in _OTHERS else ""
             raise UserError(
-                f"{path}: {name}={_shown(value)} is no BERT{why}: only {name}={_shown(only)} can be"
-                " converted"
+                f"{path}: {name}={_shown(value)} is not BERT{why}: only {name}={_shown(only)} can"
+                " be converted"
             )
     known = _FIELDS.keys() | _ONLY.keys() | _HARMLESS | {"hidden_act"}
     for name, value in values.items():
@@ -93,12 +93,12 @@ def read_encoder(values: dict[str, Any], path: pathlib.Path) -> EncoderConfig:
                 " is a plain BERT without it"
             )
     if "vocab_size" not in values:
-        raise UserError(f"{path} has no vocab_size: it is no config of a BERT")
+        raise UserError(f"{path} has no vocab_size: give the config of a BERT")
     activation = values.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
-            f"{path}: hidden_act={_shown(activation)} is not implemented: only"
-            f" {', '.join(_ACTIVATIONS)} are"
+            f"{path}: hidden_act={_shown(activation)} is not implemented: only models with one of"
+            f" {', '.join(_ACTIVATIONS)} can be converted"
         )
     found = {ours: _number(values, name, path) for name, ours in _FIELDS.items() if name in values}
     encoder = EncoderConfig(activation=_ACTIVATIONS[activation], **found)
@@ -113,7 +113,9 @@ def _number(values: dict[str, Any], name: str, path: pathlib.Path) -> Any:
     value = values[name]
     wanted = type(getattr(EncoderConfig(), _FIELDS[name]))
     if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else int):
-        raise UserError(f"{path}: {name}={_shown(value)} is no {wanted.__name__}")
+        raise UserError(
+            f"{path}: {name}={_shown(value)} is not of type {wanted.__name__}: correct the file"
+        )
     return wanted(value)
 
 
@@ -122,17 +124,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def write_encoder(encoder: EncoderConfig) -> dict[str, Any]:
+def write_encoder_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the fields of config.json that describe an encoder.
 
     Raises:
-      UserError: for what transformers' BERT cannot be.
+      UserError: if transformers' BERT cannot represent it: pre-norm or causal.
     """
     for name, wanted in (("norm", Norm.POST), ("causal", False)):
         if (value := getattr(encoder, name)) != wanted:
             raise UserError(
-                f"encoder.{name}={getattr(value, 'value', value)} cannot be exported: the BERT of"
-                f" transformers has {name}={getattr(wanted, 'value', wanted)}"
+                f"encoder.{name}={getattr(value, 'value', value)} cannot be exported: only"
+                f" {name}={getattr(wanted, 'value', wanted)} is BERT in transformers"
             )
     fields = {name: getattr(encoder, ours) for name, ours in _FIELDS.items()}
     return {

@@ -1,4 +1,4 @@
-"""The tokenizer of a directory of transformers: read one, write one."""
+"""Reader and writer for the tokenizer of a directory of transformers."""
 
 import dataclasses
 import json
@@ -17,10 +17,10 @@ from bert_jax.text.tokenizer import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
-_ENDLESS = 10**9  # a maximal length above this says that there is none
-# Ours, theirs in tokenizer_config.json, theirs in the normaliser of tokenizer.json.
+_NO_LIMIT = 10**9  # transformers writes a larger model_max_length if there is none
+# (ours, theirs in tokenizer_config.json, theirs in the normalizer of tokenizer.json)
 _SETTINGS = (
     ("lower_case", "do_lower_case", "lowercase"),
     ("strip_accents", "strip_accents", "strip_accents"),
@@ -32,17 +32,17 @@ _DEFAULTS = {"lower_case": True, "strip_accents": None, "split_han": True}
 def read_tokenizer(directory: pathlib.Path) -> WordPieceTokenizer:
     """Reads the WordPiece tokenizer of a directory.
 
-    The vocabulary is that of tokenizer.json if it is there, else of vocab.txt. The settings are
-    those of tokenizer_config.json; what it leaves out, of tokenizer.json; else BERT's.
+    The vocabulary is from tokenizer.json if there is one, else from vocab.txt. Each setting is from
+    tokenizer_config.json, else from tokenizer.json, else BERT's default.
 
     Raises:
-      UserError: if there is none, or it is of another kind.
+      UserError: if there is no tokenizer, or it is not BERT's WordPiece.
     """
-    said = _said_settings(directory)
+    settings = _read_settings(directory)
     path = directory / TOKENIZER_FILE
     if path.is_file():
-        vocab, settings = _read_fast(path)
-        said = settings | said
+        vocab, defaults = _read_fast(path)
+        settings = defaults | settings
     elif (directory / VOCAB_FILE).is_file():
         path = directory / VOCAB_FILE
         vocab = read_vocab(path)
@@ -51,24 +51,25 @@ def read_tokenizer(directory: pathlib.Path) -> WordPieceTokenizer:
             f"{directory} has no tokenizer (neither {TOKENIZER_FILE} nor {VOCAB_FILE}): name it"
             " with --tokenizer"
         )
-    return WordPieceTokenizer(vocab, **_DEFAULTS | said, name=str(path))
+    return WordPieceTokenizer(vocab, **_DEFAULTS | settings, name=str(path))
 
 
 def read_max_length(directory: pathlib.Path) -> int | None:
-    """Returns the longest input, in tokens, that the tokenizer's settings allow, if they say."""
-    path = directory / SETTINGS_FILE
+    """Returns the maximum length of an input in tokens, by the tokenizer's settings; None: none."""
+    path = directory / TOKENIZER_CONFIG_FILE
     found = read_json(path).get("model_max_length") if path.is_file() else None
-    return int(found) if isinstance(found, (int, float)) and 0 < found < _ENDLESS else None
+    return int(found) if isinstance(found, (int, float)) and 0 < found < _NO_LIMIT else None
 
 
-def _said_settings(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / SETTINGS_FILE
+def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings in tokenizer_config.json, under our names."""
+    path = directory / TOKENIZER_CONFIG_FILE
     values = read_json(path) if path.is_file() else {}
     for role, piece in SPECIAL_PIECES_OF_WORDPIECE.items():
         found = values.get(f"{role}_token") or piece
         found = found.get("content") if isinstance(found, dict) else found
         if found != piece:
-            raise UserError(f"{path}: {role}_token={found} is not implemented: it must be {piece}")
+            raise UserError(f"{path}: {role}_token={found} is not implemented: only {piece} is")
     return {
         ours: _switch(values[theirs], theirs, path)
         for ours, theirs, _ in _SETTINGS
@@ -79,16 +80,16 @@ def _said_settings(directory: pathlib.Path) -> dict[str, Any]:
 def _switch(value: Any, name: str, path: pathlib.Path) -> bool | None:
     if isinstance(value, bool) or (value is None and "accents" in name):
         return value
-    raise UserError(f"{path}: {name}={value} is neither true nor false")
+    raise UserError(f"{path}: {name}={value} is neither true nor false: correct the file")
 
 
 def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
-    """Reads the vocabulary and the settings of a tokenizer.json that holds BERT's WordPiece."""
+    """Reads the vocabulary and the settings of a tokenizer.json with BERT's WordPiece."""
 
     def refuse(what: str) -> UserError:
         return UserError(
-            f"{path}: {what} is not BERT's WordPiece: name the tokenizer that the model was"
-            " trained with by --tokenizer"
+            f"{path}: {what} is not BERT's WordPiece: give the tokenizer that the model was trained"
+            " with as --tokenizer"
         )
 
     values = read_json(path)
@@ -114,7 +115,10 @@ def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
     if not normalizer.get("clean_text", True):
         raise refuse("normalizer.clean_text=false")
     if set(ids.values()) != set(range(len(ids))):
-        raise UserError(f"{path}: the ids of the vocabulary are not 0 to {len(ids) - 1}")
+        raise UserError(
+            f"{path}: the ids of the vocabulary are not 0 to {len(ids) - 1}: copy or download it"
+            " again"
+        )
     special = SPECIAL_PIECES_OF_WORDPIECE.values()
     for added in values.get("added_tokens", []):
         if (piece := added.get("content")) not in special:
@@ -128,7 +132,7 @@ def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: int) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and the vocabulary's own file.
+    """Writes tokenizer.json, tokenizer_config.json and the file of the vocabulary or model.
 
     Args:
       tokenizer: ours.
@@ -136,7 +140,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: i
       max_length: of an input, in tokens.
 
     Raises:
-      UserError: if tokenizer.json cannot say it.
+      UserError: if tokenizer.json cannot represent the tokenizer.
     """
     fast = make_fast_tokenizer(tokenizer)
     fast.save(str(directory / TOKENIZER_FILE))
@@ -154,6 +158,8 @@ def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: i
     if isinstance(tokenizer, WordPieceTokenizer):
         values["tokenizer_class"] = "BertTokenizer"
         values |= {theirs: getattr(tokenizer, ours) for ours, theirs, _ in _SETTINGS}
-    (directory / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (directory / TOKENIZER_CONFIG_FILE).write_text(
+        json.dumps(values, indent=2) + "\n", encoding="utf-8"
+    )
     name, content = tokenizer.model_file()
     (directory / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""JSON objects from outside."""
+"""Reader for JSON files of other programs."""
 
 import json
 import pathlib
@@ -8,15 +8,15 @@ from bert_jax.errors import UserError
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a file that must hold one JSON object.
+    """Reads a file with one JSON object.
 
     Raises:
-      UserError: if it does not.
+      UserError: if it is not JSON, or not an object.
     """
     try:
         values = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): copy or download it again") from None
+        raise UserError(f"{path} is not JSON ({error}): copy or download it again") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object: copy or download it again")
+        raise UserError(f"{path} is not a JSON object: copy or download it again")
     return values

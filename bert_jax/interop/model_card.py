@@ -1,4 +1,4 @@
-"""The README.md of an exported model: how to use it, and what is known of its run."""
+"""The model card of an exported model: its README.md, with usage and the data of its run."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ _PIPELINES = {
 
 
 def make_card(model: Model, architecture: str) -> str:
-    """Writes the card; it says what the checkpoint knows, and no more."""
+    """Returns the card as Markdown, with what the checkpoint's metadata has."""
     metadata = model.metadata
     pipeline = _PIPELINES[architecture]
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
@@ -60,8 +60,8 @@ def make_card(model: Model, architecture: str) -> str:
         "|---|---|",
         *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
         "",
-        "`bert_jax.json` holds the whole config of the run; `python -m bert_jax.convert"
-        " --from=hf:DIRECTORY --to=CHECKPOINT` makes a checkpoint of it again.",
+        "`bert_jax.json` has the whole config of the run; `python -m bert_jax.convert"
+        " --from=hf:DIRECTORY --to=CHECKPOINT` turns this directory into a checkpoint again.",
         "",
     ]
     return "\n".join(lines)
@@ -80,7 +80,7 @@ def _run(metadata: dict[str, Any]) -> dict[str, Any]:
         rows["objectives"] = f"masked LM, {data['objective']}"
         rows["masking"] = f"{config['masking']['strategy']}, rate {config['masking']['rate']:g}"
         if data["objective"] == "sop":
-            rows["sentence classes"] = "0: in their order, 1: swapped"
+            rows["sentence classes"] = "0: in order, 1: swapped"
     else:
         rows["task"] = config["task"]
         rows["epochs"] = config["epochs"]

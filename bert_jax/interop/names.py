@@ -1,7 +1,7 @@
-"""The one table of names: where each of our parameters stands among the tensors of transformers.
+"""The one table of parameter names: each of our arrays, and its tensors in transformers.
 
-Their layers are apart and ours are stacked; their matrices are [outputs, inputs] and ours are
-[inputs, outputs], with the heads as axes of their own. Nothing is computed: numbers only move.
+Their layers are separate, ours are stacked; their matrices are [outputs, inputs], ours are
+[inputs, outputs] with axes for heads. Values are only moved, never computed.
 """
 
 import math
@@ -16,11 +16,11 @@ from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
 
-PREFIX = "bert."  # of what is below the heads
+PREFIX = "bert."  # of the encoder and the pooler in a model with a head
 
 _LAYER = "bert.encoder.layer.{layer}"
-# Ours, theirs, and the axes that go in and come out, by the letters of docs/architecture.md; P are
-# the rows of the position table and S those of the segment table.
+# Ours: (theirs, input axes, output axes), by the letters of docs/architecture.md; P are the rows of
+# the position table and S those of the segment table.
 _DENSE = {
     "encoder/layers/attention/query": (f"{_LAYER}.attention.self.query", "D", "HK"),
     "encoder/layers/attention/key": (f"{_LAYER}.attention.self.key", "D", "HK"),
@@ -31,7 +31,7 @@ _DENSE = {
     "pooler/dense": ("bert.pooler.dense", "D", "D"),
     "mlm_head/transform": ("cls.predictions.transform.dense", "D", "D"),
     "nsp_head/dense": ("cls.seq_relationship", "D", "2"),
-    "sop_head/dense": ("cls.seq_relationship", "D", "2"),  # the same, with another meaning
+    "sop_head/dense": ("cls.seq_relationship", "D", "2"),  # same shape, other classes
     "classifier/dense": ("classifier", "D", "C"),
     "tagger/dense": ("classifier", "D", "C"),
     "span/dense": ("qa_outputs", "D", "C"),
@@ -51,28 +51,28 @@ _TABLES = {
 _ALIGNMENT = 64  # bytes, of JAX's arrays on a CPU
 _STACKED = "encoder/layers/"
 
-# The MLM output matrix is the token table, and its bias is there once: copies must be equal.
+# Copies that some files have: the MLM output matrix is the token table, and its bias is one array.
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-POSITION_IDS = "bert.embeddings.position_ids"  # 0, 1, 2, ...: a buffer of old versions
+POSITION_IDS = "bert.embeddings.position_ids"  # 0, 1, 2, ...: a buffer in files of old versions
 
 
 class Tensor(NamedTuple):
-    """A tensor of the other library, not read yet."""
+    """A tensor of the other library, which is read when it is used."""
 
     shape: tuple[int, ...]
-    dtype: str  # 'float32', as NumPy calls it
+    dtype: str  # NumPy's name: 'float32'
     read: Callable[[], np.ndarray]
 
 
 class _Entry(NamedTuple):
-    """A row of the table: one array of ours."""
+    """A row of the table, for one array of ours."""
 
     name: str  # theirs
-    inputs: str  # axes of a matrix that go in; '' for what is no matrix
-    axes: str  # the others
+    inputs: str  # input axes of a matrix; '' for a vector or a table
+    axes: str  # the other axes
 
 
 def _entries() -> Iterator[tuple[str, _Entry]]:
@@ -89,8 +89,8 @@ def _entries() -> Iterator[tuple[str, _Entry]]:
 _ENTRIES = dict(_entries())
 
 
-class Place(NamedTuple):
-    """Where one of their tensors is in our tree."""
+class TensorMapping(NamedTuple):
+    """Position of one of their tensors in our tree."""
 
     name: str  # theirs
     path: str  # ours: 'encoder/layers/attention/query/kernel'
@@ -102,11 +102,11 @@ class Place(NamedTuple):
 def make_shapes(
     encoder: EncoderConfig, groups: Collection[str], outputs: int
 ) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each array of some groups, by its path, for a post-norm encoder.
+    """Returns path -> shape of the arrays of some groups, for a post-norm encoder.
 
     Args:
       encoder: its shape.
-      groups: of parameters.
+      groups: of parameters, such as "encoder" and "pooler".
       outputs: C, of a task's head.
     """
     sizes = {
@@ -128,20 +128,20 @@ def make_shapes(
     return shapes
 
 
-def places(abstract: Params) -> list[Place]:
-    """Lists the tensors that a tree of parameters is made of.
+def tensor_mappings(abstract: Params) -> list[TensorMapping]:
+    """Lists the tensors of transformers that hold a tree of parameters.
 
     Args:
-      abstract: anything with shapes.
+      abstract: the tree, of arrays or abstract arrays.
     """
     return [
-        place
+        mapping
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
-        for place in _places_of_leaf(leaf_name(path), tuple(leaf.shape))
+        for mapping in _mappings_of_leaf(leaf_name(path), tuple(leaf.shape))
     ]
 
 
-def _places_of_leaf(path: str, shape: tuple[int, ...]) -> list[Place]:
+def _mappings_of_leaf(path: str, shape: tuple[int, ...]) -> list[TensorMapping]:
     entry = _ENTRIES[path]
     layers: Iterable[int | None] = [None]
     if path.startswith(_STACKED):
@@ -151,33 +151,36 @@ def _places_of_leaf(path: str, shape: tuple[int, ...]) -> list[Place]:
         shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
     elif path.endswith("/bias"):
         shape = (math.prod(shape),)
-    return [Place(entry.name.format(layer=n), path, n, shape, inputs > 0) for n in layers]
+    return [TensorMapping(entry.name.format(layer=n), path, n, shape, inputs > 0) for n in layers]
 
 
 def to_theirs(params: Params) -> dict[str, np.ndarray]:
-    """Returns their tensors, by name, as views of our arrays where that is possible.
+    """Returns their tensors, by name, as views of our arrays where possible.
 
     Args:
       params: NumPy arrays.
     """
     leaves = _by_path(params)
-    return {place.name: _as_theirs(leaves[place.path], place) for place in places(params)}
+    return {
+        mapping.name: _as_theirs(leaves[mapping.path], mapping)
+        for mapping in tensor_mappings(params)
+    }
 
 
 def from_theirs(abstract: Params, read: Callable[[str], np.ndarray]) -> Params:
-    """Makes our tree of their tensors.
+    """Builds our tree from their tensors.
 
     Args:
       abstract: the tree, with shapes and dtypes.
-      read: returns the tensor of a name, of the shape that `places` gives.
+      read: name -> tensor, of the shape in `tensor_mappings`.
 
     Returns:
-      NumPy arrays, so placed in memory that JAX's CPU device can take them without a copy.
+      NumPy arrays, aligned so that JAX's CPU device can use them without a copy.
     """
     params = jax.tree.map(lambda leaf: _empty_aligned(leaf.shape, leaf.dtype), abstract)
     leaves = _by_path(params)
-    for place in places(abstract):
-        _as_theirs(leaves[place.path], place)[...] = read(place.name)
+    for mapping in tensor_mappings(abstract):
+        _as_theirs(leaves[mapping.path], mapping)[...] = read(mapping.name)
     return params
 
 
@@ -188,10 +191,10 @@ def _empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return room[begin : begin + size].view(dtype).reshape(shape)
 
 
-def _as_theirs(leaf: np.ndarray, place: Place) -> np.ndarray:
-    """Shows a parameter, or a layer of it, in their layout; a view of a contiguous one."""
-    one = leaf if place.layer is None else leaf[place.layer]
-    return one.reshape(place.shape[::-1]).T if place.transposed else one.reshape(place.shape)
+def _as_theirs(leaf: np.ndarray, mapping: TensorMapping) -> np.ndarray:
+    """Returns a parameter, or one layer of it, in their layout: a view if it is contiguous."""
+    one = leaf if mapping.layer is None else leaf[mapping.layer]
+    return one.reshape(mapping.shape[::-1]).T if mapping.transposed else one.reshape(mapping.shape)
 
 
 def _by_path(params: Params) -> dict[str, Any]:
@@ -199,10 +202,10 @@ def _by_path(params: Params) -> dict[str, Any]:
 
 
 def canonical(name: str) -> str:
-    """Returns the name that the table has for one that they have used.
+    """Returns the name in the table for any name that transformers has used.
 
-    An encoder by itself has no prefix; the oldest files say gamma and beta for a norm's scale and
-    bias.
+    An encoder without a head has no prefix; the oldest files use gamma and beta for the scale and
+    bias of a norm.
     """
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         name = name.removesuffix(old) + new if name.endswith(f"LayerNorm{old}") else name
@@ -211,22 +214,22 @@ def canonical(name: str) -> str:
 
 
 class Misfit(UserError):
-    """Tensors are not those that the model needs; `table` lists every one that is not."""
+    """The tensors of a file do not fit its config; `table` lists each one that does not."""
 
     def __init__(self, where: str, rows: list[tuple[str, str, str]]) -> None:
-        """Takes rows (name, what is there, what is needed)."""
+        """Takes rows (name, found, needed), with shapes and dtypes."""
         kinds = [
             ("missing", sum(found == _NOTHING for _, found, _ in rows)),
             ("unexpected", sum(wanted == _NOTHING for _, _, wanted in rows)),
         ]
         kinds.append(("of another shape or type", len(rows) - sum(count for _, count in kinds)))
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds if count)
         super().__init__(
-            f"the tensors of {where} do not fit its config ({told}; the first is {rows[0][0]}):"
+            f"the tensors of {where} do not fit its config ({counts}; the first is {rows[0][0]}):"
             " give the files of one model"
         )
         width = max(len(name) for name, _, _ in rows)
-        head = ("tensor", "there", "needed")
+        head = ("tensor", "found", "needed")
         self.table = "\n".join(
             f"{name:{width}}  {found:22}  {wanted}".rstrip()
             for name, found, wanted in [head, *rows]
@@ -237,20 +240,20 @@ _NOTHING = "-"
 
 
 def check_tensors(where: str, tensors: Mapping[str, Tensor], abstract: Params) -> None:
-    """Checks that the tensors are exactly those of a tree, and what is allowed beside them.
+    """Checks that tensors are exactly those of a tree, except for copies and old buffers.
 
     Args:
-      where: what an error calls their place.
+      where: the file or directory, for errors.
       tensors: by canonical name.
       abstract: the tree, with shapes.
 
     Raises:
-      Misfit: with all that differ.
-      UserError: if a tied tensor is not equal to what it is tied to.
+      Misfit: if any are missing, unexpected, or of another shape or type.
+      UserError: if a copy differs from its original.
     """
-    wanted = {place.name: place.shape for place in places(abstract)}
+    wanted = {mapping.name: mapping.shape for mapping in tensor_mappings(abstract)}
     rows = [
-        (name, _told(tensors.get(name)), f"float{list(shape)}")
+        (name, _format(tensors.get(name)), f"float{list(shape)}")
         for name, shape in wanted.items()
         if name not in tensors
         or tensors[name].shape != shape
@@ -258,7 +261,7 @@ def check_tensors(where: str, tensors: Mapping[str, Tensor], abstract: Params) -
     ]
     allowed = {name for name, other in TIED.items() if other in wanted} | {POSITION_IDS}
     rows += [
-        (name, _told(tensor), _NOTHING)
+        (name, _format(tensor), _NOTHING)
         for name, tensor in tensors.items()
         if name not in wanted.keys() | allowed
     ]
@@ -268,15 +271,18 @@ def check_tensors(where: str, tensors: Mapping[str, Tensor], abstract: Params) -
         _check_redundant(where, name, tensors)
 
 
-def _told(tensor: Tensor | None) -> str:
+def _format(tensor: Tensor | None) -> str:
     return f"{tensor.dtype}{list(tensor.shape)}" if tensor else _NOTHING
 
 
 def _check_redundant(where: str, name: str, tensors: Mapping[str, Tensor]) -> None:
     found = tensors[name].read()
     if name == POSITION_IDS:
-        needed, remedy = np.arange(found.size), "its positions do not count from 0"
+        needed, expected = np.arange(found.size), "positions that count from 0"
     else:
-        needed, remedy = tensors[TIED[name]].read(), f"it is not the copy of {TIED[name]}"
+        needed, expected = tensors[TIED[name]].read(), f"a copy of {TIED[name]}"
     if found.size != needed.size or not np.array_equal(found.reshape(needed.shape), needed):
-        raise UserError(f"{where}: {name} cannot be read: {remedy} that this project's model needs")
+        raise UserError(
+            f"{where}: {name} is not {expected}, which this project's BERT needs: the model cannot"
+            " be converted"
+        )

@@ -1,4 +1,4 @@
-"""transformers at work on a directory: what it loads, and what its models and tokenizers return."""
+"""Models and tokenizers of transformers, loaded from a directory and run."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from bert_jax.interop.architectures import (
     architecture_of,
 )
 from bert_jax.interop.json_files import read_json
-from bert_jax.interop.verify import Batch, Outputs
+from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.tokenizer import tokenizer_from_dict
 
 LIBRARIES = ("torch", "transformers")
@@ -27,21 +27,21 @@ LIBRARIES = ("torch", "transformers")
 class Loaded(NamedTuple):
     """A model of transformers."""
 
-    run: Callable[[Batch], Outputs]
-    missing: list[str]  # tensors that the model needs and the file has not
-    unexpected: list[str]  # and the other way round
+    run: Callable[[InputRows], ModelOutputs]
+    missing: list[str]  # tensors that the model needs and the file lacks
+    unexpected: list[str]  # tensors in the file that the model does not use
 
 
 def load_model(
     directory: pathlib.Path, architecture: str, *, pooler: bool, dtype: str = "float32"
 ) -> Loaded:
-    """Loads a directory, without dropout.
+    """Loads a model of transformers in evaluation mode.
 
     Args:
       directory: with config.json and weights.
       architecture: the name of the class.
-      pooler: whether an encoder by itself has one.
-      dtype: to compute in.
+      pooler: True if an encoder without a head has a pooler.
+      dtype: of the computation.
     """
     import torch
     import transformers
@@ -56,7 +56,7 @@ def load_model(
     )
     model.eval()
 
-    def run(batch: Batch) -> Outputs:
+    def run(batch: InputRows) -> ModelOutputs:
         inputs = {
             "input_ids": batch["token_ids"],
             "attention_mask": (batch["example_ids"] > 0).astype(np.int32),
@@ -70,7 +70,7 @@ def load_model(
 
 
 def _named_outputs(out: Any, architecture: str) -> dict[str, Any]:
-    """Names their outputs as `verify.our_outputs` does."""
+    """Returns the outputs of transformers under the names of `verify.our_outputs`."""
     if architecture == PRETRAINING:
         return {"mlm": out.prediction_logits, "sentence": out.seq_relationship_logits}
     if architecture == MASKED_LM:
@@ -85,30 +85,34 @@ def _named_outputs(out: Any, architecture: str) -> dict[str, Any]:
     return {"logits": out.logits}
 
 
-def load_tokenizer(directory: pathlib.Path) -> Any:
-    """Loads the tokenizer of a directory."""
+def load_peer_tokenizer(directory: pathlib.Path) -> Any:
+    """Loads the tokenizer of a directory by transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    # The oldest configs do not say what they are, and only BERT's own class will take them.
+    # The oldest configs have no model_type, and only BERT's own class loads them.
     named = "model_type" in read_json(directory / "config.json")
     load = transformers.AutoTokenizer if named else transformers.BertTokenizer
     return load.from_pretrained(directory, local_files_only=True)
 
 
-def prove(
+def compare_with_transformers(
     model: Model, directory: pathlib.Path, sentences: Sequence[str], *, exported: bool
 ) -> Iterator[str]:
-    """Runs both sides on the same sentences, and yields how far apart they are.
+    """Runs our model and that of transformers on the same sentences.
 
     Args:
-      model: of this side, as it was written or read.
-      directory: of the other.
+      model: ours.
+      directory: of transformers.
       sentences: to compare on.
-      exported: whether the directory was written here; then it must fit to the letter.
+      exported: True if this project wrote the directory; transformers must then find every tensor
+        and no other.
+
+    Yields:
+      Lines for the log with the differences, or one line if transformers is not installed.
 
     Raises:
-      UserError: if they are different models, or tokenizers.
+      UserError: if the models or the tokenizers differ.
     """
     if not verify.is_installed(*LIBRARIES):
         yield f"not verified: {' and '.join(LIBRARIES)} are not both installed"
@@ -116,17 +120,18 @@ def prove(
     loaded = load_model(directory, architecture_of(model.metadata), pooler="pooler" in model.params)
     if exported and (loaded.missing or loaded.unexpected):
         raise UserError(
-            f"transformers does not find {loaded.missing} and has no place for"
-            f" {loaded.unexpected}: nothing was written"
+            f"transformers misses the tensors {loaded.missing} and does not use"
+            f" {loaded.unexpected}: nothing was written; use the version of transformers in"
+            " pyproject.toml"
         )
     tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
-    batch = verify.make_rows(tokenizer, encoder, sentences)
+    batch = verify.make_input_rows(tokenizer, encoder, sentences)
     for difference in verify.compare(verify.our_outputs(model, batch), loaded.run(batch), batch):
         yield f"verified against transformers, {difference}"
-    their_tokenizer = load_tokenizer(directory)
+    their_tokenizer = load_peer_tokenizer(directory)
 
     def encode(text: str) -> list[int]:
         return their_tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    yield verify.check_ids(tokenizer, encode, sentences)
+    yield verify.compare_token_ids(tokenizer, encode, sentences)

@@ -1,8 +1,8 @@
-"""Checkpoints of Google's TensorFlow 1 code for BERT; TensorFlow reads them.
+"""Reader for the checkpoints of Google's TensorFlow 1 code for BERT; it needs TensorFlow.
 
-Beside PREFIX.index and its data stand bert_config.json and vocab.txt. Their matrices are [inputs,
-outputs]; here they are shown under the names and in the layout of transformers, so that one table
-serves both. What an optimizer left is passed over.
+The directory has PREFIX.index and its data, bert_config.json and vocab.txt. The variables are
+renamed and transposed to those of transformers, so that one table of names serves both. The
+variables of optimizers are ignored.
 """
 
 import pathlib
@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import CLASSES, SPANS, Model
-from bert_jax.interop.foreign import check_vocabulary, described, read_foreign
-from bert_jax.interop.huggingface_config import read_encoder
+from bert_jax.interop.foreign import check_vocabulary, read_foreign, tokenizer_metadata
+from bert_jax.interop.huggingface_config import read_encoder_config
 from bert_jax.interop.json_files import read_json
 from bert_jax.interop.names import Tensor, canonical
 from bert_jax.text.tokenizer import (
@@ -26,7 +26,7 @@ from bert_jax.text.tokenizer import (
     read_vocab,
 )
 
-CONFIG_FILE = "bert_config.json"
+TF1_CONFIG_FILE = "bert_config.json"
 
 _SLOTS = ("adam_m", "adam_v", "AdamWeightDecayOptimizer", "AdamWeightDecayOptimizer_1")
 _HEADS = {
@@ -40,7 +40,7 @@ _HEADS = {
 }
 
 
-def read_checkpoint(
+def read_tf1_checkpoint(
     prefix: pathlib.Path,
     mesh: Mesh,
     *,
@@ -52,45 +52,45 @@ def read_checkpoint(
 
     Args:
       prefix: the path without .index.
-      mesh: of one device, for shapes.
-      tokenizer: the model's; None: of vocab.txt, uncased if no piece has a capital letter.
-      pairs: whether a classifier reads pairs of texts.
-      padded_vocabulary: whether the embedding may have more rows than the vocabulary has pieces.
+      mesh: of one device.
+      tokenizer: the model's; None: from vocab.txt, uncased if no piece has a capital letter.
+      pairs: True if a classifier reads pairs of texts.
+      padded_vocabulary: True if the embedding may have more rows than the vocabulary has pieces.
 
     Raises:
-      UserError: if it is no BERT, not whole, or its parts do not fit together.
+      UserError: if it is not a BERT, is damaged or incomplete, or its files do not fit together.
     """
     tensors = _open(prefix)
-    path = prefix.with_name(CONFIG_FILE)
+    path = prefix.with_name(TF1_CONFIG_FILE)
     if not path.is_file():
-        raise UserError(f"{path} is not there: put the model's {CONFIG_FILE} beside {prefix}")
+        raise UserError(f"{path} is missing: put the model's {TF1_CONFIG_FILE} next to {prefix}")
     values = read_json(path)
-    encoder = read_encoder(values, path)
+    encoder = read_encoder_config(values, path)
     values = {"architectures": None, **_head_of(tensors)}
     model = read_foreign(str(prefix), values, encoder, tensors, mesh, pairs=pairs)
     if tokenizer is None:
         tokenizer = _read_tokenizer(prefix)
         case = "uncased" if tokenizer.lower_case else "cased"
-        model.notes.append(f"the vocabulary is {case}, as its pieces show")
+        model.notes.append(f"the vocabulary is {case}, judging by its pieces")
     check_vocabulary(tokenizer, encoder, prefix, padded=padded_vocabulary)
-    model.metadata["tokenizer"] = described(tokenizer)
+    model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
     return model
 
 
 def open_reader(prefix: pathlib.Path) -> Any:
-    """Opens a checkpoint by TensorFlow.
+    """Opens a checkpoint with TensorFlow.
 
     Raises:
-      UserError: if TensorFlow is not installed, or the checkpoint is not there or damaged.
+      UserError: if TensorFlow is not installed, or the checkpoint is missing or damaged.
     """
     try:
         import tensorflow as tf
     except ImportError:
         raise UserError(
-            f"tf1:{prefix} needs TensorFlow to be read: pip install -e '.[tf1]'"
+            f"tf1:{prefix} needs TensorFlow: install it with pip install -e '.[tf1]'"
         ) from None
     if not prefix.with_name(f"{prefix.name}.index").is_file():
-        raise UserError(f"{prefix}.index is not there: name a checkpoint without its .index")
+        raise UserError(f"{prefix}.index is missing: name a checkpoint without its .index")
     try:
         return tf.train.load_checkpoint(str(prefix))
     except Exception as error:  # its errors have no common type
@@ -113,7 +113,9 @@ def _open(prefix: pathlib.Path) -> dict[str, Tensor]:
                 values = reader.get_tensor(variable)
             except Exception as error:  # as above
                 reason = " ".join(str(error).split())[:200]
-                raise UserError(f"{prefix}: {variable} is damaged ({reason})") from None
+                raise UserError(
+                    f"{prefix}: {variable} is damaged ({reason}): copy or download it again"
+                ) from None
             return values.T if transposed else values
 
         tensors[their_name(variable)] = Tensor(shape, dtypes[variable].name, read)
@@ -121,7 +123,7 @@ def _open(prefix: pathlib.Path) -> dict[str, Tensor]:
 
 
 def their_name(variable: str) -> str:
-    """Returns the name that transformers has for a variable.
+    """Returns the name of a variable in transformers.
 
     `bert/encoder/layer_3/output/LayerNorm/gamma` is `bert.encoder.layer.3.output.LayerNorm.weight`.
     """
@@ -144,7 +146,7 @@ def _head_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
 def _read_tokenizer(prefix: pathlib.Path) -> WordPieceTokenizer:
     path = prefix.with_name(VOCAB_FILE)
     if not path.is_file():
-        raise UserError(f"{path} is not there: put it beside {prefix}, or name --tokenizer")
+        raise UserError(f"{path} is missing: put it next to {prefix}, or give --tokenizer")
     vocab = read_vocab(path)
     ordinary = set(vocab) - set(SPECIAL_PIECES_OF_WORDPIECE.values())
     cased = any(piece != piece.lower() for piece in ordinary)

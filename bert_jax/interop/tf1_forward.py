@@ -1,6 +1,6 @@
-"""BERT in TensorFlow, straight from a checkpoint's variables: what an import is held against.
+"""BERT in TensorFlow, computed from a checkpoint's variables: the reference for an import.
 
-It knows the names and layouts of Google's code only, so that no mistake of our table is in both.
+It uses the names and layouts of Google's code only, so it cannot share a mistake with our table.
 """
 
 import json
@@ -13,22 +13,22 @@ import numpy as np
 from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.interop import verify
 from bert_jax.interop.architectures import Model
-from bert_jax.interop.tf1 import CONFIG_FILE, open_reader
-from bert_jax.interop.verify import Batch, Outputs
+from bert_jax.interop.tf1 import TF1_CONFIG_FILE, open_reader
+from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.tokenizer import tokenizer_from_dict
 
 
-def run_checkpoint(prefix: pathlib.Path, batch: Batch) -> Outputs:
-    """Runs the model of a checkpoint, heads and all, in float32 and without dropout.
+def run_checkpoint(prefix: pathlib.Path, batch: InputRows) -> ModelOutputs:
+    """Runs the model of a checkpoint with its heads, in float32 and without dropout.
 
     Returns:
-      Of `mlm`, `sentence`, `logits`, `hidden` and `pooled` those that it has, as
-      `verify.our_outputs` names them.
+      Those of `mlm`, `sentence`, `logits`, `hidden` and `pooled` that the model has, as in
+      `verify.our_outputs`.
     """
     import tensorflow as tf
 
     reader = open_reader(prefix)
-    config = json.loads(prefix.with_name(CONFIG_FILE).read_text())
+    config = json.loads(prefix.with_name(TF1_CONFIG_FILE).read_text())
     variables = reader.get_variable_to_shape_map()
     activate = {
         "gelu": lambda x: tf.nn.gelu(x, approximate=False),
@@ -94,20 +94,25 @@ def run_checkpoint(prefix: pathlib.Path, batch: Batch) -> Outputs:
     return {name: value.numpy() for name, value in found.items()}
 
 
-def prove(model: Model, prefix: pathlib.Path, sentences: Sequence[str]) -> Iterator[str]:
-    """Runs both sides on the same sentences, and yields how far apart they are.
+def compare_with_tensorflow(
+    model: Model, prefix: pathlib.Path, sentences: Sequence[str]
+) -> Iterator[str]:
+    """Runs our model and Google's on the same sentences.
 
     Args:
-      model: as it was written.
-      prefix: of the checkpoint that it came from.
+      model: ours.
+      prefix: of the checkpoint that it was imported from.
       sentences: to compare on.
 
+    Yields:
+      Lines for the log with the differences.
+
     Raises:
-      UserError: if they are different models.
+      UserError: if the models differ.
     """
     tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
-    batch = verify.make_rows(tokenizer, encoder, sentences)
+    batch = verify.make_input_rows(tokenizer, encoder, sentences)
     theirs = run_checkpoint(prefix, batch)
     for difference in verify.compare(verify.our_outputs(model, batch), theirs, batch):
         yield f"verified against TensorFlow, {difference}"

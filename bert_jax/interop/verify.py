@@ -1,6 +1,6 @@
-"""The proof of a conversion: both libraries run on the same sentences, and their outputs differ so.
+"""Verification of a conversion: both libraries run on the same sentences in float32.
 
-Each sentence stands alone in a row, and the neighbours form pairs. Everything is float32.
+Each sentence is a row by itself, and each two neighbours are a row as a pair.
 """
 
 import dataclasses
@@ -34,42 +34,45 @@ SENTENCES = (
     "Water boils at 100 °C, or 212 °F, at sea level.",
     "unbelievably, uninterruptedly, counterrevolutionaries",
 )
-_ROWS = 32  # of the sentences, at most, are run through the models
-_LONGEST = 128  # tokens of a row, at most
-# Beyond this share of the largest output the two are different models.
-_TOLERANCE = 1e-4
+_SENTENCES = 32  # at most that many go through the models
+_LONGEST = 128  # tokens in a row, at most
+_TOLERANCE = 1e-4  # of the largest output; a larger difference means different models
 
-Outputs = dict[str, np.ndarray]  # name -> [R, ...] float32
-Batch = dict[str, np.ndarray]
-Run = Callable[[Batch], Outputs]
+ModelOutputs = dict[str, np.ndarray]  # name -> [B, ...] float32
+InputRows = dict[str, np.ndarray]  # the fields of a batch, [B, T] and others
 
 
 class Difference(NamedTuple):
-    """How far apart the outputs of two libraries are."""
+    """Distance between the outputs of two libraries."""
 
     name: str
-    greatest: float  # difference
-    largest: float  # output
-    values: int
+    greatest: float  # absolute difference
+    largest: float  # absolute value of an output
+    values: int  # number compared
 
     def __str__(self) -> str:
-        """Words it for the log."""
+        """Formats the difference for the log."""
         return (
-            f"{self.name}: greatest difference {self.greatest:.3g}, largest value"
+            f"{self.name}: largest difference {self.greatest:.3g}, largest value"
             f" {self.largest:.4g}, {self.values:,} values"
         )
 
 
 def is_installed(*libraries: str) -> bool:
-    """Whether all of some libraries can be imported."""
+    """Returns True if all of the libraries can be imported."""
     return all(importlib.util.find_spec(library) for library in libraries)
 
 
-def make_rows(tokenizer: Tokenizer, encoder: EncoderConfig, sentences: Sequence[str]) -> Batch:
-    """Writes sentences, and pairs of neighbours, into rows, one each."""
+def make_input_rows(
+    tokenizer: Tokenizer, encoder: EncoderConfig, sentences: Sequence[str]
+) -> InputRows:
+    """Returns rows of sentences and of pairs of neighbours, one in each row.
+
+    Long sentences are cut. An encoder without segments gets no pairs.
+    """
     longest = min(_LONGEST, encoder.max_length)
     room = (longest - PAIR_SPECIALS) // 2
-    ids = [tokenizer.encode(sentence)[:room] for sentence in sentences[:_ROWS]]
+    ids = [tokenizer.encode(sentence)[:room] for sentence in sentences[:_SENTENCES]]
     ids = [each for each in ids if len(each)]
     none = ids[0][:0]
     a, b = ids + ids[:-1], [none] * len(ids) + ids[1:]
@@ -82,8 +85,13 @@ def make_rows(tokenizer: Tokenizer, encoder: EncoderConfig, sentences: Sequence[
     return batch | {"mlm_positions": np.broadcast_to(every, (len(a), length)).copy()}
 
 
-def our_outputs(model: Model, batch: Batch) -> Outputs:
-    """Runs our model, in float32."""
+def our_outputs(model: Model, batch: InputRows) -> ModelOutputs:
+    """Runs our model in float32.
+
+    Returns:
+      Those of `mlm` [B, T, V], `sentence` [B, 1, 2], `logits`, `hidden` [B, T, D] and `pooled`
+      [B, 1, D] that the model has.
+    """
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     encoder = dataclasses.replace(encoder, compute_type=ComputeType.FLOAT32)
     module: Any = module_of(model.metadata).clone(config=encoder)
@@ -107,11 +115,11 @@ def our_outputs(model: Model, batch: Batch) -> Outputs:
         return jax.device_get(jax.jit(run)(model.params, batch))
 
 
-def compare(ours: Outputs, theirs: Outputs, batch: Batch) -> list[Difference]:
-    """Compares outputs where there are tokens.
+def compare(ours: ModelOutputs, theirs: ModelOutputs, batch: InputRows) -> list[Difference]:
+    """Compares the outputs of two libraries, except at padding.
 
     Raises:
-      UserError: if they are those of different models.
+      UserError: if they differ by more than rounding.
     """
     real = batch["example_ids"] > 0
     found = []
@@ -123,20 +131,31 @@ def compare(ours: Outputs, theirs: Outputs, batch: Batch) -> list[Difference]:
         greatest, largest = float(np.abs(one - other).max()), float(np.abs(other).max())
         found.append(Difference(name, greatest, largest, one.size))
         if not greatest <= _TOLERANCE * max(largest, 1.0):
-            raise UserError(f"the two sides differ ({found[-1]}): nothing was written")
+            raise UserError(
+                f"the outputs of the two libraries differ ({found[-1]}): nothing was written;"
+                " report this, or add --noverify to convert anyway"
+            )
     return found
 
 
-def check_ids(
+def compare_token_ids(
     tokenizer: Tokenizer, encode: Callable[[str], list[int]], sentences: Sequence[str]
 ) -> str:
-    """Compares token ids, and says how many sentences were compared.
+    """Compares the token ids of two tokenizers.
 
-    Sentences that hold a special piece, such as "[SEP]", are left out: theirs reads it as the
-    special token, and ours as the letters that it is.
+    Sentences with a special piece, such as "[SEP]", are left out: transformers reads it as the
+    special token, and this project as text.
+
+    Args:
+      tokenizer: ours.
+      encode: theirs: text -> ids, without special tokens.
+      sentences: to compare on.
+
+    Returns:
+      A line for the log, with the number of sentences compared.
 
     Raises:
-      UserError: for the first sentence whose ids differ, and not because two segmentations are
+      UserError: for the first sentence with different ids, unless the two segmentations are
         equally likely.
     """
     special = [tokenizer.id_to_piece(id) for id in dataclasses.astuple(tokenizer.special)]
@@ -148,9 +167,9 @@ def check_ids(
             continue
         if not are_equally_likely(tokenizer, ours, theirs):
             raise UserError(
-                f"the tokenizers differ on {sentence[:80]!r}: nothing was written; --noverify"
-                " converts all the same"
+                f"the tokenizers differ on {sentence[:80]!r}: nothing was written; add --noverify"
+                " to convert anyway"
             )
         ties += 1
-    tied = f", but for {ties:,} with two segmentations that are equally likely" if ties else ""
+    tied = f", except {ties:,} with two equally likely segmentations" if ties else ""
     return f"token ids: the same in {len(compared):,} sentences{tied}"

@@ -1,4 +1,4 @@
-"""The tensors of a directory of transformers: safetensors, or a pickle that may hold no code."""
+"""Tensors of a directory of transformers: safetensors, or a pickle, loaded without its code."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.names import Tensor, canonical
 
 SAFETENSORS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"  # of several files
+SHARD_INDEX_FILE = "model.safetensors.index.json"  # for weights in several files
 PICKLE_FILE = "pytorch_model.bin"
 
 _DTYPES = {
@@ -27,21 +27,22 @@ _DTYPES = {
 
 
 def open_weights(directory: pathlib.Path) -> dict[str, Tensor]:
-    """Finds the tensors of a directory, by canonical name; safetensors come before a pickle.
+    """Returns the tensors of a directory, by canonical name; safetensors come before a pickle.
 
-    Of safetensors only the headers are read, until a tensor is asked for.
+    Of safetensors files only the headers are read at first, and each tensor when it is used.
 
     Raises:
-      UserError: if there are none, or a file is damaged, or holds more than tensors.
+      UserError: if there are no weights, or a file is damaged or has more than tensors.
     """
     if (directory / SAFETENSORS_FILE).is_file():
         return _by_canonical_name(_open_safetensors(directory / SAFETENSORS_FILE), directory)
-    if (directory / INDEX_FILE).is_file():
+    if (directory / SHARD_INDEX_FILE).is_file():
         return _by_canonical_name(_open_shards(directory), directory)
     if (directory / PICKLE_FILE).is_file():
         return _by_canonical_name(_open_pickle(directory / PICKLE_FILE), directory)
     raise UserError(
-        f"{directory} has no weights: none of {SAFETENSORS_FILE}, {INDEX_FILE} and {PICKLE_FILE}"
+        f"{directory} has no weights: copy {SAFETENSORS_FILE}, or {SHARD_INDEX_FILE} with its"
+        f" files, or {PICKLE_FILE} there"
     )
 
 
@@ -55,9 +56,9 @@ def _by_canonical_name(tensors: Mapping[str, Tensor], directory: pathlib.Path) -
 
 
 def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
-    """Checks a file by its library, and shows its tensors where they lie in the mapped file.
+    """Checks a file with the safetensors library, and returns views of its memory-mapped tensors.
 
-    The library itself would copy each, which takes longer than all else.
+    The library would copy each tensor, which takes longer than the rest of an import.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -66,9 +67,9 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
         mapped = np.memmap(path, np.uint8, mode="r")
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is no whole safetensors file ({error}): copy or download it again"
+            f"{path} is not a complete safetensors file ({error}): copy or download it again"
         ) from None
-    data = 8 + int.from_bytes(mapped[:8].tobytes(), "little")  # behind the header and its size
+    data = 8 + int.from_bytes(mapped[:8].tobytes(), "little")  # after the header and its size
     header = json.loads(mapped[8:data].tobytes())
     tensors = {}
     for name, (dtype, shape) in found.items():
@@ -84,41 +85,44 @@ def _reader(content: np.ndarray, shape: tuple[int, ...], dtype: str) -> Callable
 
 
 def _open_shards(directory: pathlib.Path) -> dict[str, Tensor]:
-    path = directory / INDEX_FILE
+    path = directory / SHARD_INDEX_FILE
     try:
-        where = json.loads(path.read_bytes())["weight_map"]
-        files = sorted(set(where.values()))
+        file_of = json.loads(path.read_bytes())["weight_map"]
+        files = sorted(set(file_of.values()))
         if any(pathlib.PurePath(file).name != file for file in files):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is damaged: it must have a weight_map of tensors to files beside it"
+            f"{path} is damaged: it needs a weight_map of tensors to files in the same directory;"
+            " copy or download it again"
         ) from None
     absent = [file for file in files if not (directory / file).is_file()]
     if absent:
-        raise UserError(f"{path} names {', '.join(absent)}, not there: copy them to {directory}")
+        raise UserError(f"{path} names {', '.join(absent)}, missing: copy them to {directory}")
     shards = {file: _open_safetensors(directory / file) for file in files}
-    astray = [name for name, file in where.items() if name not in shards[file]]
+    astray = [name for name, file in file_of.items() if name not in shards[file]]
     if astray:
-        raise UserError(f"{path} puts {astray[0]} in {where[astray[0]]}, which has it not")
-    return {name: shards[file][name] for name, file in where.items()}
+        raise UserError(
+            f"{path}: {astray[0]} is not in {file_of[astray[0]]}: copy or download both again"
+        )
+    return {name: shards[file][name] for name, file in file_of.items()}
 
 
 def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
-    """Reads a PyTorch file by the loader that builds tensors and plain containers only."""
+    """Reads a PyTorch file with `weights_only`: tensors and plain containers, no code."""
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} needs PyTorch to be read: pip install -e '.[hf]', or convert it to"
+            f"{path} needs PyTorch: install it with pip install -e '.[hf]', or convert the file to"
             f" {SAFETENSORS_FILE}"
         ) from None
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged or hostile file raises is not listed anywhere
+    except Exception as error:  # PyTorch does not document what damaged or hostile files raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is refused: it is damaged, or holds more than tensors, which could be code"
+            f"{path} is refused: it is damaged, or has more than tensors, which could be code"
             f" ({type(error).__name__}: {reason}); save its state_dict alone, as"
             f" {SAFETENSORS_FILE}"
         ) from None
@@ -126,7 +130,7 @@ def _open_pickle(path: pathlib.Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in values.items()
     ):
         raise UserError(
-            f"{path} is refused: it holds more than tensors by name; save the model's state_dict"
+            f"{path} is refused: it is not a dict of tensors by name; save the model's state_dict"
             " alone"
         )
     return {name: _of_torch(value) for name, value in values.items()}
@@ -136,7 +140,7 @@ def _of_torch(value: Any) -> Tensor:
     dtype = str(value.dtype).removeprefix("torch.")
 
     def read() -> np.ndarray:
-        # NumPy has no bfloat16, and float32 holds all of its values.
+        # NumPy has no bfloat16; float32 represents all of its values.
         return (value.float() if dtype == "bfloat16" else value).numpy()
 
     return Tensor(tuple(value.shape), dtype, read)

@@ -55,12 +55,16 @@ def make_model(architecture: str, layers: int, vocab_size: int, *, trained: bool
     return model
 
 
-def run_float64(directory: pathlib.Path, architecture: str, batch: verify.Batch) -> verify.Outputs:
+def run_float64(
+    directory: pathlib.Path, architecture: str, batch: verify.InputRows
+) -> verify.ModelOutputs:
     """Runs transformers in double precision."""
     return peer.load_model(directory, architecture, pooler=True, dtype="float64").run(batch)
 
 
-def distance(one: verify.Outputs, other: verify.Outputs, batch: verify.Batch) -> float:
+def distance(
+    one: verify.ModelOutputs, other: verify.ModelOutputs, batch: verify.InputRows
+) -> float:
     """Returns the greatest difference of all outputs."""
     return max(each.greatest for each in verify.compare(one, other, batch))
 
@@ -78,7 +82,7 @@ def measure(architecture: str, layers: int, *, trained: bool) -> None:
         huggingface.write_directory(model, second)
         encoder = from_dict(EncoderConfig, model.metadata["encoder"])
         tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
-        batch = verify.make_rows(tokenizer, encoder, verify.SENTENCES)
+        batch = verify.make_input_rows(tokenizer, encoder, verify.SENTENCES)
         ours = verify.our_outputs(model, batch)
         exact = run_float64(first, architecture, batch)
         for way, directory in (("to ours", first), ("to theirs", second)):

@@ -181,7 +181,7 @@ def test_a_directory_without_a_tokenizer(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="name it with --tokenizer"):
         read_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         read_tokenizer(tmp_path)
 
 

@@ -52,7 +52,7 @@ def differences(model: Model, directory: pathlib.Path) -> list[verify.Difference
     assert not theirs.missing
     tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
     encoder = huggingface.from_dict(EncoderConfig, model.metadata["encoder"])
-    batch = verify.make_rows(tokenizer, encoder, verify.SENTENCES)
+    batch = verify.make_input_rows(tokenizer, encoder, verify.SENTENCES)
     assert batch["segment_ids"].any() and (batch["example_ids"] == 0).any()
     return verify.compare(verify.our_outputs(model, batch), theirs.run(batch), batch)
 
@@ -95,7 +95,7 @@ def test_activations(activation: str, tmp_path: pathlib.Path, mesh: Any) -> None
     # Witness: another activation is another model.
     wrong = {"gelu": "relu", "gelu_new": "gelu", "relu": "gelu_tanh"}[activation]
     model.metadata["encoder"]["activation"] = wrong
-    with pytest.raises(UserError, match="the two sides differ"):
+    with pytest.raises(UserError, match="the outputs of the two libraries differ"):
         differences(model, directory)
 
 
@@ -182,16 +182,16 @@ def test_one_number_is_a_regression(tmp_path: pathlib.Path, mesh: Any) -> None:
 
 
 CONFIG_ERRORS = [
-    ({"model_type": "roberta"}, "model_type=roberta is no BERT .*behind the padding id"),
-    ({"model_type": "albert"}, "model_type=albert is no BERT .*share their parameters"),
+    ({"model_type": "roberta"}, "model_type=roberta is not BERT .*after the padding id"),
+    ({"model_type": "albert"}, "model_type=albert is not BERT .*share their parameters"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     ({"hidden_act": "silu"}, "hidden_act=silu is not implemented"),
     ({"is_decoder": True}, "is_decoder=true is not implemented"),
     ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not implemented"),
-    ({"tie_word_embeddings": False}, "tie_word_embeddings=false is no BERT"),
+    ({"tie_word_embeddings": False}, "tie_word_embeddings=false is not BERT"),
     ({"embedding_size": 12}, "embedding_size=12 is not implemented"),
     ({"architectures": ["BertForMultipleChoice"]}, "architectures=BertForMultipleChoice"),
-    ({"hidden_size": "24"}, "hidden_size=24 is no int"),
+    ({"hidden_size": "24"}, "hidden_size=24 is not of type int"),
     ({"num_attention_heads": 5}, "heads=5 does not divide"),
     ({"vocab_size": None}, "has no vocab_size"),
 ]
@@ -240,21 +240,21 @@ def test_files_that_are_refused(tmp_path: pathlib.Path, mesh: Any, capsys: Any) 
             huggingface.read_directory(directory, mesh)
 
     (directory / WEIGHTS).write_bytes(whole[:-7])
-    refused("is no whole safetensors file")
+    refused("is not a complete safetensors file")
     (directory / WEIGHTS).unlink()
     refused("has no weights")
     torch.save({"embeddings.x": Bomb()}, directory / "pytorch_model.bin")
     refused("is refused: .* more than tensors")
     torch.save({"model": {"embeddings.x": torch.zeros(2)}}, directory / "pytorch_model.bin")
-    refused("is refused: it holds more than tensors by name")
+    refused("is refused: it is not a dict of tensors")
     (directory / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"x": "../m/other.safetensors"}})
     )
-    refused("is damaged: it must have a weight_map")
+    refused("is damaged: it needs a weight_map")
     (directory / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"x": "gone.safetensors"}})
     )
-    refused("names gone.safetensors, not there")
+    refused("names gone.safetensors, missing")
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -263,7 +263,7 @@ def test_an_untied_output_is_refused(tmp_path: pathlib.Path, mesh: Any) -> None:
     state = safetensors.load_file(directory / WEIGHTS)
     state["cls.predictions.decoder.weight"] = torch.ones(len(VOCAB), 24)
     safetensors.save_file(state, directory / WEIGHTS)
-    with pytest.raises(UserError, match="is not the copy of bert.embeddings.word_embeddings"):
+    with pytest.raises(UserError, match="is not a copy of bert.embeddings.word_embeddings"):
         huggingface.read_directory(directory, mesh)
 
 

@@ -29,8 +29,8 @@ from bert_jax.interop.architectures import (
     module_of,
     pretrained_metadata,
 )
-from bert_jax.interop.foreign import described
-from bert_jax.interop.names import canonical, from_theirs, places, to_theirs
+from bert_jax.interop.foreign import tokenizer_metadata
+from bert_jax.interop.names import canonical, from_theirs, tensor_mappings, to_theirs
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.training import ModelType, train_sentencepiece
 from tests.fixtures.batches import make_batch, random_params
@@ -60,9 +60,9 @@ def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, m
     abstract = abstract_groups(metadata, tuple(params), mesh)  # of the table: as the model's own
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     theirs = to_theirs(params)
-    assert len(theirs) == len(places(params))  # no two of one name
+    assert len(theirs) == len(tensor_mappings(params))  # no two of one name
     assert sum(t.size for t in theirs.values()) == sum(x.size for x in jax.tree.leaves(params))
-    assert all(theirs[place.name].shape == place.shape for place in places(params))
+    assert all(theirs[mapping.name].shape == mapping.shape for mapping in tensor_mappings(params))
     assert_same_bits(from_theirs(params, theirs.__getitem__), params)
 
 
@@ -95,7 +95,7 @@ def test_what_a_file_holds() -> None:
     assert groups_of_file("BertForMaskedLM", [nsp], "x") == ALL  # so that the pooler is missed
     tags = groups_of_file("BertForTokenClassification", [pooler, mlm], "x")
     assert tags == ("encoder", "pooler", "tagger")  # and the rest of the masked LM is unexpected
-    with pytest.raises(UserError, match="does not say what the head is for"):
+    with pytest.raises(UserError, match="a head and no architectures"):
         groups_of_file(None, ["classifier.weight"], "x")
 
 
@@ -107,11 +107,13 @@ def test_a_run_with_sentencepiece_and_swapped_sentences(
     )
     metadata = pretrained_metadata(tiny_encoder, ALL)
     metadata["config"]["data"] |= {"objective": "sop", "random_b_rate": 0.0}
-    metadata["tokenizer"] = described(tokenizer)  # of fewer pieces than the embedding has rows
+    metadata["tokenizer"] = tokenizer_metadata(
+        tokenizer
+    )  # of fewer pieces than the embedding has rows
     model = made(metadata, tiny_encoder)
     assert groups_of_export(metadata, tuple(model.params))[-1] == "sop_head"
     huggingface.write_directory(model, tmp_path)
-    assert "0: in their order, 1: swapped" in (tmp_path / "README.md").read_text()
+    assert "0: in order, 1: swapped" in (tmp_path / "README.md").read_text()
     again = huggingface.read_directory(tmp_path, mesh)
     assert_same_bits(again.params, model.params)
     assert {name: again.metadata[name] for name in metadata} == metadata

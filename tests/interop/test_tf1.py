@@ -112,7 +112,7 @@ def mesh() -> Iterator[Any]:
 
 
 def differences(model: Model, prefix: pathlib.Path) -> list[str]:
-    return list(tf1_forward.prove(model, prefix, verify.SENTENCES))
+    return list(tf1_forward.compare_with_tensorflow(model, prefix, verify.SENTENCES))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -122,7 +122,7 @@ def test_a_checkpoint_is_imported(
 ) -> None:
     variables = variables_of(head)
     prefix = write(tmp_path / head, variables, hidden_act=activation)
-    model = tf1.read_checkpoint(prefix, mesh)
+    model = tf1.read_tf1_checkpoint(prefix, mesh)
     assert model.metadata["kind"] == head
     assert len(differences(model, prefix)) == {"pretraining": 2, "encoder": 2}.get(head, 1)
     assert tokenizer_from_dict(model.metadata["tokenizer"]).lower_case  # pyright: ignore
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_imported(
     )
     wrong = Activation.RELU.value
     model.metadata["encoder"]["activation"] = wrong
-    with pytest.raises(UserError, match="the two sides differ"):
+    with pytest.raises(UserError, match="the outputs of the two libraries differ"):
         differences(model, prefix)
 
 
@@ -155,14 +155,14 @@ def test_by_the_driver(drivers: Drivers, tmp_path: pathlib.Path) -> None:
 
 
 def test_what_does_not_fit(tmp_path: pathlib.Path, mesh: Any) -> None:
-    with pytest.raises(UserError, match="bert_model.ckpt.index is not there"):
-        tf1.read_checkpoint(tmp_path / "bert_model.ckpt", mesh)
+    with pytest.raises(UserError, match="bert_model.ckpt.index is missing"):
+        tf1.read_tf1_checkpoint(tmp_path / "bert_model.ckpt", mesh)
     variables = variables_of("encoder")
     del variables["bert/pooler/dense/bias"]
     variables["more"] = np.zeros(3, np.float32)
     prefix = write(tmp_path / "google", variables)
     with pytest.raises(Misfit, match="1 missing, 1 unexpected"):
-        tf1.read_checkpoint(prefix, mesh)
+        tf1.read_tf1_checkpoint(prefix, mesh)
     (prefix.parent / "bert_config.json").unlink()
-    with pytest.raises(UserError, match="bert_config.json is not there"):
-        tf1.read_checkpoint(prefix, mesh)
+    with pytest.raises(UserError, match="bert_config.json is missing"):
+        tf1.read_tf1_checkpoint(prefix, mesh)
