@@ -1,8 +1,8 @@
-"""Does next sentence prediction help, or what its pairs are made of?
+"""Does next sentence prediction help, or only the format of its pairs?
 
-BERT's ablation took away the loss and kept the pairs; RoBERTa's took away the pairs as well. Here
-they are apart: the pairs of sentences with the loss, the pairs without it, no pair of two
-documents, no pairs at all, and BERT's left-to-right model.
+BERT's ablation removed the loss and kept the pairs; RoBERTa's removed the pairs as well. Here each
+is a variant: pairs with the loss, pairs without it, no pairs from two documents, no pairs at all,
+and BERT's left-to-right model.
 """
 
 from experiments import tasks

@@ -1,13 +1,13 @@
-"""What is known of a study's runs, as files in its folder: who runs, who is done, who failed.
+"""The folder of a study: its plan, and the output and state of each run, as files.
 
-    plan.json            the study and all runs, with their commands
-    corpus, pretrain/nsp/seed-0, ...   what the runs make
-    output/NAME.txt      what a run said, over all its attempts; NAME.host-1.txt and so on: what
-                         its other hosts said, where each has a job of its own
-    states/NAME.json     its attempts: when, where, and how each ended
-    states/NAME.lock     locked while an attempt is at work on this machine
+    plan.json            the study and all its runs, with their flags
+    corpus, pretrain/nsp/seed-0, ...   results of the runs
+    output/NAME.txt      output of a run, over all its attempts; NAME.host-1.txt and so on: of its
+                         other hosts, if each has a job of its own
+    states/NAME.json     attempts of a run: begin, host, end and exit status of each
+    states/NAME.lock     locked while an attempt runs on this machine
 
-One process writes a run's state: the one that starts its driver (`launch/job.py`).
+Only the process that starts a run's driver (`launch/job.py`) writes the state of the run.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ class Attempt:
 
     began: float  # seconds since 1970
     host: str
-    process: int  # of the driver, or of what starts it on all hosts
-    cores: tuple[int, ...] = ()  # that it is bound to; none: not bound
-    ended: float | None = None
-    status: int | None = None  # of its exit; None: it still runs, or ended without a word
+    process: int  # process id of the driver, or of its launcher such as srun
+    cores: tuple[int, ...] = ()  # that it is bound to; (): not bound
+    ended: float | None = None  # seconds since 1970
+    status: int | None = None  # exit status; None: it still runs, or its end was not recorded
 
 
 class StudyFolder:
@@ -47,17 +47,17 @@ class StudyFolder:
         self.path = path
 
     def command(self, run: Run) -> list[str]:
-        """Returns what a user would type for a run."""
+        """Returns the command line of a run, as a user would type it."""
         words = [sys.executable, "-m", f"bert_jax.{run.driver}", *run.flags]
-        # A corpus is named by its flag --output.
+        # prepare has --output among its flags.
         return words if run.driver == "prepare" else [*words, f"--workdir={self.path / run.name}"]
 
     def output(self, run: Run, host: int = 0) -> pathlib.Path:
-        """Returns where a run's words go, those of one of its hosts."""
+        """Returns the file for the output of a run on one of its hosts."""
         return self.path / "output" / f"{run.name}{f'.host-{host}' if host else ''}.txt"
 
     def lock(self, run: Run) -> pathlib.Path:
-        """Returns the file that is locked while a run is at work on this machine."""
+        """Returns the file that is locked while a run is active on this machine."""
         return self.path / "states" / f"{run.name}.lock"
 
     def attempts(self, run: Run) -> list[Attempt]:
@@ -69,7 +69,7 @@ class StudyFolder:
         return [Attempt(**attempt | {"cores": tuple(attempt["cores"])}) for attempt in stored]
 
     def write_attempts(self, run: Run, attempts: Sequence[Attempt]) -> None:
-        """Writes them."""
+        """Writes the attempts of a run."""
         path = self._state(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps([dataclasses.asdict(attempt) for attempt in attempts])
@@ -79,11 +79,11 @@ class StudyFolder:
         return self.path / "states" / f"{run.name}.json"
 
     def is_done(self, run: Run) -> bool:
-        """Whether an attempt ended well."""
+        """Returns True if an attempt of the run succeeded."""
         return any(attempt.status == 0 for attempt in self.attempts(run))
 
     def is_locked(self, run: Run) -> bool:
-        """Whether an attempt is at work on this machine."""
+        """Returns True if an attempt of the run is active on this machine."""
         try:
             with self.lock(run).open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -93,37 +93,38 @@ class StudyFolder:
             return True
         return False
 
-    def last_words(self, run: Run, lines: int) -> list[str]:
-        """Returns the end of what a run said in its last attempt."""
+    def last_output(self, run: Run, lines: int) -> list[str]:
+        """Returns the last lines of output of a run's last attempt."""
         try:
             with self.output(run).open("rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
-                said = file.read().decode(errors="replace")
+                text = file.read().decode(errors="replace")
         except FileNotFoundError:
             return []
-        said = said.rpartition("\n$ ")[2]  # job.py begins an attempt with its command
-        return [line for line in said.splitlines() if line.strip()][-lines:]
+        text = text.rpartition("\n$ ")[2]  # job.py begins an attempt with its command
+        return [line for line in text.splitlines() if line.strip()][-lines:]
 
     def check_plan(self, plan: Plan) -> None:
-        """Refuses a plan that does not go on with what is there; writes nothing.
+        """Checks that a plan continues the one in the folder; writes nothing.
 
         Raises:
-          UserError: if it is another study's, or a run's command changed: what is finished stays.
+          UserError: if the folder has another study or other files, or the command of a run that
+            has begun changed.
         """
         if before := self.find_plan():
             if (before.study, before.size) != (plan.study, plan.size):
                 raise UserError(
-                    f"--workdir={self.path} holds {before.study} at size {before.size}, not"
+                    f"--workdir={self.path} has {before.study} at size {before.size}, not"
                     f" {plan.study} at size {plan.size}: name another directory"
                 )
             self._check_same_commands(before, plan)
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(
-                f"--workdir={self.path} holds files and no study: name a new or an empty directory"
+                f"--workdir={self.path} has files but no study: name a new or an empty directory"
             )
 
     def write_plan(self, plan: Plan) -> None:
-        """Writes what the folder is for; `check_plan` has found nothing against it."""
+        """Writes the plan, after `check_plan`."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / PLAN_FILE, json.dumps(plan.to_dict(), indent=1).encode())
 
@@ -139,7 +140,7 @@ class StudyFolder:
                 )
 
     def find_plan(self) -> Plan | None:
-        """Reads the plan; None where there is none."""
+        """Reads the plan; None if there is none."""
         try:
             return Plan.from_dict(json.loads((self.path / PLAN_FILE).read_text()))
         except FileNotFoundError:
@@ -152,19 +153,19 @@ class StudyFolder:
           UserError: if there is none.
         """
         if (plan := self.find_plan()) is None:
-            raise UserError(f"{self.path} holds no study: name a folder that launch.sweep made")
+            raise UserError(f"{self.path} has no study: name a folder that launch.sweep made")
         return plan
 
 
-def hold(path: pathlib.Path) -> int | None:
-    """Locks a file, which is made, until this process and those that inherit it have ended.
+def lock_file(path: pathlib.Path) -> int | None:
+    """Creates and locks a file until this process, and those that inherit it, have ended.
 
     Returns:
-      Its descriptor; None where another process holds it.
+      Its descriptor; None if another process has locked it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT)
-    for _ in range(20):  # who only looks whether it is locked holds it for a moment
+    for _ in range(20):  # `is_locked` of another process locks it for a moment
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file
@@ -175,7 +176,7 @@ def hold(path: pathlib.Path) -> int | None:
 
 
 def failures(attempts: Sequence[Attempt], since: float) -> int:
-    """Counts the attempts that failed after a time; one that asks for a restart has not."""
+    """Counts the attempts since a time that failed; a request for a restart is not a failure."""
     return sum(
         attempt.began >= since and attempt.status not in (0, RESTART_STATUS) for attempt in attempts
     )

@@ -1,4 +1,4 @@
-"""What the runs of a study measured and cost, read from their logs."""
+"""Metrics and costs of a study's runs, read from their logs."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,17 +10,17 @@ from experiments.study import Run
 
 _HELD_OUT = "heldout_"
 _PAUSES = ("evaluation_seconds", "checkpoint_seconds")
-_SHARES = "_share"  # a share of the labels tells about the data, not about the model
+_SHARES = "_share"  # shares of labels describe the data, not the model
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What runs took, evaluations and checkpoints included, the time to start not.
+    """Cost of runs: training, evaluations and checkpoints, without starting.
 
     Attributes:
       device_seconds: of all devices together.
-      tokens: real ones that were trained on.
-      flops: of the model for them.
+      tokens: number trained on, without padding.
+      flops: model FLOPs of these tokens.
     """
 
     device_seconds: float = 0.0
@@ -28,7 +28,7 @@ class Cost:
     flops: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        """Returns both together."""
+        """Returns the sum of two costs."""
         return Cost(
             self.device_seconds + other.device_seconds,
             self.tokens + other.tokens,
@@ -38,13 +38,13 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a finished run has to say.
+    """Results of a finished run.
 
     Attributes:
-      metric: that the run is judged by first.
-      values: metric -> value: of the end of a pretraining, of the best epoch of a task.
+      metric: the main metric of the run.
+      values: metric -> value at the end of a pretraining, or at the best epoch of a task.
       curves: metric -> (step, value) of each evaluation.
-      collapsed: whether it ended no better than always giving the commonest answer.
+      collapsed: True if it ended no better than the majority-class baseline.
       cost: of the run.
     """
 
@@ -56,7 +56,7 @@ class Measured:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether the smaller value of a metric is the better one."""
+    """Returns True if smaller values of a metric are better."""
     return metric.endswith("loss")
 
 
@@ -72,7 +72,7 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
         prefix = "dev_"
     evaluated = [entry for entry in entries if any(name.startswith(prefix) for name in entry)]
     last = evaluated[-1]
-    if chosen:  # as finetune chooses: the newest of the best
+    if chosen:  # as finetune does: the latest of the best epochs
         last = max(reversed(evaluated), key=lambda entry: entry[chosen["metric"]])
     names = [n for n in last if n.startswith(prefix) and not n.endswith(_SHARES)]
 

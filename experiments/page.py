@@ -1,4 +1,4 @@
-"""A study's answer as one page that a person opens: it sorts, and switches metrics."""
+"""Summary of a study as one HTML page, which sorts rows and switches metrics."""
 
 import json
 import math
@@ -12,15 +12,15 @@ from experiments.summary import Cell, Row, Summary
 from experiments.tables import metric_words
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html")
-_PLACE = "/*DATA*/null"
+_PLACEHOLDER = "/*DATA*/null"
 
 
 def page(summary: Summary) -> str:
-    """Returns the page, which needs nothing else: no other file and no network."""
+    """Returns the page, which needs no other file and no network."""
     data = json.dumps(_data(summary), allow_nan=False)
-    # Inside a script element nothing else could end it, or begin a comment.
+    # Without "<" the data cannot end the script element or begin a comment.
     data = data.replace("<", "\\u003c")
-    return _TEMPLATE.read_text().replace(_PLACE, data)
+    return _TEMPLATE.read_text().replace(_PLACEHOLDER, data)
 
 
 def _data(summary: Summary) -> dict[str, Any]:

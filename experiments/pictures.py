@@ -1,4 +1,4 @@
-"""A study's answer as a picture: each metric of each variant, and its course."""
+"""Summary of a study as a plot: each metric of each variant, and its curve over the steps."""
 
 import pathlib
 
@@ -12,7 +12,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def draw(summary: Summary, path: pathlib.Path) -> None:
-    """Draws the main metrics: on the left means with intervals, on the right the courses."""
+    """Draws the main metrics: means with intervals on the left, curves on the right."""
     metrics = summary.main
     height = max(0.35 * len(summary.rows) + 1.2, 2.6)
     figure = Figure(figsize=(10, height * len(metrics)), layout="constrained")
@@ -20,30 +20,30 @@ def draw(summary: Summary, path: pathlib.Path) -> None:
         figure.subplots(len(metrics), 2, squeeze=False), metrics, strict=True
     ):
         _means(left, summary, metric)
-        _courses(right, summary, metric)
+        _curves(right, summary, metric)
     figure.savefig(path, dpi=110)
 
 
 def colour(summary: Summary, variant: str) -> str:
-    """Returns the colour of a variant, the same in all pictures."""
+    """Returns the colour of a variant, the same in all plots."""
     names = [row.name for row in summary.rows]
     return _COLOURS[names.index(variant) % len(_COLOURS)]
 
 
 def _means(axes: Axes, summary: Summary, metric: str) -> None:
     rows = [row for row in summary.rows if metric in row.cells]
-    for place, row in enumerate(reversed(rows)):
+    for position, row in enumerate(reversed(rows)):
         cell, shade = row.cells[metric], colour(summary, row.name)
         width = cell.mean.half_width if cell.mean.values > 1 else 0.0
-        axes.errorbar(cell.mean.mean, place, xerr=width, fmt="o", color=shade, capsize=4)
-        axes.plot(list(cell.by_seed.values()), [place] * cell.mean.values, "|", color=shade)
+        axes.errorbar(cell.mean.mean, position, xerr=width, fmt="o", color=shade, capsize=4)
+        axes.plot(list(cell.by_seed.values()), [position] * cell.mean.values, "|", color=shade)
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_title(f"{metric_words(metric)}: mean, 95 % interval, each seed", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
 
 
-def _courses(axes: Axes, summary: Summary, metric: str) -> None:
+def _curves(axes: Axes, summary: Summary, metric: str) -> None:
     for name, points in summary.curves.get(metric, {}).items():
         axes.plot(*zip(*points, strict=True), ".-", label=name, color=colour(summary, name))
     axes.set_title(f"{metric_words(metric)}: mean of the seeds", fontsize=10)

@@ -1,10 +1,10 @@
-"""What a study says: tables, curves and a page, from the logs of its runs.
+"""Report of a study: tables, curves and a page, from the logs of its runs.
 
     python -m experiments.report runs/drop_nsp
     python -m experiments.report runs/drop_nsp --keep=experiments/results/drop_nsp
 
-The second keeps the plan, the logs and the states of all runs in another folder, of which the same
-report can be made again, and makes it there.
+The second command copies the plan, the logs and the states of all runs to another folder, and
+writes the report there; the same report can be made again from that folder.
 """
 
 import pathlib
@@ -24,11 +24,11 @@ from experiments.pictures import draw
 from experiments.summary import summarise
 from experiments.tables import comma_separated, markdown
 
-_KEEP = flags.DEFINE_string("keep", "", "a folder for the logs and the report; '': no copy")
+_KEEP = flags.DEFINE_string("keep", "", "a folder for copies of the logs and the report; '': none")
 
 
 def keep(folder: StudyFolder, copy: StudyFolder) -> None:
-    """Copies what a report is made of; what a run made beside its logs is left."""
+    """Copies what a report needs: the plan, and the states, logs and configs of the runs."""
     plan = folder.read_plan()
     copy.check_plan(plan)
     copy.write_plan(plan)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if len(given) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
     folder = StudyFolder(pathlib.Path(given[0]))
-    summary = summarise(folder)  # what is wrong is told before anything is written
+    summary = summarise(folder)  # raises before anything is written
     if _KEEP.value:
         copy = StudyFolder(pathlib.Path(_KEEP.value))
         keep(folder, copy)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     write_atomically(folder.path / "index.html", page(summary).encode())
     draw(summary, folder.path / "curves.png")
     print(table)
-    print(f"{folder.path}/index.html has the same to look at")
+    print(f"open {folder.path}/index.html in a browser for the same with curves")
 
 
 if __name__ == "__main__":

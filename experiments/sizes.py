@@ -1,4 +1,4 @@
-"""How large studies are done: on a laptop, on a GPU node, on a TPU pod."""
+"""Sizes of studies: for a laptop, a GPU node and a TPU pod."""
 
 from experiments.study import Size
 

@@ -1,4 +1,4 @@
-"""Means over seeds, and differences between variants, with what can be concluded from them."""
+"""Means over seeds, and differences between variants with their confidence intervals."""
 
 import enum
 import math
@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 class Verdict(enum.Enum):
-    """What a difference to the base says."""
+    """Conclusion from a difference to the base."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -23,8 +23,8 @@ class Estimate(NamedTuple):
 
     Attributes:
       mean: of the values.
-      half_width: of its 95 % interval by Student's t; nan with fewer than two values.
-      values: how many.
+      half_width: of its 95 % confidence interval by Student's t; nan with fewer than two values.
+      values: number of values.
     """
 
     mean: float
@@ -33,12 +33,12 @@ class Estimate(NamedTuple):
 
     @property
     def is_apart_from_zero(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return abs(self.mean) > self.half_width  # never where it is nan
+        """Returns True if the interval does not contain zero."""
+        return abs(self.mean) > self.half_width  # False if it is nan
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Returns the mean of at least one value and its interval."""
+    """Returns the mean of at least one value, with its interval."""
     number = len(values)
     mean = math.fsum(values) / number
     if number < 2:
@@ -49,13 +49,13 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
-    """Returns the mean difference over the seeds that both have; None where there is none."""
+    """Returns the mean difference over the seeds that both have; None if there are none."""
     seeds = sorted(ours.keys() & base.keys())
     return estimate([ours[seed] - base[seed] for seed in seeds]) if seeds else None
 
 
 def verdict(difference: Estimate, *, lower_is_better: bool) -> Verdict:
-    """Says what a difference to the base shows."""
+    """Returns the conclusion from a difference to the base."""
     if not difference.is_apart_from_zero:
         return Verdict.OPEN
     return Verdict.BETTER if (difference.mean < 0) == lower_is_better else Verdict.WORSE

@@ -1,6 +1,6 @@
-"""What a study is, and the runs that it comes to.
+"""Definition of a study, and the list of its runs.
 
-A study is a file in this folder. Its docstring asks a question, `STUDY` says how it is answered:
+A study is a file in this folder. Its docstring asks a question, and `STUDY` defines the experiment:
 
     STUDY = Study(
         base="nsp",
@@ -9,14 +9,12 @@ A study is a file in this folder. Its docstring asks a question, `STUDY` says ho
         sizes=SIZES,
     )
 
-`python -m launch.sweep` makes its runs, `python -m experiments.report` tells what they say.
+`python -m launch.sweep` starts its runs, and `python -m experiments.report` evaluates them.
 """
 
 import dataclasses
 import itertools
-import math
 import pathlib
-import random
 import re
 import runpy
 import traceback
@@ -31,42 +29,42 @@ Config = TypeVar("Config", bound=RootConfig)
 
 Overrides = tuple[str, ...]  # of a config: "data.objective=none"
 
-_NAME = re.compile(r"[\w.+=-]+")  # a folder, a job and a column can be called so
+_NAME = re.compile(r"[\w.+=-]+")  # a valid name of a folder, a job and a column
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One of the things that are compared: what it changes of the base config."""
+    """One of the settings to compare, as changes of the base config."""
 
     name: str
     pretrain: Overrides = ()
-    finetune: Overrides = ()  # of every task
+    finetune: Overrides = ()  # for every task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A fine-tuning that every variant is measured by."""
+    """A fine-tuning task on which every variant is evaluated."""
 
     name: str
     recipe: str
-    overrides: Overrides  # {data} stands for the folder of the data
+    overrides: Overrides  # {data} is replaced by the data folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a study is done: on a laptop, a node or a pod.
+    """Scale of a study: for a laptop, a node or a pod.
 
     Attributes:
-      prepare: flags that make the corpus; {data} stands for the folder of the data.
+      prepare: flags of `prepare` for the corpus; {data} is replaced by the data folder.
       recipe: of the pretraining.
-      pretrain: what it changes.
-      finetune: changes of every task.
-      seeds: of each variant, from 0.
-      variants: in place of the study's, where they depend on the size.
-      minutes: that no run takes longer than; clusters want to know.
-      cores: that a run has on this machine; 0: all of them, so one run at a time.
-      hosts: that a run has elsewhere.
-      accelerator: of those hosts, as `plan --topology` names it; '': none.
+      pretrain: overrides of the pretraining.
+      finetune: overrides of every task.
+      seeds: number per variant; they count from 0.
+      variants: replace those of the study, if they depend on the size.
+      minutes: time limit of a run, for clusters.
+      cores: of a run on this machine; 0: all, so one run at a time.
+      hosts: of a run on a cluster.
+      accelerator: of those hosts, by its name in `plan --topology`; '': none.
     """
 
     prepare: Overrides
@@ -83,7 +81,7 @@ class Size:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """Rows of a paper, told beside a study's own."""
+    """Rows of a paper, shown next to a study's own."""
 
     source: str
     columns: tuple[str, ...]
@@ -92,17 +90,17 @@ class Published:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """A question and how it is answered.
+    """An experiment that answers a question.
 
     Attributes:
-      base: name of the variant that the others are compared with.
-      variants: what is compared.
+      base: name of the variant with which the others are compared.
+      variants: the settings to compare.
       sizes: by name.
-      tasks: that each pretraining is fine-tuned on.
-      probe_steps: each multiple of it is fine-tuned as well; 0: the end alone.
-      published: what papers found.
-      one_pretraining: all runs are fine-tuned from the pretraining of seed 0; the seeds are those
-        of fine-tuning.
+      tasks: each pretraining is fine-tuned on these.
+      probe_steps: the checkpoints at its multiples are fine-tuned too; 0: only the last one.
+      published: results of papers.
+      one_pretraining: True to fine-tune all runs from the pretraining of seed 0; the seeds are then
+        those of fine-tuning.
     """
 
     base: str
@@ -115,14 +113,14 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a study's runs find what they read, and leave what they make.
+class StudyPaths:
+    """Inputs and outputs of a study's runs.
 
     Attributes:
       workdir: of the whole study.
-      data: what {data} stands for.
-      corpus: that is there already; '': it is made.
-      checkpoint: a pretraining that is there already, of a study with one; '': it is made.
+      data: the data folder, which replaces {data}.
+      corpus: an existing corpus; '': the study prepares one.
+      checkpoint: an existing pretraining, for a study with one; '': the study pretrains.
     """
 
     workdir: str
@@ -133,15 +131,15 @@ class Places:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of a driver, and whom it serves.
+    """One call of a driver.
 
     Attributes:
-      name: such as "pretrain/no_nsp/seed-0"; its folder in the study's.
+      name: such as "pretrain/no_nsp/seed-0": its folder in the study's.
       driver: of bert_jax.
-      flags: all of them.
-      needs: names of the runs that it reads from.
-      variants: whom it serves; none: all of them.
-      stage: 'corpus', 'pretrain', or a task; with @STEP where the task probes a step.
+      flags: all flags of the driver.
+      needs: names of the runs whose results it reads.
+      variants: those that use the run; (): all.
+      stage: 'corpus', 'pretrain', or a task, with @STEP for a task on an earlier checkpoint.
       seed: of the run.
     """
 
@@ -156,7 +154,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study at a size, as its folder keeps it: all that a report needs beside the logs."""
+    """A study at one size, as stored in its folder: all that a report needs besides the logs."""
 
     study: str
     size: str
@@ -171,18 +169,18 @@ class Plan:
         return next(variant for variant in self.variants if variant.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain dictionaries, ready for JSON."""
+        """Returns plain dictionaries for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Plan":
-        """Returns what `to_dict` was made of, once through JSON."""
-        facts = {name: values[name] for name in ("study", "size", "question", "base")}
+        """Returns the plan of a dictionary from `to_dict`, read from JSON."""
+        texts = {name: values[name] for name in ("study", "size", "question", "base")}
         return cls(
             variants=tuple(Variant(**_with_tuples(each)) for each in values["variants"]),
             published=tuple(Published(**_with_tuples(each)) for each in values["published"]),
             runs=tuple(Run(**_with_tuples(each)) for each in values["runs"]),
-            **facts,
+            **texts,
         )
 
 
@@ -200,15 +198,15 @@ def load_study(path: str) -> tuple[Study, str]:
       The study, checked, and its docstring.
 
     Raises:
-      UserError: for a file that is none, defines no study or a wrong one.
+      UserError: if the file is missing or fails, or defines no study or an invalid one.
     """
     if not pathlib.Path(path).is_file():
-        raise UserError(f"{path} is no file: name a study, such as experiments/drop_nsp.py")
+        raise UserError(f"{path} is not a file: name a study, such as experiments/drop_nsp.py")
     try:
         names = runpy.run_path(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # the file is the user's: anything may be in it
+    except Exception as error:  # user code: it may raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         at = f", line {lines[-1]}" if lines else ""
         raise UserError(f"{path}{at}: {type(error).__name__}: {error}") from error
@@ -223,7 +221,7 @@ def load_study(path: str) -> tuple[Study, str]:
 
 
 def variants_of(study: Study, size: Size) -> tuple[Variant, ...]:
-    """Returns what is compared at a size."""
+    """Returns the variants of a study at one size."""
     return size.variants or study.variants
 
 
@@ -231,19 +229,24 @@ def check_study(study: Study) -> None:
     """Builds every config of a study.
 
     Raises:
-      UserError: for a name that is there twice or cannot be a folder's, a base that is none of the
-        variants, or an override that does not apply.
+      UserError: if a name is not unique or not a valid folder, the base is not among the variants,
+        or an override does not apply.
     """
-    for what, size in study.sizes.items():
+    for name, size in study.sizes.items():
         variants = variants_of(study, size)
         _check_names("variant", [variant.name for variant in variants])
         if study.base not in [variant.name for variant in variants]:
             names = ", ".join(variant.name for variant in variants)
-            raise UserError(f"base={study.base} is no variant of size {what}: choose among {names}")
+            raise UserError(
+                f"base={study.base} is not a variant of size {name}: choose one of {names}"
+            )
         if study.one_pretraining and any(variant.pretrain for variant in variants):
-            raise UserError("one_pretraining, and variants that change it: choose one of both")
+            raise UserError(
+                "one_pretraining=True, and variants change the pretraining: set it to False or"
+                " remove their `pretrain`"
+            )
         if not any(variant.pretrain for variant in variants) and not study.tasks:
-            raise UserError("its variants change nothing that is run: add tasks, or overrides")
+            raise UserError("tasks=() and no variant changes the pretraining: add tasks")
         for variant in variants:
             pretraining_config(size, variant)
             for task in study.tasks:
@@ -255,14 +258,14 @@ def _check_names(what: str, names: Sequence[str]) -> None:
     for name in names:
         if not _NAME.fullmatch(name) or name.startswith(("-", ".")):
             raise UserError(
-                f"{what} {name!r} cannot be a folder: use letters, digits and . _ + = -"
+                f"{what} {name!r} is not a valid folder: use letters, digits and . _ + = -"
             )
         if names.count(name) > 1:
-            raise UserError(f"{what} {name!r} is there twice: give each a name of its own")
+            raise UserError(f"{what} {name!r} occurs twice: rename one")
 
 
 def pretraining_config(size: Size, variant: Variant) -> PretrainConfig:
-    """Returns the config of a variant's pretraining, whose corpus is to be named still.
+    """Returns the config of a variant's pretraining, with a placeholder for the corpus.
 
     Raises:
       UserError: if an override does not apply.
@@ -290,30 +293,30 @@ def _checked(recipe: str, overrides: Overrides, config_type: type[Config], varia
     return config
 
 
-def reads_data(study: Study, size: Size, places: Places) -> bool:
-    """Whether any run reads from the folder of the data."""
-    found = places.corpus or (study.one_pretraining and places.checkpoint)
+def reads_data(study: Study, size: Size, paths: StudyPaths) -> bool:
+    """Returns True if any run reads from the data folder."""
+    found = paths.corpus or (study.one_pretraining and paths.checkpoint)
     texts = [text for task in study.tasks for text in task.overrides]
     return any("{data}" in text for text in (*texts, *(() if found else size.prepare)))
 
 
-def expand(study: Study, size: Size, places: Places) -> list[Run]:
+def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
     """Lists the runs of a study, each after those that it needs.
 
-    Variants that do not change pretraining share it: the runs are of who comes first.
+    Variants with the same pretraining share it; its run has the name of the first of them.
 
     Args:
-      study: checked.
+      study: from `load_study`.
       size: one of its sizes.
-      places: where things are.
+      paths: of inputs and outputs.
     """
-    folder = pathlib.Path(places.workdir)
+    folder = pathlib.Path(paths.workdir)
     variants = variants_of(study, size)
-    found = places.checkpoint if study.one_pretraining else ""
-    corpus = places.corpus or str(folder / "corpus")
+    found = paths.checkpoint if study.one_pretraining else ""
+    corpus = paths.corpus or str(folder / "corpus")
     runs: list[Run] = []
-    if not places.corpus and not found:
-        flags = (*_filled(size.prepare, places), f"--output={corpus}")
+    if not paths.corpus and not found:
+        flags = (*_filled(size.prepare, paths), f"--output={corpus}")
         runs.append(Run(name="corpus", driver="prepare", flags=flags, stage="corpus"))
     made = tuple(run.name for run in runs)
     names = set()
@@ -327,15 +330,15 @@ def expand(study: Study, size: Size, places: Places) -> list[Run]:
                 names.add(name)
                 runs.append(_pretraining(study, size, variant, name, alike, corpus, made))
         for task in study.tasks:
-            runs.append(_finetuning(size, variant, task, seed, start, places))
+            runs.append(_finetuning(size, variant, task, seed, start, paths))
             for step in _probes(study, size, variant):
                 probed = _Start(f"{start.checkpoint}/checkpoints/{step}", start.needs, f"@{step}")
-                runs.append(_finetuning(size, variant, task, seed, probed, places))
+                runs.append(_finetuning(size, variant, task, seed, probed, paths))
     return runs
 
 
 class _Start(NamedTuple):
-    """Where a fine-tuning starts from."""
+    """The checkpoint from which fine-tuning starts, and the runs that make it."""
 
     checkpoint: str
     needs: tuple[str, ...]
@@ -343,7 +346,7 @@ class _Start(NamedTuple):
 
 
 def _probes(study: Study, size: Size, variant: Variant) -> range:
-    """Returns the steps, but for the last one, whose checkpoints are fine-tuned."""
+    """Returns the steps before the last one whose checkpoints are fine-tuned too."""
     if not study.probe_steps:
         return range(0)
     return range(study.probe_steps, pretraining_config(size, variant).steps, study.probe_steps)
@@ -376,9 +379,9 @@ def _pretraining(
 
 
 def _finetuning(
-    size: Size, variant: Variant, task: Task, seed: int, start: _Start, places: Places
+    size: Size, variant: Variant, task: Task, seed: int, start: _Start, paths: StudyPaths
 ) -> Run:
-    overrides = (*_filled(task.overrides, places), *size.finetune, *variant.finetune)
+    overrides = (*_filled(task.overrides, paths), *size.finetune, *variant.finetune)
     flags = _config_flags(task.recipe, (*overrides, f"seed={seed}"))
     stage = task.name + start.suffix
     return Run(
@@ -396,61 +399,21 @@ def _config_flags(recipe: str, overrides: Overrides) -> tuple[str, ...]:
     return (f"--config={recipe}", *(f"--config.{override}" for override in overrides))
 
 
-def _filled(texts: Overrides, places: Places) -> Overrides:
-    return tuple(text.replace("{data}", places.data) for text in texts)
+def _filled(texts: Overrides, paths: StudyPaths) -> Overrides:
+    return tuple(text.replace("{data}", paths.data) for text in texts)
 
 
 def grid(fields: Mapping[str, Sequence[Any]], *, of: str) -> tuple[Variant, ...]:
-    """Returns every combination of values as a variant.
+    """Returns a variant for every combination of values.
 
     Args:
       fields: names of config fields, and their values.
-      of: 'pretrain' or 'finetune'.
+      of: 'pretrain' or 'finetune', the config that they belong to.
     """
     return tuple(
         _variant(dict(zip(fields, values, strict=True)), of)
         for values in itertools.product(*fields.values())
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class LogUniform:
-    """A number between two, its logarithm uniform; to three digits."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: random.Random) -> float:
-        """Draws one."""
-        low, high = math.log(self.low), math.log(self.high)
-        return float(f"{math.exp(low + (high - low) * rng.random()):.2e}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of some values, all alike."""
-
-    values: tuple[Any, ...]
-
-    def draw(self, rng: random.Random) -> Any:
-        """Draws one."""
-        return self.values[int(rng.random() * len(self.values))]
-
-
-def random_search(
-    fields: Mapping[str, LogUniform | Choice], *, of: str, draws: int, seed: int
-) -> tuple[Variant, ...]:
-    """Returns variants with values drawn at random; more draws of a seed include the fewer.
-
-    Args:
-      fields: names of config fields, and what their values are drawn from.
-      of: 'pretrain' or 'finetune'.
-      draws: how many variants.
-      seed: of the draws.
-    """
-    rng = random.Random(seed)
-    drawn = [{name: space.draw(rng) for name, space in fields.items()} for _ in range(draws)]
-    return tuple(_variant(values, of) for values in drawn)
 
 
 def _variant(values: Mapping[str, Any], of: str) -> Variant:

@@ -1,4 +1,4 @@
-"""The answer of a study: a row for each variant, and curves."""
+"""Summary of a study: a row for each variant, and curves."""
 
 import dataclasses
 from collections import defaultdict
@@ -16,13 +16,13 @@ Curve = Sequence[tuple[int, float]]  # (step, mean over the seeds)
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A metric of a variant.
+    """One metric of a variant.
 
     Attributes:
-      by_seed: the values.
+      by_seed: its value for each seed.
       mean: over the seeds.
-      difference: to the base, over the seeds that both have; None for the base, or without any.
-      verdict: what the difference shows; None where there is none.
+      difference: to the base, over the seeds that both have; None for the base or without any.
+      verdict: conclusion from the difference; None if there is none.
     """
 
     by_seed: Mapping[int, float]
@@ -33,17 +33,17 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant.
+    """One variant.
 
     Attributes:
       name: of the variant.
       changes: its overrides.
-      cells: by metric; one that it has not is missing.
-      done: runs that are finished, of `runs`.
-      runs: that the variant has.
-      failed: those that failed.
-      collapsed: tasks that ended no better than always giving the commonest answer.
-      cost: of the finished ones.
+      cells: by metric, for those that it has.
+      done: number of finished runs.
+      runs: number of all its runs.
+      failed: number of failed runs.
+      collapsed: number of tasks that ended no better than the majority-class baseline.
+      cost: of the finished runs.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """All that a report tells.
+    """Contents of a report.
 
     Attributes:
       plan: of the study.
-      metrics: all of them; the main ones come first.
-      main: by which runs are judged first.
+      metrics: all metrics; the main ones come first.
+      main: the main metric of each stage.
       rows: in the order of the study, the base among them.
-      shared: cost of what all variants share.
+      shared: cost of the runs that all variants share.
       curves: metric -> variant -> its values over the steps.
     """
 
@@ -78,18 +78,18 @@ class Summary:
 
 
 def summarise(folder: StudyFolder) -> Summary:
-    """Reads a study's folder, finished or not.
+    """Reads the folder of a study, finished or not.
 
     Raises:
-      UserError: if it is none, or no run is finished.
+      UserError: if it has no study, or no run is finished.
     """
     plan = folder.read_plan()
     trained = [run for run in plan.runs if run.driver != "prepare"]
     measured = {run.name: measure(folder, run) for run in trained if folder.is_done(run)}
     if not measured:
-        raise UserError(f"no run of {folder.path} is finished: there is nothing to report yet")
+        raise UserError(f"no run of {folder.path} is finished: wait, or run launch.sweep again")
     names = [variant.name for variant in plan.variants]
-    # What serves all says nothing about any.
+    # A run that all variants share does not distinguish them.
     shared = [run for run in trained if len(names) > 1 and set(run.variants) == set(names)]
     own = {name: [r for r in trained if name in r.variants and r not in shared] for name in names}
     values = {name: _values(runs, measured) for name, runs in own.items()}
@@ -127,14 +127,14 @@ def _row(
     variant, base = plan.variant(name), plan.variant(plan.base)
     cells = {}
     for metric, by_seed in values[name].items():
-        # What has the base's pretraining does not differ from it in that.
+        # With the same pretraining as the base there is no difference in its metrics.
         same = name == base.name or (
             metric.startswith("pretrain/") and variant.pretrain == base.pretrain
         )
         theirs = {} if same else values[base.name].get(metric, {})
         difference = paired_difference(by_seed, theirs)
-        said = difference and verdict(difference, lower_is_better=lower_is_better(metric))
-        cells[metric] = Cell(by_seed, estimate(list(by_seed.values())), difference, said)
+        shown = difference and verdict(difference, lower_is_better=lower_is_better(metric))
+        cells[metric] = Cell(by_seed, estimate(list(by_seed.values())), difference, shown)
     done = [measured[run.name] for run in runs if run.name in measured]
     return Row(
         name=name,
@@ -160,7 +160,7 @@ def _cost(runs: Sequence[Run], measured: Mapping[str, Measured]) -> Cost:
 def _curves(
     own: Mapping[str, Sequence[Run]], measured: Mapping[str, Measured]
 ) -> dict[str, dict[str, Curve]]:
-    """Averages the seeds at each step that all of the finished ones have."""
+    """Averages over the finished seeds, at each step that all of them have."""
     curves: dict[str, dict[str, Curve]] = defaultdict(dict)
     for name, runs in own.items():
         seeds: dict[str, list[dict[int, float]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""A study's answer as Markdown and as CSV."""
+"""Summary of a study as Markdown and as CSV."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from experiments.summary import Cell, Row, Summary
 
 
 def number(value: float) -> str:
-    """Writes a value with four digits that count."""
+    """Formats a value with four significant digits."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     digits = 3 - math.floor(math.log10(abs(value)))
@@ -20,7 +20,7 @@ def number(value: float) -> str:
 
 
 def with_interval(value: Estimate, *, signed: bool = False) -> str:
-    """Writes a mean and half the width of its interval."""
+    """Formats a mean and half the width of its interval: "0.8100 ± 0.0248"."""
     mean = number(value.mean)
     if signed and value.mean > 0:
         mean = f"+{mean}"
@@ -28,16 +28,16 @@ def with_interval(value: Estimate, *, signed: bool = False) -> str:
 
 
 def metric_words(metric: str) -> str:
-    """Names a metric in a column."""
+    """Returns the heading of a metric's column."""
     return metric.replace("/", " ").replace("_", " ")
 
 
 def markdown(summary: Summary) -> str:
-    """Writes the question, what was found, what it cost, and what papers found."""
+    """Returns the question, the results, their cost, and published results."""
     plan, metrics = summary.plan, summary.main
     parts = [
         f"# {plan.study}, size {plan.size}\n\n{plan.question}",
-        "Means over the seeds ± half of a 95 % interval (Student's t).",
+        "Means over the seeds ± half of a 95 % confidence interval (Student's t).",
         _table(
             ["variant", "finished", *map(metric_words, metrics), "failed", "collapsed"],
             [
@@ -47,8 +47,8 @@ def markdown(summary: Summary) -> str:
                 for row in summary.rows
             ],
         ),
-        f"Differences to `{plan.base}`, seed by seed, and what they show. Each interval is of its"
-        " own: of twenty, one is wrong by chance.",
+        f"Differences to `{plan.base}`, paired by seed. The intervals are not corrected for"
+        " multiple comparisons: one in twenty is wrong by chance.",
         _table(
             ["variant", *map(metric_words, metrics)],
             [
@@ -57,13 +57,13 @@ def markdown(summary: Summary) -> str:
                 if row.name != plan.base
             ],
         ),
-        "What the finished runs took, from the first step on, with its compilation.",
+        "Cost of the finished runs, from the first step on, with its compilation.",
         _table(
             ["variant", "device-minutes", "tokens", "model FLOPs"],
             [[row.name, *_cost(row.cost)] for row in summary.rows]
             + [["shared by all", *_cost(summary.shared)]] * bool(summary.shared.tokens),
         ),
-        "What each variant changes:",
+        "Overrides of each variant:",
         _table(
             ["variant", "changes"],
             [
@@ -77,7 +77,7 @@ def markdown(summary: Summary) -> str:
 
 
 def published_table(published: Published) -> str:
-    """Writes the rows of a paper, marked as the paper's."""
+    """Returns the rows of a paper, marked as published."""
     rows = [
         [name, *("-" if value is None else f"{value:g}" for value in values)]
         for name, values in published.rows.items()
@@ -104,9 +104,9 @@ def _mean(cell: Cell | None) -> str:
 def _difference(cell: Cell | None) -> str:
     if cell is None or cell.difference is None or cell.verdict is None:
         return "-"
-    said = with_interval(cell.difference, signed=True)
+    value = with_interval(cell.difference, signed=True)
     mark = "" if cell.verdict is Verdict.OPEN else "**"
-    return f"{said}, {mark}{cell.verdict.value}{mark}"
+    return f"{value}, {mark}{cell.verdict.value}{mark}"
 
 
 def _cost(cost: Cost) -> list[str]:
@@ -114,7 +114,7 @@ def _cost(cost: Cost) -> list[str]:
 
 
 def comma_separated(summary: Summary) -> str:
-    """Writes a line for each value of each metric: variant, metric, seed, value."""
+    """Returns CSV with a line for each value: variant, metric, seed, value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["variant", "metric", "seed", "value"])

@@ -1,4 +1,4 @@
-"""The tasks that studies measure by, in the folder of the data (experiments/README.md)."""
+"""Tasks of the studies; their files are in the data folder (experiments/README.md)."""
 
 from experiments.study import Task
 

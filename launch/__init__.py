@@ -1,1 +1,1 @@
-"""Where runs go: on this machine first."""
+"""Quickstart, sweeps over the runs of a study, and the backends that they run on."""

@@ -1,11 +1,11 @@
-"""One attempt of one run of a study, wherever it has been sent: what every backend starts.
+"""Makes one attempt of one run of a study; every backend starts this program.
 
     python -m launch.job --workdir=runs/drop_nsp --number=3
 
-The driver's words are appended to the run's output, and how it ended to its state. SIGTERM is
-passed on: the driver saves and ends, and the exit status (75) asks for another attempt.
+It appends the driver's output to the run's output file, and the exit status to the run's state.
+SIGTERM is passed on: the driver saves and exits with status 75, which asks for another attempt.
 
-Where each host of a run has a job of its own, that of host 0 writes the state.
+If each host of a run has a job of its own, the job of host 0 writes the state.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ from absl import flags
 from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
-from experiments.folder import Attempt, StudyFolder, hold
+from experiments.folder import Attempt, StudyFolder, lock_file
 from experiments.study import Run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the folder of the study")
-_NUMBER = flags.DEFINE_integer("number", -1, "the run's place in the plan, from 0")
+_NUMBER = flags.DEFINE_integer("number", -1, "index of the run in the plan, from 0")
 _CORES = flags.DEFINE_list("cores", [], "the cores to run on; none: all")
-_LAUNCHER = flags.DEFINE_string("launcher", "", "what starts the driver on all hosts: srun")
-_HOST = flags.DEFINE_integer("host", 0, "of the run's hosts, where each has a job: its number")
+_LAUNCHER = flags.DEFINE_string("launcher", "", "program that starts the driver on all hosts: srun")
+_HOST = flags.DEFINE_integer("host", 0, "number of this host, if each host of the run has a job")
 _TOGETHER = flags.DEFINE_multi_string(
-    "together", [], "of the driver: a flag by which it finds those of the other hosts"
+    "together", [], "a flag for the driver, by which it finds the other hosts"
 )
 _RESTARTS = flags.DEFINE_integer(
-    "restarts", 0, "how often the cluster started the run anew: what it ended did not fail"
+    "restarts", 0, "how often the cluster restarted the run; an attempt that it ended did not fail"
 )
 
 
 @contextlib.contextmanager
 def _passed_on(process: subprocess.Popen[bytes], is_launcher: bool) -> Iterator[None]:
-    """Lets the driver know when this process is asked to end.
+    """Passes SIGTERM and SIGINT on to the driver.
 
-    A launcher is not told: SLURM signals the drivers itself, and srun kills them at SIGTERM.
+    A launcher gets none: SLURM signals the drivers itself, and srun would kill them at SIGTERM.
     """
 
     def pass_on(number: int, _: object) -> None:
@@ -73,13 +73,13 @@ def attempt(
       folder: of the study.
       run: of the study.
       launcher: words before the command.
-      together: words after it.
-      cores: to run on; none: all.
-      host: where each host has a job, the number of this one; 0 writes the attempt down.
-      again: whether an attempt without an end was ended by whoever starts this one.
+      together: words after the command.
+      cores: to run on; (): all.
+      host: number of this host, if each host has a job; only host 0 records the attempt.
+      again: True if the cluster ended the last attempt, if that has no end, and starts this one.
 
     Raises:
-      UserError: if an attempt is at work already.
+      UserError: if another attempt of the run is active.
     """
     output = folder.output(run, host)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,19 +87,19 @@ def attempt(
     attempts = folder.attempts(run)
     records = host == 0
     if records:
-        lock = hold(folder.lock(run))
+        lock = lock_file(folder.lock(run))
         if lock is None:
-            raise UserError(f"{run.name} is at work already, in {folder.path}")
-        inherited = (lock,)  # so that it is held as long as the driver lives, whatever befalls us
+            raise UserError(f"{run.name} is already running in {folder.path}: wait for it")
+        inherited = (lock,)  # locked as long as the driver lives, even if this process dies
         if again and attempts and attempts[-1].status is None:
             attempts[-1].ended, attempts[-1].status = time.time(), RESTART_STATUS
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     command = [*launcher, *folder.command(run), *together]
-    with output.open("ab", buffering=0) as words:
-        words.write(f"$ {shlex.join(command)}\n".encode())
+    with output.open("ab", buffering=0) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=inherited
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=inherited
         )
         with _passed_on(process, is_launcher=bool(launcher)):
             if records:
@@ -108,7 +108,7 @@ def attempt(
                 folder.write_attempts(run, attempts)
             status = process.wait()
     if status in (-signal.SIGTERM, 128 + signal.SIGTERM):  # the latter from a launcher
-        status = RESTART_STATUS  # it was asked to end before it could save anything more
+        status = RESTART_STATUS  # it was asked to end before it could handle the signal
     if records:
         attempts[-1].ended, attempts[-1].status = time.time(), status
         folder.write_attempts(run, attempts)
@@ -116,13 +116,15 @@ def attempt(
 
 
 def main(_: Sequence[str]) -> None:
-    """Makes the attempt that the flags ask for, and ends as its driver did."""
+    """Makes the attempt that the flags describe, and exits with the status of its driver."""
     folder = StudyFolder(pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/drop_nsp")))
     runs = folder.read_plan().runs
     if not 0 <= _NUMBER.value < len(runs):
-        raise UserError(f"--number={_NUMBER.value}: {folder.path} has runs 0 to {len(runs) - 1}")
+        raise UserError(
+            f"--number={_NUMBER.value}: choose a run of {folder.path}, 0 to {len(runs) - 1}"
+        )
     run = runs[_NUMBER.value]
-    alone = run.driver == "prepare"  # one process prepares, with workers of its own
+    alone = run.driver == "prepare"  # which is one process with its own workers
     if alone and _HOST.value:
         return
     status = attempt(

@@ -1,7 +1,7 @@
 """Text to predictions on this machine, in minutes: `make quickstart`.
 
-It runs the same drivers that a user types, and shows each command. What was finished is not done
-again, so it can be stopped and started. Everything it makes is under runs/quickstart.
+It runs the drivers as a user would, and prints each command. Finished steps are not repeated, so it
+can be stopped and restarted. All its files are in runs/quickstart.
 """
 
 import hashlib
@@ -18,24 +18,24 @@ from bert_jax.files import write_atomically
 from bert_jax.training.plots import plot_losses
 
 ROOT = pathlib.Path("runs/quickstart")
-LABELS = ("jax", "matplotlib", "numpy", "python", "scipy")  # packages; 'python': its library
-_EXAMPLES = 1000  # of each label, at most
-_SENTENCES = 3  # of a docstring make an example
+LABELS = ("jax", "matplotlib", "numpy", "python", "scipy")  # 'python': the standard library
+_EXAMPLES = 1000  # per label, at most
+_SENTENCES = 3  # of a docstring, in an example
 _DEV_SHARE = 0.2  # of the modules
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that is the text's own."""
+    """Returns a number in [0, 1) from a hash of the text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) / 2**32
 
 
 def label_rows(docstrings: list[Docstring]) -> dict[str, list[str]]:
-    """Makes a labelled task of docstrings: which package was this written for?
+    """Makes a classification task: the package that a docstring belongs to.
 
-    Whole modules are held out, so that nothing of a held-out module is seen in training.
+    The splits have different modules, so no text of a held-out module is trained on.
 
     Returns:
-      The lines of 'train' and 'dev': text, a tab, the package.
+      'train' and 'dev' -> lines of text, a tab and the package.
     """
     by_label = defaultdict(list)
     for docstring in docstrings:
@@ -50,7 +50,7 @@ def label_rows(docstrings: list[Docstring]) -> dict[str, list[str]]:
 
 
 def write_labels(directory: pathlib.Path) -> None:
-    """Writes train.tsv and dev.tsv."""
+    """Writes train.tsv and dev.tsv of the classification task."""
     rows = label_rows(list(python_docstrings()))
     directory.mkdir(parents=True, exist_ok=True)
     for split, lines in rows.items():
@@ -59,7 +59,7 @@ def write_labels(directory: pathlib.Path) -> None:
 
 
 def run(*arguments: str) -> None:
-    """Shows a command, runs it, and stops here if it fails."""
+    """Prints a command and runs it; exits with its status if it fails."""
     print(f"\n$ python -m {shlex.join(arguments)}", flush=True)
     begin = time.monotonic()
     finished = subprocess.run([sys.executable, "-m", *arguments], check=False)
@@ -69,11 +69,11 @@ def run(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Prepares, pretrains, fine-tunes, predicts, and says where everything is."""
+    """Prepares, pretrains, fine-tunes, predicts, and lists the files."""
     begin = time.monotonic()
     corpus, labels = ROOT / "corpus", ROOT / "labels"
     pretrained, tuned = ROOT / "pretrain", ROOT / "finetune"
-    # The labels come from the same files as the corpus; both are read at the same time.
+    # Labels and corpus come from the same files, which are read at the same time.
     reader = threading.Thread(target=write_labels, args=(labels,))
     if not (labels / "dev.tsv").exists():
         reader.start()
@@ -113,12 +113,12 @@ def main() -> None:
         run("bert_jax.predict", f"--checkpoint={tuned}", f"--text={text}")
     picture = plot_losses(pretrained, ROOT / "losses.png")
     print(
-        f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes. What there is now:\n"
-        f"  {corpus}      the tokenised text and its tokenizer\n"
-        f"  {pretrained}    checkpoints, log.jsonl, tensorboard/ of the pretraining\n"
-        f"  {labels}      which package was a docstring written for: train.tsv, dev.tsv\n"
+        f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes. The results are in\n"
+        f"  {corpus}      the tokenized text and its tokenizer\n"
+        f"  {pretrained}    checkpoints, log.jsonl and tensorboard/ of the pretraining\n"
+        f"  {labels}      the task, docstrings with their package: train.tsv, dev.tsv\n"
         f"  {tuned}    the fine-tuned model\n"
-        f"  {picture}  the losses, as a picture"
+        f"  {picture}  a plot of the losses"
     )
 
 

@@ -1,9 +1,9 @@
-"""Runs a study: all its variants and seeds, here or on a cluster.
+"""Runs a study, with all its variants and seeds, on this machine or on a cluster.
 
     python -m launch.sweep experiments/drop_nsp.py --on=local --size=cpu
 
-What variants share is made once. What is finished is not done again: stopped or killed, the same
-command goes on where it was. A run that fails is tried again, then left, and the others go on.
+Runs that variants share are made once. Finished runs are not repeated: after a stop or a crash the
+same command continues. A run that fails is retried, then skipped, and the others continue.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from absl import flags
 from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
-from experiments.folder import StudyFolder, failures, hold
+from experiments.folder import StudyFolder, failures, lock_file
 from experiments.study import (
-    Places,
     Plan,
     Run,
     Size,
     Study,
+    StudyPaths,
     expand,
     load_study,
     reads_data,
@@ -46,39 +46,39 @@ BACKENDS: dict[str, type[Backend]] = {
     "print": Printed,
 }
 
-_ON = flags.DEFINE_enum("on", "local", list(BACKENDS), "where the runs go; print: nowhere")
-_SIZE = flags.DEFINE_string("size", "cpu", "one of the study's")
+_ON = flags.DEFINE_enum("on", "local", list(BACKENDS), "backend; print: only print the commands")
+_SIZE = flags.DEFINE_string("size", "cpu", "one of the study's sizes")
 _WORKDIR = flags.DEFINE_string("workdir", "", "the folder of the study; '': runs/STUDY")
 _DATA = flags.DEFINE_string("data", "data", "the folder of texts and tasks (experiments/README.md)")
-_CORPUS = flags.DEFINE_string("corpus", "", "what prepare made already; '': it is made")
+_CORPUS = flags.DEFINE_string("corpus", "", "an existing corpus; '': prepare one")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "of a study with one pretraining: the run that did it; '': it is made"
+    "checkpoint", "", "for a study with one pretraining: an existing run; '': pretrain"
 )
-_VARIANTS = flags.DEFINE_list("variants", [], "only these, among them the base; none: all")
-_SEEDS = flags.DEFINE_integer("seeds", 0, "of each variant; 0: as many as the size has", 0)
-_RETRIES = flags.DEFINE_integer("retries", 2, "how often a run that failed is tried again", 0)
-_OPTIONS = flags.DEFINE_multi_string("option", [], "NAME=VALUE, of where the runs go")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would start the runs, and end")
+_VARIANTS = flags.DEFINE_list("variants", [], "run only these, with the base; none: all")
+_SEEDS = flags.DEFINE_integer("seeds", 0, "number of seeds per variant; 0: that of the size", 0)
+_RETRIES = flags.DEFINE_integer("retries", 2, "how often to retry a run that failed", 0)
+_OPTIONS = flags.DEFINE_multi_string("option", [], "NAME=VALUE, for the backend")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "only print the commands that would start the runs")
 
-_LAST_WORDS = 5  # lines of a run that failed
+_OUTPUT_LINES = 5  # of a run that failed
 
 
 class Sweep:
-    """Keeps the runs of a study going until each is done or has failed."""
+    """Starts the runs of a study, and watches them until each is done or has failed."""
 
     def __init__(
         self, folder: StudyFolder, runs: Sequence[Run], backend: Backend, *, retries: int
     ) -> None:
-        """Takes the runs, each after those that it needs; one that fails has so many retries."""
+        """Takes the runs, each after those that it needs, and the number of retries of each."""
         self._folder, self._runs, self._backend = folder, runs, backend
         self._began, self._retries = time.time(), retries
         self._states = {run.name: State.WAITING for run in runs}
-        self._attempts_before: dict[str, int] = {}  # the last start, by a run's name
-        self._silent: Counter[str] = Counter()  # starts of a run that came to no attempt
+        self._attempts_before: dict[str, int] = {}  # run's name -> attempts before its last start
+        self._silent: Counter[str] = Counter()  # starts of a run that led to no attempt
         self._table = Table(folder)
 
     def go(self, stop: StopRequest) -> Mapping[str, State]:
-        """Returns where each run stands when no more can be done, or a stop is asked for."""
+        """Runs until no more can be done, or a stop is requested; returns each run's state."""
         while not stop.requested(0):
             alive = self._look()
             ready = [run for run in self._runs if self._states[run.name] is State.READY]
@@ -90,7 +90,7 @@ class Sweep:
                 self._backend.start(starting)
                 for run in starting:
                     self._states[run.name] = State.RUNNING
-                    self._table.say(f"started {run.name}")
+                    self._table.log(f"started {run.name}")
             self._table.show(self._runs, self._states)
             if not alive and not starting:
                 break
@@ -99,15 +99,15 @@ class Sweep:
         return self._states
 
     def _look(self) -> list[Run]:
-        """Brings the states up to date; returns the runs that live."""
+        """Updates the states; returns the active runs."""
         open_runs = [run for run in self._runs if self._states[run.name] is not State.DONE]
         alive = self._backend.alive(open_runs)
         living = {run.name for run in alive}
-        for run in open_runs:  # those that a run needs come before it
+        for run in open_runs:  # each after those that it needs
             before = self._states[run.name]
             if before is State.RUNNING and run.name not in living:
                 if len(self._folder.attempts(run)) == self._attempts_before.get(run.name):
-                    self._silent[run.name] += 1  # its job ended, and never began the run
+                    self._silent[run.name] += 1  # its job ended without starting the run
             now = self._states[run.name] = self._state(run, run.name in living)
             if before is State.RUNNING and now is not before:
                 self._tell_end(run, now)
@@ -130,76 +130,82 @@ class Sweep:
         attempts = self._folder.attempts(run)
         status = attempts[-1].status if attempts else None
         if state is State.DONE:
-            self._table.say(f"done    {run.name}")
+            self._table.log(f"done    {run.name}")
         elif status == RESTART_STATUS:
-            self._table.say(f"stopped {run.name}: it asks to be started again")
+            self._table.log(f"stopped {run.name}: it asks for a restart")
         else:
-            how = "without a word" if status is None else f"with status {status}"
-            again = "" if state is State.FAILED else "; it is tried again"
-            self._table.say(f"failed  {run.name}: it ended {how}{again}")
-            for line in self._folder.last_words(run, _LAST_WORDS):
-                self._table.say(f"        {line}")
+            how = "without a status" if status is None else f"with status {status}"
+            again = "" if state is State.FAILED else "; retrying"
+            self._table.log(f"failed  {run.name}: it ended {how}{again}")
+            for line in self._folder.last_output(run, _OUTPUT_LINES):
+                self._table.log(f"        {line}")
 
 
 def chosen_size(study: Study) -> Size:
-    """Returns the size that the flags ask for, with the seeds and variants that they ask for.
+    """Returns the size in the flags, with the seeds and variants in the flags.
 
     Raises:
-      UserError: if the study has no such size or variant, or the base is not among them.
+      UserError: if the study has no such size or variant, or the base is not among the variants.
     """
     if _SIZE.value not in study.sizes:
-        raise UserError(f"--size={_SIZE.value}: the study has {', '.join(study.sizes)}")
+        raise UserError(f"--size={_SIZE.value}: choose one of {', '.join(study.sizes)}")
     size = study.sizes[_SIZE.value]
     variants = variants_of(study, size)
     names = [variant.name for variant in variants]
     for name in _VARIANTS.value:
         if name not in names:
-            raise UserError(f"--variants={name}: the study has {', '.join(names)}")
+            raise UserError(f"--variants={name}: choose among {', '.join(names)}")
     if _VARIANTS.value and study.base not in _VARIANTS.value:
-        raise UserError(f"--variants lacks {study.base}, with which the others are compared")
+        given = ",".join(_VARIANTS.value)
+        raise UserError(
+            f"--variants={given} lacks the base, with which the others are compared: add"
+            f" {study.base}"
+        )
     chosen = [each for each in variants if each.name in (_VARIANTS.value or names)]
     return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=tuple(chosen))
 
 
 def chosen_options() -> dict[str, str]:
-    """Returns the values of --option by their names.
+    """Returns name -> value of the --option flags.
 
     Raises:
-      UserError: for one without a value.
+      UserError: if one has no value.
     """
     options = {}
     for option in _OPTIONS.value:
         name, equals, value = option.partition("=")
         if not equals or not value:
-            raise UserError(f"--option={option} must be NAME=VALUE")
+            raise UserError(f"--option={option}: write it as --option=NAME=VALUE")
         options[name] = value
     return options
 
 
 def main(argv: Sequence[str]) -> None:
-    """Checks everything, then makes the runs."""
+    """Checks everything, then starts the runs."""
     given = argv[1:]
     if len(given) != 1:
         raise UserError("name one study: python -m launch.sweep experiments/drop_nsp.py")
     study, question = load_study(given[0])
     name, size = pathlib.Path(given[0]).stem, chosen_size(study)
     folder = StudyFolder(pathlib.Path(_WORKDIR.value or f"runs/{name}"))
-    places = Places(
+    paths = StudyPaths(
         workdir=str(folder.path),
         data=_DATA.value,
         corpus=_CORPUS.value,
         checkpoint=_CHECKPOINT.value,
     )
-    if places.checkpoint and not study.one_pretraining:
-        raise UserError(f"--checkpoint={places.checkpoint}: the variants of {name} are pretrained")
-    runs = expand(study, size, places)
-    if reads_data(study, size, places) and not pathlib.Path(places.data).is_dir():
+    if paths.checkpoint and not study.one_pretraining:
         raise UserError(
-            f"--data={places.data} is no folder: experiments/README.md says what is in it"
+            f"--checkpoint={paths.checkpoint}: {name} pretrains its variants: leave the flag out"
+        )
+    runs = expand(study, size, paths)
+    if reads_data(study, size, paths) and not pathlib.Path(paths.data).is_dir():
+        raise UserError(
+            f"--data={paths.data} is not a folder: make it as experiments/README.md describes"
         )
     backend_type, options = BACKENDS[_ON.value], chosen_options()
     backend_type.check(options)
-    backend = backend_type(backends.Study(name, size, folder, runs), options)
+    backend = backend_type(backends.StudyRuns(name, size, folder, runs), options)
     if _DRY_RUN.value or _ON.value == "print":
         for command in backend.commands(runs):
             print(command)
@@ -215,9 +221,9 @@ def main(argv: Sequence[str]) -> None:
         runs=tuple(runs),
     )
     folder.check_plan(plan)
-    if hold(folder.path / "sweep.lock") is None:
-        raise UserError(f"another sweep is at work in --workdir={folder.path}: wait for it")
-    folder.write_plan(plan)  # jobs find their run by its place in it
+    if lock_file(folder.path / "sweep.lock") is None:
+        raise UserError(f"--workdir={folder.path}: another sweep is running there: wait for it")
+    folder.write_plan(plan)  # jobs find their run by its index in the plan
     with StopRequest() as stop:
         states = Sweep(folder, runs, backend, retries=_RETRIES.value).go(stop)
     if stop.requested(0):
@@ -227,8 +233,8 @@ def main(argv: Sequence[str]) -> None:
         blocked = list(states.values()).count(State.BLOCKED)
         waiting = f", and {blocked} more wait for them" if blocked else ""
         raise UserError(
-            f"failed: {', '.join(failed)}{waiting}: their words are in {folder.path}/output; the"
-            " same command tries them again"
+            f"failed: {', '.join(failed)}{waiting}: see {folder.path}/output; the same command"
+            " retries them"
         )
     print(f"{len(runs)} runs are done: python -m experiments.report {folder.path}")
 

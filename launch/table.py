@@ -1,4 +1,4 @@
-"""Where the runs of a sweep stand, told to who watches."""
+"""Progress of a sweep's runs, on the terminal or as log lines."""
 
 import enum
 import shutil
@@ -11,32 +11,32 @@ from experiments.study import Run
 
 
 class State(enum.Enum):
-    """Where a run stands."""
+    """State of a run in a sweep."""
 
-    WAITING = "waiting"  # for one that it needs
+    WAITING = "waiting"  # for a run that it needs
     READY = "ready"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    BLOCKED = "blocked"  # one that it needs failed
+    BLOCKED = "blocked"  # a run that it needs failed
 
 
 class Table:
-    """Shows the runs: on a terminal what runs, drawn anew; elsewhere a line for each event."""
+    """Shows events as lines, and below them, on a terminal, a table of the active runs."""
 
     def __init__(self, folder: StudyFolder) -> None:
-        """Shows nothing yet."""
+        """Takes the folder of the study, for the output of its runs."""
         self._folder = folder
         self._live = sys.stderr.isatty()
         self._lines = 0  # drawn below the events
 
-    def say(self, line: str) -> None:
-        """Tells an event."""
+    def log(self, line: str) -> None:
+        """Prints an event with the time."""
         self._clear()
         print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
     def show(self, runs: Sequence[Run], states: Mapping[str, State]) -> None:
-        """Draws how many runs stand where, and what each that runs said last."""
+        """Draws the number of runs in each state, and the last line of output of active runs."""
         if not self._live:
             return
         self._clear()
@@ -45,14 +45,14 @@ class Table:
         running = [run for run in runs if states[run.name] is State.RUNNING]
         width = max((len(run.name) for run in running), default=0)
         for run in running:
-            said = self._folder.last_words(run, 1)
-            lines.append(f"  {run.name:{width}}  {said[-1] if said else ''}")
+            output = self._folder.last_output(run, 1)
+            lines.append(f"  {run.name:{width}}  {output[-1] if output else ''}")
         columns = shutil.get_terminal_size().columns - 1
         print("\n".join(line[:columns] for line in lines), file=sys.stderr, flush=True)
         self._lines = len(lines)
 
     def close(self) -> None:
-        """Removes what was drawn."""
+        """Removes the table."""
         self._clear()
 
     def _clear(self) -> None:

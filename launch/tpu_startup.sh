@@ -1,7 +1,7 @@
 #!/bin/bash
-# All workers of a TPU slice run this at each boot, as root: it installs the code, mounts the bucket
-# and makes the run. What to run is in the metadata (launch/backends/tpu.py); nothing here is secret.
-# Its words: gcloud compute tpus tpu-vm ssh NAME --worker=N -- sudo journalctl -u google-startup-scripts
+# All workers of a TPU slice run this at each boot, as root: it mounts the bucket, installs the code
+# and starts the run, which the metadata name (launch/backends/tpu.py). Nothing here is secret.
+# Its output: gcloud compute tpus tpu-vm ssh NAME --worker=N -- sudo journalctl -u google-startup-scripts
 set -euo pipefail
 
 metadata() {
@@ -12,7 +12,7 @@ bucket=$(metadata bert-jax-bucket)
 code=$(metadata bert-jax-code)
 workdir=$(metadata bert-jax-workdir)
 number=$(metadata bert-jax-number)
-worker=$(metadata agent-worker-number) # the slice's numbers, from 0
+worker=$(metadata agent-worker-number) # number of the worker in the slice, from 0
 
 state=/var/lib/bert_jax # of this machine
 mkdir --parents "$state/code" "/gcs/$bucket"
@@ -22,11 +22,11 @@ if ! command -v gcsfuse; then # Cloud Storage FUSE documentation, "Install Cloud
   curl --silent --fail --retry 5 https://packages.cloud.google.com/apt/doc/apt-key.gpg > "$key"
   echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" \
     > /etc/apt/sources.list.d/gcsfuse.list
-  # A new machine may still be at its own updates.
+  # A new machine may still be installing its own updates.
   apt-get -o DPkg::Lock::Timeout=300 update
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes gcsfuse
 fi
-# Without a cache of what is where, the hosts see each other's files at once.
+# Without a metadata cache the hosts see each other's files at once.
 mountpoint --quiet "/gcs/$bucket" ||
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$bucket" "/gcs/$bucket"
 
@@ -41,7 +41,7 @@ fi
 cd "$state/code"
 starts=$(cat "$state/starts" 2> /dev/null || echo 0)
 status=75
-while [ "$status" -eq 75 ]; do # asked to end, or another worker was lost: the run goes on
+while [ "$status" -eq 75 ]; do # asked to stop, or another worker was lost: restart
   status=0
   "$state/venv/bin/python" -m launch.job --workdir="$workdir" --number="$number" \
     --host="$worker" --together=--processes=auto --restarts="$starts" || status=$?

@@ -1,4 +1,4 @@
-"""Where the runs of a study can go: each backend says by which commands, and which runs live."""
+"""Backends for the runs of a study: each starts runs by its commands, and lists active ones."""
 
 import abc
 import hashlib
@@ -16,23 +16,23 @@ from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import StudyFolder
 from experiments.study import Run, Size
 
-MOUNTS = "/gcs"  # where buckets are mounted, each under its name
+MOUNTS = "/gcs"  # folder in which each bucket is mounted under its name
 
 
 class Command(NamedTuple):
-    """What is typed, and what it reads from its standard input."""
+    """A command line and its standard input."""
 
     words: list[str]
     stdin: str = ""
 
     def __str__(self) -> str:
-        """Returns it as one would type it in a shell."""
+        """Returns the command as a line for a shell."""
         line = shlex.join(self.words)
         return f"{line} <<'END'\n{self.stdin}\nEND" if self.stdin else line
 
 
-class Study(NamedTuple):
-    """What a backend must know of the study."""
+class StudyRuns(NamedTuple):
+    """A study's folder and runs, as backends need them."""
 
     name: str
     size: Size
@@ -40,38 +40,38 @@ class Study(NamedTuple):
     runs: Sequence[Run]
 
     def number(self, run: Run) -> int:
-        """Returns a run's place in the plan, by which jobs are told theirs."""
+        """Returns the index of a run in the plan, which its job gets as --number."""
         return self.runs.index(run)
 
     @property
     def key(self) -> str:
-        """Returns what all its jobs are named after, which no other study's are.
+        """Prefix of the names of all its jobs, unique to the study's folder.
 
-        At most 28 lower case letters, digits and hyphens, a letter first: a label of DNS, to which
-        more can be added.
+        At most 28 lower-case letters, digits and hyphens, starting with a letter, so that a name
+        with a suffix is still a DNS label.
         """
         name = re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")[:17].rstrip("-")
         folder = hashlib.sha256(str(self.folder.path.absolute()).encode()).hexdigest()
         return f"s-{name}-{folder[:8]}"
 
     def new_name(self, run: Run) -> str:
-        """Returns a name for a start of a run, which no earlier start had (it ends in the ms)."""
+        """Returns a new name for one start of a run; it ends with the time in ms."""
         return f"{self.key}-{self.number(run)}-{time.time_ns() // 1_000_000:x}"
 
     def run_of(self, name: str) -> Run | None:
-        """Returns whose start has a name; None: no run's of this study."""
+        """Returns the run of a name from `new_name`; None if it is not of this study."""
         match = re.fullmatch(f"{re.escape(self.key)}-([0-9]+)-[0-9a-f]+", name)
         return self.runs[int(match[1])] if match and int(match[1]) < len(self.runs) else None
 
 
 class Backend(abc.ABC):
-    """Starts runs elsewhere, and says which of them live.
+    """Starts runs on some kind of machine, and lists those that are active.
 
     Attributes:
-      needs: programs that must be there, and what brings them.
-      options: names that `--option=NAME=VALUE` may have, and what each is.
-      required: those without which nothing can be started.
-      poll_seconds: between two looks.
+      needs: required program -> how to install it.
+      options: NAME of `--option=NAME=VALUE` -> its description.
+      required: names of options that must be given.
+      poll_seconds: time between two calls of `alive`.
     """
 
     needs: ClassVar[Mapping[str, str]] = {}
@@ -79,15 +79,15 @@ class Backend(abc.ABC):
     required: ClassVar[Sequence[str]] = ()
     poll_seconds: ClassVar[float] = 20.0
 
-    def __init__(self, study: Study, options: Mapping[str, str]) -> None:
-        """Takes the study and the options, which have been checked.
+    def __init__(self, study: StudyRuns, options: Mapping[str, str]) -> None:
+        """Takes the study, and options from `check`.
 
         Raises:
-          UserError: if the runs cannot go there.
+          UserError: if the backend cannot run this study.
         """
         if study.size.hosts < 1:
             raise UserError(
-                f"hosts={study.size.hosts} of the size: a run needs a host, set hosts=1"
+                f"hosts={study.size.hosts} of the size: a run needs a host: set hosts=1"
             )
         self.study, self.given = study, options
 
@@ -97,26 +97,26 @@ class Backend(abc.ABC):
         known = ", ".join(cls.options) or "none"
         for name in options:
             if name not in cls.options:
-                raise UserError(f"--option={name}: there is no such option here; there are {known}")
+                raise UserError(f"--option={name} is unknown: choose among {known}")
         for name in cls.required:
             if name not in options:
-                raise UserError(f"--option={name}=... is missing: {cls.options[name]}")
+                raise UserError(f"--option={name}=... is missing: give {cls.options[name]}")
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raises UserError where a program is missing."""
+        """Raises UserError if a program is missing."""
         for program, remedy in cls.needs.items():
             if shutil.which(program) is None:
                 raise UserError(f"{program} is not installed: {remedy}")
 
     def room(self, alive: Sequence[Run]) -> int | None:
-        """Returns how many more may start beside those; None: as many as there are."""
+        """Returns the number of runs that may start besides active ones; None: no limit."""
         del alive
         return None
 
     @abc.abstractmethod
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns what starts runs."""
+        """Returns the commands that start runs."""
 
     def start(self, runs: Sequence[Run]) -> None:
         """Starts runs."""
@@ -125,48 +125,48 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns those that are at work, or will be without another start."""
+        """Returns the runs that are active, or will be without another start."""
 
     def stop(self) -> str:
-        """Is called when the sweep is asked to end; returns a line about the runs that live."""
-        return "runs that have been started go on; the same command watches them again"
+        """Handles the end of the sweep; returns a line for the log about active runs."""
+        return "active runs continue; the same command watches them again"
 
 
 def note_loss(folder: StudyFolder, run: Run) -> None:
-    """Writes down that the hosts of a run at work were taken away: it did not fail."""
+    """Records that the hosts of an active run were preempted, which is not a failure."""
     attempts = folder.attempts(run)
     if attempts and attempts[-1].status is None:
         attempts[-1].ended, attempts[-1].status = time.time(), RESTART_STATUS
         folder.write_attempts(run, attempts)
 
 
-def in_bucket(study: Study, bucket: str) -> str:
-    """Returns the absolute path of a study's folder, which all hosts see in a bucket.
+def in_bucket(study: StudyRuns, bucket: str) -> str:
+    """Returns the absolute path of a study's folder in a bucket, which is the same on all hosts.
 
     Raises:
-      UserError: if it is not where they mount the bucket.
+      UserError: if the folder is not in the mounted bucket.
     """
     folder, mount = study.folder.path.absolute(), pathlib.Path(MOUNTS) / bucket
     if mount not in folder.parents:
         raise UserError(
-            f"--workdir={study.folder.path} is not in the bucket: mount it at {mount}, as its hosts"
-            f" do, and name a folder of it, such as {mount}/{study.name}"
+            f"--workdir={study.folder.path} is not in the bucket: mount it at {mount}, as the hosts"
+            f" do, and name a folder in it, such as {mount}/{study.name}"
         )
     return str(folder)
 
 
 def call(command: Command) -> str:
-    """Runs a command; returns what it wrote.
+    """Runs a command; returns its output.
 
     Raises:
-      UserError: if it fails, with its last words.
+      UserError: if it fails; the message has the last line of its output.
     """
     done = subprocess.run(
         command.words, input=command.stdin, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        last = said[-1] if said else "no word"
+        output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        last = output[-1] if output else "no output"
         name = pathlib.Path(command.words[0]).name
         raise UserError(f"{name} failed with status {done.returncode}: {last}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""Runs as JobSets on Google Kubernetes Engine: one each, with a pod on each host."""
+"""Backend for Google Kubernetes Engine: a JobSet for each run, with a pod on each host."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,40 +7,40 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
 from experiments.study import Run
-from launch.backends import MOUNTS, Backend, Command, Study, call, in_bucket
+from launch.backends import MOUNTS, Backend, Command, StudyRuns, call, in_bucket
 from launch.slices import slice_of
 
 _CONTAINER = "bert-jax"
-_JOB = "hosts"  # a pod is NAME-hosts-0-I, and another finds it as NAME-hosts-0-I.NAME
+_JOB = "hosts"  # pods are called NAME-hosts-0-I; their host name is NAME-hosts-0-I.NAME
 _PORT = 9876
 _STUDY_LABEL = "bert-jax/study"
-# Spot nodes are taken away often, and each time the run goes on where it was.
+# Spot nodes are preempted often, and each time the run continues.
 _RESTARTS = 100
-# The pod is asked to end and has so long to save, unless its node goes before.
+# Between SIGTERM and the end of a pod, for saving; a preempted node may end earlier.
 _SAVING_SECONDS = 120
 _PREPARING = {"cpu": "8", "memory": "16Gi"}
 
 
 class Gke(Backend):
-    """The code is in an image; the study's folder is in a bucket, which all pods mount."""
+    """Starts runs from an image of the code; the study's folder is in a bucket that pods mount."""
 
     needs = {
         "kubectl": "install it by `gcloud components install kubectl`, and get the cluster's"
         " credentials by `gcloud container clusters get-credentials`"
     }
     options = {
-        "image": "of the code, as launch/Dockerfile makes it",
-        "bucket": "its name, without gs://; mounted at /gcs/NAME",
-        "namespace": "of the cluster (default)",
-        "service-account": "of Kubernetes, that may use the bucket (default)",
-        "spot": "yes: nodes that may be taken away (no)",
-        "gpu": "in place of the size's slice: the nodes' cloud.google.com/gke-accelerator",
-        "gpus": "of each node, with gpu (1)",
+        "image": "an image of the code, made with launch/Dockerfile",
+        "bucket": "the bucket's name, without gs://; it is mounted at /gcs/NAME",
+        "namespace": "the namespace (default)",
+        "service-account": "a Kubernetes service account with access to the bucket (default)",
+        "spot": "yes: cheaper nodes, which may be preempted (no)",
+        "gpu": "instead of the size's slice, the nodes' cloud.google.com/gke-accelerator",
+        "gpus": "the number of GPUs of a node, with gpu (1)",
     }
     required = ("image", "bucket")
 
-    def __init__(self, study: Study, options: Mapping[str, str]) -> None:
-        """Finds the nodes that the study's size wants."""
+    def __init__(self, study: StudyRuns, options: Mapping[str, str]) -> None:
+        """Finds the nodes for the study's size."""
         super().__init__(study, options)
         if options.get("spot", "no") not in ("yes", "no"):
             raise UserError(f"--option=spot={options['spot']}: choose yes or no")
@@ -51,12 +51,12 @@ class Gke(Backend):
         self._namespace = f"--namespace={options.get('namespace', 'default')}"
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns a manifest for each run."""
+        """Returns `kubectl apply` with a manifest for each run."""
         words = ["kubectl", "apply", self._namespace, "--filename=-"]
         return [Command(words, json.dumps(self.manifest(run), indent=1)) for run in runs]
 
     def manifest(self, run: Run) -> dict[str, Any]:
-        """Returns the JobSet of a run, as JSON has it."""
+        """Returns the JobSet of a run, ready for JSON."""
         name = self.study.new_name(run)
         hosts = 1 if run.driver == "prepare" else self.study.size.hosts
         job = {
@@ -66,17 +66,17 @@ class Gke(Backend):
             "backoffLimit": 0,
             "podFailurePolicy": {
                 "rules": [
-                    # In this order. A pod whose node is taken away counts as failed: the job fails
-                    # for its backoffLimit, and so it does where a pod asks to be started again.
+                    # The order matters. A pod whose node is preempted counts as failed, so the job
+                    # fails for its backoffLimit; and so it does if a pod asks for a restart.
                     {
                         "action": "Count",
                         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                     },
-                    # Any other end is an error: the job fails for this policy.
+                    # Any other exit status is an error: the job fails for this policy.
                     {
                         "action": "FailJob",
                         "onExitCodes": {
-                            "containerName": _CONTAINER,  # the pod has GKE's mounting one, too
+                            "containerName": _CONTAINER,  # not GKE's container for mounting
                             "operator": "NotIn",
                             "values": [RESTART_STATUS],
                         },
@@ -95,7 +95,7 @@ class Gke(Backend):
             "spec": {
                 "failurePolicy": {
                     "maxRestarts": _RESTARTS,
-                    # Without this rule it would restart whatever the reason is.
+                    # Without this rule it would restart for every reason.
                     "rules": [
                         {
                             "name": "error",
@@ -125,7 +125,7 @@ class Gke(Backend):
             "resources": resources,
             "volumeMounts": [{"name": "bucket", "mountPath": f"{MOUNTS}/{bucket}"}],
         }
-        # Without a cache of what is where, the hosts see each other's files at once.
+        # Without a metadata cache the hosts see each other's files at once.
         mount = {"bucketName": bucket, "mountOptions": "implicit-dirs,metadata-cache:ttl-secs:0"}
         volume = {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": mount}
         return {
@@ -138,7 +138,7 @@ class Gke(Backend):
         }
 
     def _together(self, name: str, hosts: int) -> list[str]:
-        """Returns how the pods find each other: on TPUs GKE tells JAX."""
+        """Returns the flags by which the pods find each other; on TPUs JAX gets it from GKE."""
         if self._slice:
             return ["--together=--processes=auto"]
         first = f"{name}-{_JOB}-0-0.{name}:{_PORT}"
@@ -147,10 +147,10 @@ class Gke(Backend):
         return [f"--together={flag}" for flag in flags] if hosts > 1 else []
 
     def _nodes(self, run: Run) -> tuple[dict[str, str], dict[str, Any]]:
-        """Returns the labels of the nodes, and what a pod has of one."""
+        """Returns the labels of the nodes, and the resources of a pod."""
         spot = self.given.get("spot") == "yes"
         selector = {"cloud.google.com/gke-spot": "true"} if spot else {}
-        if run.driver == "prepare":  # by the CPUs of a usual node
+        if run.driver == "prepare":  # on the CPUs of any node
             return selector, {"requests": _PREPARING}
         if self._slice:
             selector["cloud.google.com/gke-tpu-accelerator"] = self._slice.node_label
@@ -162,7 +162,7 @@ class Gke(Backend):
         return selector, {"requests": {resource: count}, "limits": {resource: count}}
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns those whose JobSet has not ended, and removes the others."""
+        """Returns the runs whose JobSet has not ended, and deletes the other JobSets."""
         words = ["kubectl", "get", "jobsets", self._namespace]
         words += [f"--selector={_STUDY_LABEL}={self.study.key}", "--output=json"]
         found = set()

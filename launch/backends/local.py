@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, each on cores of its own, so that results are repeatable."""
+"""Backend for this machine: each run is a process with its own cores, so results are repeatable."""
 
 import contextlib
 import os
@@ -9,16 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 
 from experiments.study import Run
-from launch.backends import Backend, Command, Study
+from launch.backends import Backend, Command, StudyRuns
 
 
 class Local(Backend):
-    """As many at once as there are cores for."""
+    """Starts as many runs at once as there are cores for."""
 
     poll_seconds = 0.5
 
-    def __init__(self, study: Study, options: Mapping[str, str]) -> None:
-        """Divides the cores."""
+    def __init__(self, study: StudyRuns, options: Mapping[str, str]) -> None:
+        """Divides the cores into groups, one for each concurrent run."""
         super().__init__(study, options)
         cores = _cores()
         each = min(study.size.cores or len(cores), len(cores))
@@ -27,7 +27,7 @@ class Local(Backend):
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def room(self, alive: Sequence[Run]) -> int:
-        """Returns how many groups of cores nobody works on."""
+        """Returns the number of free groups of cores."""
         return len(self._free(alive))
 
     def _free(self, alive: Sequence[Run]) -> list[tuple[int, ...]]:
@@ -39,7 +39,7 @@ class Local(Backend):
         return attempts[-1].cores if attempts else ()
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns a job for each run, on cores that are free."""
+        """Returns `launch.job` for each run, on free cores."""
         free = self._free(self.alive(self.study.runs))
         groups = [free[n % len(free)] if free else self._groups[0] for n in range(len(runs))]
         return [self._command(run, group) for run, group in zip(runs, groups, strict=True)]
@@ -50,21 +50,21 @@ class Local(Backend):
         return Command([*words, f"--cores={','.join(map(str, cores))}"])
 
     def start(self, runs: Sequence[Run]) -> None:
-        """Starts jobs, and waits until each has said on which cores it is."""
+        """Starts jobs, and waits until each has recorded its cores."""
         for run, command in zip(runs, self.commands(runs), strict=True):
             before = len(self.study.folder.attempts(run))
             process = subprocess.Popen(
                 command.words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # ctrl-C is for the sweep, which asks its runs to end
+                start_new_session=True,  # ctrl-C goes to the sweep, which stops its runs
             )
             self._processes[run.name] = process
             while process.poll() is None and len(self.study.folder.attempts(run)) == before:
                 time.sleep(0.02)
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns those whose job lives, or whose driver outlived its job."""
+        """Returns the runs whose job is alive, or whose driver outlived its job."""
         return [run for run in runs if self._is_alive(run)]
 
     def _is_alive(self, run: Run) -> bool:
@@ -79,7 +79,7 @@ class Local(Backend):
                 os.kill(self.study.folder.attempts(run)[-1].process, signal.SIGTERM)
         while self.alive(asked):
             time.sleep(0.1)
-        return "all runs have saved and ended; the same command goes on"
+        return "all runs have saved and ended; the same command continues"
 
 
 def _cores() -> list[int]:

@@ -1,4 +1,4 @@
-"""Runs that a person starts: the commands, one after another, for a shell."""
+"""Backend that only prints the commands, for a person to start."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ class Printed(Backend):
     """Starts nothing."""
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns what a user would type, in an order in which it can be typed."""
+        """Returns the drivers' commands, each after those that it needs."""
         return [Command(self.study.folder.command(run)) for run in runs]
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns none: what a person does is not known here."""
+        """Returns none: nothing is started."""
         del runs
         return []

@@ -1,7 +1,7 @@
-"""Runs as the elements of SLURM's job arrays, a task on each host.
+"""Backend for SLURM: each run is an element of a job array, with a task on each host.
 
-Nothing is kept on who was sent where: the jobs have the study's name, and an element of an array
-says by its index which run it is. So a sweep finds what an earlier one has sent.
+No record of submitted jobs is kept: the name of a job is that of the study, and the index of an
+element identifies its run. So a sweep finds the jobs of an earlier one.
 """
 
 import itertools
@@ -16,23 +16,23 @@ _SCRIPT = pathlib.Path(__file__).parents[1] / "slurm_job.sh"
 _FIELDS = ("account", "partition", "qos", "constraint", "gres", "gpus-per-node", "mem")
 _FIELDS += ("cpus-per-task", "exclude", "nodelist", "reservation")
 
-# The indexes of an array; SLURM's default for MaxArraySize allows no more.
+# Elements of an array, at most: SLURM's default for MaxArraySize.
 _ARRAY_SIZE = 1000
-# Before the time limit, so that a run can save and go on in another job.
+# Between the signal and the time limit, for saving.
 _NOTICE_SECONDS = 120
-# Reasons for which SLURM lets a job wait for an administrator, whose run had no chance to begin.
+# Reasons for which SLURM holds a job until an administrator releases it; its run never started.
 _STUCK = ("launch failed requeued held", "user env retrieval failed requeued held")
 _STUCK += ("JobHoldMaxRequeue",)
 
 
 class Slurm(Backend):
-    """The checkout, its environment and the study's folder must be where all hosts see them."""
+    """Submits runs; all hosts must see the checkout, its environment and the study's folder."""
 
-    needs = {"sbatch": "SLURM's client programs belong on this machine (Debian: slurm-client)"}
+    needs = {"sbatch": "install SLURM's client programs (Debian: slurm-client)"}
     options = {name: f"sbatch's --{name}" for name in _FIELDS}
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns an array of jobs for each thousand numbers."""
+        """Returns a job array for each thousand run numbers."""
         numbers = sorted(self.study.number(run) for run in runs)
         groups = itertools.groupby(numbers, lambda number: number // _ARRAY_SIZE)
         return [self._array(group, list(members)) for group, members in groups]
@@ -49,12 +49,12 @@ class Slurm(Backend):
         return Command([*words, str(_SCRIPT), sys.executable, str(folder), str(first)])
 
     def start(self, runs: Sequence[Run]) -> None:
-        """Sends the arrays."""
-        (self.study.folder.path / "output").mkdir(exist_ok=True)  # SLURM would not make it
+        """Submits the arrays."""
+        (self.study.folder.path / "output").mkdir(exist_ok=True)  # SLURM does not create it
         super().start(runs)
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns those whose element waits, runs or is about to end."""
+        """Returns the runs whose element is pending, running or completing; cancels held ones."""
         words = ["squeue", "--me", "--array", "--noheader", "--format=%i|%j|%K|%r"]
         found = set()
         for line in call(Command(words)).splitlines():

@@ -1,6 +1,7 @@
-"""Runs as queued resources of Cloud TPU: each has a slice of its own, given back when it is over.
+"""Backend for Cloud TPU: each run has a queued resource, whose slice is released at its end.
 
-All workers of a slice run `launch/tpu_startup.sh`; what differs between runs is in their metadata.
+All workers of a slice run `launch/tpu_startup.sh`; what differs between runs is in the metadata of
+the slice.
 """
 
 import datetime
@@ -13,7 +14,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
 from experiments.study import Run
-from launch.backends import Backend, Command, Study, call, in_bucket, note_loss
+from launch.backends import Backend, Command, StudyRuns, call, in_bucket, note_loss
 from launch.slices import slice_of
 
 _SCRIPT = pathlib.Path(__file__).parents[1] / "tpu_startup.sh"
@@ -21,30 +22,30 @@ _GCLOUD = ["gcloud", "compute", "tpus", "queued-resources"]
 _PASSED_ON = ("network", "subnetwork", "service-account")
 
 # Cloud TPU API, QueuedResourceState.State, and the page "Manage queued resources".
-_COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
-_TAKEN_AWAY = ("SUSPENDING", "SUSPENDED")
-# A slice costs money from when it is active: its workers have so long to install and begin.
+_REQUESTED = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
+_PREEMPTED = ("SUSPENDING", "SUSPENDED")
+# A slice costs money once it is active: its workers must start the run within this time.
 _SETUP_SECONDS = 30 * 60.0
 
 
 class Tpu(Backend):
-    """The code is an archive in a bucket, which all workers mount; the study's folder is in it."""
+    """Requests slices; the code and the study's folder are in a bucket that all workers mount."""
 
     needs = {"gcloud": "install the Google Cloud CLI, https://cloud.google.com/sdk/docs/install"}
     options = {
         "project": "the Google Cloud project that pays",
-        "zone": "one that has such slices",
-        "bucket": "its name, without gs://; mounted at /gcs/NAME",
-        "code": "the archive in the bucket (code.tar.gz)",
-        "spot": "yes: cheaper slices, which may be taken away (no)",
-        "runtime": "another runtime version than the generation's",
+        "zone": "a zone with such slices",
+        "bucket": "the bucket's name, without gs://; it is mounted at /gcs/NAME",
+        "code": "the archive of the code in the bucket (code.tar.gz)",
+        "spot": "yes: cheaper slices, which may be preempted (no)",
+        "runtime": "another runtime version than the generation's default",
         **{name: f"gcloud's --{name}" for name in _PASSED_ON},
     }
     required = ("project", "zone", "bucket")
     poll_seconds = 60.0
 
-    def __init__(self, study: Study, options: Mapping[str, str]) -> None:
-        """Finds the slice that the study's size wants."""
+    def __init__(self, study: StudyRuns, options: Mapping[str, str]) -> None:
+        """Finds the slice for the study's size."""
         super().__init__(study, options)
         self._slice = slice_of(study.size)
         self._folder = in_bucket(study, options["bucket"])
@@ -54,7 +55,7 @@ class Tpu(Backend):
         self._active_since: dict[str, float] = {}
 
     def commands(self, runs: Sequence[Run]) -> list[Command]:
-        """Returns a request for each run."""
+        """Returns a request for a queued resource for each run."""
         return [self._create(run) for run in runs]
 
     def _create(self, run: Run) -> Command:
@@ -75,29 +76,29 @@ class Tpu(Backend):
         return Command([*words, f"--metadata=^|^{values}"])  # a comma may be in a path
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
-        """Returns those whose slice is at work or on its way, and gives back the other slices."""
-        told = call(Command([*_GCLOUD, "list", *self._where, "--format=json"]))
+        """Returns the runs whose slice is requested or in use, and deletes the other slices."""
+        listed = call(Command([*_GCLOUD, "list", *self._where, "--format=json"]))
         found = set()
-        for resource in json.loads(told):
+        for resource in json.loads(listed):
             name, state = resource["name"].rpartition("/")[2], resource["state"]["state"]
             run = self.study.run_of(name)
             if run is None or state == "DELETING":
                 continue
-            if state in _COMING or (state == "ACTIVE" and self._is_at_work(name, run, resource)):
+            if state in _REQUESTED or (state == "ACTIVE" and self._is_in_use(name, run, resource)):
                 found.add(run.name)
                 continue
-            if state in _TAKEN_AWAY:
+            if state in _PREEMPTED:
                 note_loss(self.study.folder, run)
-            # --force: with the slice. It takes minutes, for which nobody has to wait.
+            # --force deletes the slice too; --async does not wait the minutes that it takes.
             call(Command([*_GCLOUD, "delete", name, *self._where, "--force", "--quiet", "--async"]))
         return [run for run in runs if run.name in found]
 
-    def _is_at_work(self, name: str, run: Run, resource: Mapping[str, Any]) -> bool:
-        """Whether the run goes on, on a slice that is active."""
+    def _is_in_use(self, name: str, run: Run, resource: Mapping[str, Any]) -> bool:
+        """Returns True if a run on an active slice is being set up, runs or restarts."""
         since = self._active_since.setdefault(name, time.time())
         created = datetime.datetime.fromisoformat(resource["createTime"]).timestamp()
         attempts = self.study.folder.attempts(run)
         if not attempts or attempts[-1].began < created:
             return time.time() - since < _SETUP_SECONDS
-        # The workers start one that asks for it again by themselves.
+        # The workers themselves restart a run that asks for it.
         return attempts[-1].status in (None, RESTART_STATUS)

@@ -17,8 +17,8 @@ from bert_jax.errors import UserError
 from bert_jax.planning.topologies import SLICES
 from experiments.drop_nsp import STUDY
 from experiments.folder import StudyFolder
-from experiments.study import Places, Size, expand
-from launch.backends import Backend, Command, Study
+from experiments.study import Size, StudyPaths, expand
+from launch.backends import Backend, Command, StudyRuns
 from launch.backends.gke import Gke
 from launch.backends.local import Local
 from launch.backends.slurm import Slurm
@@ -31,10 +31,10 @@ GKE_OPTIONS = {"image": "us-docker.pkg.dev/my-project/bert/bert:1", "bucket": "m
 WORKDIR = pathlib.Path("/gcs/my-bucket/drop_nsp")
 
 
-def pod_study(size: Size | None = None) -> Study:
+def pod_study(size: Size | None = None) -> StudyRuns:
     size = size or STUDY.sizes["pod"]
-    runs = expand(STUDY, size, Places(workdir=str(WORKDIR), data="/gcs/my-bucket/data"))
-    return Study("drop_nsp", size, StudyFolder(WORKDIR), runs)
+    runs = expand(STUDY, size, StudyPaths(workdir=str(WORKDIR), data="/gcs/my-bucket/data"))
+    return StudyRuns("drop_nsp", size, StudyFolder(WORKDIR), runs)
 
 
 def sized(accelerator: str, hosts: int) -> Size:
@@ -78,38 +78,48 @@ def test_no_two_slices_have_one_type():
     ("size", "message"),
     [
         (sized("", 1), "accelerator='' of the size: name a slice of v4, v5e, v5p, v6e, such as"),
-        (sized("v9:2x2", 1), "accelerator='v9:2x2' of the size does not exist: there are v4, v5e"),
-        (sized("v5e:3x3", 1), "does not exist: the slices of v5e are 1x1, 2x2, 2x4, 4x4"),
+        (
+            sized("v9:2x2", 1),
+            "accelerator='v9:2x2' of the size does not exist: choose one of the slices of v4",
+        ),
+        (
+            sized("v5e:3x3", 1),
+            "does not exist: choose one of the slices of v5e: 1x1, 2x2, 2x4, 4x4",
+        ),
         (sized("cpu:8", 1), "accelerator='cpu:8' of the size does not exist"),
-        (sized("v5e:4x4", 2), "hosts=2 of the size, and v5e:4x4 has 4: set hosts=4"),
+        (sized("v5e:4x4", 2), "hosts=2 of the size, but v5e:4x4 has 4: set hosts=4"),
         (sized("v5e:4x4", 0), "hosts=0 of the size: a run needs a host"),
     ],
 )
 @pytest.mark.parametrize(("backend", "options"), [(Tpu, TPU_OPTIONS), (Gke, GKE_OPTIONS)])
 def test_a_size_that_no_slice_has(size, message, backend, options):
     with pytest.raises(UserError) as raised:
-        backend(Study("s", size, StudyFolder(WORKDIR), []), options)
+        backend(StudyRuns("s", size, StudyFolder(WORKDIR), []), options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("backend", [Local, Slurm])
 def test_a_size_without_hosts(backend: type[Backend]):
-    with pytest.raises(UserError, match="hosts=0 of the size: a run needs a host, set hosts=1"):
-        backend(Study("s", sized("", 0), StudyFolder(WORKDIR), []), {})
+    with pytest.raises(UserError, match="hosts=0 of the size: a run needs a host: set hosts=1"):
+        backend(StudyRuns("s", sized("", 0), StudyFolder(WORKDIR), []), {})
 
 
 @pytest.mark.parametrize(
     ("backend", "options", "message"),
     [
-        (Tpu, {"project": "p", "zone": "z"}, "--option=bucket=... is missing: its name, without"),
-        (Gke, {"bucket": "b"}, "--option=image=... is missing: of the code, as launch/Dockerfile"),
+        (
+            Tpu,
+            {"project": "p", "zone": "z"},
+            "--option=bucket=... is missing: give the bucket's name",
+        ),
+        (Gke, {"bucket": "b"}, "--option=image=... is missing: give an image of the code"),
         (
             Tpu,
             {"zones": "z"},
-            "--option=zones: there is no such option here; there are project, zo",
+            "--option=zones is unknown: choose among project, zo",
         ),
-        (Slurm, {"image": "i"}, "--option=image: there is no such option here; there are account"),
-        (Local, {"image": "i"}, "--option=image: there is no such option here; there are none"),
+        (Slurm, {"image": "i"}, "--option=image is unknown: choose among account"),
+        (Local, {"image": "i"}, "--option=image is unknown: choose among none"),
     ],
 )
 def test_options_are_checked_by_name(backend, options, message):
@@ -124,8 +134,8 @@ def test_options_are_checked_by_name(backend, options, message):
         (Tpu, TPU_OPTIONS | {"spot": "true"}, "--option=spot=true: choose yes or no"),
         (Gke, GKE_OPTIONS | {"spot": "1"}, "--option=spot=1: choose yes or no"),
         (Gke, GKE_OPTIONS | {"gpu": "g", "gpus": "all"}, "--option=gpus=all: give the number"),
-        (Tpu, TPU_OPTIONS | {"bucket": "other"}, "mount it at /gcs/other, as its hosts do"),
-        (Gke, GKE_OPTIONS | {"bucket": "other"}, "mount it at /gcs/other, as its hosts do"),
+        (Tpu, TPU_OPTIONS | {"bucket": "other"}, "mount it at /gcs/other, as the hosts do"),
+        (Gke, GKE_OPTIONS | {"bucket": "other"}, "mount it at /gcs/other, as the hosts do"),
     ],
 )
 def test_values_of_options_are_checked(backend, options, message):
@@ -137,7 +147,7 @@ def test_values_of_options_are_checked(backend, options, message):
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        (Slurm, "sbatch is not installed: SLURM's client programs belong on this machine"),
+        (Slurm, "sbatch is not installed: install SLURM's client programs"),
         (Tpu, "gcloud is not installed: install the Google Cloud CLI"),
         (Gke, "kubectl is not installed: install it by `gcloud components install kubectl`"),
     ],

@@ -139,7 +139,7 @@ def at_work(workdir: pathlib.Path, name: str) -> int:
     folder = StudyFolder(workdir)
     wait_until(lambda: folder.find_plan() is not None)
     run = next(run for run in folder.read_plan().runs if run.name == name)
-    wait_until(lambda: any("step" in line for line in folder.last_words(run, 5)))
+    wait_until(lambda: any("step" in line for line in folder.last_output(run, 5)))
     return folder.attempts(run)[-1].process
 
 
@@ -165,12 +165,15 @@ def test_stopped_and_killed_in_the_middle_it_ends_as_if_it_had_not_been(
     at_work(workdir, name)
     second = sweep(workdir, "--seeds=2")
     assert second.returncode == 1
-    assert second.stderr.startswith("error: another sweep is at work in --workdir=")
+    assert (
+        second.stderr.startswith("error: --workdir=")
+        and "another sweep is running" in second.stderr
+    )
     assert len(StudyFolder(workdir).read_plan().runs) == 6  # by which jobs find their run
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == RESTART_STATUS
-    said = "stopped: all runs have saved and ended; the same command goes on"
+    said = "stopped: all runs have saved and ended; the same command continues"
     assert err.splitlines()[-1] == said
     folder = StudyFolder(workdir)
     (run,) = (run for run in folder.read_plan().runs if run.name == name)
@@ -205,7 +208,7 @@ def test_what_fails_is_tried_again_then_left_and_the_others_go_on(
     *events, last = done.stderr.splitlines()
     assert last.startswith("error: failed: pretrain/no_loss/seed-0, and 1 more wait for them:")
     told = "\n".join(events)
-    assert "failed  pretrain/no_loss/seed-0: it ended with status 1; it is tried again" in told
+    assert "failed  pretrain/no_loss/seed-0: it ended with status 1; retrying" in told
     assert told.count("error: gone is not a prepared corpus") == 2  # its last words, each time
     folder = StudyFolder(workdir)
     states = {run.name: folder.is_done(run) for run in trained(workdir)}
@@ -239,13 +242,13 @@ def test_a_dry_run_prints_what_would_be_run(sweep: Sweep, tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--size=huge"], "--size=huge: the study has cpu"),
-        (["--variants=pairs,none"], "--variants=none: the study has pairs, no_loss, slow"),
-        (["--variants=slow"], "--variants lacks pairs, with which the others are compared"),
-        (["--checkpoint=runs/x"], "--checkpoint=runs/x: the variants of small are pretrained"),
-        (["--option=zone"], "--option=zone must be NAME=VALUE"),
-        (["--option=zone=here"], "--option=zone: there is no such option here; there are none"),
-        (["--data=nowhere"], "--data=nowhere is no folder"),
+        (["--size=huge"], "--size=huge: choose one of cpu"),
+        (["--variants=pairs,none"], "--variants=none: choose among pairs, no_loss, slow"),
+        (["--variants=slow"], "--variants=slow lacks the base, with which the others are compared"),
+        (["--checkpoint=runs/x"], "--checkpoint=runs/x: small pretrains its variants"),
+        (["--option=zone"], "--option=zone: write it as --option=NAME=VALUE"),
+        (["--option=zone=here"], "--option=zone is unknown: choose among none"),
+        (["--data=nowhere"], "--data=nowhere is not a folder"),
         (["again.py"], "name one study"),
     ],
 )
@@ -268,7 +271,7 @@ def test_a_folder_of_something_else_is_refused(
     shutil.copytree(swept[0] / "states", folder / "states")
     plan = json.loads((folder / "plan.json").read_text())
     for change, message in (
-        ({"study": "other"}, "holds other at size cpu, not small at size cpu: name another"),
+        ({"study": "other"}, "has other at size cpu, not small at size cpu: name another"),
         (
             {"runs": [run | {"flags": ["--other"]} for run in plan["runs"]]},
             "began corpus with another command (it differs in",
@@ -279,7 +282,7 @@ def test_a_folder_of_something_else_is_refused(
         assert done.returncode == 1 and message in done.stderr, done
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
-    assert "holds files and no study" in sweep(tmp_path / "letters").stderr
+    assert "has files but no study" in sweep(tmp_path / "letters").stderr
 
 
 def test_a_report_reads_the_logs(swept: Swept) -> None:
@@ -326,9 +329,9 @@ def test_without_a_finished_run_there_is_no_report(swept: Swept, tmp_path: pathl
     done = report(str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"error: no run of {tmp_path} is finished: there is nothing to report yet\n"
+        f"error: no run of {tmp_path} is finished: wait, or run launch.sweep again\n"
     )
-    assert "holds no study" in report(str(tmp_path / "none")).stderr
+    assert "has no study" in report(str(tmp_path / "none")).stderr
 
 
 def test_an_attempt_that_vanished_counts_as_failed(tmp_path: pathlib.Path) -> None:
