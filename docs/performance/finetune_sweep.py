@@ -1,13 +1,13 @@
-"""A sweep beside the same runs one by one: what differs, and the time of both.
+"""Compares the scores and the time of a sweep with those of the same runs one by one.
 
     python -m docs.performance.finetune_sweep --checkpoint=runs/mini --workdir=runs/beside \
         --seeds=5 --learning_rates=1e-4,3e-4,1e-3,3e-3 --config=configs/finetune_sst2.py \
         --config.data.train=sentences_train.tsv --config.data.dev=sentences_dev.tsv
 
-Flags that are not its own are given to every run. One by one is a process for each rate, whose
-seeds follow each other and share what is compiled (`--config.seeds`). All have the cores of this
-process. "cpu" are the seconds of all cores, which others on the machine change least. What is
-trained already is not trained again.
+Other flags are passed to every run. One by one means a process for each rate, which trains the
+seeds one after another with the same compiled step (`--config.seeds`). All use the cores of this
+process. "cpu" is in seconds of all cores, which other load on the machine changes least. Finished
+runs are not repeated.
 """
 
 import json
@@ -39,7 +39,7 @@ _given: list[str] = []  # flags for every run
 
 
 def run(driver: str, workdir: pathlib.Path, *own: str) -> tuple[float, float]:
-    """Runs a driver where it has not run; returns its seconds, and those of all cores."""
+    """Runs a driver, unless it has run; returns its wall seconds, and those of all cores."""
     taken = workdir.with_name(f"{workdir.name}.seconds")
     if not taken.exists():
         command = [sys.executable, "-m", f"bert_jax.{driver}", *_given, *own]
@@ -67,7 +67,7 @@ def outputs_alone(workdir: pathlib.Path) -> np.ndarray:
 
 
 def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> list[str]:
-    """Returns the cells of a row: how far a run of the sweep is from the run alone."""
+    """Returns the cells of a row: the differences between a run of the sweep and the run alone."""
     theirs = outputs_alone(alone)
     epochs = [each for each in read_log(alone / LOG_FILE) if "dev_loss" in each]
     best = max(each["dev_accuracy"] for each in epochs)
@@ -89,7 +89,7 @@ def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> l
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs all, then prints two tables."""
+    """Runs everything, then prints two tables."""
     _given.extend(argv[1:])
     workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/beside"))
     workdir.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""How a step's seconds and bytes grow with its rows, tokens, layers, width, vocabulary and devices.
+"""Growth of a step's time and memory with rows, tokens, layers, width, vocabulary and devices.
 
     python -m docs.performance.growth --output=docs/performance/growth.png
 
-From one small shape, one size at a time is doubled. Beside each figure stands what it is relative
-to the shape before, and the same of the formulas: operations of the model (`flops.py`), and bytes
-of the state. Devices are compiled for, not run: figures are of one of them.
+Starting from one small shape, it doubles one size at a time. After each figure stands its ratio to
+the one before, also for model FLOPs by the formula (`model/flops.py`) and bytes of the state. With
+several devices the step is only compiled; figures are per device.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ from bert_jax.planning.compile_ahead import compile_step
 from bert_jax.runs.steps import pretraining_step
 from bert_jax.training.state import init_params, init_state
 
-_OUTPUT = flags.DEFINE_string("output", "", "a picture to draw")
-_TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape, of which medians are told")
+_OUTPUT = flags.DEFINE_string("output", "", "file for a plot; '': none")
+_TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape; the medians are printed")
 
 _DEVICES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a step's cost depends on."""
+    """Sizes of a step: rows, tokens in a row, layers, width, vocabulary and devices."""
 
     B: int = 16
     T: int = 128
@@ -48,7 +48,7 @@ class Shape:
     devices: int = 1
 
     def config(self) -> PretrainConfig:
-        """Returns a run of the shape, with dropout as published; a head is 64 wide."""
+        """Returns the config of the shape, with dropout as published and heads of width 64."""
         encoder = EncoderConfig(
             vocab_size=self.V,
             layers=self.L,
@@ -75,18 +75,18 @@ GROWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of a step, on one device."""
+    """Costs of a step on one device."""
 
-    flops: float  # of the formula
-    program_flops: float  # of the compiled program's products
+    flops: float  # by the formula
+    program_flops: float  # products of the compiled program
     state_bytes: float
     temporary_bytes: float
     traffic_bytes: float
-    seconds: float | None  # None: it was not run
+    seconds: float | None  # None: not run
 
 
 def measure(shape: Shape, turns: int) -> Cost:
-    """Compiles a shape, and runs it where it is of one device."""
+    """Compiles a shape, and runs it if it has one device."""
     config = shape.config()
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[: shape.devices])
     vocabulary = vocabulary_of(shape.V)
@@ -123,7 +123,7 @@ def run(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Any, turns: in
 
 
 def lines(axis: str, costs: Mapping[int, Cost]) -> Iterator[str]:
-    """Yields the lines of a table for one axis: figures, and how each grew from the one before."""
+    """Yields the lines of a table for one axis: figures, and their ratios to the ones before."""
     before: Cost | None = None
     for size, cost in costs.items():
         cells = [f"{axis}={size}"]
@@ -140,7 +140,7 @@ def lines(axis: str, costs: Mapping[int, Cost]) -> Iterator[str]:
 
 
 def draw(costs: Mapping[str, Mapping[int, Cost]], path: pathlib.Path) -> None:
-    """Draws each axis: seconds, traffic and temporaries beside the operations, all relative."""
+    """Plots seconds, traffic, temporaries and FLOPs over each axis, relative to the first."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3)
     shown = {
@@ -164,7 +164,7 @@ def draw(costs: Mapping[str, Mapping[int, Cost]], path: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Prints the table, and draws it."""
+    """Prints the table, and draws the plot."""
     jax.config.update("jax_num_cpu_devices", _DEVICES)
     print(
         "| shape | model, GFLOP | program, GFLOP | state, GB | temporaries, GB | traffic, GB | s |"

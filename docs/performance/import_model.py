@@ -1,13 +1,12 @@
-"""Time and memory of importing a model of 110 M parameters, beside reading its file.
+"""Time and memory of importing a model of 110 M parameters, compared with reading its file.
 
     python -m docs.performance.import_model --vocab=vocab.txt
 
-`read` is `safetensors.numpy.load_file`, what anybody does with the file; `parameters` is the same
-file as our tree; `checkpoint` is its writing, compressed and with fingerprints. Reading and
-importing take turns, each time in a process of its own that has imported a tiny model, so that
-libraries are loaded and memory is not. `cpu` are the seconds of all cores. Memory is the peak of
-the process above what it held before, as a multiple of the file's size, with the pages of the
-mapped file.
+`read` is `safetensors.numpy.load_file`; `parameters` reads the file into our tree; `checkpoint`
+writes it, compressed and with fingerprints. Reading and importing take turns, each in a new process
+that has first imported a tiny model, so that libraries are loaded. `cpu` is in seconds of all
+cores. Memory is the growth of the process's peak, as a multiple of the file's size, including the
+pages of the mapped file.
 """
 
 import collections
@@ -35,32 +34,32 @@ from bert_jax.interop import huggingface
 from bert_jax.interop.weights import SAFETENSORS_FILE
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of 30,522 pieces")
-_RUNS = flags.DEFINE_integer("runs", 5, "of each, of which medians are told")
-_MEASURE = flags.DEFINE_list("measure", [], "read or import, and a directory: in this process")
+_RUNS = flags.DEFINE_integer("runs", 5, "runs of each; medians and minima are printed")
+_MEASURE = flags.DEFINE_list("measure", [], "read or import, and a directory: for subprocesses")
 
 
 def resident_bytes() -> int:
-    """Returns what this process holds in memory."""
+    """Returns the resident memory of this process."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def timed(make: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Returns what is made, the seconds that it took, and those of all cores."""
+    """Returns the result of a call, its wall seconds, and those of all cores."""
     begin, cpu = time.perf_counter(), time.process_time()
     made = make()
     return made, time.perf_counter() - begin, time.process_time() - cpu
 
 
 def import_tiny(directory: pathlib.Path, mesh: Mesh) -> None:
-    """Loads the libraries and compiles what is always the same."""
+    """Imports a tiny model, which loads the libraries and compiles shared programs."""
     tiny = huggingface.read_directory(directory / "tiny", mesh)
     with tempfile.TemporaryDirectory() as target:
         convert.write_checkpoint(tiny, pathlib.Path(target, "run"))
 
 
 def measure(what: str, directory: pathlib.Path) -> dict[str, float]:
-    """Reads, or imports and writes, once."""
+    """Reads a model, or imports and writes it, once; returns seconds and memory."""
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     import_tiny(directory, mesh)
     before = resident_bytes()
@@ -99,8 +98,8 @@ def main(argv: list[str]) -> None:
             for what in ("read", "import"):
                 flag = f"--measure={what},{made}"
                 command = [sys.executable, "-m", "docs.performance.import_model", flag]
-                said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-                for name, value in json.loads(said).items():
+                output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+                for name, value in json.loads(output).items():
                     runs[name].append(value)
     for name, values in runs.items():
         print(f"{name:16} {statistics.median(values):.2f} ({min(values):.2f})")

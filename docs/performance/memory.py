@@ -1,10 +1,10 @@
-"""What each lever of memory saves and costs, read from the compiled step: nothing is run.
+"""Memory saved by each option, and its cost in FLOPs, read from the compiled step; nothing runs.
 
     python -m docs.performance.memory --size=base --batch=32 --length=128
     python -m docs.performance.memory --size=base --batch=32 --length=128 --devices=8
 
-With several devices the table is of meshes, by the bytes that one device holds. Bytes are those of
-XLA on CPU; operations are those of the program, on one device.
+With several devices the table compares meshes instead, by the memory of one device. Bytes are those
+of XLA on CPU; FLOPs are those of the program on one device.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from bert_jax.planning.compile_ahead import compile_step
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 32, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
-_DEVICES = flags.DEFINE_integer("devices", 1, "more than one: meshes of them are compared")
+_DEVICES = flags.DEFINE_integer("devices", 1, "more than one: compare their meshes")
 
 LEVERS = {
-    "as it is": {},
+    "baseline": {},
     "micro_batches=2": {"micro_batches": 2},
     "micro_batches=4": {"micro_batches": 4},
     "micro_batches=8": {"micro_batches": 8},
@@ -38,7 +38,7 @@ LEVERS = {
 
 
 def config_with(changes: dict) -> PretrainConfig:
-    """Returns a config of the size, with fields of whichever group has them changed."""
+    """Returns a config of the size with some fields changed, in the group that has them."""
     encoder = encoder_of(_SIZE.value)
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
     config.data.length = _LENGTH.value
@@ -50,7 +50,7 @@ def config_with(changes: dict) -> PretrainConfig:
 
 
 def measure(changes: dict, mesh: MeshConfig) -> tuple[float, float, float]:
-    """Returns gibibytes held from step to step, gibibytes of temporaries, and operations."""
+    """Returns GiB of the step's arguments, GiB of temporaries, and FLOPs."""
     vocabulary = vocabulary_of(VOCAB)
     devices = sharding.make_mesh(mesh, jax.devices()[: _DEVICES.value])
     (step,) = abstract_pretraining_steps(config_with(changes), vocabulary, devices)
@@ -70,14 +70,14 @@ def main(_: list[str]) -> None:
         meshes = [MeshConfig(fsdp=n) for n in powers]
         meshes += [MeshConfig(tensor=n) for n in powers[1:] if heads % n == 0]
         settings = [(f"fsdp={mesh.fsdp} tensor={mesh.tensor}", {}, mesh) for mesh in meshes]
-    print("| setting | state, GiB | temporaries, GiB | both, of the first | operations |")
+    print("| setting | state, GiB | temporaries, GiB | both, of the first | FLOPs, of the first |")
     print("|---|---|---|---|---|")
     first = None
     for name, changes, mesh in settings:
-        held, temporaries, flops = measure(changes, mesh)
-        first = first or (held + temporaries, flops)
+        state, temporaries, flops = measure(changes, mesh)
+        first = first or (state + temporaries, flops)
         print(
-            f"| {name} | {held:.2f} | {temporaries:.2f} | {(held + temporaries) / first[0]:.2f} |"
+            f"| {name} | {state:.2f} | {temporaries:.2f} | {(state + temporaries) / first[0]:.2f} |"
             f" {flops / first[1]:.2f} |",
             flush=True,
         )

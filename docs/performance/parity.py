@@ -1,11 +1,11 @@
-"""How far a converted model is from transformers: every head, both ways, beside a float64 run.
+"""Differences between converted models and transformers: every head, both ways, against float64.
 
     python -m docs.performance.parity --vocab=vocab.txt
 
-Models of 2, 6 and 12 layers are drawn at random, with weights of their initial size (standard
-deviation 0.02) and with larger ones (0.06, norms and biases off 1 and 0), whose activations are
-as large as those of trained models. The table is Markdown. `ours` and `theirs` are the distances
-of both libraries, in float32, from transformers in float64.
+Models of 2, 6 and 12 layers have random weights, of the initial size (standard deviation 0.02) and
+larger ones (0.06, with norms and biases away from 1 and 0), whose activations are as large as those
+of trained models. In the Markdown table, `ours` and `theirs` are the distances of both libraries,
+in float32, from transformers in float64.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ _HEADS = {2: 2, 6: 6, 12: 12}
 
 
 def make_model(architecture: str, layers: int, vocab_size: int, *, trained: bool) -> Any:
-    """Draws a model of transformers."""
+    """Returns a random model of transformers."""
     torch.manual_seed(layers)
     width = _HEADS[layers] * _WIDTH_OF_A_HEAD
     make_config: Any = transformers.BertConfig  # its keywords are not all declared
@@ -65,12 +65,12 @@ def run_float64(
 def distance(
     one: verify.ModelOutputs, other: verify.ModelOutputs, batch: verify.InputRows
 ) -> float:
-    """Returns the greatest difference of all outputs."""
+    """Returns the largest difference over all outputs."""
     return max(each.greatest for each in verify.compare(one, other, batch))
 
 
 def measure(architecture: str, layers: int, *, trained: bool) -> None:
-    """Prints two rows: there, and back."""
+    """Prints two rows: for the import, and for the export."""
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     pieces = pathlib.Path(_VOCAB.value).read_text(encoding="utf-8").count("\n")
     with tempfile.TemporaryDirectory() as made:

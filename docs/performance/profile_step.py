@@ -1,9 +1,9 @@
-"""Where the time of a pretraining step goes, by kind of operation, from XLA's own profile.
+"""Profile of a pretraining step: seconds by kind of operation, from XLA's profiler.
 
     python -m docs.performance.profile_step --size=base --batch=8 --length=128
 
-Flags are those of `our_step`. Times are of operations, which on a CPU run one after another; with
-the profiler they take a little longer than without.
+Flags are those of `benchmarks.our_step`. Operations on a CPU run one after another, so their
+times add up to the step; with the profiler they take a little longer.
 """
 
 import collections
@@ -20,7 +20,7 @@ from benchmarks.our_step import Step
 
 _STEPS = 3
 
-# The first that fits the name of the operation, then of what it was made of in JAX.
+# (kind, pattern of the operation's name, pattern of its name in JAX): the first that matches both.
 _KINDS = (
     ("products", r"^(ynn_fusion|dot|gemm|cublas|cutlass|nvjet)", ""),
     ("random bits", "", r"rng_bit_generator|threefry|random_bits"),
@@ -40,15 +40,15 @@ _KINDS = (
 
 
 def kind_of(operation: str, origin: str) -> str:
-    """Returns which kind an operation is of."""
-    for kind, own, made_of in _KINDS:
-        if re.search(own, operation) and re.search(made_of, origin):
+    """Returns the kind of an operation, from its name and its name in JAX."""
+    for kind, own, of_origin in _KINDS:
+        if re.search(own, operation) and re.search(of_origin, origin):
             return kind
     return "others"
 
 
 def origins(program: str) -> dict[str, str]:
-    """Returns of each operation of a program what it was in JAX; '' where that is not known."""
+    """Returns operation -> its name in JAX for the text of a program; '' if unknown."""
     found = {}
     for line in program.splitlines():
         if match := re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line):
@@ -58,7 +58,7 @@ def origins(program: str) -> dict[str, str]:
 
 
 def seconds_by_operation(folder: pathlib.Path) -> dict[str, float]:
-    """Adds up a profile by the name of the operation."""
+    """Returns operation -> seconds of a profile."""
     (path,) = folder.rglob("*.xplane.pb")
     seconds: dict[str, float] = collections.defaultdict(float)
     for plane in ProfileData.from_file(str(path)).planes:
@@ -71,7 +71,7 @@ def seconds_by_operation(folder: pathlib.Path) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    """Profiles some steps, and prints a table."""
+    """Profiles a few steps, and prints a table."""
     del argv
     step = Step()
     alone = statistics.median(step.run()[0] for _ in range(_STEPS))
@@ -80,12 +80,12 @@ def main(argv: list[str]) -> None:
             for _ in range(_STEPS):
                 step.run()
         seconds = seconds_by_operation(pathlib.Path(folder))
-    made_of = origins(step.program())
+    in_jax = origins(step.program())
     kinds: dict[str, float] = collections.defaultdict(float)
     for name, spent in seconds.items():
-        kinds[kind_of(name, made_of.get(name, ""))] += spent / _STEPS
+        kinds[kind_of(name, in_jax.get(name, ""))] += spent / _STEPS
     total = sum(kinds.values())
-    print(f"a step takes {alone:.3f} s; its operations {total:.3f} s in the profile\n")
+    print(f"a step takes {alone:.3f} s, and its operations {total:.3f} s in the profile\n")
     print("| kind | seconds | share |\n|---|---|---|")
     for kind, spent in sorted(kinds.items(), key=lambda each: -each[1]):
         print(f"| {kind} | {spent:.3f} | {spent / total:.1%} |")

@@ -1,11 +1,11 @@
-"""WordPiece ids and character offsets beside those of transformers' fast tokenizer.
+"""Compares WordPiece ids and character offsets with those of transformers' fast tokenizer.
 
     python -m docs.performance.tokenizer_parity --vocab=vocab.txt train.tsv test.conll wiki.txt
 
-A text is the first column of a .tsv, a sentence of a .conll (a word a line, tags behind it), or a
-line of anything else. Texts that hold a special piece such as "[SEP]" are counted and left out:
-transformers makes the special token of it, and this project text. Offsets that differ by combining
-marks alone, behind a token that lost them, are counted by themselves.
+A text is the first column of a .tsv, a sentence of a .conll (a word per line, followed by tags), or
+a line of any other file. Texts with a special piece such as "[SEP]" are counted and left out:
+transformers reads it as the special token, and this project as text. Offsets that differ only by
+combining marks after a token that lost them are counted separately.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from absl import app, flags
 from bert_jax.text.tokenizer import load_tokenizer
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
-_LIMIT = flags.DEFINE_integer("megabytes", 10, "of a file that are read, at most")
+_LIMIT = flags.DEFINE_integer("megabytes", 10, "read at most so much of a file")
 
 _SHOWN = 5  # differences
 
@@ -40,7 +40,7 @@ def read_texts(path: pathlib.Path) -> Iterator[str]:
 
 
 def compare(path: pathlib.Path, *, lower_case: bool) -> None:
-    """Prints the figures of a file."""
+    """Compares the tokenizers on a file, and prints the counts."""
     ours = load_tokenizer(_VOCAB.value, lower_case=lower_case)
     theirs = transformers.BertTokenizer(_VOCAB.value, do_lower_case=lower_case)
     special = [ours.id_to_piece(id) for id in dataclasses.astuple(ours.special)]

@@ -1,11 +1,11 @@
-"""What each lever of the step does to the program for a TPU, compiled ahead of time; nothing runs.
+"""Effect of each option on the step's program for a TPU, compiled ahead of time; nothing runs.
 
     pip install libtpu
     python -m docs.performance.tpu_levers --size=base --batch=256 --length=512 --topology=v5e:4x4
 
-Products are told beside the formula's (`flops.py`; what the last layer leaves out makes them
-fewer), traffic and temporaries of a chip as the compiled program has them, and the step's time at
-the chip's peaks: at least, where everything overlaps, and at most, where nothing does.
+The table has the products relative to the formula of `model/flops.py` (fewer, because of what the
+last layer leaves out), the traffic and memory of a chip from the compiled program, and the time of
+a step at the chip's peak rates, with full overlap and without any.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from bert_jax.planning.topologies import only_compile, topology_devices
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 256, "rows, of all chips")
 _LENGTH = flags.DEFINE_integer("length", 512, "tokens in a row")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "as `plan` has it")
-_ONLY = flags.DEFINE_list("only", [], "levers; none: all")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "as in `plan`")
+_ONLY = flags.DEFINE_list("only", [], "levers to compile; none: all")
 
-# The first is what the others are compared with; fields of the config or of its encoder.
+# name -> fields of the config or of its encoder; the first is the baseline.
 LEVERS: dict[str, dict[str, Any]] = {
     "bfloat16": {},
     "float32": {"compute_type": ComputeType.FLOAT32},
@@ -50,7 +50,7 @@ LEVERS: dict[str, dict[str, Any]] = {
 
 
 def step_with(changes: dict[str, Any], devices: list[Any]) -> AbstractStep:
-    """Returns the pretraining step with some fields changed."""
+    """Returns the pretraining step with some fields of the config changed."""
     encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder.compute_type = ComputeType.BFLOAT16
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
@@ -66,10 +66,10 @@ def step_with(changes: dict[str, Any], devices: list[Any]) -> AbstractStep:
 
 
 def line(name: str, step: AbstractStep) -> str:
-    """Compiles, and returns a line of the table."""
+    """Compiles a step, and returns its line of the table."""
     devices = step.mesh.size
     chip = find_chip(step.mesh.devices.flat[0].device_kind)
-    assert chip, "no such chip is known"
+    assert chip, f"{_TOPOLOGY.value} has no known chip"
     compiled = step.lower().compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text and memory
@@ -82,13 +82,13 @@ def line(name: str, step: AbstractStep) -> str:
         steps=1,
         devices=devices,
     )
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     cells = [
         name,
         f"{costs.flops * devices / step.model_flops:.3f}",
         f"{costs.memory_bytes / 1e9:.1f}",
         f"{costs.sent_bytes / 1e9:.2f}",
-        f"{held / 2**30:.2f}",
+        f"{needed / 2**30:.2f}",
         f"{times.bound * 1e3:.1f} to {times.seconds * 1e3:.1f}",
         f"{times.utilisation(times.bound):.0%} to {times.utilisation(times.seconds):.0%}",
         f"{text.count(' fusion(')}",
