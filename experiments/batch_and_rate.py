@@ -1,6 +1,6 @@
 """How large a batch, if every run sees the same rows, and which learning rate goes with it?
 
-RoBERTa's table 3: from 256 rows to 8,000, with fewer steps and higher rates. LAMB is there for the
+RoBERTa's table 3: from 256 rows to 8,000, with fewer steps and higher rates. LAMB is for the
 largest ones.
 """
 

@@ -71,7 +71,7 @@ def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> l
     theirs = outputs_alone(alone)
     epochs = [each for each in read_log(alone / LOG_FILE) if "dev_loss" in each]
     best = max(each["dev_accuracy"] for each in epochs)
-    apart = [
+    gaps = [
         abs(epoch[name] - other[name])
         for epoch, other in zip(ours["epochs"], epochs, strict=True)
         for name in ("dev_accuracy", "dev_loss")
@@ -84,7 +84,7 @@ def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> l
         f"{best:.4f}",
         f"{differing} of {len(outputs)}",
         f"{np.abs(outputs - theirs).max():.1e}",
-        f"{max(apart):.1e}",
+        f"{max(gaps):.1e}",
     ]
 
 

@@ -210,7 +210,7 @@ def test_the_page_sorts_and_switches_metrics(
     click("#results th button", "mean", until=lambda: column(1) == ["base", "noisy", "better"])
     click("#metrics button", "sst2 accuracy", until=lambda: "0.8100 ± 0.0248" in column(2))
     assert len(browser.find_elements("css selector", "#means circle")) == 3
-    assert len(browser.find_elements("css selector", "#courses polyline")) == 3
+    assert len(browser.find_elements("css selector", "#curves polyline")) == 3
     assert "higher is better" in browser.find_element("id", "note").text
     assert browser.find_element("id", "published").text.count("A paper") == 1
     shown, address = column(1), browser.current_url
