@@ -1,32 +1,15 @@
-"""Fine-tunes a checkpoint on a labelled task: the encoder is transferred, the head is swapped.
+r"""Fine-tunes a checkpoint on a labelled task: the encoder is transferred, the head is new.
 
-    python -m bert_jax.finetune --config=configs/finetune_text.py --checkpoint=runs/base \
+    python -m bert_jax.finetune --config=finetune_text --checkpoint=runs/base \
         --config.data.train=train.tsv --config.data.dev=dev.tsv --workdir=runs/task
 
-A run that is started again in its directory goes on where it was.
+The same command goes on with a run that was stopped. With --config.seeds above 1 each seed has a
+directory of its own, WORKDIR/seed-N, and WORKDIR/summary.json the mean and the deviation.
 """
 
-import dataclasses
-import functools
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import numpy as np
-
-from bert_jax.checkpoints.checkpoint import (
-    FOLDER,
-    Checkpoints,
-    find_checkpoint,
-    newest_metadata,
-    read_metadata,
-    restore_newest,
-    steps_in,
-)
-from bert_jax.checkpoints.transfer import initial_params, transfer_table
-from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.cli import app
 from bert_jax.cli.flags import (
     LaunchFlags,
@@ -35,39 +18,7 @@ from bert_jax.cli.flags import (
     config_flag,
     workdir_flag,
 )
-from bert_jax.config import EncoderMode, FinetuneConfig, flatten, to_dict
-from bert_jax.data.packing.loader import load_batches
-from bert_jax.data.tasks.rows import TaskStream
-from bert_jax.distributed import sharding
-from bert_jax.distributed.processes import (
-    check_agreed,
-    first_alone,
-    is_first,
-    join,
-    keep_compiled,
-    stop_request,
-)
-from bert_jax.files import write_atomically
-from bert_jax.model.encoder import Batch
-from bert_jax.model.flops import finetuning_flops
-from bert_jax.runs.finetuning import (
-    SUMMARY_FILE,
-    Progress,
-    Scorer,
-    Setup,
-    check_same_task,
-    introduction,
-    spread,
-    training_inputs,
-)
-from bert_jax.runs.steps import CompiledStep
-from bert_jax.stopping import Stopped
-from bert_jax.tasks.kinds import class_weights
-from bert_jax.training.debugging import check_ids, profiled, watched
-from bert_jax.training.logs import StartClock, StepReports, open_log
-from bert_jax.training.loop import run_steps
-from bert_jax.training.loss_watch import LossWatch
-from bert_jax.training.state import TrainState, init_state
+from bert_jax.config import FinetuneConfig
 
 _CONFIG = config_flag(FinetuneConfig)
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned, to start from")
@@ -75,201 +26,14 @@ _WORKDIR = workdir_flag()
 _LAUNCH = LaunchFlags()
 
 
-def begin(
-    setup: Setup, config: FinetuneConfig, compiled: CompiledStep
-) -> tuple[TrainState, list[str]]:
-    """Puts the transferred groups over fresh ones; also says which."""
-    abstract = compiled.abstract.params
-    params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
-    table = transfer_table(params, transferred, config)
-    state = init_state(params, compiled.tx, compiled.abstract)
-    return state, [f"from {setup.checkpoint}:\n{table}"]
-
-
-def train(setup: Setup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
-    """Trains with one seed, or goes on with what is in the directory, keeping the best epoch.
-
-    Returns:
-      The scores of the best epoch.
-
-    Raises:
-      UserError: for a directory that holds another run.
-      Stopped: if the user asked for it; all is saved.
-    """
-    config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
-    check_workdir(workdir, config)
-    inputs = {"train": training_inputs(config, setup.task)}
-    inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
-    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
-    batches = setup.batch_format.deal(
-        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
-    )
-    steps = config.epochs * batches.per_epoch
-    weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
-    compiled = setup.compiled(steps, weights)
-
-    # The state: resumed, or made of what is transferred.
-    progress = Progress()
-    if metadata := newest_metadata(workdir):
-        check_same_task(setup, workdir, metadata)
-        progress = Progress(**metadata["progress"])
-    step = metadata.get("step", 0)
-    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
-    if step >= steps or progress.is_over(config.patience):
-        print(f"{workdir} is finished: {step:,} steps")
-        return best_scores(workdir)
-    claim = functools.partial(claim_workdir, workdir, config)
-    if steps_in(workdir):
-        first_alone(claim)
-        state, metadata, said = restore_newest(workdir, compiled.abstract)
-        progress = Progress(**metadata["progress"])
-        said.append(f"resuming at step {metadata['step']:,} from {workdir / FOLDER}")
-    else:
-        state, said = begin(setup, config, compiled)
-        first_alone(claim)
-    keep_compiled(workdir)
-    first_step = int(state.step)
-    clock.mark("parameters")
-    log = open_log(workdir, first_step=first_step, steps=steps)
-    for line in (*said, *introduction(setup, inputs, batches)):
-        log.message(line)
-    if not first_step:
-        log.write(0, {"metric": f"dev_{setup.metric}", "floor": setup.floor})
-
-    # What is learned from, and what is scored.
-    if config.encoder_mode is EncoderMode.CACHED:
-        log.message("the encoder runs once over all of them")
-        inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
-    scorer = Scorer(setup, inputs)
-    stream = TaskStream(inputs["train"], batches, setup.batch_format)
-    rows = sharding.host_rows(batches.rows, setup.mesh)
-    local_batches = load_batches(
-        lambda numbers: stream.rows(numbers + first_step * batches.rows),
-        batches=steps - first_step,
-        batch_size=batches.rows,
-        host_rows=rows,
-    )
-
-    def to_devices(batch: dict[str, np.ndarray]) -> Batch:
-        if config.debug:
-            check_ids(batch, setup.encoder)
-        return sharding.global_batch(batch, rows, batches.rows, setup.mesh)
-
-    metadata = _metadata(setup, config)
-    checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
-
-    def rows_of(step: int) -> str:
-        epoch, batch = divmod(step - 1, batches.per_epoch)
-        return f"batch {batch} of epoch {epoch}, counted from 0"
-
-    flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
-    watch = LossWatch(rows_of)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, watch)
-    train_step = compiled.train_step
-    if config.debug:
-        train_step = watched(train_step, rows_of)
-    step, run = first_step, compiled.inputs(seed)
-    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
-    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
-        trained = run_steps(
-            train_step,
-            state,
-            map(to_devices, local_batches),
-            run,
-            steps=steps,
-            reports=reports,
-            stop=stop,
-        )
-        for step, state, last in trained:
-            if step == first_step + 1:
-                log.started(clock, state)
-            ends_epoch = step % batches.per_epoch == 0
-            if not ends_epoch and not last:
-                continue
-            with reports.paused("evaluation"):
-                scores, score = {}, None  # what stops inside an epoch is no candidate for the best
-                if ends_epoch:
-                    scores = scorer(state.params)
-                    score = scores[f"dev_{setup.metric}"]
-                    progress.add(score)
-                    log.write(step, scores)
-                    told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    log.message(f"epoch {step // batches.per_epoch}: {told}")
-            with reports.paused("checkpoint"):
-                now = {"scores": scores, "progress": dataclasses.asdict(progress)}
-                checkpoints.save(state, metadata | now, score=score)
-            if progress.is_over(config.patience):
-                log.message(f"stopping: no better {setup.metric} for {progress.stale} epochs")
-                break
-        checkpoints.close()
-    log.close()
-    if step < steps and not progress.is_over(config.patience):
-        raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")
-    print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
-    return best_scores(workdir)
-
-
-def _metadata(setup: Setup, config: FinetuneConfig) -> dict[str, Any]:
-    return {
-        "kind": config.task.value,
-        "config": to_dict(config),
-        "encoder": to_dict(setup.encoder),
-        "tokenizer": setup.stored_tokenizer,
-        "labels": setup.task.labels,
-        **setup.identity(),
-    }
-
-
-def best_scores(workdir: pathlib.Path) -> dict[str, float]:
-    """Reads the scores of a run's best epoch."""
-    return read_metadata(find_checkpoint(workdir))["scores"]
-
-
-def train_seeds(setup: Setup, workdir: pathlib.Path) -> None:
-    """Trains with each seed in a directory of its own, then tells the mean and the spread."""
-    config = setup.config
-    check_workdir(workdir, config)
-    for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
-        training_inputs(dataclasses.replace(config, seed=seed), setup.task)
-    first_alone(lambda: claim_workdir(workdir, config))
-    metric = f"dev_{setup.metric}"
-    scores = {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        scores[seed] = train(setup, seed, workdir / f"seed-{seed}")
-    values = [each[metric] for each in scores.values()]
-    summary = {
-        "metric": metric,
-        "floor": setup.floor,
-        **spread(values, setup.floor),
-        "scores": scores,
-    }
-    if is_first():
-        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
-    for seed, value in zip(scores, values, strict=True):
-        print(f"seed {seed:<6} {metric} {value:.4f}")
-    print(
-        f"{len(values)} seeds: mean {summary['mean']:.4f}, standard deviation"
-        f" {summary['standard_deviation']:.4f}, {summary['failed']} failed"
-    )
-
-
 def main(_: Sequence[str]) -> None:
-    """Checks everything, then trains."""
-    clock = StartClock()
-    clock.mark("imports")
+    """Checks the config, then trains."""
     config = checked_config(_CONFIG.value, FinetuneConfig)
-    named = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
+    checkpoint = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
     workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/task"))
-    facts = dict(flatten(config)) | {"workdir": str(workdir), "checkpoint": named}
-    join(_LAUNCH.value, config.hosts, facts)
-    checkpoint = find_checkpoint(named)
-    clock.mark("other processes")
-    setup = Setup(config, checkpoint, sharding.make_mesh(config.mesh), clock)
-    clock.mark("data")
-    if config.seeds > 1:
-        train_seeds(setup, workdir)
-    else:
-        train(setup, config.seed, workdir)
+    with app.imports():
+        from bert_jax.runs.finetuning import finetune
+    finetune(config, checkpoint, workdir, launch=_LAUNCH.value)
 
 
 if __name__ == "__main__":

@@ -1,254 +1,267 @@
-"""What fine-tuning runs share, one by one or many at once: the task, its inputs, its scores."""
+"""Fine-tuning runs, one after another, from a config to the checkpoint of the best epoch."""
 
 import dataclasses
 import functools
+import json
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from bert_jax.checkpoints.checkpoint import read_metadata
-from bert_jax.checkpoints.fingerprint import json_digest
-from bert_jax.checkpoints.transfer import task_encoder
-from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
-from bert_jax.data.packing import draws
-from bert_jax.data.packing.draws import DrawKey, Purpose
-from bert_jax.data.tasks.batches import TaskBatches
-from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
-from bert_jax.data.tasks.splits import Outputs, Split, Task
-from bert_jax.distributed import sharding
-from bert_jax.errors import UserError
-from bert_jax.objectives.losses import Params
-from bert_jax.runs.steps import CompiledStep, finetuning_step
-from bert_jax.tasks.evaluation import (
-    InputBatches,
-    OutputsFn,
-    make_features_step,
-    make_outputs_step,
+from bert_jax.checkpoints.checkpoint import (
+    FOLDER,
+    Checkpoints,
+    find_checkpoint,
+    newest_metadata,
+    read_metadata,
+    restore_newest,
+    steps_in,
 )
-from bert_jax.tasks.kinds import KINDS, chosen_metric, make_model, read_task
-from bert_jax.text.tokenizer import tokenizer_from_dict
-from bert_jax.training.logs import StartClock
-
-SUMMARY_FILE = "summary.json"  # of several runs
-
-
-class Setup:
-    """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
-
-    def __init__(
-        self, config: FinetuneConfig, checkpoint: pathlib.Path, mesh: Mesh, clock: StartClock
-    ) -> None:
-        """Reads the checkpoint's metadata and the task, and checks that they go together.
-
-        Args:
-          config: of the runs.
-          checkpoint: CHECKPOINTS/STEP, of either kind.
-          mesh: that they run on.
-          clock: of this start.
-
-        Raises:
-          UserError: for what does not fit, before anything is trained or written.
-        """
-        metadata = read_metadata(checkpoint)
-        self.config, self.checkpoint, self.clock = config, checkpoint, clock
-        self.stored_tokenizer = metadata["tokenizer"]  # with its fingerprint
-        self.source = json_digest(metadata["fingerprints"]["params"])  # which parameters it has
-        self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
-        self.encoder = task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
-        self.mesh = mesh
-        sharding.check_encoder(self.encoder, self.mesh)
-        self.task = read_task(config, self.tokenizer)
-        self.task_digest = self.task.fingerprint()
-        self.model = make_model(config, self.encoder, self.task.labels)
-        dev = self.task.dev["dev"]
-        floor = dev.scores(dev.constant_outputs())
-        self.metric = chosen_metric(config, list(floor))
-        self.floor = floor[self.metric]  # of who always gives the commonest answer
-        self.batch_format = BatchFormat(
-            length=config.data.length,
-            slots=config.data.max_examples_per_row or examples_per_row(config.data.length),
-            special=self.tokenizer.special,
-            pool_last=self.encoder.causal,
-            batch_size=config.batch_size,
-        )
-        self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
-        self.features_step = make_features_step(self.model, self.mesh)
-        self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
-
-    def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
-        return finetuning_step(self.config, self.model, self.mesh, steps, weights)
-
-    def identity(self) -> dict[str, Any]:
-        """Returns what `check_same_task` compares, ready for JSON."""
-        return {
-            "task": self.task_digest,
-            "checkpoint": str(self.checkpoint),
-            "source": self.source,
-        }
-
-    def input_batches(self, inputs: TaskInputs) -> InputBatches:
-        """Puts inputs into batches, to be run through the model."""
-        whole_inputs = self.model.whole_inputs
-        return InputBatches(inputs, self.batch_format, self.mesh, whole_inputs=whole_inputs)
-
-    def with_features(self, inputs: TaskInputs, params: Params) -> TaskInputs:
-        """Runs the frozen encoder over inputs, once, and keeps what the head reads of it."""
-        features, _ = self.input_batches(inputs).outputs(self.features_step, params)
-        kept = np.stack(features) if self.model.whole_inputs else features
-        return dataclasses.replace(inputs, features=kept)
+from bert_jax.checkpoints.transfer import initial_params, transfer_table
+from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
+from bert_jax.config import EncoderMode, FinetuneConfig, Launch, flatten, to_dict
+from bert_jax.data.packing.loader import load_batches
+from bert_jax.data.tasks.rows import TaskStream
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import (
+    check_agreed,
+    first_alone,
+    is_first,
+    join,
+    keep_compiled,
+    stop_request,
+)
+from bert_jax.files import write_atomically
+from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import finetuning_flops
+from bert_jax.runs.finetuning_setup import (
+    SUMMARY_FILE,
+    FinetuningSetup,
+    Progress,
+    Scorer,
+    check_same_task,
+    introduction,
+    spread,
+    training_inputs,
+)
+from bert_jax.runs.steps import CompiledStep
+from bert_jax.stopping import Stopped
+from bert_jax.tasks.kinds import class_weights
+from bert_jax.training.debugging import check_ids, profiled, watched
+from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.loop import run_steps
+from bert_jax.training.loss_watch import LossWatch
+from bert_jax.training.state import TrainState, init_state
 
 
-def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
-    """Returns the inputs to train on: all, or those of `data.examples` drawn by the seed.
+def transferred_state(
+    setup: FinetuningSetup, config: FinetuneConfig, compiled: CompiledStep
+) -> tuple[TrainState, str]:
+    """Returns the state of step 0, and a table of what in it is transferred and what is fresh."""
+    abstract = compiled.abstract.params
+    params, transferred = initial_params(setup.checkpoint, setup.model, abstract, config)
+    table = transfer_table(params, transferred, config)
+    return init_state(params, compiled.tx, compiled.abstract), table
 
-    More examples of the same seed include the fewer.
+
+def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains with one seed, or goes on with the run in the directory; keeps the best epoch.
+
+    Returns:
+      The scores of the best epoch.
 
     Raises:
-      UserError: if there are fewer than asked for, or a class has none among them.
+      UserError: for a directory that holds another run.
+      Stopped: if the user asked for it; all is saved.
     """
-    inputs, wanted, there = task.train.inputs, config.data.examples, task.train.examples
-    if not wanted:
-        return inputs
-    if wanted > there:
-        raise UserError(
-            f"--config.data.examples={wanted}: {config.data.train} has {there:,}; 0 takes all"
+    config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
+    check_workdir(workdir, config)
+    inputs = {"train": training_inputs(config, setup.task)}
+    inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
+    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
+    batches = setup.batch_format.deal(
+        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
+    )
+    steps = config.epochs * batches.per_epoch
+    weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
+    compiled = setup.compiled(steps, weights)
+
+    # The state: resumed, or made of what is transferred.
+    progress = Progress()
+    if metadata := newest_metadata(workdir):
+        check_same_task(setup, workdir, metadata)
+        progress = Progress(**metadata["progress"])
+    step = metadata.get("step", 0)
+    check_agreed("a run at step", step, "keep --workdir where all hosts see it")
+    if step >= steps or progress.is_over(config.patience):
+        print(f"{workdir} is finished: {step:,} steps")
+        return best_scores(workdir)
+    claim = functools.partial(claim_workdir, workdir, config)
+    if steps_in(workdir):
+        first_alone(claim)
+        state, metadata, messages = restore_newest(workdir, compiled.abstract)
+        progress = Progress(**metadata["progress"])
+        messages.append(f"resuming at step {metadata['step']:,} from {workdir / FOLDER}")
+    else:
+        state, table = transferred_state(setup, config, compiled)
+        messages = [f"from {setup.checkpoint}:\n{table}"]
+        first_alone(claim)
+    keep_compiled(workdir)
+    first_step = int(state.step)
+    clock.mark("parameters")
+    log = open_log(workdir, first_step=first_step, steps=steps)
+    for line in (*messages, *introduction(setup, inputs, batches)):
+        log.message(line)
+    if not first_step:
+        log.write(0, {"metric": f"dev_{setup.metric}", "floor": setup.floor})
+
+    # What is learned from, and what is scored.
+    if config.encoder_mode is EncoderMode.CACHED:
+        log.message("the encoder runs once over all of them")
+        inputs = {name: setup.with_features(each, state.params) for name, each in inputs.items()}
+    scorer = Scorer(setup, inputs)
+    stream = TaskStream(inputs["train"], batches, setup.batch_format)
+    rows = sharding.host_rows(batches.rows, setup.mesh)
+    local_batches = load_batches(
+        lambda numbers: stream.rows(numbers + first_step * batches.rows),
+        batches=steps - first_step,
+        batch_size=batches.rows,
+        host_rows=rows,
+    )
+
+    def to_devices(batch: dict[str, np.ndarray]) -> Batch:
+        if config.debug:
+            check_ids(batch, setup.encoder)
+        return sharding.global_batch(batch, rows, batches.rows, setup.mesh)
+
+    metadata = _metadata(setup, config)
+    checkpoints = Checkpoints(workdir, keep=1, keep_best=True)
+
+    def rows_of(step: int) -> str:
+        epoch, batch = divmod(step - 1, batches.per_epoch)
+        return f"batch {batch} of epoch {epoch}, counted from 0"
+
+    flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
+    watch = LossWatch(rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, watch)
+    train_step = compiled.train_step
+    if config.debug:
+        train_step = watched(train_step, rows_of)
+    step, run = first_step, compiled.inputs(seed)
+    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
+        trained = run_steps(
+            train_step,
+            state,
+            map(to_devices, local_batches),
+            run,
+            steps=steps,
+            reports=reports,
+            stop=stop,
         )
-    bits = draws.random_bits(there, DrawKey(config.seed), Purpose.TASK_SUBSET)
-    order = bits.argsort()
-    inputs = inputs.of_examples(order[:wanted])
-    if config.task is TaskKind.CLASSIFICATION:
-        for number, label in enumerate(task.labels):
-            if number not in inputs.labels:
-                raise UserError(
-                    f"--config.data.examples={wanted} with seed={config.seed} draws no example of"
-                    f" {label!r}: take more, or another seed"
-                )
-    return inputs
+        for step, state, last in trained:
+            if step == first_step + 1:
+                log.started(clock, state)
+            ends_epoch = step % batches.per_epoch == 0
+            if not ends_epoch and not last:
+                continue
+            with reports.paused("evaluation"):
+                scores, score = {}, None  # what stops inside an epoch is no candidate for the best
+                if ends_epoch:
+                    scores = scorer(state.params)
+                    score = scores[f"dev_{setup.metric}"]
+                    progress.add(score)
+                    log.write(step, scores)
+                    told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
+                    log.message(f"epoch {step // batches.per_epoch}: {told}")
+            with reports.paused("checkpoint"):
+                now = {"scores": scores, "progress": dataclasses.asdict(progress)}
+                checkpoints.save(state, metadata | now, score=score)
+            if progress.is_over(config.patience):
+                log.message(f"stopping: no better {setup.metric} for {progress.stale} epochs")
+                break
+        checkpoints.close()
+    log.close()
+    if step < steps and not progress.is_over(config.patience):
+        raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")
+    print(f"finished {step:,} steps; the best epoch is {find_checkpoint(workdir)}")
+    return best_scores(workdir)
 
 
-@dataclasses.dataclass
-class Progress:
-    """The best score so far, and for how many epochs there was no better one."""
-
-    best: float | None = None
-    stale: int = 0
-
-    def add(self, score: float) -> None:
-        """Takes the score of an epoch."""
-        better = self.best is None or score > self.best
-        self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
-
-    def is_over(self, patience: int) -> bool:
-        """Whether it is time to stop; never with a patience of 0."""
-        return 0 < patience <= self.stale
+def _metadata(setup: FinetuningSetup, config: FinetuneConfig) -> dict[str, Any]:
+    return {
+        "kind": config.task.value,
+        "config": to_dict(config),
+        "encoder": to_dict(setup.encoder),
+        "tokenizer": setup.stored_tokenizer,
+        "labels": setup.task.labels,
+        **setup.identity(),
+    }
 
 
-class Scorer:
-    """Scores parameters on the held-out splits."""
-
-    def __init__(self, setup: Setup, inputs: dict[str, TaskInputs]) -> None:
-        """Takes the inputs of the splits by name, with features where they are cached."""
-        self._step = setup.eval_step
-        self._splits = [
-            (name, split, setup.input_batches(inputs[name]))
-            for name, split in setup.task.dev.items()
-        ]
-
-    def __call__(self, params: Params) -> dict[str, float]:
-        """Returns `dev_loss`, `dev_accuracy`, `dev2_loss` and so on."""
-        scores = {}
-        for name, split, batches in self._splits:
-            scores |= _named(name, split, *batches.outputs(self._step, params))
-        return scores
-
-    def of_runs(
-        self, step: OutputsFn, params: Params, runs: int
-    ) -> list[tuple[dict[str, float], Outputs]]:
-        """Returns for each of several runs its scores, and its outputs for `dev`.
-
-        Args:
-          step: of several runs (`InputBatches.outputs_of_runs`).
-          params: of all.
-          runs: how many are asked for, the first ones.
-        """
-        scores: list[dict[str, float]] = [{} for _ in range(runs)]
-        kept: list[Outputs] = []
-        for name, split, batches in self._splits:
-            found = batches.outputs_of_runs(step, params, runs)
-            for run, (outputs, means) in enumerate(found):
-                scores[run] |= _named(name, split, outputs, means)
-            kept = kept or [outputs for outputs, _ in found]  # `dev` is the first
-        return list(zip(scores, kept, strict=True))
+def best_scores(workdir: pathlib.Path) -> dict[str, float]:
+    """Reads the scores of a run's best epoch."""
+    return read_metadata(find_checkpoint(workdir))["scores"]
 
 
-def _named(name: str, split: Split, outputs: Outputs, means: dict[str, float]) -> dict[str, float]:
-    scores = means | split.scores(outputs)
-    return {f"{name}_{key}": value for key, value in scores.items()}
-
-
-def check_same_task(setup: Setup, workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
-    """Raises UserError if a directory holds the run of other examples or another checkpoint."""
-    if metadata["task"] != setup.task_digest:
-        raise UserError(
-            f"{workdir} began with other examples or another tokenizer: give the same"
-            " --checkpoint, data.train and data.dev, or name another --workdir"
-        )
-    if metadata["source"] != setup.source:
-        raise UserError(
-            f"{workdir} began with the parameters of {metadata['checkpoint']}, which are not those"
-            f" of {setup.checkpoint}: give that --checkpoint, or name another --workdir"
-        )
-
-
-def introduction(
-    setup: Setup, inputs: dict[str, TaskInputs], batches: TaskBatches
-) -> Iterator[str]:
-    """Says what the run is about to do."""
-    named = f"; labels: {', '.join(setup.task.labels)}" if setup.task.labels else ""
-    yield f"{sharding.describe(setup.mesh)}{named}"
-    for name, split in {"train": setup.task.train, **setup.task.dev}.items():
-        examples = len(np.unique(inputs[name].example_of))
-        windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
-        notes = f"; {split.notes}" if split.notes else ""
-        yield f"{name}: {examples:,} examples{windows}{notes}"
-    yield f"an epoch is {batches.describe()}"
-    longest = max(int(each.sizes.max()) for each in inputs.values())
-    if advice := row_advice(longest, setup.config.data.length):
-        yield advice
-    yield f"whoever always gives the commonest answer has a dev {setup.metric} of {setup.floor:.4f}"
-
-
-def row_advice(longest: int, length: int) -> str | None:
-    """Says which shorter rows would do, where half of their length would; None otherwise.
-
-    Args:
-      longest: tokens of the longest input.
-      length: T.
-    """
-    enough = -(-longest // 8) * 8
-    if 2 * enough > length:
-        return None
-    return (
-        f"the longest input has {longest} tokens: --config.data.length={enough} has room for it,"
-        " and attention over shorter rows is faster"
+def train_seeds(setup: FinetuningSetup, workdir: pathlib.Path) -> None:
+    """Trains with each seed in a directory of its own, then tells the mean and the spread."""
+    config = setup.config
+    check_workdir(workdir, config)
+    for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
+        training_inputs(dataclasses.replace(config, seed=seed), setup.task)
+    first_alone(lambda: claim_workdir(workdir, config))
+    metric = f"dev_{setup.metric}"
+    scores = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        scores[seed] = train_seed(setup, seed, workdir / f"seed-{seed}")
+    values = [each[metric] for each in scores.values()]
+    summary = {
+        "metric": metric,
+        "floor": setup.floor,
+        **spread(values, setup.floor),
+        "scores": scores,
+    }
+    if is_first():
+        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    for seed, value in zip(scores, values, strict=True):
+        print(f"seed {seed:<6} {metric} {value:.4f}")
+    print(
+        f"{len(values)} seeds: mean {summary['mean']:.4f}, standard deviation"
+        f" {summary['standard_deviation']:.4f}, {summary['failed']} failed"
     )
 
 
-def spread(values: Sequence[float], floor: float) -> dict[str, Any]:
-    """Returns `mean`, `standard_deviation` (None of one run) and how many `failed`, for JSON.
-
-    A run that ends no better than the commonest answer has failed: small data and large encoders do
-    that now and then (Devlin et al., 2019, section 4.1).
+def finetune(
+    config: FinetuneConfig,
+    checkpoint: str | os.PathLike[str],
+    workdir: pathlib.Path,
+    *,
+    launch: Launch = Launch(),
+) -> None:
+    """Fine-tunes with each seed, or goes on; checkpoints, logs and scores go to the directory.
 
     Args:
-      values: the scores of runs.
-      floor: what the commonest answer scores.
+      config: of the run, validated.
+      checkpoint: to start from: a run of either kind, or one of its steps.
+      workdir: of the run; may not exist yet.
+      launch: the position of this process among those of the run; by default it is alone.
+
+    Raises:
+      UserError: for what does not suit, before the first step; or if steps cannot be saved.
+      Stopped: if the user asked for it; everything is saved.
     """
-    return {
-        "mean": float(np.mean(values)),
-        "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "failed": int(np.count_nonzero(np.array(values) <= floor)),
-    }
+    clock = StartClock()
+    clock.mark("imports")
+    must_agree = {"workdir": str(workdir), "checkpoint": str(checkpoint)}
+    join(launch, config.hosts, dict(flatten(config)) | must_agree)
+    found = find_checkpoint(checkpoint)
+    clock.mark("other processes")
+    setup = FinetuningSetup(config, found, sharding.make_mesh(config.mesh), clock)
+    clock.mark("data")
+    if config.seeds > 1:
+        train_seeds(setup, workdir)
+    else:
+        train_seed(setup, config.seed, workdir)

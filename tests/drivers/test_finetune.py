@@ -11,7 +11,7 @@ from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata, rest
 from bert_jax.checkpoints.transfer import frozen_groups
 from bert_jax.config import EncoderConfig, FinetuneConfig, MeshConfig, from_dict
 from bert_jax.distributed.sharding import make_mesh
-from bert_jax.runs.finetuning import row_advice
+from bert_jax.runs.finetuning_setup import row_advice
 from bert_jax.tasks.kinds import make_model
 from bert_jax.training.optimizer import make_optimizer
 from bert_jax.training.state import TrainState, abstract_state

@@ -1,0 +1,255 @@
+"""The task, the model and the scores of fine-tuning runs: shared by single runs and sweeps."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.checkpoint import read_metadata
+from bert_jax.checkpoints.fingerprint import json_digest
+from bert_jax.checkpoints.transfer import task_encoder
+from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
+from bert_jax.data.packing import draws
+from bert_jax.data.packing.draws import DrawKey, Purpose
+from bert_jax.data.tasks.batches import TaskBatches
+from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
+from bert_jax.data.tasks.splits import Outputs, Split, Task
+from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
+from bert_jax.objectives.losses import Params
+from bert_jax.runs.steps import CompiledStep, finetuning_step
+from bert_jax.tasks.evaluation import (
+    InputBatches,
+    OutputsFn,
+    make_features_step,
+    make_outputs_step,
+)
+from bert_jax.tasks.kinds import KINDS, chosen_metric, make_model, read_task
+from bert_jax.text.tokenizer import tokenizer_from_dict
+from bert_jax.training.logs import StartClock
+
+SUMMARY_FILE = "summary.json"  # of several runs
+
+
+class FinetuningSetup:
+    """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
+
+    def __init__(
+        self, config: FinetuneConfig, checkpoint: pathlib.Path, mesh: Mesh, clock: StartClock
+    ) -> None:
+        """Reads the checkpoint's metadata and the task, and checks that they go together.
+
+        Args:
+          config: of the runs.
+          checkpoint: CHECKPOINTS/STEP, of either kind.
+          mesh: that they run on.
+          clock: of this start.
+
+        Raises:
+          UserError: for what does not fit, before anything is trained or written.
+        """
+        metadata = read_metadata(checkpoint)
+        self.config, self.checkpoint, self.clock = config, checkpoint, clock
+        self.stored_tokenizer = metadata["tokenizer"]  # with its fingerprint
+        self.source = json_digest(metadata["fingerprints"]["params"])  # which parameters it has
+        self.tokenizer = tokenizer_from_dict(self.stored_tokenizer)
+        self.encoder = task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
+        self.mesh = mesh
+        sharding.check_encoder(self.encoder, self.mesh)
+        self.task = read_task(config, self.tokenizer)
+        self.task_digest = self.task.fingerprint()
+        self.model = make_model(config, self.encoder, self.task.labels)
+        dev = self.task.dev["dev"]
+        floor = dev.scores(dev.constant_outputs())
+        self.metric = chosen_metric(config, list(floor))
+        self.floor = floor[self.metric]  # of who always gives the commonest answer
+        self.batch_format = BatchFormat(
+            length=config.data.length,
+            slots=config.data.max_examples_per_row or examples_per_row(config.data.length),
+            special=self.tokenizer.special,
+            pool_last=self.encoder.causal,
+            batch_size=config.batch_size,
+        )
+        self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
+        self.features_step = make_features_step(self.model, self.mesh)
+        self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
+
+    def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
+        return finetuning_step(self.config, self.model, self.mesh, steps, weights)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what `check_same_task` compares, ready for JSON."""
+        return {
+            "task": self.task_digest,
+            "checkpoint": str(self.checkpoint),
+            "source": self.source,
+        }
+
+    def input_batches(self, inputs: TaskInputs) -> InputBatches:
+        """Puts inputs into batches, to be run through the model."""
+        whole_inputs = self.model.whole_inputs
+        return InputBatches(inputs, self.batch_format, self.mesh, whole_inputs=whole_inputs)
+
+    def with_features(self, inputs: TaskInputs, params: Params) -> TaskInputs:
+        """Runs the frozen encoder over inputs, once, and keeps what the head reads of it."""
+        features, _ = self.input_batches(inputs).outputs(self.features_step, params)
+        kept = np.stack(features) if self.model.whole_inputs else features
+        return dataclasses.replace(inputs, features=kept)
+
+
+def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
+    """Returns the inputs to train on: all, or those of `data.examples` drawn by the seed.
+
+    More examples of the same seed include the fewer.
+
+    Raises:
+      UserError: if there are fewer than asked for, or a class has none among them.
+    """
+    inputs, wanted, there = task.train.inputs, config.data.examples, task.train.examples
+    if not wanted:
+        return inputs
+    if wanted > there:
+        raise UserError(
+            f"--config.data.examples={wanted}: {config.data.train} has {there:,}; 0 takes all"
+        )
+    bits = draws.random_bits(there, DrawKey(config.seed), Purpose.TASK_SUBSET)
+    order = bits.argsort()
+    inputs = inputs.of_examples(order[:wanted])
+    if config.task is TaskKind.CLASSIFICATION:
+        for number, label in enumerate(task.labels):
+            if number not in inputs.labels:
+                raise UserError(
+                    f"--config.data.examples={wanted} with seed={config.seed} draws no example of"
+                    f" {label!r}: take more, or another seed"
+                )
+    return inputs
+
+
+@dataclasses.dataclass
+class Progress:
+    """The best score so far, and for how many epochs there was no better one."""
+
+    best: float | None = None
+    stale: int = 0
+
+    def add(self, score: float) -> None:
+        """Takes the score of an epoch."""
+        better = self.best is None or score > self.best
+        self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
+
+    def is_over(self, patience: int) -> bool:
+        """Whether it is time to stop; never with a patience of 0."""
+        return 0 < patience <= self.stale
+
+
+class Scorer:
+    """Scores parameters on the held-out splits."""
+
+    def __init__(self, setup: FinetuningSetup, inputs: dict[str, TaskInputs]) -> None:
+        """Takes the inputs of the splits by name, with features where they are cached."""
+        self._step = setup.eval_step
+        self._splits = [
+            (name, split, setup.input_batches(inputs[name])) for name, split in setup.task.dev.items()
+        ]
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Returns `dev_loss`, `dev_accuracy`, `dev2_loss` and so on."""
+        scores = {}
+        for name, split, batches in self._splits:
+            scores |= _named(name, split, *batches.outputs(self._step, params))
+        return scores
+
+    def of_runs(
+        self, step: OutputsFn, params: Params, runs: int
+    ) -> list[tuple[dict[str, float], Outputs]]:
+        """Returns for each of several runs its scores, and its outputs for `dev`.
+
+        Args:
+          step: of several runs (`InputBatches.outputs_of_runs`).
+          params: of all.
+          runs: how many are asked for, the first ones.
+        """
+        scores: list[dict[str, float]] = [{} for _ in range(runs)]
+        kept: list[Outputs] = []
+        for name, split, batches in self._splits:
+            found = batches.outputs_of_runs(step, params, runs)
+            for run, (outputs, means) in enumerate(found):
+                scores[run] |= _named(name, split, outputs, means)
+            kept = kept or [outputs for outputs, _ in found]  # `dev` is the first
+        return list(zip(scores, kept, strict=True))
+
+
+def _named(name: str, split: Split, outputs: Outputs, means: dict[str, float]) -> dict[str, float]:
+    scores = means | split.scores(outputs)
+    return {f"{name}_{key}": value for key, value in scores.items()}
+
+
+def check_same_task(
+    setup: FinetuningSetup, workdir: pathlib.Path, metadata: dict[str, Any]
+) -> None:
+    """Raises UserError if a directory holds the run of other examples or another checkpoint."""
+    if metadata["task"] != setup.task_digest:
+        raise UserError(
+            f"{workdir} began with other examples or another tokenizer: give the same"
+            " --checkpoint, data.train and data.dev, or name another --workdir"
+        )
+    if metadata["source"] != setup.source:
+        raise UserError(
+            f"{workdir} began with the parameters of {metadata['checkpoint']}, which are not those"
+            f" of {setup.checkpoint}: give that --checkpoint, or name another --workdir"
+        )
+
+
+def introduction(
+    setup: FinetuningSetup, inputs: dict[str, TaskInputs], batches: TaskBatches
+) -> Iterator[str]:
+    """Says what the run is about to do."""
+    named = f"; labels: {', '.join(setup.task.labels)}" if setup.task.labels else ""
+    yield f"{sharding.describe(setup.mesh)}{named}"
+    for name, split in {"train": setup.task.train, **setup.task.dev}.items():
+        examples = len(np.unique(inputs[name].example_of))
+        windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
+        notes = f"; {split.notes}" if split.notes else ""
+        yield f"{name}: {examples:,} examples{windows}{notes}"
+    yield f"an epoch is {batches.describe()}"
+    longest = max(int(each.sizes.max()) for each in inputs.values())
+    if advice := row_advice(longest, setup.config.data.length):
+        yield advice
+    yield f"whoever always gives the commonest answer has a dev {setup.metric} of {setup.floor:.4f}"
+
+
+def row_advice(longest: int, length: int) -> str | None:
+    """Says which shorter rows would do, where half of their length would; None otherwise.
+
+    Args:
+      longest: tokens of the longest input.
+      length: T.
+    """
+    enough = -(-longest // 8) * 8
+    if 2 * enough > length:
+        return None
+    return (
+        f"the longest input has {longest} tokens: --config.data.length={enough} has room for it,"
+        " and attention over shorter rows is faster"
+    )
+
+
+def spread(values: Sequence[float], floor: float) -> dict[str, Any]:
+    """Returns `mean`, `standard_deviation` (None of one run) and how many `failed`, for JSON.
+
+    A run that ends no better than the commonest answer has failed: small data and large encoders do
+    that now and then (Devlin et al., 2019, section 4.1).
+
+    Args:
+      values: the scores of runs.
+      floor: what the commonest answer scores.
+    """
+    return {
+        "mean": float(np.mean(values)),
+        "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "failed": int(np.count_nonzero(np.array(values) <= floor)),
+    }

@@ -1,0 +1,378 @@
+"""A pretraining run, from its config to its last checkpoint; `pretrain` reads top to bottom."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bert_jax.checkpoints.checkpoint import (
+    FOLDER,
+    Checkpoints,
+    find_checkpoint,
+    newest_metadata,
+    read_metadata,
+    restore_groups,
+    restore_newest,
+    restore_state,
+    steps_in,
+)
+from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
+from bert_jax.config import (
+    EncoderConfig,
+    Launch,
+    MaskingConfig,
+    MaskStrategy,
+    PretrainConfig,
+    flatten,
+    to_dict,
+)
+from bert_jax.data.packing.layout import RowFormat
+from bert_jax.data.pretraining.corpora import Corpora, open_corpora
+from bert_jax.data.pretraining.feed import Cursor, Feed, PhaseRows
+from bert_jax.data.pretraining.phases import Phase, phase_of, resolve_phases
+from bert_jax.data.pretraining.rows import row_format
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import (
+    check_agreed,
+    first_alone,
+    join,
+    keep_compiled,
+    stop_request,
+)
+from bert_jax.errors import UserError
+from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import pretraining_flops
+from bert_jax.objectives.losses import Params
+from bert_jax.objectives.masking import masked_slots
+from bert_jax.runs.steps import (
+    CompiledStep,
+    make_mask_fn,
+    mask_vocabulary,
+    pretraining_step,
+    resolve_vocabulary,
+)
+from bert_jax.stopping import Stopped
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
+from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.loop import run_steps
+from bert_jax.training.loss_watch import LossWatch
+from bert_jax.training.state import TrainState, init_params, init_state, run_key_on
+from bert_jax.training.step import PrepareFn, evaluate, make_eval_step
+
+
+class Start(NamedTuple):
+    """The state that a run begins or goes on with."""
+
+    state: TrainState
+    cursor: Cursor  # the position in the data
+    messages: list[str]  # that say where both come from
+
+
+def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
+    """Returns the masking that makes held-out losses of all runs comparable: the published one."""
+    strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
+    config = MaskingConfig(strategy=strategy)
+    return make_mask_fn(config, 1, mask_vocabulary(config, tokenizer))
+
+
+def resume(
+    config: PretrainConfig, workdir: pathlib.Path, corpora: Corpora, compiled: CompiledStep
+) -> Start:
+    """Restores the newest sound checkpoint of the run in a directory.
+
+    Raises:
+      UserError: if none is sound, or it began with another corpus or tokenizer.
+    """
+    state, metadata, messages = restore_newest(workdir, compiled.abstract)
+    checkpoint = workdir / FOLDER / str(metadata["step"])
+    _same_tokenizer(metadata, corpora.tokenizer, checkpoint)
+    if metadata["corpus"] != corpora.fingerprint:
+        raise UserError(
+            f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
+            " one again, or name another --workdir"
+        )
+    messages.append(f"resuming at step {metadata['step']:,} from {checkpoint}")
+    return Start(state, Cursor.from_json(metadata["cursor"]), messages)
+
+
+def begin(config: PretrainConfig, init: str, corpora: Corpora, compiled: CompiledStep) -> Start:
+    """Makes the state of step 0, with transferred or random parameters.
+
+    Args:
+      config: of the run.
+      init: the checkpoint to transfer from, or ''.
+      corpora: of the run.
+      compiled: the step of the run and what it was made of.
+
+    Raises:
+      UserError: if that checkpoint has another tokenizer, or is no pretraining checkpoint.
+    """
+    abstract = compiled.abstract
+    if init:
+        checkpoint = find_checkpoint(init)
+        metadata = read_metadata(checkpoint)
+        _same_tokenizer(metadata, corpora.tokenizer, checkpoint)
+        if metadata["kind"] != "pretraining":
+            raise UserError(
+                f"--init={init} is a {metadata['kind']} checkpoint: name a pretraining one"
+            )
+        params = restore_groups(checkpoint, abstract.params, abstract.params)
+        message = (
+            f"continuing from the parameters of {checkpoint}, with a fresh optimizer at step 0"
+        )
+    else:
+        params = init_params(compiled.model, config.seed, abstract.params)
+        message = f"starting from random parameters (seed {config.seed})"
+    state = init_state(params, compiled.tx, abstract)
+    return Start(state, Cursor.at_start(0, len(corpora.train)), [message])
+
+
+def _same_tokenizer(
+    metadata: dict[str, Any], tokenizer: Tokenizer, checkpoint: pathlib.Path
+) -> None:
+    if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+        raise UserError(
+            f"{checkpoint} and the corpus have different tokenizers: prepare the corpus with"
+            f" --tokenizer={checkpoint.parent.parent}/tokenizer, or start from random parameters"
+        )
+
+
+class HeldOut:
+    """Losses on the held-out split, by the published masking: comparable between runs."""
+
+    def __init__(self, setup: "PretrainingSetup", config: PretrainConfig) -> None:
+        """Compiles nothing yet, and reads no row."""
+        self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
+        self._batches, self._row_format = config.eval_batches, setup.row_format
+        mask_fn = held_out_masking(config.encoder, setup.corpora.tokenizer)
+        self._step = make_eval_step(setup.compiled.loss, mask_fn)
+        self._key = run_key_on(setup.mesh, 0)  # the same for all runs
+        self._rows = functools.cache(self._make_rows)
+
+    def _make_rows(self, phase: int) -> dict[str, np.ndarray]:
+        wanted = self._phases[phase]
+        rows = self._batches * wanted.batch_size
+        return self._corpora.held_out(wanted.data, self._row_format(wanted), rows)
+
+    def __call__(self, step: int, params: Params) -> dict[str, float]:
+        """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
+        phase = phase_of(self._phases, step)
+        parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
+        return evaluate(self._step, params, parts, self._key)
+
+
+class PretrainingSetup:
+    """The data, the devices and the compiled step of a run."""
+
+    def __init__(self, config: PretrainConfig, clock: StartClock) -> None:
+        """Opens the corpora and checks that data, model and devices suit each other.
+
+        Raises:
+          UserError: for what does not suit, before anything is written.
+        """
+        self.config, self.phases = config, resolve_phases(config)
+        self.corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
+        tokenizer = self.corpora.tokenizer
+        resolve_vocabulary(config, tokenizer)
+        vocabulary = mask_vocabulary(config.masking, tokenizer)
+        clock.mark("data")
+        self.mesh = sharding.make_mesh(config.mesh)
+        for phase in self.phases:
+            sharding.check_batch_size(phase.batch_size, self.mesh, config.micro_batches)
+        sharding.check_encoder(config.encoder, self.mesh)
+        self.compiled = pretraining_step(config, vocabulary, self.mesh)
+        self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
+
+    def row_format(self, phase: Phase) -> RowFormat:
+        """Returns the format of the rows of a phase."""
+        special, pool_last = self.corpora.tokenizer.special, self.config.encoder.causal
+        return row_format(phase.data, special, pool_last=pool_last)
+
+    def feed(self, first_step: int, cursor: Cursor, log: Callable[[str], None]) -> Feed:
+        """Returns this host's batches from a step on; `log` takes a line about each phase."""
+        config, corpora = self.config, self.corpora
+
+        def open_rows(phase: Phase, cursor: Cursor) -> PhaseRows:
+            rows = PhaseRows(
+                corpora.train,
+                corpora.weights,
+                phase,
+                self.row_format(phase),
+                seed=config.seed,
+                start=cursor,
+            )
+            number = f"phase {phase.number + 1} of {len(self.phases)}"
+            for name, stream in zip(corpora.weights, rows.streams, strict=True):
+                plan = stream.first_plan().describe(phase.data.length)
+                log(f"{number}, first block of {name}: {plan}")
+            return rows
+
+        return Feed(self.phases, open_rows, self.host_rows, first_step=first_step, cursor=cursor)
+
+    def global_batches(self, feed: Feed) -> Iterator[Batch]:
+        """Yields the feed's batches on the devices."""
+        for phase, batch in feed:
+            if self.config.debug:
+                check_ids(batch, self.config.encoder)
+            rows = self.host_rows(phase.batch_size)
+            yield sharding.global_batch(batch, rows, phase.batch_size, self.mesh)
+
+    def flops_of(self, step: int) -> float:
+        """Returns the floating-point operations of the model for a real token of a step."""
+        data = phase_of(self.phases, step).data
+        slots = masked_slots(data.length, data.max_examples_per_row, self.config.masking)
+        return pretraining_flops(self.config.encoder, data.length, slots)
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns the metadata of all checkpoints of the run, ready for JSON."""
+        config, tokenizer = self.config, self.corpora.tokenizer
+        return {
+            "kind": "pretraining",
+            "config": to_dict(config),
+            "encoder": to_dict(config.encoder),
+            "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
+            "corpus": self.corpora.fingerprint,
+        }
+
+
+def set_up(
+    config: PretrainConfig, workdir: pathlib.Path, init: str, launch: Launch
+) -> tuple[PretrainingSetup, StartClock]:
+    """Meets the other processes, then opens and checks everything; writes nothing.
+
+    Raises:
+      UserError: for what does not suit.
+    """
+    clock = StartClock()
+    clock.mark("imports")
+    join(launch, config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "init": init})
+    clock.mark("other processes")
+    setup = PretrainingSetup(config, clock)
+    check_workdir(workdir, config)
+    return setup, clock
+
+
+def replay(
+    config: PretrainConfig,
+    workdir: pathlib.Path,
+    last: int,
+    *,
+    init: str = "",
+    launch: Launch = Launch(),
+) -> None:
+    """Runs to a step again, writing nothing, and looks for the first NaN inside that step.
+
+    Args:
+      config: of the run, validated.
+      workdir: of the run.
+      last: the step to examine.
+      init: as in `pretrain`.
+      launch: as in `pretrain`.
+    """
+    setup, _ = set_up(dataclasses.replace(config, debug=True), workdir, init, launch)
+    checkpoint = max((step for step in steps_in(workdir) if step < last), default=0)
+    compiled, corpora = setup.compiled, setup.corpora
+    if checkpoint:
+        path = workdir / FOLDER / str(checkpoint)
+        state, metadata = restore_state(path, compiled.abstract), read_metadata(path)
+        cursor = Cursor.from_json(metadata["cursor"])
+    else:
+        state, cursor, _ = begin(setup.config, init, corpora, compiled)
+    print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
+    feed = setup.feed(checkpoint, cursor, lambda line: None)
+    run = compiled.inputs(setup.config.seed)
+    batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
+    for step, batch in enumerate(batches, start=checkpoint + 1):
+        if step == last:
+            found = explain_step(compiled.train_step, state, batch, run)
+            print(f"step {step:,} ({feed.rows_of(step)}): {found}")
+        else:
+            state, _ = compiled.train_step(state, batch, run)
+
+
+def pretrain(
+    config: PretrainConfig, workdir: pathlib.Path, *, init: str = "", launch: Launch = Launch()
+) -> None:
+    """Pretrains, or goes on with the run in the directory; checkpoints and logs go there.
+
+    Args:
+      config: of the run, validated; its vocabulary size is filled in.
+      workdir: of the run; may not exist yet.
+      init: a pretraining checkpoint whose parameters to start from; '': random ones.
+      launch: the position of this process among those of the run; by default it is alone.
+
+    Raises:
+      UserError: for what does not suit, before the first step; or if steps cannot be saved.
+      Stopped: if the user asked for it; everything is saved.
+    """
+    setup, clock = set_up(config, workdir, init, launch)
+
+    # Parameters: resumed, transferred or fresh.
+    compiled, corpora = setup.compiled, setup.corpora
+    newest = newest_metadata(workdir).get("step", 0)
+    check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
+    if newest >= config.steps:
+        print(f"{workdir} is finished: {newest:,} steps")
+        return
+    claim = functools.partial(claim_workdir, workdir, config)
+    if steps_in(workdir):
+        first_alone(claim)
+        state, cursor, messages = resume(config, workdir, corpora, compiled)
+    else:
+        state, cursor, messages = begin(config, init, corpora, compiled)
+        first_alone(claim)
+        # For `prepare` of other corpora; checkpoints have theirs.
+        first_alone(functools.partial(corpora.tokenizer.save, workdir / "tokenizer"))
+    keep_compiled(workdir)
+    first_step = int(state.step)
+    clock.mark("parameters")
+
+    log = open_log(workdir, first_step=first_step, steps=config.steps)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    messages.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
+    for line in (*messages, *corpora.copied, corpora.describe()):
+        log.message(line)
+    feed = setup.feed(first_step, cursor, log.message)
+    train_step = compiled.train_step
+    if config.debug:
+        train_step = watched(train_step, feed.rows_of)
+    watch = LossWatch(feed.rows_of)
+    reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, watch)
+    held_out = HeldOut(setup, config)
+    checkpoints = Checkpoints(
+        workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps
+    )
+    metadata, run = setup.metadata(), compiled.inputs(config.seed)
+    step = first_step
+    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
+        trained = run_steps(
+            train_step,
+            state,
+            setup.global_batches(feed),
+            run,
+            steps=config.steps,
+            reports=reports,
+            stop=stop,
+        )
+        for step, state, last in trained:
+            if step == first_step + 1:
+                log.started(clock, state)
+            if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
+                with reports.paused("evaluation"):
+                    log.held_out(step, held_out(step, state.params))
+            if step % config.checkpoint_steps == 0 or last:
+                with reports.paused("checkpoint"):
+                    checkpoints.save(state, metadata | {"cursor": feed.cursor(step)})
+        checkpoints.close()
+    log.close()
+    if step < config.steps:
+        raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")
+    print(f"finished {config.steps:,} steps: {workdir}/{FOLDER}/{config.steps}")
