@@ -343,6 +343,8 @@ FREE_FIELDS = frozenset(
     | {"hosts.start_seconds"}
 )
 
+UNREAD = "(not read)"  # stands for a file of which only the name matters
+
 MAX_PHASES = 16  # what the name of a row has room for
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint
-from bert_jax.checkpoints.transfer import transfer_table, read_transferred
+from bert_jax.checkpoints.transfer import read_transferred, transfer_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import EncoderMode, FinetuneConfig, Launch, SweepConfig
 from bert_jax.data.packing.loader import load_batches

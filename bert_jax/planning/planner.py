@@ -1,0 +1,195 @@
+"""Plans of runs: their steps compiled for each topology, a report, and changes that make it fit."""
+
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.config import UNREAD, FinetuneConfig, PretrainConfig, validate
+from bert_jax.data.pretraining.corpora import corpus_tokenizer
+from bert_jax.data.pretraining.mixture import parse_mixture
+from bert_jax.distributed import sharding
+from bert_jax.distributed.chips import Chip, find_chip
+from bert_jax.errors import UserError
+from bert_jax.objectives.masking import MaskVocabulary
+from bert_jax.planning.abstract_steps import (
+    AbstractStep,
+    abstract_finetuning_step,
+    abstract_pretraining_steps,
+)
+from bert_jax.planning.advice import Overrides, as_flags, changed, find_changes, possible_changes
+from bert_jax.planning.compile_ahead import Footprint, compile_step, device_bytes
+from bert_jax.planning.report import (
+    Planned,
+    compare_topologies,
+    device_hours,
+    planned,
+    report,
+    size,
+    totals,
+)
+from bert_jax.planning.topologies import only_compile, topology_devices
+from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
+
+
+class Planner:
+    """A run, and what it takes on some devices."""
+
+    def __init__(self, config: PretrainConfig, task: FinetuneConfig | None, examples: int) -> None:
+        """Takes what is planned; `examples` are those of the task.
+
+        Raises:
+          UserError: if there is no size of the vocabulary.
+        """
+        self.vocabulary = planned_vocabulary(config)
+        self.config, self._task, self._examples = config, task, examples
+
+    def pretraining_steps(
+        self, devices: Sequence[Any], overrides: Overrides | None = None
+    ) -> list[AbstractStep]:
+        """Returns the phases of pretraining on these devices, with fields of the config changed."""
+        config = changed(self.config, overrides or {})
+        validate(config)
+        mesh = sharding.make_mesh(config.mesh, devices)
+        return abstract_pretraining_steps(config, self.vocabulary, mesh)
+
+    def finetuning_steps(self, devices: Sequence[Any]) -> list[AbstractStep]:
+        """Returns the fine-tuning run on these devices, if there is one."""
+        if self._task is None:
+            return []
+        mesh = sharding.make_mesh(self._task.mesh, devices)
+        return [abstract_finetuning_step(self._task, self.config.encoder, self._examples, mesh)]
+
+    def advise(self, plans: Sequence[Planned], devices: Sequence[Any], chip: Chip) -> list[str]:
+        """Finds the changes that make pretraining fit, and tells the cheapest two.
+
+        Args:
+          plans: of the phases.
+          devices: that they were compiled for.
+          chip: what each of them is.
+        """
+        phase = max(
+            (number for number, plan in enumerate(plans) if not plan.fits),
+            key=lambda number: plans[number].footprint.peak,
+        )
+        worst, memory = plans[phase].footprint, chip.memory_bytes
+
+        def should_fit(overrides: Overrides, keeps: float) -> bool:
+            try:
+                step = self.pretraining_steps(devices, overrides)[phase]
+            except UserError:  # such as a mesh that the links do not allow
+                return False
+            abstract = step.compiled.abstract
+            held = device_bytes((abstract, step.batch))
+            return held + keeps * worst.temporaries <= memory
+
+        peaks: dict[str, int] = {}
+
+        def try_out(overrides: Overrides) -> float | None:
+            steps, named = self.pretraining_steps(devices, overrides), as_flags(overrides)
+            tried = []
+            for number in sorted(range(len(steps)), key=lambda number: number != phase):
+                if number != phase and all(name.startswith("phases[") for name in overrides):
+                    tried.append(plans[number])  # it is as it was
+                else:
+                    footprint = compile_aloud(steps[number], named)
+                    tried.append(planned(steps[number], footprint, chip))
+                if not tried[-1].fits:
+                    return None
+            peaks[named] = max(plan.footprint.peak for plan in tried)
+            return device_hours(tried)
+
+        kinds = possible_changes(self.config, len(devices), phase, plans[phase].step.rows)
+        found = find_changes(kinds, should_fit, try_out)
+        needed = f"{plans[phase].step.name} needs {size(worst.peak)} and has {size(memory)}"
+        if not found:
+            return [f"does not fit: {needed}; no change that was tried makes it fit"]
+        lines = [f"does not fit: {needed}; it fits with"]
+        for hours, overrides in found:
+            named = as_flags(overrides)
+            lines.append(f"  {named}: {size(peaks[named])}, {hours:,.0f} device-hours")
+        return lines
+
+
+def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
+    """Returns the vocabulary of the corpus, or one of the size that is given.
+
+    Fills in the size in the config. Which tokens are special does not change what a step costs.
+
+    Raises:
+      UserError: if there is neither a corpus nor a size.
+    """
+    if config.data.corpus != UNREAD:
+        tokenizer = corpus_tokenizer(next(iter(parse_mixture(config.data.corpus))))
+        resolve_vocabulary(config, tokenizer)
+        return mask_vocabulary(config.masking, tokenizer)
+    vocab_size = config.encoder.vocab_size
+    if vocab_size == 0:
+        raise UserError(
+            "--config.encoder.vocab_size=0 takes the tokenizer's, and no corpus is named: give the"
+            " size, such as --config.encoder.vocab_size=30522, or --config.data.corpus"
+        )
+    special_ids = tuple(range(min(5, vocab_size)))
+    return MaskVocabulary(special_ids, special_ids[-1], vocab_size, np.ones(vocab_size, bool))
+
+
+def compile_aloud(step: AbstractStep, note: str) -> Footprint:
+    """Compiles a step, and says on stderr that it does and how long it took."""
+    begin = time.monotonic()
+    print(f"compiling {step.name}, {note} ...", end="", file=sys.stderr, flush=True)
+    footprint = compile_step(step)
+    print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    return footprint
+
+
+def print_plans(
+    config: PretrainConfig,
+    topologies: Sequence[str],
+    *,
+    price: float = 0.0,
+    task: FinetuneConfig | None = None,
+    examples: int = 0,
+) -> None:
+    """Compiles a run for each topology, and prints a report of each.
+
+    Args:
+      config: of pretraining, validated; `UNREAD` may stand for the corpus.
+      topologies: from `parse_topologies`.
+      price: of a chip for an hour; 0: no costs are shown.
+      task: the config of a fine-tuning run after it, if there is one.
+      examples: that the fine-tuning run trains on.
+
+    Raises:
+      UserError: for what cannot be compiled, or a missing size of the vocabulary.
+    """
+    only_compile(topologies)
+    planner = Planner(config, task, examples)
+    devices = {name: topology_devices(name) for name in topologies}
+    steps = {
+        name: (planner.pretraining_steps(there), planner.finetuning_steps(there))
+        for name, there in devices.items()
+    }
+    plans: dict[str, list[Planned]] = {}
+    for name, (pretraining, finetuning) in steps.items():
+        chip = find_chip(devices[name][0].device_kind)
+        join = functools.partial(planned, chip=chip)
+        plans[name] = [
+            join(step, compile_aloud(step, name)) for step in (*pretraining, *finetuning)
+        ]
+        mesh = pretraining[0].mesh
+        parameters = sum(
+            leaf.size for leaf in jax.tree.leaves(pretraining[0].compiled.abstract.params)
+        )
+        print(f"{name}: {parameters:,} parameters on {sharding.describe(mesh)}\n")
+        print(report(plans[name], chip, price), end="\n\n")
+        of_pretraining = plans[name][: len(pretraining)]
+        lines = totals(plans[name], price)
+        if chip and not all(plan.fits for plan in of_pretraining):
+            lines += planner.advise(of_pretraining, devices[name], chip)
+        print("\n".join(lines), end="\n\n", flush=True)
+    if len(topologies) > 1:
+        print(compare_topologies(list(plans.items()), price))

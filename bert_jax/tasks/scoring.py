@@ -1,0 +1,74 @@
+"""Scores of a fine-tuned checkpoint on a labelled file, and the predictions beside the labels."""
+
+import functools
+import json
+import os
+import pathlib
+
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+from bert_jax.config import HostsConfig, Launch, MeshConfig
+from bert_jax.data.corpus.staging import locked_staging
+from bert_jax.data.tasks.splits import dev_sources
+from bert_jax.distributed import sharding
+from bert_jax.distributed.processes import is_first, join
+from bert_jax.errors import UserError
+from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.tasks.kinds import KINDS, check_source
+from bert_jax.tasks.plots import plot_confusion, plot_reliability
+
+
+def score_file(
+    checkpoint: str | os.PathLike[str],
+    data: str,
+    output: pathlib.Path | None,
+    *,
+    batch_size: int = 32,
+    launch: Launch = Launch(),
+) -> dict[str, float]:
+    """Scores a checkpoint on a file, prints the scores, and writes the results.
+
+    Args:
+      checkpoint: a fine-tuned run, or one of its steps.
+      data: a labelled file or dataset; '': the dev file of the run.
+      output: a new directory for scores, predictions and plots; None: nothing is written.
+      batch_size: inputs at a time.
+      launch: the position of this process among those of the run; by default it is alone.
+
+    Returns:
+      The scores by name.
+
+    Raises:
+      UserError: for a checkpoint without a task, a file of another task, or an output that exists.
+    """
+    join(launch, HostsConfig(), {"checkpoint": str(checkpoint), "data": data})
+    found = find_checkpoint(checkpoint)
+    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output} is there already: name a new or an empty directory")
+    tuned = FineTuned(found, read_metadata(found), sharding.make_mesh(MeshConfig()))
+    task, columns = tuned.config.task, tuned.config.data
+    source = data or dev_sources(columns).get("dev")
+    if source is None:
+        raise UserError(f"--data is not set, and {found} was imported: name a labelled file")
+    check_source(task, source)
+    split = KINDS[task].read_split(source, columns, tuned.tokenizer, tuned.labels)
+    if data:
+        split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
+    outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)
+    scores = split.scores(outputs)
+    print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
+    for name, score in scores.items():
+        print(f"{name:24}{score:.4g}")
+    if output is None or not is_first():
+        return scores
+    dumps = functools.partial(json.dumps, ensure_ascii=False)
+    lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
+    about = {"checkpoint": str(found), "data": source, "examples": split.examples}
+    with locked_staging(output, worth_keeping=lambda _: False) as staging:
+        (staging / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+        (staging / "scores.json").write_text(json.dumps(about | scores, indent=1))
+        if classes := split.classes(outputs):
+            plot_confusion(*classes, tuned.labels, staging / "confusion.png")
+            plot_reliability(*classes, staging / "reliability.png")
+        os.replace(staging, output)
+    print(f"wrote {output}")
+    return scores
