@@ -164,8 +164,3 @@ def test_debug_shows_the_traceback(drivers: Drivers) -> None:
     assert "Traceback" in result.err and "UserError: --config is not set" in result.err
 
 
-@pytest.mark.parametrize("driver", ["pretrain", "finetune", "predict"])
-def test_every_driver_explains_itself(driver: str) -> None:
-    result = python_m(driver, "--help")
-    assert "Traceback" not in result.err
-    assert f"python -m bert_jax.{driver}" in result.out
