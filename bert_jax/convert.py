@@ -1,4 +1,4 @@
-"""Converts models: from transformers or Google's TF1 code to a checkpoint, and to transformers.
+"""Converts models: from Hugging Face or Google's TF1 code, and to Hugging Face.
 
     python -m bert_jax.convert --from=hf:DIR --to=CHECKPOINT
     python -m bert_jax.convert --from=tf1:uncased_L-12_H-768_A-12/bert_model.ckpt --to=CHECKPOINT

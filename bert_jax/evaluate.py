@@ -1,4 +1,4 @@
-"""Scores a fine-tuned checkpoint on a labelled file of its task, and writes its predictions.
+"""Scores a fine-tuned checkpoint on a labelled file, and writes its predictions.
 
     python -m bert_jax.evaluate --checkpoint=runs/sst2 --data=test.tsv --output=results/sst2
 

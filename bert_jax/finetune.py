@@ -1,4 +1,4 @@
-r"""Fine-tunes a checkpoint on a labelled task: the encoder is transferred, the head is new.
+r"""Fine-tunes a checkpoint on a labelled task: the same encoder, a new head.
 
     python -m bert_jax.finetune --config=finetune_text --checkpoint=runs/base \
         --config.data.train=train.tsv --config.data.dev=dev.tsv --workdir=runs/task

@@ -1,4 +1,4 @@
-"""`prepare` on Apache Beam: the same flags and the same corpus, by the machines of a runner.
+"""Runs `prepare` on Apache Beam: the same flags, and the same corpus.
 
 python -m bert_jax.prepare_beam --source='text:/shared/corpus/*.txt' --output=/shared/wiki \
         --tokenizer=train:sentencepiece:32000 --runner=FlinkRunner --flink_master=HOST:8081

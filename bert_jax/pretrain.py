@@ -1,4 +1,4 @@
-r"""Pretrains an encoder with the masked language model and next sentence prediction.
+r"""Pretrains an encoder: masked language model and next sentence prediction.
 
     python -m bert_jax.pretrain --config=pretrain_base \
         --config.data.corpus=data/wiki --workdir=runs/base

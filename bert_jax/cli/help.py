@@ -23,9 +23,9 @@ from bert_jax.config import flatten, item_type
 _COLUMNS = (30, 20)  # widths of a name, and of the type and default of a field
 
 
-def program_name() -> str:
-    """Returns the words that started this process: 'python -m bert_jax.plan', 'bert-jax plan'."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
+def program_name(main: Callable[..., None]) -> str:
+    """Returns the words that start a driver: 'python -m bert_jax.plan', or 'bert-jax plan'."""
+    spec = main.__globals__.get("__spec__")
     if sys.argv[0].startswith("bert-jax ") or spec is None:
         return sys.argv[0]
     return f"python -m {spec.name.removesuffix('.__main__')}"
@@ -46,9 +46,8 @@ def driver_flags() -> list[flags.Flag]:
 
 def help_text(main: Callable[..., None]) -> str:
     """Returns the help of a driver: usage, its flags and the fields of its config."""
-    module = inspect.getmodule(main)
-    first, _, rest = inspect.cleandoc((module and module.__doc__) or "").partition("\n")
-    name, defined = program_name(), driver_flags()
+    first, _, rest = inspect.cleandoc(main.__globals__["__doc__"]).partition("\n")
+    name, defined = program_name(main), driver_flags()
     usage = f"usage: {name}"
     config = next((flag for flag in defined if isinstance(flag, ConfigFlag)), None)
     if config is not None:

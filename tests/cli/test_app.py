@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from tests.fixtures.drivers import PRETRAIN_RECIPE, Drivers, python_m
+from tests.fixtures.drivers import PRETRAIN_RECIPE, Drivers
 
 
 @pytest.fixture(scope="module")
@@ -162,5 +162,3 @@ def test_debug_shows_the_traceback(drivers: Drivers) -> None:
     result = drivers.run("pretrain", "--debug")
     assert result.status == 1
     assert "Traceback" in result.err and "UserError: --config is not set" in result.err
-
-

@@ -1,0 +1,1 @@
+"""Recipes: each file returns the config of a run; installed as `bert_jax_configs`."""
