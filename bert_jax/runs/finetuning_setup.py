@@ -153,7 +153,8 @@ class Scorer:
         """Takes the inputs of the splits by name, with features where they are cached."""
         self._step = setup.eval_step
         self._splits = [
-            (name, split, setup.input_batches(inputs[name])) for name, split in setup.task.dev.items()
+            (name, split, setup.input_batches(inputs[name]))
+            for name, split in setup.task.dev.items()
         ]
 
     def __call__(self, params: Params) -> dict[str, float]:
