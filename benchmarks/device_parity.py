@@ -21,7 +21,7 @@ from bert_jax.model.attention import attention
 from bert_jax.model.fused_attention import fused_attention
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import make_pretraining_loss
-from bert_jax.runs.steps import masking
+from bert_jax.runs.steps import make_mask_fn
 from bert_jax.training.state import abstract_params, init_params, run_key
 
 # name -> compute type, fused attention or not, and tolerance, relative to the loss and to the
@@ -47,7 +47,7 @@ def gradients(
     model = PretrainingModel(encoder, attend=attend)
     loss = make_pretraining_loss(model)
     vocabulary = vocabulary_of(VOCAB)
-    prepare = masking(MaskingConfig(), 1, vocabulary)
+    prepare = make_mask_fn(MaskingConfig(), 1, vocabulary)
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         mesh = sharding.make_mesh(MeshConfig(), [device])
         params = init_params(model, 0, abstract_params(model, mesh))
