@@ -187,7 +187,7 @@ def test_the_page_sorts_and_switches_metrics(
 ) -> None:
     path = tmp_path / "index.html"
     path.write_text(page(summary))
-    browser.get(f"file://{path}")
+    browser.get(path.as_uri())
     wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(browser, 30)
 
     def column(number: int) -> list[str]:

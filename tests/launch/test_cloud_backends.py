@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -344,7 +345,7 @@ def test_pods_with_gpus_are_told_where_the_first_one_is():
 
 # What the sweep asks is answered from a script: for each request to create, the states that it is
 # in, one a look. At ACTIVE host 0 begins the run, and at OVER it has ended.
-_FAKE = """#!{python}
+_FAKE = """
 import json, pathlib, sys, time
 folder = pathlib.Path({folder!r})
 words = sys.argv[1:]
@@ -440,8 +441,11 @@ class Cloud:
         for each in (self.folder, programs):
             each.mkdir()
         body = f"SCRIPTS = {scripts}\n{body}"
-        fake = _FAKE.format(python=sys.executable, folder=str(self.folder), body=body)
-        (programs / program).write_text(fake)
+        fake = programs / f"{program}.py"
+        fake.write_text(_FAKE.format(folder=str(self.folder), body=body))
+        # A first line that names an interpreter cannot have a space in its path.
+        command = shlex.join([sys.executable, str(fake)])
+        (programs / program).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (programs / program).chmod(0o755)
         (root / "one.py").write_text(_STUDY)
         self._root, self._path = root, f"{programs}{os.pathsep}{os.environ['PATH']}"
@@ -521,7 +525,7 @@ def test_a_worker_installs_the_code_and_starts_the_run_again_while_it_asks_for_i
         "mountpoint": "exit 1",
         # python3 -m uv venv --clear --python 3.12 VENV
         "python3": f'[ "$3" != venv ] || (mkdir -p "$7/bin"; cp {programs}/run "$7/bin/python")',
-        "run": f'exec {sys.executable} "$@"',
+        "run": f'exec {shlex.quote(sys.executable)} "$@"',
     }
     for name, body in fakes.items():
         (programs / name).write_text(f"#!/bin/bash\n{body}\n")

@@ -488,11 +488,8 @@ def test_a_corpus_too_small_to_describe_is_described(
 def test_a_settled_error_is_raised_in_this_process_too(
     text: pathlib.Path, corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    job = make_job(tmp_path / "staging", f"text:{text}", corpus / "tokenizer")
-    text_then = text.read_bytes()
-    try:
-        text.write_bytes(text_then + b"more\n")
-        with pytest.raises(UserError, match="changed"):
-            list(pieces.PieceWriter(job)(0))
-    finally:
-        text.write_bytes(text_then)
+    source = pathlib.Path(shutil.copy(text, tmp_path))
+    job = make_job(tmp_path / "staging", f"text:{source}", corpus / "tokenizer")
+    source.write_bytes(text.read_bytes() + b"more\n")
+    with pytest.raises(UserError, match="changed"):
+        list(pieces.PieceWriter(job)(0))
