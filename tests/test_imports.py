@@ -78,7 +78,7 @@ def test_interrupted_in_its_imports_a_driver_ends_without_a_traceback(
 ) -> None:
     # A library that takes long: the driver is inside its imports when the signal comes.
     (tmp_path / "jax.py").write_text(
-        "import pathlib, time\npathlib.Path('x').touch()\ntime.sleep(60)\n"
+        "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n"
     )
     flags = ["--config=pretrain_tiny", "--config.data.corpus=c", "--workdir=w"]
     process = subprocess.Popen(
