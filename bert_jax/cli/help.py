@@ -6,6 +6,7 @@ import enum
 import inspect
 import io
 import pathlib
+import re
 import shutil
 import sys
 import textwrap
@@ -54,7 +55,8 @@ def help_text(main: Callable[..., None]) -> str:
         usage += " --config=RECIPE [--config.FIELD=VALUE ...]"
     if name.startswith("bert-jax "):
         rest = rest.replace("python -m bert_jax.", "bert-jax ")
-    lines = [first, "", f"{usage} [--FLAG=VALUE ...]", rest.rstrip(), "", "flags:"]
+    usage = textwrap.fill(f"{usage} [--FLAG=VALUE ...]", _width(), subsequent_indent="    ")
+    lines = [first, "", usage, rest.rstrip(), "", "flags:"]
     for flag in defined:
         lines += _entry(f"  {_flag_form(flag)}", _flag_text(flag))
     if config is not None:
@@ -68,18 +70,16 @@ def _flag_form(flag: flags.Flag) -> str:
         return "--config=RECIPE"
     if flag.boolean:
         return f"--[no]{flag.name}" if flag.default else f"--{flag.name}"
-    kind = flag.parser.syntactic_help or flag.flag_type()
-    words = {"int": "N", "float": "X", "comma separated list": "A,B,..."}
-    return f"--{flag.name}={words.get(flag.flag_type(), 'TEXT' if 'enum' not in kind else 'WORD')}"
+    kind = flag.flag_type()
+    words = {"int": "N", "float": "X", "string": "TEXT"}
+    word = "A,B,..." if "list" in kind else "WORD" if "enum" in kind else words.get(kind, "TEXT")
+    return f"--{flag.name}={word}"
 
 
 def _flag_text(flag: flags.Flag) -> str:
     text = flag.help or ""
-    values = getattr(flag.parser, "enum_values", None)
-    if enum_class := getattr(flag.parser, "enum_class", None):
-        values = [each.name.lower() for each in enum_class]
-    if values:
-        text = f"{text}: {', '.join(map(str, values))}"
+    if choices := re.fullmatch(r"<(.*?)>: (.*)", text, re.DOTALL):  # how absl shows an enum's
+        text = f"{choices[2]}: {choices[1].replace('|', ', ')}"
     if flag.default in (None, "", [], False):
         return text
     default = flag.default_as_str
@@ -145,12 +145,18 @@ def _group_lines(config: Any, prefix: str, comments: _Comments) -> Iterator[str]
     for name, group, item in groups:
         index = "[N]" if item else ""
         text = comments.beside(type(config), name) or _first_sentence(type(group))
-        yield from ("", f"  {prefix}{name}{index}: {text}")
+        yield ""
+        yield from textwrap.wrap(f"  {prefix}{name}{index}: {text}", _width())
         yield from _group_lines(group, f"{prefix}{name}{index}.", comments)
 
 
 def _first_sentence(owner: type) -> str:
     return (owner.__doc__ or "").partition("\n")[0]
+
+
+def _width() -> int:
+    """Returns the columns of the terminal that help uses."""
+    return max(min(shutil.get_terminal_size((100, 0)).columns, 100), 80)
 
 
 def _entry(name: str, text: str, value: str = "") -> Iterator[str]:
@@ -164,8 +170,7 @@ def _entry(name: str, text: str, value: str = "") -> Iterator[str]:
         if len(line) >= column:
             yield line
             line = ""
-    terminal = max(min(shutil.get_terminal_size((100, 0)).columns, 100), 80)
-    for part in textwrap.wrap(text, terminal - column, break_on_hyphens=False):
+    for part in textwrap.wrap(text, _width() - column, break_on_hyphens=False):
         yield f"{line:{column}}{part}"
         line = ""
     if line:
