@@ -71,7 +71,7 @@ def write_vectors(output: pathlib.Path, columns: Iterable[Columns], rows: int) -
       rows: number of all rows.
     """
     write = _write_npy if output.suffix == ".npy" else _write_parquet
-    with locked_staging(output, worth_keeping=lambda _: False) as staging:
+    with locked_staging(output, is_worth_keeping=lambda _: False) as staging:
         write(staging / output.name, columns, rows)
         os.replace(staging / output.name, output)
 

@@ -129,7 +129,7 @@ def convert(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs much that is no error
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     lines = read_sentences(sentences) if verify else None
-    with locked_staging(path, worth_keeping=lambda _: False) as staging:
+    with locked_staging(path, is_worth_keeping=lambda _: False) as staging:
         try:
             if inwards:
                 _import(source, path, options, staging, mesh, lines)

@@ -63,7 +63,7 @@ def score_file(
     dumps = functools.partial(json.dumps, ensure_ascii=False)
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
     about = {"checkpoint": str(found), "data": source, "examples": split.examples}
-    with locked_staging(output, worth_keeping=lambda _: False) as staging:
+    with locked_staging(output, is_worth_keeping=lambda _: False) as staging:
         (staging / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
         (staging / "scores.json").write_text(json.dumps(about | scores, indent=1))
         if classes := split.classes(outputs):
