@@ -235,7 +235,7 @@ def test_a_damaged_corpus_is_refused(
     ("documents", "heldout_rate", "message"),
     [
         (1, 0.0, "(train) has 1 document(s), but a negative pair needs two"),
-        (20, 0.0, "(heldout) has no documents: raise `prepare --heldout_rate` or add documents"),
+        (20, 0.0, "(heldout) has no documents: raise `prepare --heldout_rate`, or add documents"),
     ],
 )
 def test_too_few_documents(
