@@ -76,7 +76,7 @@ class Classes(WholeInputs):
     """The probability of each label."""
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns for each `text`, `label` (the likeliest) and `probabilities` by label."""
+        """Returns for each input `text`, `label` (the likeliest), and `probabilities` by label."""
         logits = np.stack(self._read(inputs)).astype(np.float64)
         predicted = class_predictions(softmax(logits, axis=-1), self._tuned.labels)
         return [texts(*pair) | each for pair, each in zip(inputs, predicted, strict=True)]
