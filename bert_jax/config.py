@@ -18,14 +18,14 @@ from bert_jax.errors import UserError
 
 
 class Norm(enum.Enum):
-    """Where layer normalisation stands in a residual sublayer."""
+    """The position of layer normalisation in a residual sublayer."""
 
     POST = "post"  # norm(x + f(x)), as BERT was published
     PRE = "pre"  # x + f(norm(x))
 
 
 class PositionInit(enum.Enum):
-    """What the position table begins as; it is trained either way."""
+    """The initial position table, which is trained in any case."""
 
     NORMAL = "normal"  # as every other table, as BERT was published
     SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
@@ -40,14 +40,14 @@ class Activation(enum.Enum):
 
 
 class Optimizer(enum.Enum):
-    """How gradients become updates."""
+    """The optimizer."""
 
     ADAMW = "adamw"  # Loshchilov and Hutter (2019), as BERT used it
     LAMB = "lamb"  # You et al. (2020): each layer moves in proportion to its own norm
 
 
 class Schedule(enum.Enum):
-    """How the learning rate falls to 0 after its linear warm-up."""
+    """The decay of the learning rate to 0 after its linear warm-up."""
 
     LINEAR = "linear"
     POLYNOMIAL = "polynomial"  # (steps left / steps) ** 2
@@ -63,7 +63,7 @@ class ComputeType(enum.Enum):
 
 
 class Remat(enum.Enum):
-    """What a layer keeps from its forward pass for the backward pass; the rest is computed again.
+    """Rematerialisation: what a layer keeps for its backward pass; the rest is computed again.
 
     It changes memory and speed, never values.
     """
@@ -74,14 +74,14 @@ class Remat(enum.Enum):
 
 
 class AttentionKernel(enum.Enum):
-    """How pretraining computes attention; the same values to rounding."""
+    """The attention kernel of pretraining; the values are the same to rounding."""
 
     PRODUCTS = "products"  # as matrix products, which every device has
     FUSED = "fused"  # by the kernel of a TPU or GPU; attention dropout must be 0
 
 
 class ExampleFormat(enum.Enum):
-    """What an example is made of (RoBERTa, section 4.2)."""
+    """The make-up of a pretraining example (RoBERTa, section 4.2)."""
 
     SEGMENT_PAIR = "segment_pair"  # two runs of sentences, as BERT has them
     SENTENCE_PAIR = "sentence_pair"  # two single sentences
@@ -93,7 +93,7 @@ PAIR_FORMATS = (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR)
 
 
 class SentenceObjective(enum.Enum):
-    """What is asked of a pair, beside its masked tokens."""
+    """The objective for sentence pairs, beside the masked tokens."""
 
     NSP = "nsp"  # does B follow A, or is it from another document? (BERT, section 3.1)
     SOP = "sop"  # are A and B in their order, or swapped? (ALBERT, section 3.1)
@@ -101,7 +101,7 @@ class SentenceObjective(enum.Enum):
 
 
 class TaskKind(enum.Enum):
-    """What is asked about an input (`task_kinds.py` says what belongs to each)."""
+    """The kind of a labelled task (`tasks/kinds.py` has what belongs to each)."""
 
     CLASSIFICATION = "classification"  # a class of a text or a pair, read at [CLS]
     REGRESSION = "regression"  # a number for a text or a pair, read at [CLS]
@@ -110,7 +110,7 @@ class TaskKind(enum.Enum):
 
 
 class EncoderMode(enum.Enum):
-    """What fine-tuning does to the encoder."""
+    """The treatment of the encoder in fine-tuning."""
 
     FULL = "full"  # it is trained
     FROZEN = "frozen"  # it keeps its values, and runs without dropout
@@ -118,7 +118,7 @@ class EncoderMode(enum.Enum):
 
 
 class MaskStrategy(enum.Enum):
-    """What is predicted, and so what is hidden."""
+    """The units of tokens that are masked and predicted."""
 
     TOKENS = "tokens"  # single tokens (BERT, section 3.1)
     WHOLE_WORDS = "whole_words"  # all tokens of a word together, as the later published models
@@ -155,7 +155,7 @@ class EncoderConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class PretrainDataConfig:
-    """Which corpora, and how their documents become rows."""
+    """The corpora, and the packing of their documents into rows."""
 
     corpus: str = ""  # what `bert_jax.prepare` made: DIR, or a mixture DIR=WEIGHT,DIR=WEIGHT,...
     local_dir: str = ""  # where this host keeps a copy of the corpora; '': they are read in place
@@ -219,7 +219,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class MeshConfig:
-    """How the devices are arranged; their product must be the number of devices."""
+    """The mesh; the product of its axes must be the number of devices."""
 
     data: int = 0  # copies of the model, each with its own rows; 0: as many as the devices allow
     fsdp: int = 1  # as data, and parameters are split too
@@ -228,7 +228,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class HostsConfig:
-    """How the processes of a run wait for each other."""
+    """The time limits of a run with several processes."""
 
     start_seconds: int = 300  # in which all must have come
 

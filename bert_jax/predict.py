@@ -209,7 +209,7 @@ def show_masks(prediction: dict[str, Any]) -> str:
 
 
 class Scores:
-    """How likely a pretrained model finds texts."""
+    """The pseudo-log-likelihood of texts under a pretrained model."""
 
     def __init__(self, checkpoint: pathlib.Path, metadata: dict[str, Any], batch_size: int) -> None:
         """Restores a pretraining checkpoint."""

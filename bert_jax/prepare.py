@@ -272,7 +272,7 @@ def _tokenizer_fault(directory: pathlib.Path) -> str:
     return "" if wanted == tokenizer.fingerprint else "it is not the one in the manifest"
 
 
-def describe(directory: pathlib.Path) -> None:
+def print_description(directory: pathlib.Path) -> None:
     """Tells what a corpus is like, and draws its lengths beside it.
 
     Raises:
@@ -289,19 +289,19 @@ def describe(directory: pathlib.Path) -> None:
         print(f"\nwrote {plot_lengths(lengths, picture)}")
 
 
-def run(run_pieces: RunPieces) -> None:
+def prepare_with(run_pieces: RunPieces) -> None:
     """Does what the flags ask for: makes a corpus, the pieces in this way, or looks at one."""
     if _VERIFY.value:
         verify(pathlib.Path(_VERIFY.value).expanduser())
     elif _DESCRIBE.value:
-        describe(pathlib.Path(_DESCRIBE.value).expanduser())
+        print_description(pathlib.Path(_DESCRIBE.value).expanduser())
     else:
         make_corpus(run_pieces)
 
 
 def main(_: Sequence[str]) -> None:
     """Makes a corpus with processes of this machine, or looks at one."""
-    run(run_locally)
+    prepare_with(run_locally)
 
 
 if __name__ == "__main__":

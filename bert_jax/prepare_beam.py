@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--workers={flags.FLAGS.workers} is of prepare alone: use the runner's own flag"
         )
-    prepare.run(functools.partial(run_pieces, beam_flags=argv[1:]))
+    prepare.prepare_with(functools.partial(run_pieces, beam_flags=argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is lost when the encoder is frozen, and which of its layers should the head read then?
+"""Frozen encoders: what is lost, and which layers should the head read then?
 
 BERT's table 7, on entities: fine-tuning against features. One pretraining; seeds are those of the
 heads.

@@ -1,4 +1,4 @@
-"""How many labels does a pretrained encoder save?
+"""Label efficiency: how many labels does a pretrained encoder save?
 
 The same task with 100, 300, 1,000, 3,000 and all examples, from the pretrained encoder and from
 random weights. One pretraining; a seed decides the examples, their order and the head.

@@ -1,4 +1,4 @@
-"""How many tokens should be predicted: BERT's 15 %, or more?
+"""The masking rate: should BERT's 15 % of the tokens be predicted, or more?
 
 A higher rate gives more to learn from in each row and less to learn it by. Held-out losses are
 always measured at 15 %.

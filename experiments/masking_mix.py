@@ -1,4 +1,4 @@
-"""What should stand where a token is predicted: [MASK], the token itself, or a random one?
+"""The masking mix: [MASK], the token itself, or a random one in the place of a target?
 
 BERT's table 8. Held-out losses are always measured with the published mix, 80/10/10, so that a
 model that never saw an unmasked target is asked about some.

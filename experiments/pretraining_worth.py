@@ -1,4 +1,4 @@
-"""What is an hour of pretraining worth to a mini, on tasks of every kind?
+"""The worth of an hour of pretraining, for a mini on tasks of every kind.
 
 From the pretrained encoder and from random weights, each at its own best rate, and the head alone.
 """

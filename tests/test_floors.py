@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import pathlib
+import re
 import typing
 
 from bert_jax import config as configs
@@ -111,6 +112,34 @@ def test_folders_are_small() -> None:
         for folder in (top, *top.rglob("*/")):
             count = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
             assert folder == PACKAGE or count <= 16, f"{folder} has {count} modules"
+
+
+RIDDLE = re.compile(r"(What|How|Whether|Where|Who|Which|When|Why)\b")
+
+
+def test_docstrings_name_the_thing() -> None:
+    for top in ("bert_jax", "benchmarks", "experiments", "launch", "docs"):
+        for path in (PACKAGE.parent / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    text = ast.get_docstring(node) or ""
+                    assert not RIDDLE.match(text), f"{path}: {text.splitlines()[0]}"
+
+
+def test_no_public_name_is_defined_twice() -> None:
+    owner: dict[str, str] = {}
+    for module, tree in modules().items():
+        for node in tree.body:
+            names = []
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in names:
+                if not name.startswith("_") and name != "main":
+                    other = owner.setdefault(name, module)
+                    assert other == module, f"{name} is in {other} and in {module}"
 
 
 def fields(config_type: type) -> set[str]:

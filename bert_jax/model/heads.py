@@ -64,7 +64,7 @@ class TaskHead(nn.Module):
 
 
 class PretrainingLogits(NamedTuple):
-    """What `PretrainingModel` returns."""
+    """The logits of a `PretrainingModel`."""
 
     mlm: jax.Array  # [B, M, V] float32
     sentence: jax.Array | None  # [B, N, 2] float32; None without a sentence objective

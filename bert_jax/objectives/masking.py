@@ -25,7 +25,7 @@ _MORE_ROUNDS = 3
 
 @dataclasses.dataclass(frozen=True)
 class MaskVocabulary:
-    """What masking must know of a tokenizer."""
+    """The properties of a tokenizer that masking needs."""
 
     special_ids: tuple[int, ...]  # never chosen, never drawn
     mask_id: int  # of [MASK]

@@ -36,7 +36,7 @@ SUMMARY_FILE = "summary.json"  # of several runs
 
 
 class FinetuningSetup:
-    """What the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
+    """The parts that the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
 
     def __init__(
         self, config: FinetuneConfig, checkpoint: pathlib.Path, mesh: Mesh, clock: StartClock
@@ -142,7 +142,7 @@ class Progress:
         self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
 
     def is_over(self, patience: int) -> bool:
-        """Whether it is time to stop; never with a patience of 0."""
+        """Returns True if training should stop; never with a patience of 0."""
         return 0 < patience <= self.stale
 
 

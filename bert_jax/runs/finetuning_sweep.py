@@ -52,7 +52,7 @@ PREDICTIONS_FILE = "predictions.npz"
 
 @dataclasses.dataclass
 class RunScores:
-    """What is known of one run.
+    """The scores and outputs of one run.
 
     Attributes:
       seed: of the run.

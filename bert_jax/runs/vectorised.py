@@ -34,7 +34,7 @@ _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
 
 
 class Runs(NamedTuple):
-    """What tells runs apart on the devices."""
+    """The arrays in which runs differ."""
 
     inputs: RunInputs  # keys [runs], learning rates [runs, S]
     highest_rate: Any  # [runs] float32

@@ -1,4 +1,4 @@
-"""What is looked at when something is wrong: ids, the step that made a NaN, a profile."""
+"""Debugging: ids out of range, the operation that made a NaN, profiles."""
 
 import contextlib
 import functools

@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 class RunInputs(NamedTuple):
-    """What every step of a run takes beside its state and batch.
+    """The inputs of every step of a run, beside its state and batch.
 
     The learning rates are data, not constants of the program: a run with another rate, warm-up or
     number of steps finds the compiled step of this one.
