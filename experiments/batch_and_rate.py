@@ -1,4 +1,4 @@
-"""Batch size and learning rate: how large a batch, if every run sees the same rows, and at which rate?
+"""Batch size and learning rate, where every run sees the same rows.
 
 RoBERTa's table 3: from 256 rows to 8,000, with fewer steps and higher rates. LAMB is for the
 largest ones.
