@@ -36,7 +36,7 @@ SUMMARY_FILE = "summary.json"  # of several runs
 
 
 class FinetuningSetup:
-    """The parts that the runs of all seeds share: the checkpoint, the task, the model and the mesh."""
+    """The parts that all seeds share: the checkpoint, the task, the model and the mesh."""
 
     def __init__(
         self, config: FinetuneConfig, checkpoint: pathlib.Path, mesh: Mesh, clock: StartClock
