@@ -1,4 +1,4 @@
-r"""Runs a checkpoint on new text: fills [MASK], does its task, scores or encodes texts.
+r"""Runs a checkpoint on new text: fills [MASK], does its task, scores or encodes it.
 
     python -m bert_jax.predict --checkpoint=runs/base --text='the capital of france is [MASK] .'
     python -m bert_jax.predict --checkpoint=runs/sst2 --text='this teddy bear is so cute.'

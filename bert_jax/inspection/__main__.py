@@ -1,4 +1,4 @@
-"""Shows the parameters of a checkpoint, their changes, and attention and predictions for a text.
+"""Shows a checkpoint: parameters, changes, and attention or predictions for a text.
 
     python -m bert_jax.inspection runs/base                      # every parameter
     python -m bert_jax.inspection runs/base --show=layers --match=attention

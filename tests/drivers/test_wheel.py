@@ -111,4 +111,4 @@ def test_errors_of_a_command_are_one_line(bert_jax: Callable[..., Result]) -> No
         in bert_jax("pretrain", "--config=pretrain_tny").error()
     )
     assert "did you mean --checkpoint?" in bert_jax("predict", "--chekpoint=x").error()
-    assert "leave out b" in bert_jax("inspection", "a", "b").error()
+    assert "leave out b" in bert_jax("inspection", "a", "b", "--show=layers").error()
