@@ -177,8 +177,8 @@ def test_the_first_step_shows_what_was_transferred(
             "dev.tsv:2 has the label 'hot', which",
         ),
         ("dev.tsv", "feel\twords\nwarm\t \n", "dev.tsv:2 has an empty 'words'"),
-        ("dev.tsv", "feel\twords\nwarm\tred\tblue\n", "dev.tsv:2 has 3 columns where the first"),
-        ("train.tsv", "feel\twords\nwarm\tred\nwarm\tsun\n", "have the one label 'warm'"),
+        ("dev.tsv", "feel\twords\nwarm\tred\tblue\n", "dev.tsv:2 has 3 columns, but the first"),
+        ("train.tsv", "feel\twords\nwarm\tred\nwarm\tsun\n", "have the label 'warm'"),
         ("dev.tsv", "feel\twords\n", "dev.tsv has no examples"),
         ("dev.tsv", "", "dev.tsv has no examples"),
         ("dev.tsv", b"feel\twords\nwarm\tr\xe9d\n", "dev.tsv is not UTF-8 at byte 17"),
@@ -281,4 +281,4 @@ def test_pairs(
     checkpoint = f"--checkpoint={tmp_path / 'run'}"
     result = drivers.run("predict", checkpoint, "--json", stdin="red\tblue\nsun\tsun\n")
     assert result.status == 0 and '"text_pair": "blue"' in result.out
-    assert "is of pairs" in drivers.run("predict", checkpoint, "--text=red").error()
+    assert "whose inputs are pairs" in drivers.run("predict", checkpoint, "--text=red").error()
