@@ -209,7 +209,7 @@ def test_what_fails_is_tried_again_then_left_and_the_others_go_on(
     assert last.startswith("error: failed: pretrain/no_loss/seed-0, and 1 more wait for them:")
     told = "\n".join(events)
     assert "failed  pretrain/no_loss/seed-0: it ended with status 1; retrying" in told
-    assert told.count("error: gone is not a prepared corpus") == 2  # its last words, each time
+    assert told.count("error: gone is not a corpus") == 2  # its last words, each time
     folder = StudyFolder(workdir)
     states = {run.name: folder.is_done(run) for run in trained(workdir)}
     assert [name for name, is_done in states.items() if not is_done] == [
