@@ -65,7 +65,7 @@ class ComputeType(enum.Enum):
 class Remat(enum.Enum):
     """Rematerialisation: what a layer keeps for its backward pass; the rest is computed again.
 
-    It changes memory and speed, never values.
+    It changes memory and speed, values by rounding alone.
     """
 
     NONE = "none"  # everything is kept
@@ -148,9 +148,7 @@ class EncoderConfig:
     compute_type: ComputeType = ComputeType.FLOAT32
     attention: AttentionKernel = AttentionKernel.PRODUCTS
     remat: Remat = Remat.NONE
-    unroll: int = (
-        1  # layers per iteration of the scan; changes speed and compile time, never values
-    )
+    unroll: int = 1  # layers per iteration of the scan; changes speed, and values by rounding
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -163,16 +161,10 @@ class PretrainDataConfig:
     objective: SentenceObjective = SentenceObjective.NSP  # for pairs
     length: int = 128  # T, tokens in a row; a phase may have its own
     max_examples_per_row: int = 0  # N; 0: one for each 32 tokens of a row; 1: rows are not packed
-    random_b_rate: float = (
-        0.5  # of pairs: chance that B comes from another document, where A has a continuation
-    )
+    random_b_rate: float = 0.5  # of pairs with a continuation: B is from another document
     short_rate: float = 0.1  # of segment pairs: chance to aim at a random shorter length
-    static_copies: int = (
-        0  # K epochs, rows and masks, seen again and again (RoBERTa); 0: all differ
-    )
-    block_examples: int = (
-        1_000_000  # examples planned and shuffled together, about; sets host memory
-    )
+    static_copies: int = 0  # K epochs with their masks, repeated (RoBERTa); 0: all differ
+    block_examples: int = 1_000_000  # about, planned and shuffled together; sets host memory
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -192,9 +184,7 @@ class MaskingConfig:
     rate: float = 0.15  # share of an example's ordinary tokens that are predicted
     final_rate: float = 0.0  # rate of the last step, reached linearly; 0: the rate is constant
     mask_share: float = 0.8  # of those, replaced by [MASK]
-    random_share: float = (
-        0.1  # of those, replaced by a random ordinary token; the rest stays as it is
-    )
+    random_share: float = 0.1  # of those, replaced by a random token; the rest is kept
     span_stop_rate: float = 0.2  # chance that a span ends after each of its words
     span_longest: int = 10  # words in a span, at most
 
@@ -253,9 +243,7 @@ class PretrainConfig:
     seed: int = 0
     log_steps: int = 100  # steps between lines of metrics
     eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
-    eval_batches: int = (
-        50  # batches of the held-out split in one evaluation, at most; always the same ones
-    )
+    eval_batches: int = 50  # of the held-out split, at most; always the same ones
     checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted
     keep_every_steps: int = 0  # checkpoints of its multiples are never deleted; 0: none of them
@@ -272,9 +260,7 @@ class TaskDataConfig:
 
     train: str = ""
     dev: str = ""  # held out; several with commas between, the first chooses the best epoch
-    header: bool = (
-        True  # the first line of .tsv and .csv names the columns; False: they are 0, 1, ...
-    )
+    header: bool = True  # .tsv and .csv begin with column names; False: columns are 0, 1, ...
     text_column: str = "text"
     text_pair_column: str = ""  # '': the task has single inputs
     label_column: str = "label"
@@ -302,9 +288,7 @@ class FinetuneConfig:
     )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
-    transfer: bool = (
-        True  # False: the checkpoint gives its shape and tokenizer, no values (a baseline)
-    )
+    transfer: bool = True  # False: only the checkpoint's shape and tokenizer (a baseline)
     fresh_layers: int = 0  # top layers of the encoder that begin anew
     encoder_mode: EncoderMode = EncoderMode.FULL
     feature_layers: int = 1  # the head reads the last so many layers, side by side

@@ -7,9 +7,6 @@ All arrays come from the functions that a run calls, at sizes that fit on a page
 
 import inspect
 import pathlib
-import re
-import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import EncoderConfig, PretrainConfig
-from bert_jax.data.corpus.corpus import Corpus, open_corpus
+from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey
 from bert_jax.data.packing.packing import pack
@@ -33,10 +30,11 @@ from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import cross_entropy, make_pretraining_loss, mean
 from bert_jax.objectives.masking import mask_tokens
 from bert_jax.runs.steps import make_mask_fn, mask_vocabulary
-from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key, tabulate
 from bert_jax.training.step import make_update
+from docs.word_corpus import prepare_words
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path(__file__).with_suffix(".md")
@@ -46,7 +44,6 @@ it slows here.
 the lamp is lit.
 ships see it.
 """
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SEED = 3
 
 
@@ -58,24 +55,6 @@ def make_config() -> PretrainConfig:
     config.data.length, config.data.max_examples_per_row = 24, 2
     config.optimizer.warmup_steps = 0
     return config
-
-
-def prepare(directory: pathlib.Path) -> tuple[Corpus, Tokenizer]:
-    """Prepares the text with a vocabulary of its own words."""
-    (directory / "text.txt").write_text(TEXT)
-    vocab = directory / "vocab.txt"
-    words = sorted(set(re.findall(r"\w+|[^\w\s]", TEXT)))
-    vocab.write_text("\n".join([*SPECIAL, *words, ""]))
-    flags = (
-        f"--source=text:{directory / 'text.txt'}",
-        f"--tokenizer={vocab}",
-        f"--output={directory / 'corpus'}",
-        "--heldout_rate=0",
-        "--workers=1",
-    )
-    subprocess.run([sys.executable, "-m", "bert_jax.prepare", *flags], check=True, cwd=ROOT)
-    tokenizer = load_tokenizer(directory / "corpus" / "tokenizer")
-    return open_corpus(directory / "corpus", "train"), tokenizer
 
 
 def link(function: Callable) -> str:
@@ -114,7 +93,7 @@ def columns(titles: Sequence[str], *fields: Sequence[Any]) -> Iterator[str]:
 def make_page() -> str:
     """Returns the page."""
     with tempfile.TemporaryDirectory() as directory:
-        sections = _sections(*prepare(pathlib.Path(directory)), make_config())
+        sections = _sections(*prepare_words(TEXT, pathlib.Path(directory)), make_config())
         return "\n\n".join(map(wrapped, sections)) + "\n"
 
 

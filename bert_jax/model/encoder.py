@@ -22,7 +22,7 @@ from bert_jax.model.layers import (
     layer_norm,
     sinusoidal_init,
 )
-from bert_jax.model.stack import init_stack, run_stack
+from bert_jax.model.stack import LAYERS, init_stack, run_stack
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
-        self.layers = self.param("layers", self._init_layers)
+        self.layers = self.param(LAYERS, self._init_layers)
         if self.config.norm is Norm.PRE:
             self.final_norm = layer_norm(self.config, "final_norm")
 

@@ -104,7 +104,7 @@ class TaskModel(nn.Module):
     """Encoder and the head of a labelled task.
 
     Tasks of whole inputs read [CLS] through the pooler; tasks of tokens read every token. The name
-    of the head is that of its parameter group, as `task_kinds.py` has it.
+    of the head is that of its parameter group, as `tasks/kinds.py` has it.
     """
 
     config: EncoderConfig

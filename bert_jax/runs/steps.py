@@ -52,7 +52,7 @@ class CompiledStep(NamedTuple):
       steps: of the run.
       learning_rate: the schedule, steps from 0 -> rate.
       loss: of the model.
-      train_step: from `training.make_train_step`.
+      train_step: from `training/step.py`.
     """
 
     model: PretrainingModel | TaskModel
@@ -161,10 +161,10 @@ def finetuning_step(
 
     Args:
       config: of the run.
-      model: from `task_kinds.make_model`.
+      model: from `kinds.make_model`.
       mesh: from `sharding.make_mesh`.
       steps: of the run.
-      class_weights: from `task_kinds.class_weights`.
+      class_weights: from `kinds.class_weights`.
     """
     tx, rate = task_optimizer(config, steps)
     abstract = abstract_state(model, tx, mesh)

@@ -66,10 +66,10 @@ def vectorise(
 
     Args:
       config: of all runs.
-      model: from `task_kinds.make_model`.
+      model: from `kinds.make_model`.
       mesh: from `sharding.make_runs_mesh`.
       steps: of each run.
-      class_weights: from `task_kinds.class_weights`.
+      class_weights: from `kinds.class_weights`.
     """
     gradient = jax.value_and_grad(training_loss(model, config, class_weights), has_aux=True)
 

@@ -26,7 +26,7 @@ def run_steps(
     A state is donated to the step that follows it: use it before asking for the next.
 
     Args:
-      train_step: from `training.make_train_step`.
+      train_step: from `step.make_train_step`.
       state: where to begin, before step `steps`.
       batches: global arrays, one batch a step.
       run: what every step takes beside its batch, such as `RunInputs`.

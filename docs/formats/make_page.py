@@ -6,26 +6,23 @@ The text is docs/formats/text.txt, and every word of it is a token.
 """
 
 import pathlib
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 
 from bert_jax.config import PAIR_FORMATS, ExampleFormat, PretrainConfig, SentenceObjective, validate
-from bert_jax.data.corpus.corpus import Corpus, open_corpus
+from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.pretraining.phases import with_length
 from bert_jax.data.pretraining.plan import BlockPlan, plan_block
 from bert_jax.data.pretraining.rows import make_rows, row_format
 from bert_jax.errors import UserError
-from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.text.tokenizer import Tokenizer
+from docs.word_corpus import prepare_words
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "README.md"
 LENGTH, EXAMPLES_PER_ROW, ROWS, SEED = 40, 2, 4, 1
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LABELS = {
     SentenceObjective.NSP: ("B follows A", "B is from another document"),
     SentenceObjective.SOP: ("in order", "swapped"),
@@ -56,23 +53,6 @@ def title(config: PretrainConfig) -> str:
     return f"format={data.format.value}{rate} objective={data.objective.value}"
 
 
-def prepare(directory: pathlib.Path) -> tuple[Corpus, Tokenizer]:
-    """Prepares the text with a vocabulary of its own words."""
-    words = re.findall(r"\w+|[^\w\s]", (HERE / "text.txt").read_text().lower())
-    vocab = directory / "vocab.txt"
-    vocab.write_text("\n".join([*SPECIAL, *sorted(set(words)), ""]))
-    flags = (
-        f"--source=text:{HERE / 'text.txt'}",
-        f"--tokenizer={vocab}",
-        f"--output={directory / 'corpus'}",
-        "--heldout_rate=0",
-        "--workers=1",
-    )
-    subprocess.run([sys.executable, "-m", "bert_jax.prepare", *flags], check=True, text=True)
-    tokenizer = load_tokenizer(directory / "corpus" / "tokenizer")
-    return open_corpus(directory / "corpus", "train"), tokenizer
-
-
 def shown_rows(
     corpus: Corpus, plan: BlockPlan, tokenizer: Tokenizer, config: PretrainConfig
 ) -> Iterator[str]:
@@ -95,7 +75,7 @@ def make_page() -> str:
     """Returns the page."""
     parts = [_INTRODUCTION]
     with tempfile.TemporaryDirectory() as directory:
-        corpus, tokenizer = prepare(pathlib.Path(directory))
+        corpus, tokenizer = prepare_words((HERE / "text.txt").read_text(), pathlib.Path(directory))
         for config in combinations():
             plan = plan_block(corpus, with_length(config.data, LENGTH), seed=SEED, epoch=0, block=0)
             rows = "\n".join(shown_rows(corpus, plan, tokenizer, config)).strip()

@@ -11,20 +11,9 @@ import typing
 import pytest
 
 from bert_jax import config as configs
+from bert_jax.__main__ import DRIVERS
 from tests.fixtures.drivers import PATIENCE_SECONDS, ROOT, Result, python_m
 
-DRIVERS = (
-    "prepare",
-    "pretrain",
-    "finetune",
-    "finetune_sweep",
-    "evaluate",
-    "predict",
-    "convert",
-    "plan",
-    "inspection",
-    "prepare_beam",
-)
 SLOW = ("jax", "flax", "orbax", "matplotlib", "numpy", "tensorflow", "pyarrow", "grain")
 
 
