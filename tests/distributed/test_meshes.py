@@ -120,8 +120,8 @@ def assert_same_step(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> None:
     assert totals.keys() == expected_totals.keys()
     scale = float(mean(expected_totals["grad_norm"]))
     for (path, leaf), other in zip(
-        jax.tree_util.tree_leaves_with_path((totals, state.params, state.opt_state[0].trace)),
-        jax.tree.leaves((expected_totals, expected.params, expected.opt_state[0].trace)),
+        jax.tree_util.tree_leaves_with_path((totals, state.params, state.opt_state.trace)),
+        jax.tree.leaves((expected_totals, expected.params, expected.opt_state.trace)),
         strict=True,
     ):
         np.testing.assert_allclose(
@@ -140,7 +140,7 @@ def test_every_mesh_gives_the_step_of_one_device(tiny_encoder, case):
     assert_same_step((state, totals), reference(kind, tiny_encoder))
 
     # Witness: each device holds its share of the parameters and of their moments, no more.
-    for tree in (state.params, state.opt_state[0].trace):
+    for tree in (state.params, state.opt_state.trace):
         layers = tree["encoder"]["layers"]
         for leaf, piece in (
             (layers["attention"]["query"]["kernel"], (2, 24 // fsdp, 4 // tensor, 6)),

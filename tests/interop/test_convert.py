@@ -206,7 +206,7 @@ def test_what_a_user_can_get_wrong(
     assert "is there already" in error(f"hf:{hf}", imported)
     assert "has no config.json" in error(f"hf:{tmp_path}", new)
     assert "has no checkpoint" in error(tmp_path, f"hf:{new}")
-    assert "are of what is imported" in error(imported, f"hf:{new}", "--pairs")
+    assert "are for imported models: leave them out" in error(imported, f"hf:{new}", "--pairs")
     assert "--pairs is for BertForSequenceClassification" in error(f"hf:{hf}", new, "--pairs")
     (tmp_path / "sentences").write_bytes(b"\xff")
     assert "is not UTF-8" in error(f"hf:{hf}", new, f"--sentences={tmp_path / 'sentences'}")

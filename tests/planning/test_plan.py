@@ -127,7 +127,7 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
         (["--topology=cpu:8", "--config.batch_size=0"], "batch_size=0 must be at least 1"),
         (["--topology=cpu:8", "--price=-1"], "--price=-1.0 must be 0 or more"),
         (["--topology=cpu:8", "--finetune_examples=5"], "needs --finetune_config"),
-        (["--topology=cpu:8", "--finetune_config={finetune}"], "say how many examples"),
+        (["--topology=cpu:8", "--finetune_config={finetune}"], "give the number of examples"),
         (
             ["--topology=cpu:8", "--finetune_config={pretrain}", "--finetune_examples=5"],
             "this driver needs a FinetuneConfig",
@@ -404,7 +404,7 @@ def test_chips_that_a_mesh_does_not_suit() -> None:
 
     sides = (4, 4, 4)
     chips = [FakeChip(i, tuple(map(int, np.unravel_index(i, sides)))) for i in range(64)]
-    with pytest.raises(UserError, match=r"data=32 x fsdp=2 x tensor=1 cannot be .* 4 x 4 x 4"):
+    with pytest.raises(UserError, match=r"data=32 x fsdp=2 x tensor=1 does not fit .* 4 x 4 x 4"):
         sharding.make_mesh(MeshConfig(fsdp=2), chips)
 
 

@@ -318,16 +318,16 @@ def test_few_plans_are_held_and_none_is_made_twice(corpus, rows_per_epoch, monke
 
 
 PINNED = {
-    "format=segment_pair random_b_rate=0.5 objective=nsp": "817e8a6392696766",
-    "format=segment_pair random_b_rate=0 objective=sop": "49fc58a79bcf5106",
-    "format=segment_pair random_b_rate=0 objective=none": "76e06757349cba7b",
-    "format=segment_pair random_b_rate=0.5 objective=none": "14f9f0f3afdb48ea",
-    "format=sentence_pair random_b_rate=0.5 objective=nsp": "54fa84758ce122d0",
-    "format=sentence_pair random_b_rate=0 objective=sop": "20028a8fff75e8c0",
-    "format=sentence_pair random_b_rate=0 objective=none": "b61d42225822cce9",
-    "format=sentence_pair random_b_rate=0.5 objective=none": "fd4f5dfd9edec085",
-    "format=full_sentences objective=none": "9173e851ff670226",
-    "format=doc_sentences objective=none": "fe128accf4b7c38a",
+    "format=segment_pair random_b_rate=0.5 objective=nsp": "542a0f20a5b8c270",
+    "format=segment_pair random_b_rate=0 objective=sop": "4a6664405c110f6c",
+    "format=segment_pair random_b_rate=0 objective=none": "880777878d27e56f",
+    "format=segment_pair random_b_rate=0.5 objective=none": "57206d2fc623c8e3",
+    "format=sentence_pair random_b_rate=0.5 objective=nsp": "39e67a5d1d00cb6b",
+    "format=sentence_pair random_b_rate=0 objective=sop": "b10850429fe59326",
+    "format=sentence_pair random_b_rate=0 objective=none": "5407382bd4809f29",
+    "format=sentence_pair random_b_rate=0.5 objective=none": "8cacf5a97508c63e",
+    "format=full_sentences objective=none": "0cb80b18149d0d4f",
+    "format=doc_sentences objective=none": "a037d1bfe78432af",
 }
 
 
