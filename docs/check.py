@@ -4,7 +4,7 @@
 
 - Links lead to files and headings that exist.
 - Names in backticks that look like files, modules or what is in them exist.
-- `import` lines in Python blocks import what exists.
+- `import` lines in Python blocks, and in the cells of notebooks, import what exists.
 - Commands that start a driver have its flags, and overrides of fields that its config has.
 
 Nothing is run. Prints a line for each fault, and ends with status 1 if there is any.
@@ -12,6 +12,7 @@ Nothing is run. Prints a line for each fault, and ends with status 1 if there is
 
 import ast
 import functools
+import json
 import pathlib
 import re
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from bert_jax import config as configs
 from docs.commands import ROOT, command_faults, commands
-from docs.markdown import Block, Page
+from docs.markdown import Page
 
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "launch/*.md", "experiments/*.md")
 # Endings of files that are no modules: `config.json` does not name `json` in config.py.
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     """Checks the pages, all by default; returns the exit status."""
     paths = [ROOT / each for each in arguments] or [p for each in PAGES for p in ROOT.glob(each)]
     pages = [Page(path) for path in sorted(paths)]
+    notebooks = [] if arguments else sorted((ROOT / "notebooks").glob("*.ipynb"))
     faults = [fault for page in pages for fault in page_faults(page)]
-    print("\n".join(faults) or f"{len(pages)} pages of documentation are sound")
+    faults += [fault for path in notebooks for fault in notebook_faults(path)]
+    count = len(pages) + len(notebooks)
+    print("\n".join(faults) or f"{count} pages of documentation are sound")
     return 1 if faults else 0
 
 
@@ -62,7 +66,8 @@ def page_faults(page: Page) -> Iterator[str]:
             if fault := target_fault(line.text):
                 yield f"{where}:{line.number}: {fault}"
         if block.language == "python":
-            yield from (f"{where}:{block.lines[0].number}: {each}" for each in import_faults(block))
+            text = "\n".join(line.text for line in block.lines)
+            yield from (f"{where}:{block.lines[0].number}: {each}" for each in import_faults(text))
     for command in commands(page):
         yield from (f"{where}:{command.line}: {each}" for each in command_faults(command))
 
@@ -172,12 +177,21 @@ def _fields() -> frozenset[str]:
     return frozenset(name for root in roots for name, _ in configs.flatten(root))
 
 
-def import_faults(block: Block) -> Iterator[str]:
-    """Yields the names that a Python block imports of our packages, and that do not exist."""
+def notebook_faults(path: pathlib.Path) -> Iterator[str]:
+    """Yields what the cells of a notebook import, and that does not exist."""
+    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            code = "".join(line for line in cell["source"] if line[0] not in "%!")  # IPython's
+            for fault in import_faults(code):
+                yield f"{path.relative_to(ROOT)}: cell {number}: {fault}"
+
+
+def import_faults(text: str) -> Iterator[str]:
+    """Yields the names that Python code imports of our packages, and that do not exist."""
     try:
-        tree = ast.parse("\n".join(line.text for line in block.lines))
+        tree = ast.parse(text)
     except SyntaxError as error:
-        yield f"the Python block has a syntax error: {error.msg}"
+        yield f"the Python code has a syntax error: {error.msg}"
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -166,7 +166,7 @@ def test_a_frozen_encoder_beside_a_rate_that_is_too_high(
         (["--learning_rates=1e-3,0"], "--learning_rates: '0' must be a number above 0"),
         (["--learning_rates=inf"], "--learning_rates: 'inf' must be a number above 0"),
         (["--learning_rates=1e-3,0.001"], "--learning_rates: 0.001 is there twice"),
-        (["--processes=2", "--coordinator=here:1", "--process=0"], "--processes=2, but a sweep runs"),
+        (["--processes=2", "--coordinator=here:1", "--process=0"], "a sweep runs in one process"),
         (["--config.mesh.fsdp=2"], "--config.mesh.fsdp=2 splits a run over devices"),
         (["--config.encoder_mode=cached"], "a sweep takes encoder_mode=frozen"),
         (["--config.micro_batches=2"], "--config.micro_batches=2: the runs of a sweep have whole"),
