@@ -1,42 +1,25 @@
-"""Turns text into a tokenised corpus on disk, once; pretraining reads nothing else.
+r"""Turns text into a tokenised corpus on disk, once; pretraining reads nothing else.
 
-python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:sentencepiece:8000 \
+    python -m bert_jax.prepare --source='text:corpus/*.txt' --tokenizer=train:sentencepiece:8000 \
         --output=data/wiki
-python -m bert_jax.prepare --verify=data/wiki
-python -m bert_jax.prepare --describe=data/wiki
+    python -m bert_jax.prepare --verify=data/wiki
+    python -m bert_jax.prepare --describe=data/wiki
 
 Interrupted, the same command goes on at the last finished shard.
 """
 
-import contextlib
 import functools
-import json
 import pathlib
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import typing
+from collections.abc import Sequence
 
 from absl import flags
-from tqdm import tqdm
 
 from bert_jax.cli import app
-from bert_jax.data.corpus import pieces, sampling, workers
-from bert_jax.data.corpus.corpus import CORPUS_FORMAT, read_manifest
-from bert_jax.data.corpus.documents import Layout
-from bert_jax.data.corpus.layout_check import layout_warning
-from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
-from bert_jax.data.corpus.sentences import SentenceSplitter
-from bert_jax.data.corpus.shards import damaged_files
-from bert_jax.data.corpus.sources import SOURCE_KINDS, open_source
-from bert_jax.data.corpus.staging import locked_staging
-from bert_jax.data.pretraining import report
-from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
-from bert_jax.stopping import Stopped
-from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
-from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
+from bert_jax.data.corpus.documents import SOURCE_KINDS, Layout
+
+if typing.TYPE_CHECKING:
+    from bert_jax.data.pretraining.prepare import RunPieces
 
 _SOURCE = flags.DEFINE_string("source", None, f"what to read: {SOURCE_KINDS}")
 _LAYOUT = flags.DEFINE_enum_class(
@@ -60,248 +43,33 @@ _WORKERS = flags.DEFINE_integer(
 _VERIFY = flags.DEFINE_string("verify", None, "instead: a corpus to compare with its checksums")
 _DESCRIBE = flags.DEFINE_string("describe", None, "instead: a corpus to tell and draw facts of")
 
-_PROGRESS_SECONDS = 10
-_SETTINGS = "settings.json"
 
-# Does these pieces of a job, and yields what it finishes.
-RunPieces = Callable[[Job, Sequence[int]], Iterator[ShardFinished]]
-
-
-def run_locally(job: Job, numbers: Sequence[int]) -> Iterator[ShardFinished]:
-    """Does pieces in `--workers` processes of this machine."""
-    yield from workers.share(
-        functools.partial(PieceWriter, job), numbers, _WORKERS.value or workers.cpus()
-    )
-
-
-def make_corpus(run_pieces: RunPieces) -> None:
-    """Makes the tokenizer and the corpus that the flags ask for."""
-    begin = time.monotonic()
-    spec = app.require("source", _SOURCE.value, "'text:corpus/*.txt'")
-    output = pathlib.Path(app.require("output", _OUTPUT.value, "data/wiki"))
-    if output.exists():
-        raise UserError(f"--output={output} exists: remove it or choose another name")
-    if not 0 <= _HELDOUT_RATE.value < 1:
-        raise UserError(f"--heldout_rate={_HELDOUT_RATE.value} must be a rate from 0 to below 1")
-    source = open_source(spec, _LAYOUT.value)
-    splitter = SentenceSplitter(source.layout, _LANGUAGE.value)
-    tokenizer = _given_tokenizer()
-    if warning := layout_warning(source, _LANGUAGE.value):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
-    metadata = {
-        "source": spec,
-        "layout": source.layout.value,
-        "language": _LANGUAGE.value,
-        "heldout_rate": _HELDOUT_RATE.value,
-    }
-    settings = metadata | {
-        "format": CORPUS_FORMAT,
-        "tokenizer": tokenizer.fingerprint if tokenizer else _TOKENIZER.value,
-        "lower_case": _LOWER_CASE.value,
-    }
-    with locked_staging(output, pieces.has_finished_shards) as staging, _told_how_to_go_on(staging):
-        _begin_or_go_on(staging, settings)
-        job = Job(source, splitter, _HELDOUT_RATE.value, staging)
-        tokenizer = _stored_tokenizer(job, tokenizer)
-        _write_shards(job, run_pieces)
-        metadata["tokenizer"] = {
-            "kind": tokenizer.kind,
-            "vocab_size": tokenizer.vocab_size,
-            "fingerprint": tokenizer.fingerprint,
-        }
-        manifest = pieces.complete_corpus(job, metadata)
-        (staging / pieces.CORPUS).rename(output)
-    print(summary(manifest))
-    print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
-    print(f"wrote {output} in {time.monotonic() - begin:.0f} s")
-
-
-@contextlib.contextmanager
-def _told_how_to_go_on(staging: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not pieces.has_finished_shards(staging):
-            raise
-        message = "stopped: the same command goes on at the last finished shard"
-        raise Stopped(message) from None
-
-
-def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Clears a staging directory, unless it was begun with the same settings."""
-    path = staging / _SETTINGS
-    before = json.loads(path.read_text()) if path.exists() else {}
-    if before != settings or not (staging / pieces.CORPUS).exists():
-        if pieces.has_finished_shards(staging):
-            changed = sorted(name for name in settings if before.get(name) != settings[name])
-            print(f"begins anew: an interrupted attempt had another {', '.join(changed)}")
-        for child in staging.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-    pieces.make_folders(staging)
-    write_atomically(path, json.dumps(settings).encode())
-
-
-def _given_tokenizer() -> Tokenizer | None:
-    """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
-    if not _TOKENIZER.value.startswith("train:"):
-        return load_tokenizer(_TOKENIZER.value, lower_case=_LOWER_CASE.value)
-    _training()
-    return None
-
-
-def _training() -> tuple[str, int]:
-    """Returns the kind and the size of the tokenizer to train."""
-    kind, _, size = _TOKENIZER.value.removeprefix("train:").partition(":")
-    kinds = ("sentencepiece", "sentencepiece-bpe", "wordpiece")
-    if kind not in kinds or not size.isdecimal():
-        raise UserError(
-            f"--tokenizer={_TOKENIZER.value}: write train:KIND:SIZE, the kind one of"
-            f" {', '.join(kinds)}"
-        )
-    return kind, int(size)
-
-
-def _stored_tokenizer(job: Job, tokenizer: Tokenizer | None) -> Tokenizer:
-    """Brings the tokenizer into the staging directory, trained there already or now."""
-    directory = job.staging / pieces.TOKENIZER
-    if (directory / SETTINGS_FILE).exists():
-        return load_tokenizer(directory)
-    tokenizer = tokenizer or _train_tokenizer(job)
-    tokenizer.save(directory)
-    return tokenizer
-
-
-def _train_tokenizer(job: Job) -> Tokenizer:
-    """Trains a tokenizer on a sample of the training split."""
-    kind, size = _training()
-
-    def sentences() -> Iterator[str]:
-        total = len(sampling.sampled_pieces(job.source))
-        with _Shown("reading for the tokenizer", total, " pieces", "pieces") as shown:
-            for found in sampling.training_sentences(job.source, job.splitter, job.heldout_rate):
-                yield from found
-                shown.update(1)
-
-    if kind == "wordpiece":
-        return train_wordpiece(sentences(), vocab_size=size, lower_case=_LOWER_CASE.value)
-    model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
-    return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
-
-
-def _write_shards(job: Job, run_pieces: RunPieces) -> None:
-    """Does the pieces that an earlier attempt has not finished."""
-    all_pieces = job.source.pieces
-    waiting = [n for n in range(len(all_pieces)) if pieces.finished_shards(job, n) is None]
-    if pieces.has_finished_shards(job.staging):
-        done = len(all_pieces) - len(waiting)
-        print(f"goes on: {done:,} of {len(all_pieces):,} pieces were finished", flush=True)
-    total = sum(all_pieces[number].size for number in waiting)
-    with _Shown("tokenising", total, "B", "shards") as shown:
-        for progress in run_pieces(job, waiting):
-            shown.update(progress.bytes)
-
-
-class _Shown:
-    """Shows how far work is: a bar on a terminal, and a line now and then elsewhere."""
-
-    def __init__(self, what: str, total: int, unit: str, steps: str) -> None:
-        self._what, self._total, self._steps = what, total, steps
-        self._done = self._count = 0
-        self._told = time.monotonic()
-        self._bar = tqdm(
-            total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False
-        )
-
-    def __enter__(self) -> "_Shown":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, amount: int) -> None:
-        """Counts a step, and this much of the total; a step of a long piece may count nothing."""
-        self._done += amount
-        self._count += 1
-        counted = f"{self._count:,} {self._steps}"
-        self._bar.set_postfix_str(counted, refresh=False)
-        self._bar.update(amount)
-        if self._bar.disable and time.monotonic() - self._told > _PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            print(f"{self._what}: {self._done / self._total:.0%}, {counted}", file=sys.stderr)
-
-
-def summary(manifest: dict[str, Any]) -> str:
-    """Describes a corpus in a few lines."""
-    lines = [f"{'':9}{'documents':>12}{'duplicates':>12}{'sentences':>14}{'tokens':>16}"]
-    for name, split in manifest["splits"].items():
-        lines.append(
-            f"{name:9}{split['documents']:>12,}{split['duplicates']:>12,}"
-            f"{split['sentences']:>14,}{split['tokens']:>16,}"
-        )
-    skipped = [
-        f"{count:,} with {reason.replace('_', ' ')}"
-        for reason, count in manifest["skipped"].items()
-        if count
-    ]
-    read = f"{manifest['documents_read']:,} documents read"
-    return "\n".join([*lines, ", ".join([read, *skipped])])
-
-
-def verify(directory: pathlib.Path) -> None:
-    """Compares every file of a corpus with its checksum, and tells which are damaged.
-
-    Raises:
-      UserError: for a directory that is no corpus, and, at the end, for one that is damaged.
-    """
-    found = [*damaged_files(directory), (directory / "tokenizer", _tokenizer_fault(directory))]
-    damaged = [(path, fault) for path, fault in found if fault]
-    for path, fault in damaged:
-        print(f"{path}: {fault}")
-    arrays = f"{len(found) - 1:,} arrays"
-    print(f"{directory}: {arrays} and the tokenizer checked, {len(damaged):,} damaged")
-    if damaged:
-        raise UserError(f"{directory} is damaged: prepare it again, or copy these files again")
-
-
-def _tokenizer_fault(directory: pathlib.Path) -> str:
-    try:
-        tokenizer = load_tokenizer(directory / "tokenizer")
-    except UserError as error:
-        return str(error)
-    wanted = read_manifest(directory).get("tokenizer", {}).get("fingerprint")
-    return "" if wanted == tokenizer.fingerprint else "it is not the one in the manifest"
-
-
-def print_description(directory: pathlib.Path) -> None:
-    """Tells what a corpus is like, and draws its lengths beside it.
-
-    Raises:
-      UserError: for a directory that is no corpus.
-    """
-    from bert_jax.data.pretraining.plot import (
-        plot_lengths,  # here, or every worker would load matplotlib
-    )
-
-    lines, lengths = report.describe_corpus(directory)
-    print("\n".join([summary(read_manifest(directory)), *lines]))
-    if lengths:
-        picture = directory.absolute().with_name(f"{directory.absolute().name}.lengths.png")
-        print(f"\nwrote {plot_lengths(lengths, picture)}")
-
-
-def prepare_with(run_pieces: RunPieces) -> None:
+def prepare_with(run_pieces: "RunPieces") -> None:
     """Does what the flags ask for: makes a corpus, the pieces in this way, or looks at one."""
+    with app.imports():
+        from bert_jax.data.pretraining import prepare
     if _VERIFY.value:
-        verify(pathlib.Path(_VERIFY.value).expanduser())
+        prepare.verify(pathlib.Path(_VERIFY.value).expanduser())
     elif _DESCRIBE.value:
-        print_description(pathlib.Path(_DESCRIBE.value).expanduser())
+        prepare.print_description(pathlib.Path(_DESCRIBE.value).expanduser())
     else:
-        make_corpus(run_pieces)
+        options = prepare.CorpusOptions(
+            source=app.require("source", _SOURCE.value, "'text:corpus/*.txt'"),
+            layout=_LAYOUT.value,
+            language=_LANGUAGE.value,
+            tokenizer=_TOKENIZER.value,
+            lower_case=_LOWER_CASE.value,
+            heldout_rate=_HELDOUT_RATE.value,
+            output=pathlib.Path(app.require("output", _OUTPUT.value, "data/wiki")),
+        )
+        prepare.make_corpus(options, run_pieces)
 
 
 def main(_: Sequence[str]) -> None:
     """Makes a corpus with processes of this machine, or looks at one."""
-    prepare_with(run_locally)
+    with app.imports():
+        from bert_jax.data.pretraining.prepare import run_locally
+    prepare_with(functools.partial(run_locally, processes=_WORKERS.value))
 
 
 if __name__ == "__main__":

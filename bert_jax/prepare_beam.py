@@ -1,6 +1,6 @@
-"""Runs `prepare` on Apache Beam: the same flags, and the same corpus.
+r"""Runs `prepare` on Apache Beam: the same flags, and the same corpus.
 
-python -m bert_jax.prepare_beam --source='text:/shared/corpus/*.txt' --output=/shared/wiki \
+    python -m bert_jax.prepare_beam --source='text:/shared/corpus/*.txt' --output=/shared/wiki \
         --tokenizer=train:sentencepiece:32000 --runner=FlinkRunner --flink_master=HOST:8081
 
 Flags that are not those of `prepare` are Beam's, written `--name=value`. The machines need the
@@ -10,19 +10,22 @@ libraries.
 """
 
 import functools
+import typing
 from collections.abc import Iterator, Sequence
 
 from absl import flags
 
 from bert_jax import prepare
 from bert_jax.cli import app
-from bert_jax.data.corpus.pieces import Job, ShardFinished
 from bert_jax.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from bert_jax.data.corpus.pieces import Job, ShardFinished
 
 
 def run_pieces(
-    job: Job, numbers: Sequence[int], beam_flags: Sequence[str]
-) -> Iterator[ShardFinished]:
+    job: "Job", numbers: Sequence[int], beam_flags: Sequence[str]
+) -> "Iterator[ShardFinished]":
     """Does pieces on the runner that Beam's flags name."""
     try:
         from bert_jax.data.corpus.beam_pieces import (

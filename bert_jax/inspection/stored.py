@@ -81,12 +81,20 @@ class StoredArrays(Mapping[str, np.ndarray]):
 
     def tree(self) -> dict[str, Any]:
         """Returns shapes and dtypes as a tree, for a viewer such as treescope."""
-        tree: dict[str, Any] = {}
-        for name, (shape, dtype) in self.shapes.items():
-            *groups, leaf = name.split("/")
-            inner = functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)
-            inner[leaf] = jax.ShapeDtypeStruct(shape, dtype)
-        return tree
+        return _tree({n: jax.ShapeDtypeStruct(*self.shapes[n]) for n in self.shapes})
+
+    def read_tree(self) -> dict[str, Any]:
+        """Reads all arrays, as a tree; raises UserError if one is damaged."""
+        return _tree(dict(self))
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *groups, last = name.split("/")
+        inner = functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)
+        inner[last] = leaf
+    return tree
 
 
 class StoredCheckpoint:

@@ -1,7 +1,6 @@
 """Vectors of new text from any checkpoint: of [CLS], the mean over the tokens, or each token."""
 
 import dataclasses
-import enum
 import sys
 from collections.abc import Sequence
 
@@ -15,18 +14,11 @@ from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
+from bert_jax.inspection.choices import Pooling
 from bert_jax.model.encoder import Batch, Encoder
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
 from bert_jax.text.tokenizer import SpecialIds, Tokenizer
-
-
-class Pooling(enum.Enum):
-    """Choice of the vectors of a text."""
-
-    CLS = "cls"  # the first token's, [CLS]; the last token's if the encoder is causal
-    MEAN = "mean"  # the mean over all tokens, with [CLS] and [SEP]
-    TOKENS = "tokens"  # every token's, with [CLS] and [SEP]
 
 
 def encode_lines(

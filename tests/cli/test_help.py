@@ -35,12 +35,7 @@ def helps() -> dict[str, tuple[str, set[str]]]:
     return found
 
 
-LIGHT = [
-    name for name in DRIVERS if name not in ("prepare", "predict", "inspection", "prepare_beam")
-]
-
-
-@pytest.mark.parametrize("driver", LIGHT)
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_help_imports_nothing_slow(driver: str, helps: dict[str, tuple[str, set[str]]]) -> None:
     text, modules = helps[driver]
     assert "absl.flags" in modules  # the list is one of modules

@@ -15,6 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bert_jax.errors import UserError
 
+# The specifications that `sources.open_source` takes.
+SOURCE_KINDS = (
+    "text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#FIELD,"
+    " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD or python_docs"
+)
+
 # A line, and a document, must be smaller: a document is read into memory whole.
 MAX_DOCUMENT_BYTES = 64 * 2**20
 

@@ -8,15 +8,18 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from bert_jax.data.corpus import documents, python_docs
-from bert_jax.data.corpus.documents import Document, Layout, Piece, Source, Span
+from bert_jax.data.corpus.documents import (
+    SOURCE_KINDS,
+    Document,
+    Layout,
+    Piece,
+    Source,
+    Span,
+)
 from bert_jax.data.corpus.records import ParquetFiles, TfdsRecords
 from bert_jax.data.corpus.text_files import JsonLines, TextFiles
 from bert_jax.errors import UserError
 
-SOURCE_KINDS = (
-    "text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#FIELD,"
-    " tfds:NAME[/CONFIG][:VERSION]:SPLIT#FIELD or python_docs"
-)
 _TFDS = re.compile(r"(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):([^#]+)#(.+)")
 
 

@@ -1,0 +1,275 @@
+"""Makes a tokenised corpus of a source of text; verifies and describes one."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from bert_jax.data.corpus import pieces, sampling, workers
+from bert_jax.data.corpus.corpus import CORPUS_FORMAT, read_manifest
+from bert_jax.data.corpus.documents import Layout
+from bert_jax.data.corpus.layout_check import layout_warning
+from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
+from bert_jax.data.corpus.sentences import SentenceSplitter
+from bert_jax.data.corpus.shards import damaged_files
+from bert_jax.data.corpus.sources import open_source
+from bert_jax.data.corpus.staging import locked_staging
+from bert_jax.data.pretraining import report
+from bert_jax.errors import UserError
+from bert_jax.files import write_atomically
+from bert_jax.stopping import Stopped
+from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
+from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
+
+_PROGRESS_SECONDS = 10
+_SETTINGS = "settings.json"
+
+# Does these pieces of a job, and yields what it finishes.
+RunPieces = Callable[[Job, Sequence[int]], Iterator[ShardFinished]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusOptions:
+    """Options of a corpus; see the flags of `prepare`."""
+
+    source: str
+    layout: Layout
+    language: str
+    tokenizer: str  # train:KIND:SIZE, or what `load_tokenizer` takes
+    lower_case: bool
+    heldout_rate: float
+    output: pathlib.Path  # the directory to make
+
+
+def run_locally(job: Job, numbers: Sequence[int], *, processes: int = 0) -> Iterator[ShardFinished]:
+    """Does pieces in processes of this machine; 0: one for each CPU."""
+    yield from workers.share(
+        functools.partial(PieceWriter, job), numbers, processes or workers.cpus()
+    )
+
+
+def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
+    """Makes the tokenizer and the corpus.
+
+    Args:
+      options: of the corpus.
+      run_pieces: does the pieces of the work, here or on other machines.
+
+    Raises:
+      UserError: if an option is wrong, or the source cannot be read.
+    """
+    begin = time.monotonic()
+    output = options.output
+    if output.exists():
+        raise UserError(f"--output={output} exists: remove it or choose another name")
+    if not 0 <= options.heldout_rate < 1:
+        raise UserError(f"--heldout_rate={options.heldout_rate} must be a rate from 0 to below 1")
+    source = open_source(options.source, options.layout)
+    splitter = SentenceSplitter(source.layout, options.language)
+    tokenizer = _given_tokenizer(options)
+    if warning := layout_warning(source, options.language):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    metadata = {
+        "source": options.source,
+        "layout": source.layout.value,
+        "language": options.language,
+        "heldout_rate": options.heldout_rate,
+    }
+    settings = metadata | {
+        "format": CORPUS_FORMAT,
+        "tokenizer": tokenizer.fingerprint if tokenizer else options.tokenizer,
+        "lower_case": options.lower_case,
+    }
+    with locked_staging(output, pieces.has_finished_shards) as staging, _told_how_to_go_on(staging):
+        _begin_or_go_on(staging, settings)
+        job = Job(source, splitter, options.heldout_rate, staging)
+        tokenizer = _stored_tokenizer(job, tokenizer, options)
+        _write_shards(job, run_pieces)
+        metadata["tokenizer"] = {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+        }
+        manifest = pieces.complete_corpus(job, metadata)
+        (staging / pieces.CORPUS).rename(output)
+    print(summary(manifest))
+    print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
+    print(f"wrote {output} in {time.monotonic() - begin:.0f} s")
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(staging: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not pieces.has_finished_shards(staging):
+            raise
+        message = "stopped: the same command goes on at the last finished shard"
+        raise Stopped(message) from None
+
+
+def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Clears a staging directory, unless it was begun with the same settings."""
+    path = staging / _SETTINGS
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before != settings or not (staging / pieces.CORPUS).exists():
+        if pieces.has_finished_shards(staging):
+            changed = sorted(name for name in settings if before.get(name) != settings[name])
+            print(f"begins anew: an interrupted attempt had another {', '.join(changed)}")
+        for child in staging.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    pieces.make_folders(staging)
+    write_atomically(path, json.dumps(settings).encode())
+
+
+def _given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
+    """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
+    if not options.tokenizer.startswith("train:"):
+        return load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+    _training(options.tokenizer)
+    return None
+
+
+def _training(spec: str) -> tuple[str, int]:
+    """Returns the kind and the size of the tokenizer to train, of train:KIND:SIZE."""
+    kind, _, size = spec.removeprefix("train:").partition(":")
+    kinds = ("sentencepiece", "sentencepiece-bpe", "wordpiece")
+    if kind not in kinds or not size.isdecimal():
+        raise UserError(
+            f"--tokenizer={spec}: write train:KIND:SIZE, the kind one of {', '.join(kinds)}"
+        )
+    return kind, int(size)
+
+
+def _stored_tokenizer(job: Job, tokenizer: Tokenizer | None, options: CorpusOptions) -> Tokenizer:
+    """Brings the tokenizer into the staging directory, trained there already or now."""
+    directory = job.staging / pieces.TOKENIZER
+    if (directory / SETTINGS_FILE).exists():
+        return load_tokenizer(directory)
+    tokenizer = tokenizer or _train_tokenizer(job, options)
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def _train_tokenizer(job: Job, options: CorpusOptions) -> Tokenizer:
+    """Trains a tokenizer on a sample of the training split."""
+    kind, size = _training(options.tokenizer)
+
+    def sentences() -> Iterator[str]:
+        total = len(sampling.sampled_pieces(job.source))
+        with _Shown("reading for the tokenizer", total, " pieces", "pieces") as shown:
+            for found in sampling.training_sentences(job.source, job.splitter, job.heldout_rate):
+                yield from found
+                shown.update(1)
+
+    if kind == "wordpiece":
+        return train_wordpiece(sentences(), vocab_size=size, lower_case=options.lower_case)
+    model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
+    return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
+
+
+def _write_shards(job: Job, run_pieces: RunPieces) -> None:
+    """Does the pieces that an earlier attempt has not finished."""
+    all_pieces = job.source.pieces
+    waiting = [n for n in range(len(all_pieces)) if pieces.finished_shards(job, n) is None]
+    if pieces.has_finished_shards(job.staging):
+        done = len(all_pieces) - len(waiting)
+        print(f"goes on: {done:,} of {len(all_pieces):,} pieces were finished", flush=True)
+    total = sum(all_pieces[number].size for number in waiting)
+    with _Shown("tokenising", total, "B", "shards") as shown:
+        for progress in run_pieces(job, waiting):
+            shown.update(progress.bytes)
+
+
+class _Shown:
+    """Shows how far work is: a bar on a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, what: str, total: int, unit: str, steps: str) -> None:
+        self._what, self._total, self._steps = what, total, steps
+        self._done = self._count = 0
+        self._told = time.monotonic()
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False
+        )
+
+    def __enter__(self) -> "_Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, amount: int) -> None:
+        """Counts a step, and this much of the total; a step of a long piece may count nothing."""
+        self._done += amount
+        self._count += 1
+        counted = f"{self._count:,} {self._steps}"
+        self._bar.set_postfix_str(counted, refresh=False)
+        self._bar.update(amount)
+        if self._bar.disable and time.monotonic() - self._told > _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            print(f"{self._what}: {self._done / self._total:.0%}, {counted}", file=sys.stderr)
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """Describes a corpus in a few lines."""
+    lines = [f"{'':9}{'documents':>12}{'duplicates':>12}{'sentences':>14}{'tokens':>16}"]
+    for name, split in manifest["splits"].items():
+        lines.append(
+            f"{name:9}{split['documents']:>12,}{split['duplicates']:>12,}"
+            f"{split['sentences']:>14,}{split['tokens']:>16,}"
+        )
+    skipped = [
+        f"{count:,} with {reason.replace('_', ' ')}"
+        for reason, count in manifest["skipped"].items()
+        if count
+    ]
+    read = f"{manifest['documents_read']:,} documents read"
+    return "\n".join([*lines, ", ".join([read, *skipped])])
+
+
+def verify(directory: pathlib.Path) -> None:
+    """Compares every file of a corpus with its checksum, and tells which are damaged.
+
+    Raises:
+      UserError: for a directory that is no corpus, and, at the end, for one that is damaged.
+    """
+    found = [*damaged_files(directory), (directory / "tokenizer", _tokenizer_fault(directory))]
+    damaged = [(path, fault) for path, fault in found if fault]
+    for path, fault in damaged:
+        print(f"{path}: {fault}")
+    arrays = f"{len(found) - 1:,} arrays"
+    print(f"{directory}: {arrays} and the tokenizer checked, {len(damaged):,} damaged")
+    if damaged:
+        raise UserError(f"{directory} is damaged: prepare it again, or copy these files again")
+
+
+def _tokenizer_fault(directory: pathlib.Path) -> str:
+    try:
+        tokenizer = load_tokenizer(directory / "tokenizer")
+    except UserError as error:
+        return str(error)
+    wanted = read_manifest(directory).get("tokenizer", {}).get("fingerprint")
+    return "" if wanted == tokenizer.fingerprint else "it is not the one in the manifest"
+
+
+def print_description(directory: pathlib.Path) -> None:
+    """Tells what a corpus is like, and draws its lengths beside it.
+
+    Raises:
+      UserError: for a directory that is no corpus.
+    """
+    from bert_jax.data.pretraining.plot import plot_lengths  # loads matplotlib, nothing else does
+
+    lines, lengths = report.describe_corpus(directory)
+    print("\n".join([summary(read_manifest(directory)), *lines]))
+    if lengths:
+        picture = directory.absolute().with_name(f"{directory.absolute().name}.lengths.png")
+        print(f"\nwrote {plot_lengths(lengths, picture)}")

@@ -1,0 +1,190 @@
+"""A trained model as one object, for notebooks and scripts: `bert_jax.load` returns it."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.checkpoints.pretrained import MaskedLM, TrainedEncoder, one_device
+from bert_jax.config import FinetuneConfig, PretrainConfig, TaskKind, from_dict
+from bert_jax.errors import UserError
+from bert_jax.inspection.choices import Pooling
+from bert_jax.inspection.fill_mask import FillMask
+from bert_jax.inspection.scores import Scores
+from bert_jax.inspection.stored import StoredCheckpoint
+from bert_jax.inspection.text_vectors import TextVectors, encode_lines, lowest_layers
+from bert_jax.objectives.losses import Params
+from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.tasks.predictors import PREDICTORS, Predictor
+from bert_jax.text.tokenizer import Tokenizer
+
+Text = str | tuple[str, str]  # a text, or a pair of texts
+Texts = Text | Sequence[Text]
+
+_BATCH_SIZE = 32  # texts of a fine-tuned model
+
+
+class LoadedModel:
+    """A trained model, on one device: pretrained, fine-tuned or imported.
+
+        model = bert_jax.load("runs/base")
+        model.fill_mask("the capital of france is [MASK] .")
+        model.encode(["a first text", "a second one"])  # [2, D]
+        bert_jax.load("runs/sst2").predict("this teddy bear is so cute.")
+
+    Texts are plain: [CLS] and [SEP] are added. Each method takes one text, or a list of them; a
+    pair of texts is a tuple. It returns a result for each, in order. Parts are restored when a
+    method first needs them.
+
+    Attributes:
+      stored: the checkpoint on disk: `path`, `metadata`, arrays one by one, optimizer state.
+    """
+
+    def __init__(self, stored: StoredCheckpoint) -> None:
+        """Wraps a checkpoint; see `bert_jax.load`."""
+        self.stored = stored
+        self._fillers: dict[int, FillMask] = {}
+        self._encoders: dict[tuple[Pooling, int, int], TextVectors] = {}
+
+    @property
+    def kind(self) -> str:
+        """`pretraining`, `encoder` (imported without heads) or the kind of the task."""
+        return self.stored.metadata["kind"]
+
+    @functools.cached_property
+    def config(self) -> PretrainConfig | FinetuneConfig:
+        """The config of the run that made the checkpoint; of an import, what the model says."""
+        is_task = self.kind in [kind.value for kind in TaskKind]
+        return from_dict(
+            FinetuneConfig if is_task else PretrainConfig, self.stored.metadata["config"]
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the pretraining corpus.
+
+        model.tokenizer.encode("a text")  # [n] int32, without [CLS] and [SEP]
+        """
+        return self.stored.tokenizer
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """All parameters as a tree of NumPy arrays; those of layers are stacked, [L, ...].
+
+        model.params["encoder"]["embeddings"]["tokens"]  # [V, D]
+        """
+        return self.stored.params.read_tree()
+
+    def fill_mask(self, texts: Texts, *, top_k: int = 5) -> list[dict[str, Any]]:
+        """Finds the likeliest tokens at each [MASK].
+
+            model.fill_mask("paris is the [MASK] of france .")[0]["masks"][0][0]["token"]
+
+        Args:
+          texts: each with at least one [MASK].
+          top_k: number of tokens for each.
+
+        Returns:
+          For each text `text` and `masks`: for each [MASK] in order, a list of `token` and
+          `probability`, the likeliest first. A pair has also `text_pair` and, if the model has a
+          sentence objective, `pair`: the probability of each of its classes.
+
+        Raises:
+          UserError: if the model has no masked-LM head, or a text has no [MASK] or is too long.
+        """
+        if top_k not in self._fillers:
+            self._fillers[top_k] = FillMask(self._masked_lm, top_k)
+        return self._fillers[top_k](_pairs(texts))
+
+    def score(self, texts: Texts, *, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Computes the pseudo-log-likelihood of texts, each token masked in turn.
+
+            model.score("paris is a city .")[0]["score"]  # in nats, the sum over its tokens
+
+        Args:
+          texts: not empty.
+          batch_size: masked texts in a batch.
+
+        Returns:
+          For each text `text`, `score` and `tokens`, each with `token` and `log_probability`.
+
+        Raises:
+          UserError: if the model has no masked-LM head, or a text is empty or too long.
+        """
+        scores, inputs = Scores(self._masked_lm, batch_size), _pairs(texts)
+        a, b = encode_lines(inputs, self.tokenizer, scores.max_length, "texts")
+        return scores(inputs, a, b)
+
+    def encode(
+        self, texts: Texts, *, pooling: str = "mean", layer: int = -1, batch_size: int = 32
+    ) -> Any:
+        """Computes vectors of texts.
+
+            model.encode(["a first text", "a second one"])  # [2, D]
+
+        Args:
+          texts: not empty.
+          pooling: `cls`, `mean` (over all tokens, [CLS] and [SEP] too) or `tokens`.
+          layer: 1 is the lowest, -1 the last.
+          batch_size: texts in a batch.
+
+        Returns:
+          [I, D] float32; for `tokens` a list of [size, D] float32, [CLS] and [SEP] among them.
+
+        Raises:
+          UserError: if there is no such layer, or a text is empty or too long.
+          ValueError: if `pooling` is none of these.
+        """
+        key = Pooling(pooling), layer, batch_size
+        if key not in self._encoders:
+            encoder = lowest_layers(self._encoder, layer)
+            self._encoders[key] = TextVectors(encoder, one_device(), key[0], batch_size=batch_size)
+        a, b = encode_lines(_pairs(texts), self.tokenizer, self.stored.encoder.max_length, "texts")
+        vectors = self._encoders[key](a, b)
+        return vectors if key[0] is Pooling.TOKENS else np.stack(vectors)
+
+    def predict(self, texts: Texts) -> list[dict[str, Any]]:
+        """Does the task that the model was fine-tuned for.
+
+            bert_jax.load("runs/sst2").predict("this teddy bear is so cute.")
+
+        Args:
+          texts: as the task's training data had them; for questions, (question, text).
+
+        Returns:
+          A JSON-ready prediction for each, as `python -m bert_jax.predict --json` prints it.
+
+        Raises:
+          UserError: if the model has no task head, or an input does not suit the task.
+        """
+        return self._predictor(_pairs(texts))
+
+    def __repr__(self) -> str:
+        """Describes the model in one line."""
+        return f"<{self.stored}>"
+
+    @functools.cached_property
+    def _masked_lm(self) -> MaskedLM:
+        return self.stored.restore_masked_lm()
+
+    @functools.cached_property
+    def _encoder(self) -> TrainedEncoder:
+        return self.stored.restore_encoder()
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        tuned = FineTuned(self.stored.path, self.stored.metadata, one_device())
+        return PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE)
+
+
+def _pairs(texts: Texts) -> list[tuple[str, str]]:
+    """Returns (text, second text or '') for each input; raises UserError if one is neither."""
+    each = [texts] if isinstance(texts, str | tuple) else list(texts)
+    if not each:
+        raise UserError("no text is given: give one, or a list of at least one")
+    pairs = [(text, "") if isinstance(text, str) else text for text in each]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+            raise UserError(f"{pair!r} is no text and no pair: give a string, or two as a tuple")
+    return pairs
