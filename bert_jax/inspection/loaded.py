@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -180,7 +180,8 @@ class LoadedModel:
 
 def _pairs(texts: Texts) -> list[tuple[str, str]]:
     """Returns (text, second text or '') for each input; raises UserError if one is neither."""
-    each = [texts] if isinstance(texts, str | tuple) else list(texts)
+    one = isinstance(texts, str | tuple)
+    each = cast("list[Text]", [texts] if one else list(texts))
     if not each:
         raise UserError("no text is given: give one, or a list of at least one")
     pairs = [(text, "") if isinstance(text, str) else text for text in each]
