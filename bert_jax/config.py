@@ -626,15 +626,10 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, enum.Enum) else value
 
 
-# Fields of earlier versions, of which nothing in what was stored with them depends today.
-_RETIRED = {"dropout_bits"}  # which generator a run drew dropout from (decision 0004)
-
-
 def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
     """Builds a config from what `to_dict` returned, now or in an earlier version.
 
-    A field that the earlier version had not takes its default, which is what that version did; one
-    that has been retired is passed over.
+    A field that the earlier version had not takes its default, which is what that version did.
 
     Raises:
       UserError: for an unknown field.
@@ -642,7 +637,6 @@ def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig
     types = typing.get_type_hints(config_type)
     if not isinstance(values, dict):
         raise UserError(f"stored {config_type.__name__} is no dictionary")
-    values = {name: value for name, value in values.items() if name not in _RETIRED}
     if unknown := sorted(values.keys() - types.keys()):
         raise UserError(
             f"stored {config_type.__name__} is not of this version of bert_jax, which knows no"

@@ -143,8 +143,6 @@ def test_a_config_of_an_earlier_version_has_the_defaults_of_later_fields() -> No
     stored = to_dict(pretrain_config())
     del stored["encoder"]["remat"], stored["micro_batches"]
     assert from_dict(PretrainConfig, stored) == pretrain_config()
-    retired = {"dropout_bits": "hardware"}
-    assert from_dict(PretrainConfig, stored | retired) == pretrain_config()
 
 
 @pytest.mark.parametrize(
