@@ -162,7 +162,7 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         """Describes the model in one line."""
-        return f"<{self.stored}>"
+        return repr(self.stored)
 
     @functools.cached_property
     def _masked_lm(self) -> MaskedLM:
