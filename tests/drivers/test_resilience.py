@@ -125,13 +125,14 @@ def damage(checkpoint: pathlib.Path, how: str) -> None:
     if how == "a missing item":
         shutil.rmtree(checkpoint / "opt_state")
         return
-    path = max(checkpoint.rglob("params/**/d/*"), key=lambda file: file.stat().st_size)
-    content = bytearray(path.read_bytes())
-    if how == "a truncated file":
-        del content[len(content) // 2 :]
-    else:
-        content[len(content) // 2] ^= 4
-    path.write_bytes(content)
+    # All of them: some hold what was written first and then merged into others, and are not read.
+    for path in checkpoint.rglob("params/**/d/*"):
+        content = bytearray(path.read_bytes())
+        if how == "a truncated file":
+            del content[len(content) // 2 :]
+        else:
+            content[len(content) // 2] ^= 4
+        path.write_bytes(content)
 
 
 # What Orbax's tasks leave behind when another of them has failed.
