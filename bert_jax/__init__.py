@@ -1,9 +1,9 @@
 """bert_jax: pretrain BERT-style encoders in JAX, then fine-tune them with a swapped head.
 
-import bert_jax
+The drivers are modules of this package; in a notebook or script, `load` opens what they made:
 
-model = bert_jax.load("runs/base")
-model.fill_mask("the capital of france is [MASK] .")
+    model = bert_jax.load("runs/base")
+    model.fill_mask("the capital of france is [MASK] .")
 """
 
 import os

@@ -44,7 +44,9 @@ class LoadedModel:
     def __init__(self, stored: StoredCheckpoint) -> None:
         """Wraps a checkpoint; see `bert_jax.load`."""
         self.stored = stored
+        # What has been compiled, by the arguments that it was compiled for.
         self._fillers: dict[int, FillMask] = {}
+        self._scorers: dict[int, Scores] = {}
         self._encoders: dict[tuple[Pooling, int, int], TextVectors] = {}
 
     @property
@@ -64,7 +66,7 @@ class LoadedModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the pretraining corpus.
 
-        model.tokenizer.encode("a text")  # [n] int32, without [CLS] and [SEP]
+        `model.tokenizer.encode("a text")` gives token ids, [n] int32, without [CLS] and [SEP].
         """
         return self.stored.tokenizer
 
@@ -72,7 +74,7 @@ class LoadedModel:
     def params(self) -> Params:
         """All parameters as a tree of NumPy arrays; those of layers are stacked, [L, ...].
 
-        model.params["encoder"]["embeddings"]["tokens"]  # [V, D]
+        `model.params["encoder"]["embeddings"]["tokens"]` is the embedding table, [V, D].
         """
         return self.stored.params.read_tree()
 
@@ -112,9 +114,11 @@ class LoadedModel:
         Raises:
           UserError: if the model has no masked-LM head, or a text is empty or too long.
         """
-        scores, inputs = Scores(self._masked_lm, batch_size), _pairs(texts)
-        a, b = encode_lines(inputs, self.tokenizer, scores.max_length, "texts")
-        return scores(inputs, a, b)
+        if batch_size not in self._scorers:
+            self._scorers[batch_size] = Scores(self._masked_lm, batch_size)
+        inputs = _pairs(texts)
+        a, b = encode_lines(inputs, self.tokenizer, self.stored.encoder.max_length, "texts")
+        return self._scorers[batch_size](inputs, a, b)
 
     def encode(
         self, texts: Texts, *, pooling: str = "mean", layer: int = -1, batch_size: int = 32

@@ -17,7 +17,7 @@ from bert_jax.inspection.tables import (
 )
 
 _DOTS_PER_INCH = 120
-_MOST_LIKELIEST = 5  # tokens in a column, so that a row fits a terminal
+_MAX_LIKELIEST = 5  # tokens in a column, so that a row fits a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _neighbours(given: Sequence[str], options: ViewOptions) -> Table:
 
 def _tokens(given: Sequence[str], options: ViewOptions) -> Table:
     lm = open_checkpoint(given[0]).restore_masked_lm()
-    count = min(options.count, _MOST_LIKELIEST)
+    count = min(options.count, _MAX_LIKELIEST)
     return masked_in_turn(lm, options.text, options.text_pair, count=count)
 
 
