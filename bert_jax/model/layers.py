@@ -79,7 +79,7 @@ def _activated_product(
 ) -> Callable[..., jax.Array]:
     """Returns a product that activates its input; the backward pass computes that again.
 
-    Without it base in bfloat16, 256 rows of 512 tokens, held 11.4 GiB on each chip of v5e:4x4.
+    Base in bfloat16, 256 rows of 512 tokens, holds 7.9 GiB on each chip of v5e:4x4, 11.4 without.
     """
 
     def product(x: jax.Array, kernel: jax.Array, axes: Any, **options: Any) -> jax.Array:

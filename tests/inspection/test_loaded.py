@@ -14,6 +14,7 @@ from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.inspection.loaded import LoadedModel
 from tests.fixtures.drivers import ROOT, Drivers, Run
+from tests.fixtures.interop import LABELS, make_peer, save_peer
 
 TEXTS = ["red stone house", "old wind", "the sun"]
 
@@ -90,6 +91,42 @@ def test_predictions_are_those_of_predict(
     expected = printed(drivers, f"--checkpoint={finetuned[0]}", f"--input={lines}")
     assert tuned.predict(TEXTS) == expected
     assert tuned.predict(TEXTS[1]) == expected[1:2]
+
+
+@pytest.mark.hf
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize(
+    "architecture", ["BertForMaskedLM", "BertModel", "BertForSequenceClassification"]
+)
+def test_an_imported_model(drivers: Drivers, tmp_path: pathlib.Path, architecture: str) -> None:
+    torch = pytest.importorskip("torch")
+    peer = make_peer(architecture)
+    source = save_peer(peer, tmp_path / "there")
+    result = drivers.run("convert", f"--from=hf:{source}", f"--to={tmp_path / 'here'}")
+    assert result.status == 0, result.err
+    model = bert_jax.load(tmp_path / "here")
+    assert model.stored.encoder.layers == peer.config.num_hidden_layers
+
+    text, ids = "red light", [2, *model.tokenizer.encode("red light"), 3]
+    with torch.no_grad():
+        found = peer(torch.tensor([ids]), output_hidden_states=True)
+    theirs = found.hidden_states[-1][0].mean(axis=0).numpy()
+    np.testing.assert_allclose(model.encode(text)[0], theirs, rtol=1e-4, atol=1e-4)
+    if architecture == "BertForSequenceClassification":
+        assert isinstance(model.config, FinetuneConfig)
+        expected = torch.softmax(found.logits[0], dim=0).numpy()
+        got = model.predict(text)[0]["probabilities"]
+        np.testing.assert_allclose([got[label] for label in LABELS], expected, atol=1e-5)
+        return
+    assert isinstance(model.config, PretrainConfig)
+    assert model.config.encoder == model.stored.encoder
+    if architecture == "BertForMaskedLM":
+        assert model.score(text)[0]["score"] < 0
+        assert "pair" not in model.fill_mask(("red [MASK]", "light"))[0]
+    else:
+        assert model.kind == "encoder"
+        with pytest.raises(UserError, match="no masked-LM head"):
+            model.fill_mask("red [MASK]")
 
 
 def test_config_tokenizer_and_parameters(model: LoadedModel, tuned: LoadedModel) -> None:
