@@ -11,6 +11,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=23.1'  # older ones fail to build seqeval
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
@@ -32,6 +33,7 @@ bench: setup  ## speed and memory beside peers and limits: a quarter of an hour;
 
 test-beam:  ## the test of prepare_beam, in an environment of its own
 	test -d .venv-beam || $(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --upgrade 'pip>=23.1'
 	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,beam]'
 	.venv-beam/bin/python -m pytest -q tests/drivers/test_prepare_beam.py
 
