@@ -267,7 +267,7 @@ class TaskDataConfig:
     positive_label: str = ""  # whose F1 is told where there are two; '': the last one
     word_column: str = "form|tokens|words|0"  # of tags; in files without names their numbers
     tag_column: str = "upos|ner_tags|tags|-1"  # of tags
-    skip_misplaced: bool = False  # leave out answers that are not where they should be
+    skip_bad_rows: bool = False  # leave out, and count, rows that cannot be used; False: refuse
     examples: int = 0  # how many to train on, drawn by the seed; 0: all
     length: int = 128  # T; longer tags and spans become windows, the rest is cut, and counted
     stride: int = 64  # tokens from one window to the next
@@ -326,6 +326,8 @@ FREE_FIELDS = frozenset(
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
     | {"hosts.start_seconds"}
 )
+
+_FORMER_NAMES = {"skip_misplaced": "skip_bad_rows"}  # of fields in stored configs
 
 UNREAD = "(not read)"  # stands for a file of which only the name matters
 
@@ -629,7 +631,8 @@ def _plain(value: Any) -> Any:
 def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
     """Builds a config from what `to_dict` returned, now or in an earlier version.
 
-    A field that the earlier version had not takes its default, which is what that version did.
+    A field that the earlier version had not takes its default, which is what that version did; one
+    that has another name now is read by the former one, too.
 
     Raises:
       UserError: for an unknown field.
@@ -637,6 +640,7 @@ def from_dict(config_type: type[AnyConfig], values: dict[str, Any]) -> AnyConfig
     types = typing.get_type_hints(config_type)
     if not isinstance(values, dict):
         raise UserError(f"stored {config_type.__name__} is no dictionary")
+    values = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
     if unknown := sorted(values.keys() - types.keys()):
         raise UserError(
             f"stored {config_type.__name__} is not of this version of bert_jax, which knows no"

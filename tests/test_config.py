@@ -201,3 +201,11 @@ def test_no_field_can_be_added() -> None:
         PretrainConfig().batchsize = 3  # pyright: ignore[reportAttributeAccessIssue]
     assert all(dataclasses.is_dataclass(type(each)) for each in (EncoderConfig(), PretrainConfig()))
     assert ("encoder.norm", "post") in list(flatten(PretrainConfig()))
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_field_is_read_by_its_former_name(value: bool) -> None:
+    stored = to_dict(FinetuneConfig())
+    del stored["data"]["skip_bad_rows"]
+    stored["data"]["skip_misplaced"] = value
+    assert from_dict(FinetuneConfig, stored).data.skip_bad_rows is value

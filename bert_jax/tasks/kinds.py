@@ -14,6 +14,7 @@ from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskData
 from bert_jax.data.tasks import classes as tasks
 from bert_jax.data.tasks import spans as span_task
 from bert_jax.data.tasks import tags as tag_task
+from bert_jax.data.tasks.labels import choices, clean_label
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
 from bert_jax.errors import UserError
@@ -54,7 +55,7 @@ class Kind:
     suffixes: tuple[str, ...]
 
 
-_TABLES = (".tsv", ".csv")
+_TABLES = (".tsv", ".txt", ".csv")
 KINDS = {
     TaskKind.CLASSIFICATION: Kind(
         head="classifier",
@@ -86,7 +87,7 @@ KINDS = {
         metrics=("f1", "accuracy"),
         read_task=tag_task.read_tag_task,
         read_split=tag_task.read_tag_split,
-        suffixes=(".conll", ".conllu", ".iob", ".bio", ".txt", *_TABLES),
+        suffixes=(".conll", ".conllu", ".iob", ".bio", *_TABLES),
     ),
     TaskKind.SPANS: Kind(
         head="span",
@@ -194,6 +195,7 @@ def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tupl
     weights = dict.fromkeys(labels, 1.0)
     for part in asked.split(","):
         label, _, number = part.rpartition("=")
+        label = clean_label(label)
         try:
             weight = float(number)
         except ValueError:
@@ -201,7 +203,7 @@ def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tupl
         if label not in weights or not 0 < weight < float("inf"):
             raise UserError(
                 f"--config.class_weights={asked}: {part!r} is not LABEL=WEIGHT with a label of"
-                f" {', '.join(labels[:10])} and a number above 0"
+                f" {choices(labels)} and a number above 0"
             )
         weights[label] = weight
     return tuple(weights.values())

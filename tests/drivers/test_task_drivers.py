@@ -147,7 +147,7 @@ def test_numbers(
         lines = [rng.choices(WORDS[:2], k=rng.randint(2, 6)) for _ in range(count)]
         # Numbers around 0: a correlation magnifies rounding by how far their mean is from it.
         rows = [f"{' '.join(words)}\t{2 * words.count('red') - len(words)}" for words in lines]
-        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "\n".join([*rows, "red\t-\n"]))
     run = tmp_path / "run"
     config = [
         "task=regression",
@@ -156,7 +156,12 @@ def test_numbers(
         "epochs=6",
         "optimizer.learning_rate=1e-2",
     ]
-    assert drivers.run("finetune", *run_flags(task, pretrained, run, *config)).status == 0
+    message = drivers.run("finetune", *run_flags(task, pretrained, run, *config)).error()
+    assert "train.tsv:62 has no gold label ('-' in 'label')" in message and not run.exists()
+    config.append("data.skip_bad_rows")
+    result = drivers.run("finetune", *run_flags(task, pretrained, run, *config))
+    assert result.status == 0, result
+    assert "train: 60 examples; left out: no gold label (1)" in result.err
     entry = log_of(run)[-1]
     assert entry["dev_pearson"] > 0.8 and "dev2_spearman" in entry
     few, many = predict(drivers, run, ["blue blue blue", "red red red"])

@@ -42,7 +42,7 @@ def test_class_weights(task: Task) -> None:
 
 @pytest.mark.parametrize("asked", ["yes=1", "no", "no=0", "no=-1", "no=many", "no=inf", "no=nan"])
 def test_wrong_class_weights_are_refused(asked: str, task: Task) -> None:
-    with pytest.raises(UserError, match="is not LABEL=WEIGHT with a label of no, x=1 and a number"):
+    with pytest.raises(UserError, match="is not LABEL=WEIGHT with a label of 'no', 'x=1' and a"):
         class_weights(asked, task.labels, task.train.inputs)
 
 

@@ -1,7 +1,7 @@
 """Tasks over whole inputs: a class or a number for a text or a pair of texts."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,25 @@ from scipy.special import softmax
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
+from bert_jax.data.tasks.bad_rows import BadRow, BadRows
+from bert_jax.data.tasks.labels import (
+    check_distinct,
+    choices,
+    clean_label,
+    unlabelled,
+    unlabelled_beside,
+)
 from bert_jax.data.tasks.metrics import classification_scores, regression_scores
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
-from bert_jax.data.tasks.tables import Row, number_value, read_rows, text_value
+from bert_jax.data.tasks.tables import (
+    Row,
+    label_value,
+    no_label,
+    number_value,
+    read_rows,
+    text_value,
+)
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -27,55 +42,95 @@ class Example:
     location: str  # file:line, for messages
 
 
-def read_examples(source: str, config: TaskDataConfig, *, numbers: bool = False) -> list[Example]:
-    """Reads the examples of a .tsv (no quoting), .csv or .jsonl file, or of a TFDS dataset.
+@dataclasses.dataclass(frozen=True)
+class LabelledExamples:
+    """The usable examples of a source, at least one.
+
+    Attributes:
+      source: the file or dataset.
+      examples: in its order.
+      note: what was left out, for the log; '' for nothing.
+    """
+
+    source: str
+    examples: list[Example]
+    note: str
+
+
+def read_examples(
+    source: str,
+    config: TaskDataConfig,
+    *,
+    numbers: bool = False,
+    classes: Collection[str] | None = None,
+) -> LabelledExamples:
+    """Reads the examples of a .tsv or .txt (tabs, no quoting), .csv or .jsonl file, or of TFDS.
 
     Args:
       source: the file or dataset.
-      config: names the columns.
+      config: names the columns; `skip_bad_rows` leaves out rows that cannot be used.
       numbers: True if labels must be numbers.
+      classes: the labels of the task; None for a training file, which decides them.
 
     Raises:
       UserError: with the file and the line, if the file is missing, empty or not UTF-8, a column is
-        missing, or a value is empty.
+        missing, or rows cannot be used: their text is empty, they have no label or another number
+        of columns; if two labels look the same.
     """
     pair = config.text_pair_column
-    examples = [
-        Example(
-            text=text_value(row, config.text_column, location, "text_column"),
-            text_pair=text_value(row, pair, location, "text_pair_column") if pair else "",
-            label=_label(row, config.label_column, location, numbers),
-            location=location,
-        )
-        for location, row in read_rows(source, header=config.header)
-    ]
-    if not examples:
-        raise UserError(f"{source} has no examples: choose another file")
-    return examples
-
-
-def _label(row: Row, names: str, location: str, numbers: bool) -> str:
-    if numbers:
-        number = number_value(row, names, location, "label_column")
-        if abs(number) > float(np.finfo(np.float32).max):
-            raise UserError(
-                f"{location} has the label {number}, too large for float32: scale all labels"
+    bad = BadRows(source, skip=config.skip_bad_rows)
+    label_of = _number_label if numbers else label_value
+    examples = []
+    for location, row in read_rows(source, header=config.header, bad=bad):
+        with bad.caught():
+            example = Example(
+                text=text_value(row, config.text_column, location, "text_column"),
+                text_pair=text_value(row, pair, location, "text_pair_column") if pair else "",
+                label=label_of(row, config.label_column, location, "label_column"),
+                location=location,
             )
-        return repr(number)
-    return text_value(row, names, location, "label_column")
+            examples.append(example)
+    if not numbers:
+        examples = _labelled(examples, config.label_column, classes, bad)
+    bad.close(len(examples), "examples")
+    if not numbers:
+        check_distinct((example.label for example in examples), source)
+    return LabelledExamples(source, examples, bad.note)
 
 
-def label_names(train: Sequence[Example]) -> list[str]:
+def _labelled(
+    examples: Sequence[Example], column: str, classes: Collection[str] | None, bad: BadRows
+) -> list[Example]:
+    """Returns the examples whose label does not stand for none."""
+    if classes is None:
+        none = unlabelled({example.label for example in examples})
+    else:
+        none = unlabelled_beside(classes)
+    for example in examples:
+        if example.label in none:
+            bad.add(no_label(example.location, repr(example.label), column))
+    return [example for example in examples if example.label not in none]
+
+
+def _number_label(row: Row, names: str, location: str, flag: str) -> str:
+    number = number_value(row, names, location, flag)
+    if abs(number) > float(np.finfo(np.float32).max):
+        problem = f"has the label {number}, too large for float32: scale all labels"
+        raise BadRow(location, "label too large for float32", problem)
+    return repr(number)
+
+
+def label_names(train: LabelledExamples) -> list[str]:
     """Returns the labels of the training file, sorted.
 
     Raises:
       UserError: if there are fewer than two.
     """
-    names = sorted({example.label for example in train})
+    names = sorted({example.label for example in train.examples})
     if len(names) < 2:
         raise UserError(
-            f"all examples from {train[0].location} on have the label {names[0]!r}: add examples"
-            " with another label"
+            f"all examples from {train.examples[0].location} on have the label {names[0]!r}: add"
+            " examples with another label"
         )
     return names
 
@@ -109,7 +164,7 @@ class TextSplit(Split):
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: LabelledExamples,
         labels: np.ndarray,
         tokenizer: Tokenizer,
         length: int,
@@ -117,18 +172,19 @@ class TextSplit(Split):
         """Tokenises the examples.
 
         Args:
-          examples: at least one.
+          examples: from `read_examples`.
           labels: [E] int32 classes or float32 numbers.
           tokenizer: of the checkpoint.
           length: T; longer examples are truncated, and counted in `notes`.
         """
         texts, pairs = (
-            [getattr(each, side) for each in examples] for side in ("text", "text_pair")
+            [getattr(each, side) for each in examples.examples] for side in ("text", "text_pair")
         )
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
         self.inputs = TaskInputs(a, b, labels, np.arange(len(a)))
         self.examples = len(a)
-        self.notes = f"{cut:,} cut to {length} tokens" if cut else ""
+        notes = [examples.note, f"{cut:,} cut to {length} tokens" if cut else ""]
+        self.notes = "; ".join(note for note in notes if note)
         self.gold = labels
         self._texts = [
             {"text": text} | ({"text_pair": pair} if pair else {})
@@ -145,7 +201,7 @@ class ClassSplit(TextSplit):
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: LabelledExamples,
         labels: Sequence[str],
         tokenizer: Tokenizer,
         config: TaskDataConfig,
@@ -155,14 +211,15 @@ class ClassSplit(TextSplit):
         Raises:
           UserError: if an example has another label.
         """
-        numbers = {name: number for number, name in enumerate(labels)}
-        for example in examples:
+        # A checkpoint may have labels in another spelling.
+        numbers = {clean_label(name): number for number, name in enumerate(labels)}
+        for example in examples.examples:
             if example.label not in numbers:
                 raise UserError(
                     f"{example.location} has the label {example.label!r}, which the training file"
-                    f" does not have: write one of {', '.join(map(repr, labels[:10]))}"
+                    f" does not have: write one of {choices(labels)}"
                 )
-        classes = np.array([numbers[example.label] for example in examples], np.int32)
+        classes = np.array([numbers[example.label] for example in examples.examples], np.int32)
         super().__init__(examples, classes, tokenizer, config.length)
         self._labels = labels
         self._positive = _positive_class(labels, config.positive_label)
@@ -230,7 +287,9 @@ def read_class_split(
     Raises:
       UserError: as `read_examples` and `ClassSplit`.
     """
-    return ClassSplit(read_examples(source, config), labels, tokenizer, config)
+    classes = {clean_label(name) for name in labels}
+    examples = read_examples(source, config, classes=classes)
+    return ClassSplit(examples, labels, tokenizer, config)
 
 
 def read_number_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
@@ -253,7 +312,7 @@ def read_number_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer)
       UserError: as `read_examples`.
     """
     examples = read_examples(source, config, numbers=True)
-    numbers = np.array([float(example.label) for example in examples], np.float32)
+    numbers = np.array([float(example.label) for example in examples.examples], np.float32)
     return NumberSplit(examples, numbers, tokenizer, config.length)
 
 
@@ -270,10 +329,10 @@ def class_predictions(probabilities: np.ndarray, labels: Sequence[str]) -> list[
 
 def _positive_class(labels: Sequence[str], positive: str) -> int:
     """Returns the class whose F1 is reported; "1|equivalent" gives alternative labels."""
-    known = [name for name in positive.split("|") if name in labels]
+    known = [name for name in map(clean_label, positive.split("|")) if name in labels]
     if positive and not known:
         raise UserError(
             f"--config.data.positive_label={positive!r} is not a label of the training file: write"
-            f" one of {', '.join(map(repr, labels[:10]))}"
+            f" one of {choices(labels)}"
         )
     return labels.index(known[0]) if positive else len(labels) - 1

@@ -2,11 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.tables import (
     has_records,
+    is_missing,
     listed,
     parse_json,
     read_lines,
@@ -47,33 +49,34 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Questions:
-    """The questions of a source, and the counts of what was skipped."""
+    """The questions of a source, and a note of what was left out; '' for nothing."""
 
     questions: list[Question]
-    misplaced: int  # answers skipped because they are not at their offset in the context
-    left_out: int  # questions skipped because all their answers were
+    note: str
 
 
-def read_questions(source: str, *, skip_misplaced: bool) -> Questions:
+def read_questions(source: str, *, skip_bad_rows: bool) -> Questions:
     """Reads questions and answers.
 
     Offsets are in characters (code points), as in SQuAD. A question with `is_impossible`, or
-    without answers, is unanswerable; `plausible_answers` are ignored.
+    without answers, is unanswerable; `plausible_answers` are ignored. An answer without text is
+    none, whatever its offset; so are missing and null answers.
 
     Args:
       source: a .json file in the format of SQuAD 1.1 or 2.0; or a .jsonl file, or
-        `tfds:NAME[/CONFIG]:SPLIT`, with the fields id, question, context and answers, which has the
-        lists text and answer_start.
-      skip_misplaced: True skips and counts answers that are not at their offset in the context.
+        `tfds:NAME[/CONFIG]:SPLIT`, with the fields id, question, context and answers. Answers are a
+        list of objects with text and answer_start, or an object with a list of each.
+      skip_bad_rows: True leaves out, and counts, answers that are not at their offset in the
+        context, questions with no other answers, and those whose question or context is empty.
 
     Raises:
-      UserError: if the source cannot be read or has no questions; if a field is missing, empty or
-        of another type; if an id occurs twice; if an answer is misplaced and not skipped.
+      UserError: if the source cannot be read or has no questions; if a field is missing or of
+        another type; if an id occurs twice; if something is to be left out and is not.
     """
+    bad = BadRows(source, skip=skip_bad_rows)
     questions: list[Question] = []
-    misplaced = left_out = 0
     locations: dict[str, str] = {}
-    for question in _all_questions(source):
+    for question in _all_questions(source, bad):
         if question.id in locations:
             raise UserError(
                 f"{question.location} has the id {question.id!r} of {locations[question.id]}: give"
@@ -81,18 +84,16 @@ def read_questions(source: str, *, skip_misplaced: bool) -> Questions:
             )
         locations[question.id] = question.location
         wrong = [each for each in question.answers if not _is_placed(each, question.context)]
-        if wrong and not skip_misplaced:
-            raise _misplaced(question, wrong[0])
-        misplaced += len(wrong)
+        for each in wrong:
+            bad.add(_misplaced(question, each))
         if wrong and len(wrong) == len(question.answers):
-            left_out += 1
+            problem = f"has no answer of question {question.id!r} in its context: mend its answers"
+            bad.add(BadRow(question.location, "question without a right answer", problem))
             continue
         right = tuple(each for each in question.answers if each not in wrong)
         questions.append(dataclasses.replace(question, answers=right))
-    if not questions:
-        but = f" but {left_out} whose answers are all misplaced" if left_out else ""
-        raise UserError(f"{source} has no questions{but}: choose another file")
-    return Questions(questions, misplaced, left_out)
+    bad.close(len(questions), "questions")
+    return Questions(questions, bad.note)
 
 
 def _is_placed(answer: Answer, context: str) -> bool:
@@ -100,84 +101,99 @@ def _is_placed(answer: Answer, context: str) -> bool:
     return answer.begin >= 0 and context.startswith(answer.text, answer.begin)
 
 
-def _misplaced(question: Question, answer: Answer) -> UserError:
+def _misplaced(question: Question, answer: Answer) -> BadRow:
     there = question.context[max(answer.begin, 0) :][: len(answer.text)]
-    return UserError(
-        f"{question.location}: the answer {shown(answer.text)} of question {question.id!r} is not"
-        f" at character {answer.begin} of its context, where {shown(there)} is: count answer_start"
-        " in characters (code points) from 0, or skip such answers with"
-        " --config.data.skip_misplaced"
+    problem = (
+        f"has the answer {shown(answer.text)} of question {question.id!r}, which is not at"
+        f" character {answer.begin} of its context, where {shown(there)} is: count answer_start in"
+        " characters (code points) from 0"
     )
+    return BadRow(question.location, "answer that is not in its text", problem)
 
 
-def _all_questions(source: str) -> Iterator[Question]:
+def _all_questions(source: str, bad: BadRows) -> Iterator[Question]:
     if has_records(source):
-        return _from_records(source)
+        return _from_records(source, bad)
     if pathlib.Path(source).suffix == ".json":
-        return _from_squad(source)
+        return _from_squad(source, bad)
     raise UserError(
         f"{source}: the name must end in .json (SQuAD), .jsonl, or be tfds:NAME[/CONFIG]:SPLIT"
     )
 
 
-def _from_squad(path: str) -> Iterator[Question]:
+def _from_squad(path: str, bad: BadRows) -> Iterator[Question]:
     text = "\n".join(line for _, line in read_lines(path))
     content = _object(parse_json(text, path), path)
     for article, article_location in _items(content, "data", path, ": "):
         for paragraph, location in _items(article, "paragraphs", article_location):
-            context = _text(paragraph, "context", location)
             for item, item_location in _items(paragraph, "qas", location):
-                impossible = _is_impossible(item, item_location)
-                answers = [] if impossible else _items(item, "answers", item_location)
-                yield _question(item, context, answers, item_location)
+                with bad.caught():
+                    context = _text(paragraph, "context", location)
+                    yield _question(item, context, item_location)
 
 
-def _from_records(source: str) -> Iterator[Question]:
+def _from_records(source: str, bad: BadRows) -> Iterator[Question]:
     for location, row in read_records(source):
-        context = _text(row, "context", location)
-        answers = [] if _is_impossible(row, location) else _flat_answers(row, location)
-        yield _question(row, context, answers, location)
+        with bad.caught():
+            yield _question(row, _text(row, "context", location), location)
 
 
-def _flat_answers(row: _Object, location: str) -> list[tuple[_Object, str]]:
-    """Returns (answer in SQuAD's form, location) from the lists `text` and `answer_start`."""
-    answers = _field(row, "answers", dict, location)
-    texts = _field(answers, "text", list, f"{location} answers")
-    begins = _field(answers, "answer_start", list, f"{location} answers")
-    if len(texts) != len(begins):
-        raise UserError(
-            f"{location} answers has {len(texts)} of text and {len(begins)} of answer_start: write"
-            " the same number of both"
-        )
-    return [
-        ({"text": text, "answer_start": begin}, f"{location} answers[{number}]")
-        for number, (text, begin) in enumerate(zip(texts, begins, strict=True))
-    ]
-
-
-def _question(
-    item: _Object, context: str, answers: Sequence[tuple[_Object, str]], location: str
-) -> Question:
+def _question(item: _Object, context: str, location: str) -> Question:
+    """Returns the question of an object; raises BadRow if it is empty."""
     return Question(
         id=_id(item, location),
         question=_text(item, "question", location),
         context=context,
-        answers=tuple(
-            Answer(_text(answer, "text", where), _field(answer, "answer_start", int, where))
-            for answer, where in answers
-        ),
+        answers=() if _is_impossible(item, location) else tuple(_answers(item, location)),
         location=location,
     )
 
 
+def _answers(item: _Object, location: str) -> Iterator[Answer]:
+    """Yields the answers of a question, without those that have no text."""
+    if item.get("answers") is None:
+        return
+    if isinstance(item["answers"], dict):
+        answers = _flat_answers(item["answers"], f"{location} answers")
+    else:
+        answers = _items(item, "answers", location)
+    for answer, where in answers:
+        if "text" in answer and is_missing(answer["text"]):
+            continue
+        text = _field(answer, "text", str, where)
+        yield Answer(text, _field(answer, "answer_start", int, where))
+
+
+def _flat_answers(answers: _Object, location: str) -> list[tuple[_Object, str]]:
+    """Returns (answer in SQuAD's form, location) from the lists `text` and `answer_start`."""
+    if not any(answers.values()):  # as exports write no answer: {}, or with null or empty lists
+        return []
+    texts = _field(answers, "text", list, location)
+    begins = _field(answers, "answer_start", list, location)
+    if len(texts) != len(begins):
+        raise UserError(
+            f"{location} has {len(texts)} of text and {len(begins)} of answer_start: write the same"
+            " number of both"
+        )
+    return [
+        ({"text": text, "answer_start": begin}, f"{location}[{number}]")
+        for number, (text, begin) in enumerate(zip(texts, begins, strict=True))
+    ]
+
+
 def _id(item: _Object, location: str) -> str:
     """Returns the id; some datasets write it as a number."""
-    return str(item["id"]) if type(item.get("id")) is int else _text(item, "id", location)
+    if type(item.get("id")) is int:
+        return str(item["id"])
+    if not (name := _field(item, "id", str, location)).strip():
+        raise UserError(f"{location} has an empty 'id': give each question its own id")
+    return name
 
 
 def _is_impossible(item: _Object, location: str) -> bool:
     """Returns True for a question marked as unanswerable; only SQuAD 2.0 has the field."""
-    return "is_impossible" in item and _field(item, "is_impossible", bool, location)
+    marked = item.get("is_impossible") is not None
+    return marked and _field(item, "is_impossible", bool, location)
 
 
 def _items(item: _Object, name: str, location: str, joint: str = ".") -> list[tuple[_Object, str]]:
@@ -194,10 +210,10 @@ def _object(value: Any, location: str) -> _Object:
 
 
 def _text(item: _Object, name: str, location: str) -> str:
-    text = _field(item, name, str, location)
-    if not text.strip():
-        raise UserError(f"{location} has an empty {name!r}: fill it in, or remove the item")
-    return text
+    if name in item and is_missing(item[name]):
+        problem = f"has an empty {name!r}: fill it in, or remove the item"
+        raise BadRow(location, f"empty {name!r}", problem)
+    return _field(item, name, str, location)
 
 
 def _field(item: _Object, name: str, kind: type[_Kind], location: str) -> _Kind:

@@ -212,7 +212,11 @@ def _window_bounds(question: int, tokens: int, config: TaskDataConfig, location:
 
 
 class SpanSplit(Split):
-    """A split of questions with answers."""
+    """A split of questions with answers.
+
+    Attributes:
+      answered: number of questions with an answer.
+    """
 
     def __init__(self, questions: Questions, config: TaskDataConfig, tokenizer: Tokenizer) -> None:
         """Tokenises questions.
@@ -238,6 +242,7 @@ class SpanSplit(Split):
         labels = _labels(encoded, np.array(spans, np.int64))
         self.inputs = TaskInputs(encoded.a, encoded.b, labels, encoded.example_of)
         self.examples = len(pairs)
+        self.answered = sum(map(bool, self._golds))
         self._threshold: float | None = None
         self.notes = _notes(questions, encoded, labels, config.question_length)
 
@@ -332,15 +337,16 @@ def _notes(
 ) -> str:
     several = np.count_nonzero(inputs.windows > 1)
     answered = sum(bool(question.answers) for question in questions.questions)
+    unanswered = len(questions.questions) - answered
     hidden = answered - len(np.unique(inputs.example_of[labels[:, 0] > 0]))
     notes = {
         f"{several} in several windows": several,
         f"{inputs.cut} questions cut to {question_length} tokens": inputs.cut,
         f"{hidden} answers that fit no window": hidden,
-        f"{questions.misplaced} misplaced answers skipped, and {questions.left_out} questions"
-        " with them": questions.misplaced,
+        f"{unanswered:,} without an answer": unanswered,
+        questions.note: len(questions.note),
     }
-    return "; ".join(note for note, count in notes.items() if count)
+    return "; ".join(note for note, counts in notes.items() if counts)
 
 
 def read_span_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> SpanSplit:
@@ -349,7 +355,7 @@ def read_span_split(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -
     Raises:
       UserError: as `read_questions` and `encode_questions`.
     """
-    questions = read_questions(source, skip_misplaced=config.skip_misplaced)
+    questions = read_questions(source, skip_bad_rows=config.skip_bad_rows)
     return SpanSplit(questions, config, tokenizer)
 
 
@@ -357,8 +363,14 @@ def read_span_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
     """Reads and tokenises the training source and each held-out one.
 
     Raises:
-      UserError: as `read_questions` and `encode_questions`.
+      UserError: as `read_questions` and `encode_questions`; if no training question has an answer.
     """
     sources = dev_sources(config)
     dev = {name: read_span_split(each, config, tokenizer) for name, each in sources.items()}
-    return Task([], read_span_split(config.train, config, tokenizer), dev)
+    train = read_span_split(config.train, config, tokenizer)
+    if not train.answered:
+        raise UserError(
+            f"{config.train} has no question with an answer: name another file, or write the"
+            " answers into 'answers'"
+        )
+    return Task([], train, dev)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.corpus import records
+from bert_jax.data.tasks.bad_rows import BadRow, BadRows
+from bert_jax.data.tasks.labels import clean_label, is_blank
 from bert_jax.errors import UserError
 
 Row = dict[str, object]  # column -> value
@@ -22,17 +24,19 @@ _TFDS_PREFIX = "tfds:"
 _TFDS = re.compile(r"tfds:(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):(.+)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONGEST_CELL = 2**31 - 1  # characters; the most that every platform takes
 _SHOWN_LENGTH = 60  # characters of a value in a message
 
 
-def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
+def read_rows(source: str, *, header: bool, bad: BadRows) -> Iterator[tuple[str, Row]]:
     """Reads a table, a row at a time.
 
     Args:
-      source: a .tsv (no quoting), .csv or .jsonl file, or tfds:NAME[/CONFIG][:VERSION]:SPLIT, a
-        dataset that TFDS has prepared as array_record.
-      header: True if the first line of a .tsv or .csv file names the columns; False names them
-        "0", "1" and so on.
+      source: a .tsv or .txt (tabs, no quoting), .csv or .jsonl file, or
+        tfds:NAME[/CONFIG][:VERSION]:SPLIT, a dataset that TFDS has prepared as array_record.
+      header: True if the first line of a file with columns names them; False names them "0", "1"
+        and so on.
+      bad: takes the rows with another number of columns than the first line.
 
     Returns:
       (location, column -> value) of each row. Values of .tsv and .csv files are text; those of JSON
@@ -45,12 +49,12 @@ def read_rows(source: str, *, header: bool) -> Iterator[tuple[str, Row]]:
     if has_records(source):
         return read_records(source)
     suffix = pathlib.Path(source).suffix
-    if suffix == ".tsv":
-        return _named(_tab_separated(source), header)
+    if suffix in (".tsv", ".txt"):
+        return _named(_tab_separated(source), header, bad)
     if suffix == ".csv":
-        return _named(_comma_separated(source), header)
+        return _named(_comma_separated(source), header, bad)
     raise UserError(
-        f"{source}: the name must end in .tsv, .csv, .jsonl, or be tfds:NAME[/CONFIG]:SPLIT"
+        f"{source}: the name must end in .tsv, .txt, .csv, .jsonl, or be tfds:NAME[/CONFIG]:SPLIT"
     )
 
 
@@ -67,7 +71,8 @@ def read_records(source: str) -> Iterator[tuple[str, Row]]:
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
     r"""Yields (path:line, text) of a UTF-8 file, without line breaks and byte order mark.
 
-    Lines end in "\n" or "\r\n" only; other line separators of Unicode may occur in a text.
+    Lines end in "\n" or "\r\n" only; other line separators of Unicode, and NUL, may occur in a
+    text.
 
     Raises:
       UserError: if the file cannot be read or is not UTF-8.
@@ -85,6 +90,8 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
                     ) from None
                 begin += len(stored)
                 if number == 1:
+                    if "\0" in line[:4]:  # UTF-16 without a byte order mark
+                        raise UserError(f"{path} is UTF-16 or UTF-32: convert the file to UTF-8")
                     line = line.removeprefix("\ufeff")
                 yield f"{path}:{number}", line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
@@ -124,32 +131,63 @@ def text_value(row: Row, names: str, location: str, flag: str) -> str:
     """Returns the value of a column as text, stripped; the arguments are those of `column`.
 
     Raises:
-      UserError: if the row has no such column, or the value is empty or not text.
+      BadRow: if the text is empty or missing.
+      UserError: if the row has no such column, or the value is not text.
     """
     name = _found(row, names, location, flag)
-    value = row[name]
-    text = "" if value is None else as_text(value)
+    if is_missing(row[name]):
+        raise BadRow(
+            location, f"empty {name!r}", f"has an empty {name!r}: fill it in, or remove the row"
+        )
+    text = as_text(row[name])
     if text is None:
-        raise UserError(f"{location} has {shown(value)} in {name!r}: write text")
-    if not (text := text.strip()):
-        raise UserError(f"{location} has an empty {name!r}: fill it in, or remove the row")
-    return text
+        raise UserError(f"{location} has {shown(row[name])} in {name!r}: write text")
+    return text.strip()
+
+
+def label_value(row: Row, names: str, location: str, flag: str) -> str:
+    """Returns the value of a column as a label; the arguments are those of `column`.
+
+    Raises:
+      BadRow: if it is empty or missing.
+      UserError: if the row has no such column, or the value is not text.
+    """
+    name = _found(row, names, location, flag)
+    if is_missing(row[name]):
+        raise no_label(location, shown(row[name]), name)
+    return clean_label(text_value(row, names, location, flag))
+
+
+def no_label(location: str, value: str, name: str) -> BadRow:
+    """Returns the error of a row without a gold label."""
+    problem = f"has no gold label ({value} in {name!r}): write one, or remove the row"
+    return BadRow(location, "no gold label", problem)
 
 
 def number_value(row: Row, names: str, location: str, flag: str) -> float:
     """Returns the value of a column as a finite number; the arguments are those of `column`.
 
     Raises:
-      UserError: if the row has no such column, or the value is not a number.
+      BadRow: if the value is missing or not a number.
+      UserError: if the row has no such column.
     """
     name = _found(row, names, location, flag)
-    text = (as_text(row[name]) or "").strip()
+    value = row[name]
+    text = (as_text(value) or "").strip()
+    if is_missing(value) or text == "-":
+        raise no_label(location, shown(value), name)
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
-        raise UserError(
-            f"{location} has {shown(row[name])} in {name!r}: write a number, such as 3.5"
-        )
+        problem = f"has {shown(value)} in {name!r}: write a number, such as 3.5"
+        raise BadRow(location, f"no number in {name!r}", problem)
     return number
+
+
+def is_missing(value: object) -> bool:
+    """Returns True for null, NaN (as tables of numbers write null) and text without a character."""
+    if isinstance(value, str):
+        return is_blank(value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_text(value: object) -> str | None:
@@ -183,7 +221,9 @@ def _found(row: Row, names: str, location: str, flag: str) -> str:
     )
 
 
-def _named(rows: Iterator[tuple[str, list[str]]], header: bool) -> Iterator[tuple[str, Row]]:
+def _named(
+    rows: Iterator[tuple[str, list[str]]], header: bool, bad: BadRows
+) -> Iterator[tuple[str, Row]]:
     """Adds the column names to the values of each line; skips blank lines."""
     names: list[str] = []
     for location, values in rows:
@@ -195,10 +235,12 @@ def _named(rows: Iterator[tuple[str, list[str]]], header: bool) -> Iterator[tupl
             if header:
                 continue
         if len(values) != len(names):
-            raise UserError(
-                f"{location} has {len(values)} columns, but the first line has {len(names)}: write"
-                " the same number in every line"
+            problem = (
+                f"has {len(values)} columns, but the first line has {len(names)}: write the same"
+                " number in every line"
             )
+            bad.add(BadRow(location, "wrong number of columns", problem))
+            continue
         yield location, dict(zip(names, values, strict=True))
 
 
@@ -215,6 +257,7 @@ def _tab_separated(path: str) -> Iterator[tuple[str, list[str]]]:
 
 def _comma_separated(path: str) -> Iterator[tuple[str, list[str]]]:
     """Yields (location of the first line, values); quoted values may have line breaks."""
+    csv.field_size_limit(_LONGEST_CELL)  # of the process; by default 131,072
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     while True:
         location = f"{path}:{reader.line_num + 1}"

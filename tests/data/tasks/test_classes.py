@@ -7,6 +7,7 @@ import pytest
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.tasks.classes import (
     Example,
+    LabelledExamples,
     encode_inputs,
     label_names,
     read_class_task,
@@ -25,7 +26,8 @@ TOKENIZER = WordPieceTokenizer(PIECES, lower_case=True)
 
 def read(path: pathlib.Path, content: str | bytes, **columns: object) -> list[Example]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_examples(str(path), TaskDataConfig(**columns))  # pyright: ignore[reportArgumentType]
+    config = TaskDataConfig(**columns)  # pyright: ignore[reportArgumentType]
+    return read_examples(str(path), config).examples
 
 
 def test_every_format_reads_the_same(tmp_path: pathlib.Path) -> None:
@@ -71,13 +73,13 @@ def test_labels_are_strings_and_pairs_have_two_texts(tmp_path: pathlib.Path) -> 
             "text\tlabel\n \tb\n",
             "a.tsv:2 has an empty 'text': fill it in",
         ),
-        ("a.tsv", "text\tlabel\na\t\n", "a.tsv:2 has an empty 'label'"),
+        ("a.tsv", "text\tlabel\na\t\n", "a.tsv:2 has no gold label"),
         ("a.tsv", "", "a.tsv has no examples"),
         ("a.tsv", b"text\tlabel\n" + b"a\tb\n" * 9000 + b"\xff\tb\n", "UTF-8 at byte 36011"),
         ("a.csv", 'text,label\n"a,b\n', "a.csv:2 is not CSV"),
         ("a.csv", 'text,label\n"a\n', "a.csv:2 is not CSV"),
         ("a.jsonl", "{}\n", "a.jsonl:1 has no column 'text': it has "),
-        ("a.jsonl", '{"text": "a", "label": null}\n', "a.jsonl:1 has an empty 'label'"),
+        ("a.jsonl", '{"text": "a", "label": null}\n', "a.jsonl:1 has no gold label"),
         (
             "a.jsonl",
             '{"text": ["a"], "label": "b"}\n',
@@ -85,7 +87,7 @@ def test_labels_are_strings_and_pairs_have_two_texts(tmp_path: pathlib.Path) -> 
         ),
         ("a.jsonl", "[1]\n", "a.jsonl:1 is not a JSON object"),
         ("a.jsonl", '{"text": "a"\n', "a.jsonl:1 is not JSON"),
-        ("a.xml", "x", "a.xml: the name must end in .tsv, .csv, .jsonl"),
+        ("a.xml", "x", "a.xml: the name must end in .tsv, .txt, .csv, .jsonl"),
     ],
 )
 def test_a_wrong_file_is_named(
@@ -97,8 +99,9 @@ def test_a_wrong_file_is_named(
 
 
 def test_label_names() -> None:
-    def examples(*labels: str) -> list[Example]:
-        return [Example("a", "", label, f"f:{n}") for n, label in enumerate(labels)]
+    def examples(*labels: str) -> LabelledExamples:
+        found = [Example("a", "", label, f"f:{n}") for n, label in enumerate(labels)]
+        return LabelledExamples("f", found, "")
 
     assert label_names(examples("b", "a", "b")) == ["a", "b"]
     with pytest.raises(UserError, match="all examples from f:0 on have the label 'a': add"):

@@ -47,7 +47,7 @@ def question(
 def make_split(
     *questions: Question, tokenizer: Tokenizer = WORDPIECE, **settings: Any
 ) -> SpanSplit:
-    return SpanSplit(Questions(list(questions), 0, 0), TaskDataConfig(**settings), tokenizer)
+    return SpanSplit(Questions(list(questions), ""), TaskDataConfig(**settings), tokenizer)
 
 
 def blank_outputs(split: SpanSplit) -> list[np.ndarray]:
@@ -394,10 +394,15 @@ def test_misplaced_answers_are_refused_or_counted(tmp_path: Path) -> None:
     answers = [(good,), (bad, good), (bad,), (bad, bad), ()]
     questions = [Question("", "q", "a b c", each, "") for each in answers]
     source = write_rows(tmp_path / "a.jsonl", questions)
-    with pytest.raises(UserError, match=r"a.jsonl:2: the answer 'b' of question '1' is not at"):
+    with pytest.raises(
+        UserError, match=r"a.jsonl:2 has the answer 'b' of question '1', which is not at"
+    ):
         read_span_split(source, TaskDataConfig(), WORDPIECE)
-    split = read_span_split(source, TaskDataConfig(skip_misplaced=True), WORDPIECE)
-    assert split.notes == "4 misplaced answers skipped, and 2 questions with them"
+    split = read_span_split(source, TaskDataConfig(skip_bad_rows=True), WORDPIECE)
+    assert split.notes == (
+        "1 without an answer; left out: answer that is not in its text (4), question without a"
+        " right answer (2)"
+    )
     assert split.examples == 3
     assert np.asarray(split.inputs.labels).tolist() == [[4, 4], [4, 4], [0, 0]]
     assert [row["golds"] for row in split.predictions(gold_outputs(split))] == [["b"], ["b"], []]

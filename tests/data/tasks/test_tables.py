@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from bert_jax.data.tasks.bad_rows import BadRows
 from bert_jax.data.tasks.tables import Row, column, number_value, read_lines, read_rows, text_value
 from bert_jax.errors import UserError
 from tests.fixtures.damage import damaged
@@ -18,7 +19,14 @@ from tests.fixtures.tfds import build_dataset
 
 def read(path: Path, content: str | bytes, *, header: bool = True) -> list[tuple[str, Row]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(read_rows(str(path), header=header))
+    return rows_of(str(path), header=header)
+
+
+def rows_of(source: str, *, header: bool = True) -> list[tuple[str, Row]]:
+    bad = BadRows(source, skip=False)
+    rows = list(read_rows(source, header=header, bad=bad))
+    bad.close(1, "rows")
+    return rows
 
 
 def refusal(function: Callable, *args: object, **how: object) -> str:
@@ -99,7 +107,10 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
             r'{"a": "\uD800"}',
             "a.jsonl:1 has half of a surrogate pair: write both halves",
         ),
-        ("a.xml", "x", "a.xml: the name must end in .tsv, .csv, .jsonl, or be tfds:NAME"),
+        ("a.tsv", "ab\tc\n".encode("utf-16-le"), "a.tsv is UTF-16 or UTF-32: convert the file to"),
+        ("a.csv", "ab,c\n".encode("utf-16-be"), "a.csv is UTF-16 or UTF-32: convert the file to"),
+        ("a.csv", "ab,c\n".encode("utf-16"), "a.csv is not UTF-8 at byte 0 in line 1: convert"),
+        ("a.xml", "x", "a.xml: the name must end in .tsv, .txt, .csv, .jsonl, or be tfds:NAME"),
     ],
 )
 def test_a_wrong_file_is_named(
@@ -110,7 +121,7 @@ def test_a_wrong_file_is_named(
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for suffix in (".tsv", ".csv", ".jsonl"):
-        message = refusal(read_rows, f"{tmp_path}/a{suffix}", header=True)
+        message = refusal(rows_of, f"{tmp_path}/a{suffix}", header=True)
         assert message == f"cannot read {tmp_path}/a{suffix}: No such file or directory"
 
 
@@ -157,7 +168,7 @@ def test_texts_are_stripped_and_numbers_written_as_json(value: object, text: str
         (["a"], "f:3 has ['a'] in 'c': write text"),
         ({"a\n": 1}, "f:3 has {'a\\n': 1} in 'c': write text"),
         (b"\xff", "f:3 has b'\\xff' in 'c': write text"),
-        (float("nan"), "f:3 has nan in 'c': write text"),
+        (float("nan"), "f:3 has an empty 'c': fill it in"),
         (float("inf"), "f:3 has inf in 'c': write text"),
         (["a" * 100], "f:3 has ['" + "a" * 58 + "... in 'c': write text"),
     ],
@@ -177,13 +188,16 @@ def test_numbers_are_read_from_text_too(value: object, number: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "abc", "1,5", "1_000", "nan", "inf", "\u0663", "1 2", "1e999", "9" * 400, "0x1", "."]
-    + [None, True, float("nan"), float("inf"), 10**400, [1], {}],
+    ["abc", "1,5", "1_000", "nan", "inf", "\u0663", "1 2", "1e999", "9" * 400, "0x1", "."]
+    + [True, float("inf"), 10**400, [1], {}],
 )
 def test_what_is_no_number_is_refused(value: object) -> None:
     message = refusal(number_value, {"c": value}, "x|c", "f:3", "label_column")
     assert message.startswith("f:3 has ") and " in 'c': write a number" in message
     assert len(message) < 140
+    for missing in ("", " ", None, float("nan")):
+        message = refusal(number_value, {"c": missing}, "x|c", "f:3", "label_column")
+        assert message.startswith(f"f:3 has no gold label ({missing!r} in 'c')")
     assert "no column 'd'" in refusal(number_value, {"c": 1}, "d", "f:3", "label_column")
 
 
@@ -197,6 +211,8 @@ def _tsv_rows(content: bytes) -> list[dict[str, str]] | None:
     except UnicodeDecodeError:
         return None
     lines = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+    if "\0" in text[:4].partition("\n")[0]:  # taken for UTF-16
+        return None
     names, *rows = [line for line in lines if line != [""]] or [[]]
     named = [name for name in names if name]
     if any(len(row) != len(names) for row in rows) or len(named) > len(set(named)):
@@ -330,7 +346,7 @@ def test_tfds_records_are_rows(dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ("reviews:train", order),
         ("reviews/en:1.2.3:train[2:9]", order[2:9]),
     ):
-        rows = list(read_rows(f"tfds:{spec}", header=False))
+        rows = rows_of(f"tfds:{spec}", header=False)
         assert [row for _, row in rows] == [_expected(number) for number in expected]
         assert [_kinds(row) for _, row in rows] == [_kinds(_expected(n)) for n in expected]
         locations = [f"tfds:{spec} record {number}" for number in range(len(expected))]
@@ -349,7 +365,7 @@ def test_tfds_records_are_rows(dataset: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_tfds_does_not_have_is_refused(spec: str, message: str, dataset: Path) -> None:
     place = dataset.parents[2]
-    found = refusal(read_rows, f"tfds:{spec}", header=True)
+    found = refusal(rows_of, f"tfds:{spec}", header=True)
     assert message.format(place) in found and "damaged" not in found
 
 
@@ -360,7 +376,7 @@ def test_damaged_tfds_files_are_read_or_refused(dataset: Path) -> None:
         path = list(kept)[number % len(kept)]
         path.write_bytes(damaged(kept[path], rng))
         try:
-            list(read_rows("tfds:reviews:dev", header=True))
+            rows_of("tfds:reviews:dev")
             results["read"] += 1
         except UserError as error:
             assert "\n" not in str(error)
@@ -369,6 +385,6 @@ def test_damaged_tfds_files_are_read_or_refused(dataset: Path) -> None:
     assert min(results.values()) > 5 and len(results) == 2
     shard = dataset / "reviews-dev.array_record-00000-of-00001"
     shard.unlink()
-    message = refusal(read_rows, "tfds:reviews:dev", header=True)
+    message = refusal(rows_of, "tfds:reviews:dev", header=True)
     shard.write_bytes(kept[shard])
     assert f"{dataset} is damaged or incomplete (" in message
