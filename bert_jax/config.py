@@ -109,6 +109,14 @@ class TaskKind(enum.Enum):
     SPANS = "spans"  # where in a text the answer to a question begins and ends
 
 
+class TagReading(enum.Enum):
+    """The meaning of the tags of words; `data/tasks/tag_schemes.py` has the schemes of entities."""
+
+    FOUND = "found"  # entities, if the training tags are in a scheme; else as plain
+    PLAIN = "plain"  # classes of words, scored by accuracy, whatever they look like
+    TYPES = "types"  # the type of the entity that the word is in, or O: PER, not B-PER
+
+
 class EncoderMode(enum.Enum):
     """The treatment of the encoder in fine-tuning."""
 
@@ -267,6 +275,7 @@ class TaskDataConfig:
     positive_label: str = ""  # whose F1 is told where there are two; '': the last one
     word_column: str = "form|tokens|words|0"  # of tags; in files without names their numbers
     tag_column: str = "upos|ner_tags|tags|-1"  # of tags
+    tag_scheme: TagReading = TagReading.FOUND  # of tags
     skip_bad_rows: bool = False  # leave out, and count, rows that cannot be used; False: refuse
     examples: int = 0  # how many to train on, drawn by the seed; 0: all
     length: int = 128  # T; longer tags and spans become windows, the rest is cut, and counted

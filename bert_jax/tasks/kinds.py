@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskDataConfig, TaskKind
 from bert_jax.data.tasks import classes as tasks
 from bert_jax.data.tasks import spans as span_task
-from bert_jax.data.tasks import tags as tag_task
+from bert_jax.data.tasks import tag_tasks as tag_task
 from bert_jax.data.tasks.labels import choices, clean_label
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
@@ -87,7 +87,7 @@ KINDS = {
         metrics=("f1", "accuracy"),
         read_task=tag_task.read_tag_task,
         read_split=tag_task.read_tag_split,
-        suffixes=(".conll", ".conllu", ".iob", ".bio", *_TABLES),
+        suffixes=(".conll", ".conllu", ".conllup", ".iob", ".bio", *_TABLES),
     ),
     TaskKind.SPANS: Kind(
         head="span",

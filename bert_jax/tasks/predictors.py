@@ -1,6 +1,7 @@
 """Predictions of fine-tuned checkpoints for new text, one predictor for each kind of task."""
 
 import abc
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from scipy.special import softmax
 
 from bert_jax.config import EncoderConfig, TaskKind
 from bert_jax.data.tasks.classes import class_predictions, encode_inputs
-from bert_jax.data.tasks.metrics import entities
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.data.tasks.spans import encode_questions
 from bert_jax.data.tasks.splits import Outputs
-from bert_jax.data.tasks.tags import encode_words, mark_entities, split_words
+from bert_jax.data.tasks.tag_schemes import Tagging, entities, tagging_of_labels
+from bert_jax.data.tasks.tags import encode_words, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
 
@@ -122,8 +123,10 @@ class Tags(Predictor):
         bare = [[word for word, _, _ in each] for each in words]
         encoded = encode_words(bare, tuned.tokenizer, data.length, data.stride)
         probabilities = encoded.probabilities(self._outputs(encoded.a, encoded.b))
-        marks_entities = mark_entities(tuned.labels)
-        name, find = ("entities", _find_entities) if marks_entities else ("words", _tag_words)
+        tagging = tagging_of_labels(tuned.labels, data.tag_scheme)
+        name, find = "words", _tag_words
+        if tagging.marks_entities:
+            name, find = "entities", functools.partial(_find_entities, tagging=tagging)
         return [
             {"text": text, name: find(text, spans, each, tuned.labels)}
             for (text, _), spans, each in zip(inputs, words, probabilities, strict=True)
@@ -156,11 +159,11 @@ def _tag_words(
 
 
 def _find_entities(
-    text: str, words: list[_Word], probabilities: np.ndarray, labels: list[str]
+    text: str, words: list[_Word], probabilities: np.ndarray, labels: list[str], tagging: Tagging
 ) -> list[dict[str, Any]]:
     found = []
     tags = [labels[number] for number in probabilities.argmax(axis=1)]
-    for kind, first, last in entities(tags):
+    for kind, first, last in entities(tags, tagging):
         begin, end = words[first][1], words[last - 1][2]
         lowest = float(probabilities[first:last].max(axis=1).min())
         span = {"text": text[begin:end], "begin": begin, "end": end}

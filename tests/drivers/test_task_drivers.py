@@ -54,7 +54,7 @@ def test_tags(
     for name, count in (("train", 60), ("dev", 9)):
         sentences = [rng.choices(WORDS, k=rng.randint(2, 9)) for _ in range(count)]
         blocks = [
-            "".join(f"{w}\t{'B-HUE' if w in ('red', 'blue') else 'O'}\n" for w in words)
+            "".join(f"{w}\t{'S-HUE' if w in ('red', 'blue') else 'O'}\n" for w in words)
             for words in sentences
         ]
         (tmp_path / f"{name}.conll").write_text("\n".join(blocks))
@@ -70,7 +70,8 @@ def test_tags(
     ]
     result = drivers.run("finetune", *run_flags(task, pretrained, run, *config))
     assert result.status == 0, result
-    assert "labels: B-HUE, O" in result.err and "windows" in result.err
+    assert "labels: O, S-HUE" in result.err and "windows" in result.err
+    assert "IOBES entities" in result.err
     assert "commonest answer has a dev f1 of 0.0000" in result.err
     scores = evaluate(drivers, run, tmp_path / "out")
     assert scores["f1"] == 1 and (tmp_path / "out/confusion.png").stat().st_size > 1000

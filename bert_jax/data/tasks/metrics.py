@@ -7,7 +7,6 @@ The libraries are imported where they are used: they take half a second and 0.1 
 """
 
 import collections
-import enum
 import itertools
 import re
 import string
@@ -16,6 +15,8 @@ from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import numpy as np
+
+from bert_jax.data.tasks.tag_schemes import Tagging, for_seqeval
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -109,95 +110,33 @@ def _is_constant(values: np.ndarray) -> bool:
     return bool(np.all(values == values[0]))
 
 
-class TagScheme(enum.Enum):
-    """Tagging schemes for entities (Tjong Kim Sang and Veenstra, 1999)."""
-
-    IOB1 = "iob1"  # as CoNLL-2003: I-, with B- only between adjacent entities of one type
-    IOB2 = "iob2"  # B- at the begin of each entity, I- after it
-    PLAIN = "plain"  # tags that mark no entities, such as parts of speech
-
-
-def tag_scheme(sequences: Sequence[Sequence[str]]) -> TagScheme:
-    """Detects the scheme of tags.
-
-    Args:
-      sequences: the tags of each sentence.
-
-    Returns:
-      PLAIN if some tag is neither O nor begins with B- or I- (so for IOBES too); IOB1 if an I-
-      begins an entity, at the begin of a sentence, after O or after another type; otherwise IOB2. A
-      B- decides nothing, since it begins an entity in both schemes.
-    """
-    if not _mark_entities(sequences):
-        return TagScheme.PLAIN
-    steps = (step for sequence in sequences for step in itertools.pairwise(["O", *sequence]))
-    return TagScheme.IOB1 if any(_opens(*step) for step in steps) else TagScheme.IOB2
-
-
-def _mark_entities(sequences: Sequence[Sequence[str]]) -> bool:
-    tags = {tag for sequence in sequences for tag in sequence}
-    return all(tag == "O" or tag.startswith(("B-", "I-")) for tag in tags)
-
-
-def _opens(previous: str, tag: str) -> bool:
-    """Returns True for an I- that begins an entity."""
-    return tag.startswith("I-") and tag[1:] != previous[1:]
-
-
-def to_iob2(sequence: Sequence[str]) -> list[str]:
-    """Converts the tags of a sentence from IOB1 or IOB2 to IOB2; the entities are the same."""
-    steps = itertools.pairwise(["O", *sequence])
-    return ["B" + tag[1:] if _opens(previous, tag) else tag for previous, tag in steps]
-
-
-def entities(sequence: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Returns the entities of a sentence as conlleval reads them, by seqeval.
-
-    Args:
-      sequence: tags: O, B-type and I-type.
-
-    Returns:
-      (type, begin, end) of each, in order; begin and end in words, end exclusive.
-
-    Raises:
-      ValueError: if a tag is neither O nor begins with B- or I-.
-    """
-    from seqeval.metrics import sequence_labeling
-
-    _check_mark_entities([sequence])
-    return [
-        (kind, begin, last + 1)
-        for kind, begin, last in sequence_labeling.get_entities(list(sequence))
-    ]
-
-
 def entity_scores(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], tagging: Tagging
 ) -> dict[str, float]:
     """Scores entities as conlleval does (CoNLL-2000 and CoNLL-2003), by seqeval's default mode.
 
-    A predicted entity is correct if its type, begin and end are. IOB1 and IOB2 give the same
-    entities, but different tags, so accuracy needs one scheme on both sides.
+    A predicted entity is correct if its type, begin and end are. Schemes that seqeval does not read
+    are converted to IOBES, letter by letter.
 
     Args:
-      gold: the tags of each sentence: O, B-type and I-type.
+      gold: the tags of each sentence.
       predicted: the same.
+      tagging: of both sides.
 
     Returns:
       `precision`, `recall` and `f1` in [0, 1], of all entities together, 0 where the denominator is
       0; `accuracy` in [0, 1], of all tags.
 
     Raises:
-      ValueError: if the sentences or their lengths disagree, there are no tags, or a tag is neither
-        O nor begins with B- or I-.
+      ValueError: if the sentences or their lengths disagree, there are no tags, or a tag breaks the
+        scheme.
     """
     from seqeval.metrics import sequence_labeling
 
-    accuracy = _tag_accuracy(gold, predicted)
-    _check_mark_entities([*gold, *predicted])
+    accuracy = tag_accuracy(gold, predicted)
     precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
-        [list(sequence) for sequence in gold],
-        [list(sequence) for sequence in predicted],
+        [for_seqeval(sequence, tagging) for sequence in gold],
+        [for_seqeval(sequence, tagging) for sequence in predicted],
         average="micro",
         zero_division=0,  # pyright: ignore[reportArgumentType]
     )
@@ -205,27 +144,12 @@ def entity_scores(
     return {name: float(score) for name, score in scores.items()}
 
 
-def tag_scores(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Scores tags in the scheme of the gold tags.
-
-    Args:
-      gold: the tags of each sentence.
-      predicted: the same.
-
-    Returns:
-      The scores of `entity_scores`; for PLAIN gold tags `accuracy` alone.
+def tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    """Returns the share of equal tags, in [0, 1], by seqeval.
 
     Raises:
-      ValueError: as `entity_scores`; with PLAIN gold tags, any predicted tag is allowed.
+      ValueError: if the sentences or their lengths disagree, or there are no tags.
     """
-    if tag_scheme(gold) is TagScheme.PLAIN:
-        return {"accuracy": _tag_accuracy(gold, predicted)}
-    return entity_scores(gold, predicted)
-
-
-def _tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
     from seqeval.metrics import sequence_labeling
 
     _check_lengths(gold, predicted)
@@ -237,11 +161,6 @@ def _tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     flat_gold, flat_predicted = (list(itertools.chain(*side)) for side in (gold, predicted))
     _check_lengths(flat_gold, flat_predicted)
     return float(sequence_labeling.accuracy_score(flat_gold, flat_predicted))
-
-
-def _check_mark_entities(sequences: Sequence[Sequence[str]]) -> None:
-    if not _mark_entities(sequences):
-        raise ValueError("a tag is neither O nor begins with B- or I-")
 
 
 def normalize_answer(text: str) -> str:

@@ -52,7 +52,7 @@ def read_rows(source: str, *, header: bool, bad: BadRows) -> Iterator[tuple[str,
     if suffix in (".tsv", ".txt"):
         return _named(_tab_separated(source), header, bad)
     if suffix == ".csv":
-        return _named(_comma_separated(source), header, bad)
+        return _named(read_comma_separated(source), header, bad)
     raise UserError(
         f"{source}: the name must end in .tsv, .txt, .csv, .jsonl, or be tfds:NAME[/CONFIG]:SPLIT"
     )
@@ -255,8 +255,12 @@ def _tab_separated(path: str) -> Iterator[tuple[str, list[str]]]:
         yield location, line.split("\t")
 
 
-def _comma_separated(path: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields (location of the first line, values); quoted values may have line breaks."""
+def read_comma_separated(path: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields (location of the first line, values) of a CSV file; a value may have line breaks.
+
+    Raises:
+      UserError: if the file cannot be read, or is not CSV.
+    """
     csv.field_size_limit(_LONGEST_CELL)  # of the process; by default 131,072
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     while True:

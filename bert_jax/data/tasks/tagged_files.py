@@ -1,15 +1,19 @@
-"""Reads sentences with a tag for each word: CoNLL and CoNLL-U columns, JSON lines, TFDS."""
+"""Reads sentences with a tag for each word: CoNLL and CoNLL-U columns, CSV, JSON lines, TFDS."""
 
+import collections
 import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.tables import (
     Row,
     as_text,
     column,
     has_records,
+    no_label,
+    read_comma_separated,
     read_lines,
     read_records,
     shown,
@@ -20,8 +24,18 @@ _CONLLU_NAMES = tuple("id form lemma upos xpos feats head deprel deps misc".spli
 _CONLLU_ID = re.compile(
     r"\d+([-.]\d+)?", re.ASCII
 )  # 3; 3-4 for a multiword token; 3.1 for an empty node
+_GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.+)")  # of CoNLL-U Plus
 _COLUMN_NUMBER = re.compile(r"-?\d{1,4}", re.ASCII)
-_DOCUMENT = "-DOCSTART-"
+_DOCUMENT = re.compile(r"-+DOCSTART-*", re.IGNORECASE)
+# A line that is a comment, however many columns it seems to have: "# sent_id = 12", "#newdoc",
+# OntoNotes' "#begin document (...".
+_COMMENT = re.compile(r"# *([\w.:-]+ *=|(newpar|newdoc|(begin|end) document)\b)", re.IGNORECASE)
+# Names of columns in the first line of a file, where the config gives only numbers.
+_WORD_NAMES = frozenset("token tokens word words form text".split())
+_TAG_NAMES = frozenset(
+    "tag tags label labels ner ner_tag ner_tags ne pos pos_tag pos_tags upos xpos chunk iob bio"
+    " entity entities".split()
+)
 _NO_TAG = "O"
 
 _Line = tuple[str, list[str]]  # (location, columns)
@@ -34,50 +48,75 @@ class TaggedSentence:
     words: list[str]
     tags: list[str]
     location: str  # of its first word, for messages
+    lines: Sequence[int] = dataclasses.field(default=(), compare=False)  # of words; () if in one
+
+    def location_of(self, word: int) -> str:
+        """Returns the location of a word, counted from 0."""
+        if not self.lines:
+            return self.location
+        return f"{self.location.rpartition(':')[0]}:{self.lines[word]}"
 
 
-def read_tagged(source: str, *, word_column: str, tag_column: str) -> list[TaggedSentence]:
+def read_tagged(
+    source: str, *, word_column: str, tag_column: str, header: bool, bad: BadRows
+) -> list[TaggedSentence]:
     """Reads the sentences of a file, or of a dataset of TFDS.
 
-    A .conllu file is read as CoNLL-U; comments, multiword tokens and empty nodes are skipped. In a
-    .jsonl file and in TFDS (`tfds:NAME[/CONFIG]:SPLIT`) a row is a sentence, and words and tags are
-    lists; rows without words are skipped. Any other file has a word a line, in columns separated by
-    tabs or, in a line without tabs, by spaces; a blank line or -DOCSTART- ends a sentence.
+    A .conllu or .conllup file is read as CoNLL-U; comments, multiword tokens and empty nodes are
+    skipped. In a .jsonl file and in TFDS (`tfds:NAME[/CONFIG]:SPLIT`) a row is a sentence, and
+    words and tags are lists; rows without words are skipped. Any other file has a word a line, in
+    columns separated by commas in a .csv file, else by tabs or, in a line without tabs, by spaces;
+    a blank line or -DOCSTART- ends a sentence, and comments are skipped: "# key = value", "#begin
+    document", and lines that begin with "# " and have another number of columns than the others.
 
     Args:
       source: the file or dataset.
-      word_column: column of the words: an index from 0, or -1 for the last; in CoNLL-U also a name,
-        such as "form"; in JSON and TFDS a name. "0|tokens" gives alternatives.
+      word_column: column of the words: an index from 0, or -1 for the last; where the columns have
+        names also a name, such as "form". "0|tokens" gives alternatives.
       tag_column: column of the tags; "" reads none and gives each word the tag O.
+      header: True if the first line may name the columns. It does if it has one of the names asked
+        for, or if its word and its tag are usual names of columns: "token", "label".
+      bad: takes sentences whose lines have different or too few columns, or with an empty or
+        missing word or tag.
 
     Raises:
-      UserError: if the source cannot be read or has no sentences; if a column is missing; if the
-        lines of a sentence have different numbers of columns; if a word or a tag is missing or
-        empty.
+      UserError: if the source cannot be read; if it has no such column.
     """
-    read = _from_lists if has_records(source) else _from_columns
-    sentences = list(read(source, word_column, tag_column))
-    if not sentences:
-        raise UserError(f"{source} has no sentences: choose another file")
-    return sentences
+    if has_records(source):
+        return list(_from_lists(source, word_column, tag_column, bad))
+    return list(_from_columns(source, word_column, tag_column, header, bad))
 
 
-def _from_lists(source: str, word_column: str, tag_column: str) -> Iterator[TaggedSentence]:
+def _from_lists(
+    source: str, word_column: str, tag_column: str, bad: BadRows
+) -> Iterator[TaggedSentence]:
     for location, row in read_records(source):
-        words = _texts(row, word_column, location, "word_column")
-        tags = [_NO_TAG] * len(words)
-        if tag_column:
-            tags = [tag.strip() for tag in _texts(row, tag_column, location, "tag_column")]
-        if len(words) != len(tags):
-            raise UserError(
-                f"{location} has {len(words)} words and {len(tags)} tags: give each word one tag"
-            )
-        if words:  # the last record of conll2003 in TFDS has none
-            yield TaggedSentence(words, tags, location)
+        with bad.caught():
+            words = _texts(row, word_column, location, "word_column")
+            tags = [_NO_TAG] * len(words)
+            if tag_column:
+                tags = [tag.strip() for tag in _texts(row, tag_column, location, "tag_column")]
+            if len(words) != len(tags):
+                raise BadRow(
+                    location,
+                    "other number of tags than words",
+                    f"has {len(words)} words and {len(tags)} tags: give each word one tag",
+                )
+            # The last record of conll2003 in TFDS has no words.
+            if words and not (len(words) == 1 and _DOCUMENT.fullmatch(words[0])):
+                yield TaggedSentence(words, tags, location)
 
 
 def _texts(row: Row, names: str, location: str, flag: str) -> list[str]:
     values = column(row, names, location, flag)
+    if values is None:
+        raise (
+            no_label(location, "None", names)
+            if flag == "tag_column"
+            else BadRow(
+                location, "no words", f"has no words in {names!r}: write a list, or remove the row"
+            )
+        )
     if not isinstance(values, list):
         raise UserError(
             f"{location} has {shown(values)} for --config.data.{flag}={names}: write a list"
@@ -86,40 +125,86 @@ def _texts(row: Row, names: str, location: str, flag: str) -> list[str]:
     for number, value in enumerate(values):
         text = as_text(value)
         if text is None or not text.strip():
-            raise UserError(
-                f"{location} has {shown(value)} as item {number} for --config.data.{flag}={names}:"
-                " write text"
+            problem = (
+                f"has {shown(value)} as item {number} for --config.data.{flag}={names}: write text"
             )
+            raise BadRow(location, "empty word" if flag == "word_column" else "empty tag", problem)
         texts.append(text)
     return texts
 
 
-def _from_columns(path: str, word_column: str, tag_column: str) -> Iterator[TaggedSentence]:
-    conllu = pathlib.Path(path).suffix == ".conllu"
-    known = _CONLLU_NAMES if conllu else ()
-    word_at = _position(path, word_column, "word_column", known)
-    tag_at = _position(path, tag_column, "tag_column", known) if tag_column else None
-    for lines in _conllu_sentences(path) if conllu else _sentences(path):
-        location, columns = lines[0]
-        width = len(columns)
-        wanted = [word_at] if tag_at is None else [word_at, tag_at]
-        # As indices from 0: in a line of one column, -1 is the word itself, not its tag.
-        from_left = {at + width if at < 0 else at for at in wanted}
-        if len(from_left) < len(wanted) or not from_left <= set(range(width)):
-            raise UserError(
-                f"{location} has {width} columns, too few for --config.data.word_column="
-                f"{word_column} and tag_column={tag_column!r}: choose other columns"
+def _from_columns(
+    path: str, word_column: str, tag_column: str, header: bool, bad: BadRows
+) -> Iterator[TaggedSentence]:
+    conllu = pathlib.Path(path).suffix in (".conllu", ".conllup")
+    names: Sequence[str] = ()
+    if conllu:
+        names, blocks = _conllu_blocks(path)
+    else:
+        blocks = _without_comments(list(_blocks(path)))
+        if header and blocks and _is_header(blocks[0][0][1], word_column, tag_column):
+            names = [cell.strip() for cell in blocks[0].pop(0)[1]]
+    word_at = _position(path, word_column, "word_column", names)
+    tag_at = _position(path, tag_column, "tag_column", names) if tag_column else None
+    for block in blocks:
+        if block:
+            with bad.caught():
+                yield _sentence(block, word_at, tag_at, f"{word_column} and {tag_column=!r}")
+
+
+def _sentence(lines: list[_Line], word_at: int, tag_at: int | None, asked: str) -> TaggedSentence:
+    """Returns the sentence of some lines; raises BadRow if it cannot be used."""
+    location, columns = lines[0]
+    width = len(columns)
+    for place, others in lines:
+        if len(others) != width:
+            problem = (
+                f"has {len(others)} columns, but its sentence began with {width}: write the same"
+                " number in every line"
             )
-        words = [_cell(line, word_at, "word") for line in lines]
-        tags = [_NO_TAG if tag_at is None else _cell(line, tag_at, "tag").strip() for line in lines]
-        yield TaggedSentence(words, tags, location)
+            raise BadRow(place, "wrong number of columns", problem)
+    wanted = [word_at] if tag_at is None else [word_at, tag_at]
+    # As indices from 0: in a line of one column, -1 is the word itself, not its tag.
+    from_left = {at + width if at < 0 else at for at in wanted}
+    if len(from_left) < len(wanted) or not from_left <= set(range(width)):
+        problem = (
+            f"has {width} columns, too few for --config.data.word_column={asked}: choose other"
+            " columns"
+        )
+        raise BadRow(location, "too few columns", problem)
+    return TaggedSentence(
+        [_cell(line, word_at, "word") for line in lines],
+        [_NO_TAG if tag_at is None else _cell(line, tag_at, "tag").strip() for line in lines],
+        location,
+        [int(place.rpartition(":")[2]) for place, _ in lines],
+    )
+
+
+def _is_header(cells: list[str], word_column: str, tag_column: str) -> bool:
+    """Returns True if the first line of a file names its columns.
+
+    It does if it has a column for which the config has names alone, or if a word and a tag in it
+    are names of columns.
+    """
+    found = {cell.strip().lower(): at for at, cell in enumerate(cells)}
+    named, sure = [], False
+    for columns, usual in ((word_column, _WORD_NAMES), (tag_column, _TAG_NAMES)):
+        asked = [name for name in columns.lower().split("|") if name]
+        numbers = [int(name) for name in asked if _COLUMN_NUMBER.fullmatch(name)]
+        in_line = any(name in found for name in asked)
+        sure |= in_line and not numbers
+        at = numbers[0] if numbers else len(cells)
+        there = cells[at].strip().lower() if -len(cells) <= at < len(cells) else ""
+        named.append(in_line or there in usual)
+    return len(found) == len(cells) and (sure or (tag_column != "" and all(named)))
 
 
 def _position(path: str, names: str, flag: str, known: Sequence[str]) -> int:
     """Returns the index of the first of alternative columns that the file can have."""
+    lowered = [name.lower() for name in known]
     for name in names.split("|"):
-        if name in known:
-            return known.index(name)
+        if name.lower() in lowered:
+            return lowered.index(name.lower())
         if _COLUMN_NUMBER.fullmatch(name):
             return int(name)
     by_name = f", or one of {' '.join(known)}" if known else ""
@@ -131,48 +216,69 @@ def _position(path: str, names: str, flag: str, known: Sequence[str]) -> int:
 
 def _cell(line: _Line, at: int, kind: str) -> str:
     location, columns = line
-    if not columns[at].strip():
-        raise UserError(f"{location} has an empty {kind}: fill it in, or remove the line")
+    if not columns[at].strip():  # a word of invisible characters is a word
+        raise BadRow(location, f"empty {kind}", f"has an empty {kind}: fill it in, or remove it")
     return columns[at]
 
 
-def _sentences(path: str) -> Iterator[list[_Line]]:
-    """Yields the lines of each sentence of a file with a word a line."""
-    for block in _blocks(path):
-        yield _same_width([(location, _columns(line)) for location, line in block])
+def _without_comments(blocks: list[list[_Line]]) -> list[list[_Line]]:
+    """Drops lines that begin with "# " and have another number of columns than the others."""
+    widths = collections.Counter(
+        len(columns) for block in blocks for _, columns in block if columns[0][:1] != "#"
+    )
+    if not widths:
+        return blocks
+    commonest = max(widths, key=widths.__getitem__)
+    kept = []
+    for block in blocks:
+        words = (len(columns) for _, columns in block if columns[0][:1] != "#")
+        width = next(words, commonest)
+        kept.append(
+            [line for line in block if not (line[1][0] == "#" and len(line[1]) not in (1, width))]
+        )
+    return [block for block in kept if block]
 
 
-def _columns(line: str) -> list[str]:
-    if "\t" in line:
-        return line.split("\t")
-    return [text for text in line.split(" ") if text]  # other white space is part of a word
-
-
-def _conllu_sentences(path: str) -> Iterator[list[_Line]]:
-    """Yields the lines of the words of each sentence of a CoNLL-U file."""
-    for block in _blocks(path):
-        lines = []
-        for location, line in block:
-            if line.startswith("#"):
-                continue
-            columns = line.split("\t")
+def _conllu_blocks(path: str) -> tuple[Sequence[str], list[list[_Line]]]:
+    """Returns the names of the columns of a CoNLL-U file, and the words of its sentences."""
+    names: Sequence[str] = _CONLLU_NAMES
+    blocks: list[list[_Line]] = [[]]
+    for location, line in read_lines(path):
+        if named := _GLOBAL_COLUMNS.match(line):
+            names = named[1].lower().split()
+        if not line.strip(" \t"):
+            blocks.append([])
+        if not line.strip(" \t") or line.startswith("#"):
+            continue
+        columns = line.split("\t")
+        if names[0] == "id":
             if not (identity := _CONLLU_ID.fullmatch(columns[0])):
                 raise UserError(
                     f"{location} begins with {shown(columns[0])}, not with an id of CoNLL-U: write"
                     " ten columns separated by tabs, or give the file another suffix"
                 )
-            if not identity[1]:
-                lines.append((location, columns))
-        if lines:
-            yield _same_width(lines)
+            if identity[1]:
+                continue
+        blocks[-1].append((location, columns))
+    return names, [block for block in blocks if block]
 
 
-def _blocks(path: str) -> Iterator[list[tuple[str, str]]]:
-    """Yields runs of (location, line), separated by blank lines and -DOCSTART- lines."""
-    block: list[tuple[str, str]] = []
-    for location, line in read_lines(path):
-        if line.strip(" \t") and not line.startswith(_DOCUMENT):
-            block.append((location, line))
+def _blocks(path: str) -> Iterator[list[_Line]]:
+    """Yields runs of lines, separated by blank lines and -DOCSTART- lines, without comments."""
+    if pathlib.Path(path).suffix == ".csv":
+        rows = read_comma_separated(path)
+        lines = (row for row in rows if not _COMMENT.match("".join(row[1][:1])))
+    else:
+        lines = (
+            (location, _columns(line))
+            for location, line in read_lines(path)
+            if not _COMMENT.match(line)
+        )
+    block: list[_Line] = []
+    for location, columns in lines:
+        is_blank = not any(cell.strip(" \t") for cell in columns)
+        if not is_blank and not any(map(_DOCUMENT.fullmatch, columns)):
+            block.append((location, columns))
         elif block:
             yield block
             block = []
@@ -180,13 +286,7 @@ def _blocks(path: str) -> Iterator[list[tuple[str, str]]]:
         yield block
 
 
-def _same_width(lines: list[_Line]) -> list[_Line]:
-    """Raises UserError if the lines of a sentence have different numbers of columns."""
-    width = len(lines[0][1])
-    for location, columns in lines:
-        if len(columns) != width:
-            raise UserError(
-                f"{location} has {len(columns)} columns, but its sentence began with {width}: write"
-                " the same number in every line"
-            )
-    return lines
+def _columns(line: str) -> list[str]:
+    if "\t" in line:
+        return line.split("\t")
+    return [text for text in line.split(" ") if text]  # other white space is part of a word

@@ -16,15 +16,12 @@ from bert_jax.data.packing.layout import SINGLE_SPECIALS
 from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 from bert_jax.data.packing.windows import most_context, window_bounds
 from bert_jax.data.tasks import metrics
-from bert_jax.data.tasks.metrics import TagScheme
 from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs, input_sizes
-from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
-from bert_jax.data.tasks.tables import shown
-from bert_jax.data.tasks.tagged_files import TaggedSentence, read_tagged
-from bert_jax.errors import UserError
+from bert_jax.data.tasks.splits import Outputs, Split
+from bert_jax.data.tasks.tag_schemes import Tagging, entities
+from bert_jax.data.tasks.tagged_files import TaggedSentence
 from bert_jax.text.tokenizer import Tokenizer
 
-_SHOWN_LABELS = 10  # in a message, at most
 _JOINERS = "\u200c\u200d"  # zero-width, in Persian and in Indic scripts
 # Matches kinds of characters (`_kind`): a run of word characters, or one other, with their marks.
 _RUN = re.compile("w[wm]*|[.m]m*")
@@ -206,25 +203,25 @@ class TagSplit(Split):
         self,
         sentences: Sequence[TaggedSentence],
         labels: Sequence[str],
-        scheme: TagScheme,
+        tagging: Tagging,
         tokenizer: Tokenizer,
         config: TaskDataConfig,
+        note: str = "",
     ) -> None:
         """Tokenises the sentences.
 
         Args:
-          sentences: in the scheme of their file.
-          labels: names of the C classes; in IOB2 if the scheme is IOB1.
-          scheme: of the sentences.
+          sentences: each tag is one of the labels.
+          labels: names of the C classes.
+          tagging: of the labels.
           tokenizer: of the checkpoint.
           config: sets `length` and `stride`.
-
-        Raises:
-          UserError: if a tag is not one of the labels.
+          note: about the tags, for the user's log.
         """
-        self._sentences = _without_iob1(sentences, scheme)
-        self._gold = _numbers(self._sentences, labels)
-        self._scheme, self.labels = scheme, list(labels)
+        numbers = {label: number for number, label in enumerate(labels)}
+        self._sentences = list(sentences)
+        self._gold = np.array([numbers[tag] for each in sentences for tag in each.tags], np.int64)
+        self._tagging, self.labels = tagging, list(labels)
         self.words = encode_words(
             [sentence.words for sentence in sentences], tokenizer, config.length, config.stride
         )
@@ -232,14 +229,9 @@ class TagSplit(Split):
             self.words.a, self.words.b, self.words.labels(self._gold), self.words.example_of
         )
         self.examples = len(sentences)
-        self.notes = self._notes()
-
-    def _notes(self) -> str:
-        windows = np.bincount(self.words.example_of)
-        longer = int(np.count_nonzero(windows > 1))
-        notes = [f"{longer} in several windows"] if longer else []
-        notes += ["IOB1, read as IOB2"] if self._scheme is TagScheme.IOB1 else []
-        return "; ".join(notes)
+        longer = int(np.count_nonzero(np.bincount(self.words.example_of) > 1))
+        windows = f"{longer} in several windows" if longer else ""
+        self.notes = "; ".join(each for each in (windows, note) if each)
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """Scores entities, or plain tags.
@@ -248,17 +240,17 @@ class TagSplit(Split):
           outputs: for each input [size, C] float32, logits.
 
         Returns:
-          The scores of `metrics.tag_scores`: `precision`, `recall`, `f1` and `accuracy` in [0, 1];
-          for plain tags `accuracy` alone.
+          The scores of `metrics.entity_scores`: `precision`, `recall`, `f1` and `accuracy` in
+          [0, 1]; for plain tags `accuracy` alone.
 
         Raises:
           ValueError: if the outputs do not fit the inputs.
         """
-        classes = self.words.classes(outputs)
-        if self._scheme is TagScheme.PLAIN:  # the tags of one file alone need not show it
-            return {"accuracy": float((np.concatenate(classes) == self._gold).mean())}
         gold = [sentence.tags for sentence in self._sentences]
-        return metrics.tag_scores(gold, [self._named(each) for each in classes])
+        predicted = [self._named(each) for each in self.words.classes(outputs)]
+        if not self._tagging.marks_entities:
+            return {"accuracy": metrics.tag_accuracy(gold, predicted)}
+        return metrics.entity_scores(gold, predicted, self._tagging)
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """Yields the tags of each sentence.
@@ -278,10 +270,9 @@ class TagSplit(Split):
         for sentence, numbers in zip(self._sentences, classes, strict=True):
             tags = self._named(numbers)
             found = {"words": sentence.words, "gold": sentence.tags, "tags": tags}
-            if self._scheme is TagScheme.PLAIN:
-                yield found
-            else:
-                yield found | {"entities": _entities(sentence.words, tags)}
+            if self._tagging.marks_entities:
+                found |= {"entities": _entities(sentence.words, tags, self._tagging)}
+            yield found
 
     def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
         """See `Split.classes`; the items are words."""
@@ -298,97 +289,8 @@ class TagSplit(Split):
         return [self.labels[number] for number in classes.tolist()]
 
 
-def _entities(words: list[str], tags: list[str]) -> list[dict[str, Any]]:
+def _entities(words: list[str], tags: list[str], tagging: Tagging) -> list[dict[str, Any]]:
     return [
         {"type": kind, "begin": begin, "end": end, "text": " ".join(words[begin:end])}
-        for kind, begin, end in metrics.entities(tags)
+        for kind, begin, end in entities(tags, tagging)
     ]
-
-
-def read_tag_task(config: TaskDataConfig, tokenizer: Tokenizer) -> Task:
-    """Reads a task of kind TAGS; its splits are `TagSplit`.
-
-    The labels are the tags of the training file, sorted. If all files together are in IOB1, all are
-    converted to IOB2.
-
-    Args:
-      config: of the task.
-      tokenizer: of the checkpoint.
-
-    Raises:
-      UserError: as `read_tagged`; if the training file has a single tag; if a held-out file has a
-        tag that the training file does not have.
-    """
-    train = _read(config.train, config)
-    sources = dev_sources(config)
-    dev = [_read(source, config) for source in sources.values()]
-    scheme = metrics.tag_scheme([each.tags for each in itertools.chain(train, *dev)])
-    labels = _label_names(_without_iob1(train, scheme), config)
-
-    def split(sentences: list[TaggedSentence]) -> TagSplit:
-        return TagSplit(sentences, labels, scheme, tokenizer, config)
-
-    return Task(labels, split(train), dict(zip(sources, map(split, dev), strict=True)))
-
-
-def read_tag_split(
-    source: str, config: TaskDataConfig, tokenizer: Tokenizer, labels: Sequence[str]
-) -> TagSplit:
-    """Reads a split of a task whose labels are known.
-
-    Args:
-      source: a file or dataset for `read_tagged`.
-      config: of the task.
-      tokenizer: of the checkpoint.
-      labels: names of the classes. If they mark entities and the source is in IOB1, it is converted
-        to IOB2.
-
-    Raises:
-      UserError: as `read_tagged`, or if a tag is not one of the labels.
-    """
-    sentences = _read(source, config)
-    scheme = TagScheme.PLAIN
-    if mark_entities(labels):
-        scheme = metrics.tag_scheme([sentence.tags for sentence in sentences])
-    return TagSplit(sentences, labels, scheme, tokenizer, config)
-
-
-def mark_entities(labels: Sequence[str]) -> bool:
-    """Returns True if all labels are O, B-type or I-type, as `metrics.entities` needs."""
-    return metrics.tag_scheme([labels]) is not TagScheme.PLAIN
-
-
-def _read(source: str, config: TaskDataConfig) -> list[TaggedSentence]:
-    return read_tagged(source, word_column=config.word_column, tag_column=config.tag_column)
-
-
-def _without_iob1(sentences: Sequence[TaggedSentence], scheme: TagScheme) -> list[TaggedSentence]:
-    if scheme is not TagScheme.IOB1:
-        return list(sentences)
-    return [dataclasses.replace(each, tags=metrics.to_iob2(each.tags)) for each in sentences]
-
-
-def _label_names(train: Sequence[TaggedSentence], config: TaskDataConfig) -> list[str]:
-    names = sorted({tag for sentence in train for tag in sentence.tags})
-    if len(names) < 2:
-        raise UserError(
-            f"all words from {train[0].location} on have the tag {names[0]!r}: add sentences with"
-            f" another tag, or correct --config.data.tag_column={config.tag_column}"
-        )
-    return names
-
-
-def _numbers(sentences: Sequence[TaggedSentence], labels: Sequence[str]) -> np.ndarray:
-    """Returns the classes of all words: [W] int64."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    for sentence in sentences:
-        for at, tag in enumerate(sentence.tags):
-            if tag not in numbers:
-                more = ", ..." if len(labels) > _SHOWN_LABELS else ""
-                raise UserError(
-                    f"{sentence.location}: word {at + 1} of the sentence,"
-                    f" {shown(sentence.words[at])}, has the tag {shown(tag)}, which the training"
-                    " file does not have: remove the sentence, or write one of"
-                    f" {', '.join(map(shown, labels[:_SHOWN_LABELS]))}{more}"
-                )
-    return np.array([numbers[tag] for each in sentences for tag in each.tags], np.int64)

@@ -3,25 +3,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from scipy import stats
-from seqeval.scheme import IOB2, Entities
 
 from bert_jax.data.tasks.metrics import (
-    TagScheme,
     answer_f1,
     answer_scores,
     best_no_answer_threshold,
     classification_scores,
-    entities,
-    entity_scores,
     exact_match,
     normalize_answer,
     regression_scores,
-    tag_scheme,
-    tag_scores,
-    to_iob2,
 )
-
-Span = tuple[str, int, int]
 
 
 def test_two_classes() -> None:
@@ -114,158 +105,6 @@ def test_hardly_anything_to_correlate_warns_of_nothing() -> None:
 def test_wrong_numbers_are_refused(gold: list, predicted: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         regression_scores(np.array(gold, float), np.array(predicted, float))
-
-
-def draw_spans(rng: np.random.Generator, length: int) -> list[Span]:
-    """Draws entities that often touch, of few types."""
-    spans, begin = [], 0
-    while True:
-        begin += int(rng.integers(3))
-        end = begin + int(rng.integers(1, 4))
-        if end > length:
-            return spans
-        spans.append((str(rng.choice(["PER", "LOC"])), begin, end))
-        begin = end
-
-
-def write_tags(spans: list[Span], length: int, scheme: TagScheme) -> list[str]:
-    tags = ["O"] * length
-    for kind, begin, end in spans:
-        touches = any(span[0] == kind and span[2] == begin for span in spans)
-        tags[begin:end] = [f"I-{kind}"] * (end - begin)
-        if scheme is TagScheme.IOB2 or touches:
-            tags[begin] = f"B-{kind}"
-    return tags
-
-
-def test_both_schemes_are_told_apart_and_hold_the_same_entities() -> None:
-    rng, touching = np.random.default_rng(0), 0
-    for _ in range(200):
-        length = int(rng.integers(12))
-        spans = draw_spans(rng, length)
-        iob1, iob2 = (write_tags(spans, length, s) for s in (TagScheme.IOB1, TagScheme.IOB2))
-        assert entities(iob1) == entities(iob2) == spans
-        assert to_iob2(iob1) == to_iob2(iob2) == iob2
-        assert tag_scheme([iob2, []]) is TagScheme.IOB2
-        assert tag_scheme([["O"], iob1]) is (TagScheme.IOB1 if spans else TagScheme.IOB2)
-        touching += any(tag.startswith("B-") for tag in iob1)
-    assert touching > 20
-
-
-def test_tags_of_neither_scheme_keep_their_entities() -> None:
-    rng, tags = np.random.default_rng(1), np.array(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
-    changed = 0
-    for _ in range(200):
-        sequence = rng.choice(tags, 11).tolist()
-        rewritten = to_iob2(sequence)
-        (strict,) = Entities([rewritten], IOB2).entities
-        assert [(each.tag, each.start, each.end) for each in strict] == entities(sequence)
-        assert entities(rewritten) == entities(sequence)
-        assert tag_scheme([rewritten]) is TagScheme.IOB2
-        changed += rewritten != sequence
-    assert changed > 20
-
-
-@pytest.mark.parametrize(
-    ("tags", "scheme"),
-    [
-        ("I-A O", TagScheme.IOB1),
-        ("O I-A", TagScheme.IOB1),
-        ("B-A I-B", TagScheme.IOB1),
-        ("I-A I-B", TagScheme.IOB1),
-        ("B-A I-B B-C", TagScheme.IOB1),  # IOB1 would not have B-C: neither scheme
-        ("B-A I-A B-A", TagScheme.IOB2),
-        ("O O", TagScheme.IOB2),
-        ("NN VB O", TagScheme.PLAIN),
-        ("B-A E-A", TagScheme.PLAIN),
-        ("B I", TagScheme.PLAIN),
-    ],
-)
-def test_tag_scheme(tags: str, scheme: TagScheme) -> None:
-    assert tag_scheme([["O", "O"], tags.split()]) is scheme
-
-
-def test_an_entity_ends_with_its_sentence() -> None:
-    assert tag_scheme([["B-A"], ["I-A"]]) is TagScheme.IOB1
-    scores = entity_scores([["B-A"], ["I-A"]], [["B-A"], ["O"]])
-    assert scores == {"precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "accuracy": 0.5}
-
-
-def test_entity_scores() -> None:
-    gold = ["B-PER I-PER O B-LOC O O B-PER".split(), "B-LOC I-LOC B-LOC".split()]
-    # Right; another type; a type right but too long; missed; right; right.
-    predicted = ["B-PER I-PER O B-PER O B-PER I-PER".split(), "B-LOC I-LOC B-LOC".split()]
-    scores = entity_scores(gold, predicted)
-    assert scores == pytest.approx(
-        {"precision": 3 / 5, "recall": 3 / 5, "f1": 3 / 5, "accuracy": 7 / 10}
-    )
-    assert {type(score) for score in scores.values()} == {float}
-    predicted[1] = ["B-LOC", "O", "O"]
-    assert entity_scores(gold, predicted) == pytest.approx(
-        {"precision": 1 / 4, "recall": 1 / 5, "f1": 2 / 9, "accuracy": 5 / 10}
-    )
-
-
-def test_entities_are_counted_together() -> None:
-    rng = np.random.default_rng(2)
-    lengths = rng.integers(1, 17, 23)
-    sides = [[draw_spans(rng, length) for length in lengths] for _ in range(2)]
-    found = [{(n, *span) for n, spans in enumerate(side) for span in spans} for side in sides]
-    both, gold, predicted = len(found[0] & found[1]), len(found[0]), len(found[1])
-    assert 0 < both < min(gold, predicted) and gold != predicted
-    tags = [
-        [
-            write_tags(spans, length, TagScheme.IOB2)
-            for spans, length in zip(side, lengths, strict=True)
-        ]
-        for side in sides
-    ]
-    assert entity_scores(*tags) == pytest.approx(
-        {
-            "precision": both / predicted,
-            "recall": both / gold,
-            "f1": 2 * both / (gold + predicted),
-            "accuracy": np.mean(np.concatenate(tags[0]) == np.concatenate(tags[1])),
-        }
-    )
-
-
-@pytest.mark.parametrize(
-    ("gold", "predicted", "accuracy"), [("O O", "O O", 1), ("O O", "O B-A", 0.5), ("I-A", "O", 0)]
-)
-def test_nothing_to_divide_by_is_zero(gold: str, predicted: str, accuracy: float) -> None:
-    scores = entity_scores([gold.split()], [predicted.split()])
-    assert scores == {"precision": 0, "recall": 0, "f1": 0, "accuracy": accuracy}
-
-
-def test_plain_tags_have_accuracy_alone() -> None:
-    gold, predicted = [["NN", "VB", "NN"], ["O"]], [["NN", "NN", "NN"], ["B-A"]]
-    assert tag_scores(gold, predicted) == {"accuracy": 0.5}  # of tags: of sentences it is 1/3
-    gold, predicted = [["B-A", "I-A"]], [["B-A", "I-A"]]
-    assert tag_scores(gold, predicted) == {"precision": 1, "recall": 1, "f1": 1, "accuracy": 1}
-
-
-@pytest.mark.parametrize(
-    ("gold", "predicted", "message"),
-    [
-        ([["O"], ["O"]], [["O"]], "lengths differ: 2, 1"),
-        ([["O"], ["O", "O"]], [["O", "O"], ["O"]], "sentence 0 has 1 gold tags and 2 predicted"),
-        ([["NN"], ["O", "O"]], [["O", "O"], ["O"]], "sentence 0 has 1 gold tags and 2 predicted"),
-        ([], [], "nothing to score"),
-        ([[], []], [[], []], "nothing to score"),
-        ([["B-A"]], [["NN"]], "a tag is neither O nor begins with B- or I-"),
-    ],
-)
-def test_wrong_tags_are_refused(gold: list, predicted: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tag_scores(gold, predicted)
-
-
-def test_plain_tags_hold_no_entities() -> None:
-    with pytest.raises(ValueError, match="neither O nor begins with B- or I-"):
-        entities(["NN"])
-    with pytest.raises(ValueError, match="neither O nor begins with B- or I-"):
-        entity_scores([["NN"]], [["O"]])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
+from bert_jax.data.tasks.bad_rows import BadRows
 from bert_jax.data.tasks.tagged_files import TaggedSentence, read_tagged
 from bert_jax.errors import UserError
 from tests.fixtures.damage import damaged
@@ -44,7 +45,17 @@ def read(
     path: Path, content: str | bytes, word_column: str = "0", tag_column: str = "-1"
 ) -> list[TaggedSentence]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_tagged(str(path), word_column=word_column, tag_column=tag_column)
+    return read_source(str(path), word_column, tag_column)
+
+
+def read_source(
+    source: str, word_column: str, tag_column: str, *, header: bool = True, skip: bool = False
+) -> list[TaggedSentence]:
+    bad = BadRows(source, skip=skip)
+    columns = {"word_column": word_column, "tag_column": tag_column, "header": header}
+    sentences = read_tagged(source, **columns, bad=bad)  # pyright: ignore[reportArgumentType]
+    bad.close(len(sentences), "sentences")
+    return sentences
 
 
 def pairs(sentences: list[TaggedSentence]) -> list[list[tuple[str, str]]]:
@@ -136,7 +147,7 @@ def test_without_tags_every_word_is_outside(
     [
         ("a.conll", "a O\nb\n", ("0", "-1"), "a.conll:2 has 1 columns, but its sentence began"),
         ("a.conll", "a O\n\nNew York O\nb O\n", ("0", "-1"), "a.conll:4 has 2 columns, but its"),
-        ("a.conll", "a\tO\n# id = 7\n", ("0", "1"), "a.conll:2 has 4 columns, but its"),
+        ("a.conll", "a\tO\n#hashtag\n", ("0", "1"), "a.conll:2 has 1 columns, but its"),
         ("a.conll", "\n\na\nb\n", ("0", "-1"), "a.conll:3 has 1 columns, too few for --config."),
         ("a.conll", "a\n", ("-1", "0"), "a.conll:1 has 1 columns, too few for --config.data.word_"),
         ("a.conll", "a O\n", ("0", "2"), "--config.data.word_column=0 and tag_column='2'"),
@@ -184,7 +195,7 @@ def test_a_wrong_file_is_named(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("a.conll", "a.conllu", "a.jsonl"):
         with pytest.raises(UserError, match=f"cannot read .*{name}: No such file or directory"):
-            read_tagged(str(tmp_path / name), word_column="0", tag_column="1")
+            read_source(str(tmp_path / name), "0", "1")
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -238,10 +249,116 @@ class Entities(tfds.core.GeneratorBasedBuilder):
 def test_tfds_tags_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_dataset(Entities, tmp_path, monkeypatch)
     source = "tfds:entities:train"
-    sentences = read_tagged(source, word_column="0|tokens", tag_column="1|ner")
+    sentences = read_source(source, "0|tokens", "1|ner")
     assert sentences == [
         TaggedSentence(["Zo\u00eb", "Q", "ran"], ["B-PER", "I-PER", "O"], f"{source} record 0"),
         TaggedSentence(["Yes"], ["O"], f"{source} record 1"),
     ]
     with pytest.raises(UserError, match="record 0 has no column 'pos': it has 'ner', 'tokens'; se"):
-        read_tagged(source, word_column="tokens", tag_column="pos")
+        read_source(source, "tokens", "pos")
+
+
+WORDS = [[("a", "B-x"), ("b", "O")], [("#", "O"), ("c", "I-x")]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        # Headers
+        ("a.tsv", "token\tlabel\na\tB-x\nb\tO\n\n#\tO\nc\tI-x\n", ("token", "label")),
+        ("a.tsv", "token\tlabel\na\tB-x\nb\tO\n\n#\tO\nc\tI-x\n", ("0", "-1")),
+        ("a.tsv", "\ufeffToken\tLabel\r\n\r\na\tB-x\r\nb\tO\r\n\r\n#\tO\r\nc\tI-x\r\n", ("0", "1")),
+        ("a.tsv", "n\tWord\tPOS\tTag\n1\ta\tN\tB-x\n2\tb\tN\tO\n\n1\t#\tN\tO\n2\tc\tN\tI-x",
+         ("word", "tag")),
+        ("a.conll", "words ner\na B-x\nb O\n\n# O\nc I-x\n", ("words|0", "tags|-1")),
+        ("a.txt", "x\tmy tags\na\tB-x\nb\tO\n\n#\tO\nc\tI-x\n", ("0", "my tags")),
+        ("a.csv", 'word,tag\na,B-x\nb,O\n,\n"#",O\nc,I-x\n', ("word", "tag")),
+        ("a.csv", "a,B-x\nb,O\n\n#,O\nc,I-x\n", ("0", "-1")),
+        # Comments
+        ("a.conll", "# sent_id = 12\na B-x\nb O\n\n# sent_id = 13\n# O\nc I-x\n", ("0", "-1")),
+        ("a.conll", "# id = 7\na B-x\nb O\n\n# x = y\n# O\n# id = 8\nc I-x\n", ("0", "-1")),
+        ("a.conll", "# newdoc\n\n#begin document (x); part 000\na\tB-x\nb\tO\n\n#\tO\nc\tI-x\n"
+         "#end document", ("0", "-1")),
+        ("a.conll", "# made by hand, checked twice\n\na B-x\nb O\n\n# the next one\n# O\nc I-x\n",
+         ("0", "-1")),
+        ("a.tsv", "#\thttp://example.org\t[2009]\na\tB-x\nb\tO\n\n#\tO\nc\tI-x\n", ("0", "-1")),
+        ("a.tsv", "# text = a b\na\tB-x\nb\tO\n\n# text = # c\n#\tO\nc\tI-x\n", ("0", "-1")),
+        # Documents
+        ("a.conll", "-DOCSTART-\na B-x\nb O\n-DOCSTART- -X- -X- O\n# O\nc I-x\n", ("0", "-1")),
+        ("a.conll", "-DOCSTART- O\n\na B-x\nb O\n--DOCSTART--\tO\n# O\nc I-x\n", ("0", "-1")),
+        ("a.tsv", "-docstart-\t-X-\tO\na\tN\tB-x\nb\tN\tO\n0\t-DOCSTART-\tO\n#\tN\tO\nc\tN\tI-x\n",
+         ("0", "-1")),
+        ("a.jsonl", '{"w": ["-DOCSTART-"], "t": ["O"]}\n{"w": ["a", "b"], "t": ["B-x", "O"]}\n'
+         '{"w": ["#", "c"], "t": ["O", "I-x"]}', ("w", "t")),
+        # CoNLL-U and CoNLL-U Plus
+        ("a.conllup", "# global.columns = ID FORM X:NER\n1\ta\tB-x\n2\tb\tO\n\n1-2\t#c\t_\n"
+         "1\t#\tO\n2\tc\tI-x\n", ("form", "x:ner")),
+        ("a.conllup", "# global.columns = FORM NER\na\tB-x\nb\tO\n\n# text = # c\nc\tI-x\n",
+         ("FORM", "ner")),
+    ],
+)  # fmt: skip
+def test_what_is_no_word_is_passed_over(
+    name: str, content: str, columns: tuple[str, str], tmp_path: Path
+) -> None:
+    expected = WORDS
+    if "# text = # c\nc" in content:  # a word # needs a name of its own in such a file
+        expected = [WORDS[0], WORDS[1][1:]]
+    assert pairs(read(tmp_path / name, content, *columns)) == expected
+
+
+def test_words_that_look_like_headers_and_comments_stay(tmp_path: Path) -> None:
+    for content in (
+        "Token B-x\nlabel O\n",
+        "form NOUN\ntag NOUN\n",
+        "#hashtag O\n#1 O\n",
+        "#\t=\tO\n#\tNN\tO\n",
+        "# # B-NP O\n1 CD I-NP O\n",
+        "-\tO\n-LRB-\tO\n",
+    ):
+        (sentence,) = read(tmp_path / "a.conll", content)
+        assert len(sentence.words) == 2
+    (sentence,) = read_source(str(tmp_path / "a.conll"), "0", "-1", header=False)
+    (tmp_path / "a.tsv").write_text("token\tlabel\n")
+    (sentence,) = read_source(str(tmp_path / "a.tsv"), "0", "-1", header=False)
+    assert sentence.words == ["token"]
+    (sentence,) = read(tmp_path / "a.txt", "word\nform\n", "form|0", "")[0:1]
+    assert sentence.words == ["word", "form"]
+
+
+def test_words_have_lines(tmp_path: Path) -> None:
+    content = "token tag\n# id = 1\na O\n# id = 2\nb O\n\n\nc O\n"
+    one, two = read(tmp_path / "a.conll", content)
+    path = tmp_path / "a.conll"
+    assert [one.location_of(at) for at in range(2)] == [f"{path}:3", f"{path}:5"]
+    assert two.location_of(0) == two.location == f"{path}:8"
+    (row,) = read(tmp_path / "a.jsonl", '{"w": ["a", "b"], "t": ["O", "O"]}', "w", "t")
+    assert row.location_of(1) == row.location
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "reason"),
+    [
+        ("a.conll", "b\n", "wrong number of columns"),
+        ("a.conll", "b O O\n", "wrong number of columns"),
+        ("a.tsv", "b\t \n", "empty tag"),
+        ("a.tsv", "\tO\n", "empty word"),
+        ("a.csv", "b,\n", "empty tag"),
+        ("a.jsonl", '{"w": ["b"], "t": []}', "other number of tags than words"),
+        ("a.jsonl", '{"w": ["b"], "t": null}', "no gold label"),
+        ("a.jsonl", '{"w": null, "t": ["O"]}', "no words"),
+        ("a.jsonl", '{"w": ["b"], "t": [""]}', "empty tag"),
+        ("a.jsonl", '{"w": [" "], "t": ["O"]}', "empty word"),
+    ],
+)
+def test_sentences_that_cannot_be_used_are_left_out(
+    name: str, bad: str, reason: str, tmp_path: Path
+) -> None:
+    good = {".conll": "a O\n", ".tsv": "a\tO\n", ".csv": "a,O\n"}.get(Path(name).suffix)
+    columns = ("0", "-1") if good else ("w", "t")
+    content = f"{good}\n{good}{bad}" if good else '{"w": ["a"], "t": ["O"]}\n' + bad
+    (tmp_path / name).write_text(content)
+    (left,) = read_source(f"{tmp_path}/{name}", *columns, skip=True)
+    assert left.words == ["a"]
+    with pytest.raises(UserError) as caught:
+        read_source(f"{tmp_path}/{name}", *columns)
+    assert f"; unusable in all: {reason} (1, from {tmp_path}/{name}:" in str(caught.value)

@@ -8,18 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_jax.config import TaskDataConfig
-from bert_jax.data.tasks.metrics import entities
+from bert_jax.config import TagReading, TaskDataConfig
 from bert_jax.data.tasks.rows import NO_LABEL
 from bert_jax.data.tasks.splits import Task
-from bert_jax.data.tasks.tags import (
-    TagSplit,
-    encode_words,
-    mark_entities,
-    read_tag_split,
-    read_tag_task,
-    split_words,
-)
+from bert_jax.data.tasks.tag_schemes import entities, tagging_of_labels
+from bert_jax.data.tasks.tag_tasks import read_tag_split, read_tag_task
+from bert_jax.data.tasks.tags import TagSplit, encode_words, split_words
 from bert_jax.errors import UserError
 from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
 from tests.fixtures.data import LETTERS, PIECES
@@ -107,7 +101,7 @@ def test_gold_scores_one_and_each_word_is_asked_once(
         assert (found["words"], found["gold"], found["tags"]) == (words, tags, tags)
         assert found["entities"] == [
             {"type": kind, "begin": begin, "end": end, "text": " ".join(words[begin:end])}
-            for kind, begin, end in entities(tags)
+            for kind, begin, end in entities(tags, tagging_of_labels(split.labels))
         ]
 
 
@@ -123,7 +117,7 @@ def test_a_word_is_asked_about_where_most_is_around_it(tmp_path: Path) -> None:
         [none, none, none, 0, 0, 0, 0, none],
     ]
     assert split.inputs.example_of.tolist() == [0, 1, 1]
-    assert split.notes == "1 in several windows"
+    assert split.notes == "1 in several windows; IOB2 entities"
     outputs = as_gold(split)
     before = split.scores(outputs)
     outputs[1][[0, 6, 7]] = outputs[2][[0, 1, 2, 7]] = [0, 99]  # poison: "O" where "B-x" is right
@@ -187,24 +181,25 @@ def test_a_long_sentence_is_read_in_seconds(tmp_path: Path) -> None:
 def test_iob1_is_read_as_iob2(tmp_path: Path) -> None:
     # That it is IOB1 shows in one of the files alone.
     plain, opened = parse("a/B-x b/I-x c/O, d/O"), parse("a/I-x b/B-x c/I-x d/O")
+    notes = ("IOB1 entities, read as IOB2", "IOB2 entities")
     for train, dev in ((plain, opened), (opened, plain)):
         task = read(tmp_path, train, dev, dev)
         assert task.labels == ["B-x", "I-x", "O"] and list(task.dev) == ["dev", "dev2"]
         for split in (task.train, *task.dev.values()):
             assert isinstance(split, TagSplit)
-            assert split.notes == "IOB1, read as IOB2" and split.scores(as_gold(split))["f1"] == 1
+            assert split.notes in notes and split.scores(as_gold(split))["f1"] == 1
     source = str(tmp_path / "train.conll")
     split = read_tag_split(source, COLUMNS, TOKENIZER, task.labels)
     (found,) = split.predictions(as_gold(split))
-    assert split.notes == "IOB1, read as IOB2"
+    assert split.notes == "IOB1 entities, read as IOB2"
     assert found["gold"] == ["B-x", "B-x", "I-x", "O"] == found["tags"]
     assert [(each["begin"], each["end"]) for each in found["entities"]] == [(0, 1), (1, 3)]
-    assert read(tmp_path, plain, plain).train.notes == ""
 
 
 def test_plain_tags_score_accuracy(tmp_path: Path) -> None:
     task = read(tmp_path, parse("a/N b/V, c/O d/I-x"), parse("a/N c/V d/V"), parse("a/O b/I-x"))
-    assert task.labels == ["I-x", "N", "O", "V"] and task.train.notes == ""
+    assert task.labels == ["I-x", "N", "O", "V"]
+    assert task.train.notes == task.dev["dev2"].notes == "tags that mark no entities"
     dev, other = task.dev["dev"], task.dev["dev2"]
     assert isinstance(dev, TagSplit) and isinstance(other, TagSplit)
     assert dev.scores(dev.constant_outputs()) == {"accuracy": pytest.approx(2 / 3)}
@@ -230,12 +225,12 @@ def test_tags_that_training_lacks_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         read(tmp_path, train, train, dev)
     assert str(raised.value) == (
-        f"{tmp_path}/dev1.conll:3: word 2 of the sentence, 'c', has the tag 'B-y', which the"
+        f"{tmp_path}/dev1.conll:4: word 2 of the sentence, 'c', has the tag 'B-y', which the"
         " training file does not have: remove the sentence, or write one of 'B-x', 'O'"
     )
     source = str(tmp_path / "dev1.conll")
     with pytest.raises(
-        UserError, match="dev1.conll:3: word 2 .* 'B-y', which the training file does"
+        UserError, match="dev1.conll:4: word 2 .* 'B-y', which the training file does"
     ):
         read_tag_split(source, COLUMNS, TOKENIZER, ["B-x", "O"])
     many = [[("a", f"t{number:02}") for number in range(11)]]
@@ -285,6 +280,75 @@ def test_split_words(text: str, words: list[str]) -> None:
     assert [text[begin:end] for _, begin, end in found] == words
 
 
-def test_mark_entities() -> None:
-    assert mark_entities(["B-x", "B-y", "I-x", "O"]) and mark_entities(["I-x", "O"])
-    assert not mark_entities(["B-x", "E-x", "O"]) and not mark_entities(["NOUN", "O"])
+@pytest.mark.parametrize("tag", ["0", "o", "B_x", "b-x", "B-", "x", "B", "x-B", "-X-", "U-x"])
+def test_a_tag_that_breaks_the_scheme_is_named_with_its_line(tag: str, tmp_path: Path) -> None:
+    good = parse("a/B-x b/I-x c/O, a/O b/B-y, c/B-x c/O")
+    bad = [("a", "O"), ("b", tag)]
+    settings = {"skip_bad_rows": True}
+    for train, dev, name, line in (
+        ([*good, bad], good, "train", 12),
+        (good, [good[0], bad, *good], "dev0", 6),
+    ):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path, train, dev)
+        message = str(caught.value)
+        problem = f"{tmp_path}/{name}.conll:{line} has the tag {tag!r}, which breaks the scheme of"
+        assert message.startswith(problem) and "(IOB2 entities" in message
+        task = read(tmp_path, train, dev, **settings)
+        splits = {"train": task.train, "dev0": task.dev["dev"]}
+        assert task.labels == ["B-x", "B-y", "I-x", "O"]
+        assert splits[name].notes == "IOB2 entities; left out: tag that breaks the scheme (1)"
+        config = dataclasses.replace(COLUMNS, **settings)
+        again = read_tag_split(f"{tmp_path}/{name}.conll", config, TOKENIZER, task.labels)
+        assert again.notes == splits[name].notes
+    # They may be classes of words.
+    task = read(tmp_path, [*good, bad], [bad], tag_scheme=TagReading.PLAIN)
+    assert tag in task.labels
+    assert task.dev["dev"].scores(task.dev["dev"].constant_outputs()).keys() == {"accuracy"}
+
+
+def test_files_of_a_task_may_be_in_several_schemes(tmp_path: Path) -> None:
+    iob2, iob1 = parse("a/B-x b/I-x c/B-x"), parse("a/I-x b/I-x c/B-x")
+    bilou, suffix = parse("a/B-x b/L-x c/U-x"), parse("a/x-B b/x-E c/x-S")
+    train = [*iob2, [("d", "O")]]
+    task = read(tmp_path, train, iob1, bilou, suffix)
+    assert task.labels == ["B-x", "I-x", "O"]
+    for split in task.dev.values():
+        (found,) = split.predictions(as_gold(split))  # pyright: ignore[reportArgumentType]
+        assert found["gold"] == ["B-x", "I-x", "B-x"]
+    notes = [split.notes for split in task.dev.values()]
+    assert notes == [
+        "IOB1 entities, read as IOB2",
+        "BILOU entities, read as IOB2",
+        "IOBES entities, written TYPE-I, read as IOB2",
+    ]
+    # Where the labels cannot tell entities apart, nothing is made to fit.
+    labels = ["I-x", "O"]
+    with pytest.raises(UserError, match="has the tag 'B-x', which the training file does not"):
+        read_tag_split(write(tmp_path / "a.conll", iob2), COLUMNS, TOKENIZER, labels)
+    split = read_tag_split(
+        write(tmp_path / "a.conll", parse("a/B-x, d/O")), COLUMNS, TOKENIZER, labels
+    )
+    assert [found["gold"] for found in split.predictions(as_gold(split))] == [["I-x"], ["O"]]
+
+
+def test_types_alone_are_entities_where_the_config_says_so(tmp_path: Path) -> None:
+    sentences = parse("a/PER b/PER c/O, d/O eee/LOC")
+    task = read(tmp_path, sentences, sentences)
+    assert task.train.notes == "tags that mark no entities"
+    task = read(tmp_path, sentences, sentences, tag_scheme=TagReading.TYPES)
+    dev = task.dev["dev"]
+    assert isinstance(dev, TagSplit) and dev.notes == "type-only entities"
+    assert dev.scores(as_gold(dev))["f1"] == 1
+
+
+def test_spellings_of_a_tag_are_one_class(tmp_path: Path) -> None:
+    composed, apart = "B-\u00e9", "B-e\u0301"
+    task = read(tmp_path, [[("a", composed), ("b", apart), ("c", "O")]], [[("a", apart)]])
+    assert task.labels == ["B-\u00e9", "O"]
+    # A checkpoint may have the other spelling.
+    source = f"{tmp_path}/train.conll"
+    split = read_tag_split(source, COLUMNS, TOKENIZER, [apart, "O"])
+    assert split.scores(as_gold(split))["f1"] == 1
+    with pytest.raises(UserError, match="look the same"):
+        read(tmp_path, [[("a", "B-x"), ("b", "B-x\u200b"), ("c", "O")]], [[("a", "O")]])
