@@ -3,7 +3,8 @@
     python -m bert_jax.evaluate --checkpoint=runs/sst2 --data=test.tsv --output=results/sst2
 
 The columns are those of the run. The output holds `scores.json`, `predictions.jsonl` (each
-prediction next to its gold label) and, for classes, `confusion.png` and `reliability.png`.
+prediction next to its gold label) and, for classes, `confusion.tsv`, `confusion.png` and
+`reliability.png`.
 """
 
 import pathlib

@@ -1,36 +1,63 @@
 """Plots of a classifier: confusion matrix and calibration."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 _BINS = 10
+_MOST_DRAWN = 60  # most classes in a confusion matrix
+_LONGEST_NAME = 30  # characters of a label
 _MOST_COUNTED = 40  # most classes whose cells have room for a count
 
 
-def plot_confusion(
-    gold: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], path: pathlib.Path
-) -> None:
-    """Writes the confusion matrix as a picture: gold classes by predicted classes.
+def count_confusions(gold: np.ndarray, probabilities: np.ndarray) -> dict[tuple[int, int], int]:
+    """Counts the pairs of gold and predicted classes that occur, in the order of their numbers.
 
     Args:
       gold: [E] int in [0, C).
       probabilities: [E, C] float.
+    """
+    pairs = np.stack([gold, probabilities.argmax(axis=1)], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    return {(row[0], row[1]): n for row, n in zip(found.tolist(), counts.tolist(), strict=True)}
+
+
+def plot_confusion(
+    confusions: Mapping[tuple[int, int], int], labels: Sequence[str], path: pathlib.Path
+) -> None:
+    """Writes the confusion matrix as a picture: gold classes by predicted classes.
+
+    Of more classes than have room those are drawn that are confused most often; the title says so.
+
+    Args:
+      confusions: from `count_confusions`.
       labels: [C] names.
       path: of the PNG.
     """
-    classes = len(labels)
+    totals = np.zeros(len(labels), np.int64)  # of each gold class
+    wrong = np.zeros(len(labels), np.int64)
+    for (gold, predicted), count in confusions.items():
+        totals[gold] += count
+        if gold != predicted:
+            wrong[[gold, predicted]] += count
+    drawn = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_DRAWN])
+    places = {number: place for place, number in enumerate(drawn.tolist())}
+    classes = len(drawn)
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (gold, probabilities.argmax(axis=1)), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for (gold, predicted), count in confusions.items():
+        if gold in places and predicted in places:
+            counts[places[gold], places[predicted]] = count
+    shares = counts / np.maximum(totals[drawn], 1)[:, None]
     size = 2.5 + 0.5 * min(classes, 30)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
+    if classes < len(labels):
+        axes.set_title(f"the {classes} most confused of {len(labels):,} classes")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the gold class", shrink=0.8)
-    names = [label.replace("$", r"\$") for label in labels]  # a bare $ would begin a formula
+    names = [_short(labels[number]) for number in places]
     axes.set_xticks(range(classes), names, rotation=90)
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")
@@ -41,6 +68,11 @@ def plot_confusion(
             text = f"{count:,}" if count else ""
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def _short(label: str) -> str:
+    shown = label if len(label) <= _LONGEST_NAME else label[: _LONGEST_NAME - 3] + "..."
+    return shown.replace("$", r"\$")  # a bare $ would begin a formula
 
 
 def plot_reliability(gold: np.ndarray, probabilities: np.ndarray, path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from bert_jax.distributed.processes import is_first, join
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.kinds import KINDS, check_source
-from bert_jax.tasks.plots import plot_confusion, plot_reliability
+from bert_jax.tasks.plots import count_confusions, plot_confusion, plot_reliability
 
 
 def score_file(
@@ -54,20 +54,29 @@ def score_file(
     if data:
         split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
     outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)
-    scores = split.scores(outputs)
+    scores, undefined = split.scores(outputs), split.undefined(outputs)
     print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
     for name, score in scores.items():
-        print(f"{name:24}{score:.4g}")
+        why = f"  (undefined: {undefined[name]})" if name in undefined else ""
+        print(f"{name:24}{score:.4g}{why}")
     if output is None or not is_first():
         return scores
     dumps = functools.partial(json.dumps, ensure_ascii=False)
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
     about = {"checkpoint": str(found), "data": source, "examples": split.examples}
+    written = about | scores | ({"undefined": undefined} if undefined else {})
     with locked_staging(output, is_worth_keeping=lambda _: False) as staging:
         (staging / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
-        (staging / "scores.json").write_text(json.dumps(about | scores, indent=1))
+        (staging / "scores.json").write_text(json.dumps(written, indent=1))
         if classes := split.classes(outputs):
-            plot_confusion(*classes, tuned.labels, staging / "confusion.png")
+            counts = count_confusions(*classes)
+            table = "".join(
+                f"{tuned.labels[gold]}\t{tuned.labels[predicted]}\t{count}\n"
+                for (gold, predicted), count in counts.items()
+            )
+            table = "gold\tpredicted\tcount\n" + table
+            (staging / "confusion.tsv").write_text(table, encoding="utf-8")
+            plot_confusion(counts, tuned.labels, staging / "confusion.png")
             plot_reliability(*classes, staging / "reliability.png")
         os.replace(staging, output)
     print(f"wrote {output}")

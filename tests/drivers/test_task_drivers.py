@@ -181,6 +181,7 @@ def test_evaluate_writes_what_a_person_wants_to_see(
     assert len(lines) == 17 and json.loads(lines[0])["gold"] == json.loads(lines[0])["label"]
     for name in ("confusion.png", "reliability.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/confusion.tsv").read_text().startswith("gold\tpredicted\tcount\n")
     again = drivers.run(
         "evaluate", f"--checkpoint={finetuned[0]}", f"--output={tmp_path / 'out'}"
     ).error()

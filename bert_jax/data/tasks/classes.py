@@ -17,7 +17,12 @@ from bert_jax.data.tasks.labels import (
     unlabelled,
     unlabelled_beside,
 )
-from bert_jax.data.tasks.metrics import classification_scores, regression_scores
+from bert_jax.data.tasks.metrics import (
+    classification_scores,
+    regression_scores,
+    undefined_of_classes,
+    undefined_of_numbers,
+)
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.data.tasks.tables import (
@@ -221,6 +226,9 @@ class ClassSplit(TextSplit):
                 )
         classes = np.array([numbers[example.label] for example in examples.examples], np.int32)
         super().__init__(examples, classes, tokenizer, config.length)
+        absent = [name for number, name in enumerate(labels) if number not in classes]
+        if absent:
+            self.notes = "; ".join(filter(None, [self.notes, f"no example of {choices(absent)}"]))
         self._labels = labels
         self._positive = _positive_class(labels, config.positive_label)
 
@@ -230,8 +238,15 @@ class ClassSplit(TextSplit):
 
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """See `Split.scores`."""
+        return classification_scores(*self._scored(outputs))
+
+    def undefined(self, outputs: Outputs) -> dict[str, str]:
+        """See `Split.undefined`."""
+        return undefined_of_classes(*self._scored(outputs))
+
+    def _scored(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray, int, int]:
         predicted = np.stack(outputs).argmax(axis=1)
-        return classification_scores(self.gold, predicted, len(self._labels), self._positive)
+        return self.gold, predicted, len(self._labels), self._positive
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """See `Split.predictions`."""
@@ -251,6 +266,10 @@ class NumberSplit(TextSplit):
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """See `Split.scores`."""
         return regression_scores(self.gold, np.stack(outputs)[:, 0])
+
+    def undefined(self, outputs: Outputs) -> dict[str, str]:
+        """See `Split.undefined`."""
+        return undefined_of_numbers(self.gold, np.stack(outputs)[:, 0])
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """See `Split.predictions`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.tasks.tag_schemes import Tagging, for_seqeval
+from bert_jax.data.tasks.tag_schemes import Tagging, entities, for_seqeval
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -35,9 +35,9 @@ def classification_scores(
       positive: in [0, C), the class of `f1` if C is 2; 1 for MRPC and QQP.
 
     Returns:
-      `accuracy` in [0, 1]; `matthews` in [-1, 1], 0 if one side is constant; `macro_f1` in [0, 1],
-      the mean over all C classes, with 0 for a class that neither side has; if C is 2 also `f1` in
-      [0, 1].
+      `accuracy` in [0, 1]; `matthews` in [-1, 1]; `macro_f1` in [0, 1], the mean over the classes
+      that one side has, as is scikit-learn's default; if C is 2 also `f1` in [0, 1]. What
+      `undefined_of_classes` names is 0.
 
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a class is outside [0, C).
@@ -64,9 +64,26 @@ def classification_scores(
     scores = {
         "accuracy": float(accuracy_score(gold, predicted)),
         "matthews": 0.0 if constant else float(matthews_corrcoef(gold, predicted)),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[np.union1d(gold, predicted)].mean()),
     }
     return scores | ({"f1": float(f1[positive])} if classes == 2 else {})
+
+
+def undefined_of_classes(
+    gold: np.ndarray, predicted: np.ndarray, classes: int, positive: int
+) -> dict[str, str]:
+    """Returns why scores of `classification_scores` are undefined, by name; its arguments."""
+    reasons = {}
+    if _is_constant(gold) or _is_constant(predicted):
+        reasons["matthews"] = _one_value(gold, "class")
+    if classes == 2 and positive not in gold and positive not in predicted:
+        reasons["f1"] = "its class is neither a gold label nor predicted"
+    return reasons
+
+
+def _one_value(gold: np.ndarray, kind: str) -> str:
+    side = "all gold labels" if _is_constant(gold) else "all predictions"
+    return f"{side} are the same {kind}"
 
 
 def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -77,8 +94,8 @@ def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, floa
       predicted: [E] float.
 
     Returns:
-      `pearson` and `spearman` in [-1, 1], 0 if one side is constant (they are undefined then);
-      `mean_squared_error`, in squared units of the gold values.
+      `pearson` and `spearman` in [-1, 1], 0 where they are undefined, as `undefined_of_numbers`
+      says; `mean_squared_error`, in squared units of the gold values.
 
     Raises:
       ValueError: if the arrays are not two of [E] with E > 0, or a value is not finite.
@@ -94,6 +111,13 @@ def regression_scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, floa
         "spearman": _correlation(stats.spearmanr, gold, predicted),
         "mean_squared_error": error,
     }
+
+
+def undefined_of_numbers(gold: np.ndarray, predicted: np.ndarray) -> dict[str, str]:
+    """Returns why scores of `regression_scores` are undefined, by name; its arguments."""
+    if not (_is_constant(gold) or _is_constant(predicted)):
+        return {}
+    return dict.fromkeys(("pearson", "spearman"), _one_value(gold, "number"))
 
 
 def _correlation(measure: Callable[..., Any], gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -124,8 +148,8 @@ def entity_scores(
       tagging: of both sides.
 
     Returns:
-      `precision`, `recall` and `f1` in [0, 1], of all entities together, 0 where the denominator is
-      0; `accuracy` in [0, 1], of all tags.
+      `precision`, `recall` and `f1` in [0, 1], of all entities together; `accuracy` in [0, 1], of
+      all tags. What `undefined_of_entities` names is 0.
 
     Raises:
       ValueError: if the sentences or their lengths disagree, there are no tags, or a tag breaks the
@@ -142,6 +166,21 @@ def entity_scores(
     )
     scores = {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy}
     return {name: float(score) for name, score in scores.items()}
+
+
+def undefined_of_entities(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], tagging: Tagging
+) -> dict[str, str]:
+    """Returns why scores of `entity_scores` are undefined, by name; its arguments."""
+    has_gold, has_predicted = (
+        any(entities(tags, tagging) for tags in side) for side in (gold, predicted)
+    )
+    reasons = {} if has_predicted else {"precision": "no entity is predicted"}
+    if not has_gold:
+        reasons["recall"] = "there is no gold entity"
+    if not has_gold and not has_predicted:
+        reasons["f1"] = "there is no entity, gold or predicted"
+    return reasons
 
 
 def tag_accuracy(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:

@@ -40,6 +40,11 @@ class Split(abc.ABC):
     def scores(self, outputs: Outputs) -> dict[str, float]:
         """Returns named scores of the model's outputs for all inputs, in order."""
 
+    def undefined(self, outputs: Outputs) -> dict[str, str]:
+        """Returns why some of the `scores` are undefined, by name; they are given as 0."""
+        del outputs
+        return {}
+
     @abc.abstractmethod
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """Yields the prediction and the gold label of each example, ready for JSON."""

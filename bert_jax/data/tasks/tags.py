@@ -246,11 +246,20 @@ class TagSplit(Split):
         Raises:
           ValueError: if the outputs do not fit the inputs.
         """
-        gold = [sentence.tags for sentence in self._sentences]
-        predicted = [self._named(each) for each in self.words.classes(outputs)]
+        gold, predicted = self._scored(outputs)
         if not self._tagging.marks_entities:
             return {"accuracy": metrics.tag_accuracy(gold, predicted)}
         return metrics.entity_scores(gold, predicted, self._tagging)
+
+    def undefined(self, outputs: Outputs) -> dict[str, str]:
+        """See `Split.undefined`."""
+        if not self._tagging.marks_entities:
+            return {}
+        return metrics.undefined_of_entities(*self._scored(outputs), self._tagging)
+
+    def _scored(self, outputs: Outputs) -> tuple[list[list[str]], list[list[str]]]:
+        gold = [sentence.tags for sentence in self._sentences]
+        return gold, [self._named(each) for each in self.words.classes(outputs)]
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """Yields the tags of each sentence.

@@ -128,7 +128,7 @@ def test_a_held_out_file_has_the_classes_of_the_training_file(tmp_path: Path) ->
         read_class_task(TaskDataConfig(**settings), TOKENIZER)
     task = read_class_task(TaskDataConfig(**settings, skip_bad_rows=True), TOKENIZER)
     assert task.labels == ["+", "-"] and task.dev["dev"].examples == 2
-    assert task.dev["dev"].notes == "left out: no gold label (1)"
+    assert task.dev["dev"].notes == "left out: no gold label (1); no example of '+'"
 
 
 @pytest.mark.parametrize("value", ["high", "1,5", "1e999", "0x1", "1e39"])

@@ -1,8 +1,10 @@
+import warnings
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics as sklearn
 
 from bert_jax.data.tasks.metrics import (
     answer_f1,
@@ -12,6 +14,8 @@ from bert_jax.data.tasks.metrics import (
     exact_match,
     normalize_answer,
     regression_scores,
+    undefined_of_classes,
+    undefined_of_numbers,
 )
 
 
@@ -32,14 +36,50 @@ def test_more_classes_have_no_positive_one() -> None:
     # many classes (Gorodkin, 2004): (6 * 3 - 14) / (36 - 14).
     gold, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 2, 0])
     scores = classification_scores(gold, predicted, classes=4, positive=1)
-    assert scores == pytest.approx({"accuracy": 1 / 2, "matthews": 2 / 11, "macro_f1": 7 / 24})
+    assert scores == pytest.approx({"accuracy": 1 / 2, "matthews": 2 / 11, "macro_f1": 7 / 18})
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_classes_are_scored_as_scikit_learn_does(classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sides = rng.integers(0, classes, (2, rng.integers(1, 9)))
+    if seed % 3 == 0:
+        sides = np.minimum(sides, 1)  # higher classes are absent
+    if seed % 4 == 0:
+        sides[seed % 2] = sides[seed % 2, 0]  # one side has one class
+    gold, predicted = sides
+    names = np.array([chr(0x3B1 + number) for number in range(classes)])  # it may have text, too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is undefined
+        expected = {
+            "accuracy": sklearn.accuracy_score(names[gold], names[predicted]),
+            "macro_f1": sklearn.f1_score(names[gold], names[predicted], average="macro"),
+            "matthews": sklearn.matthews_corrcoef(names[gold], names[predicted]),
+        }
+        if classes == 2:
+            expected["f1"] = sklearn.f1_score(gold, predicted)
+    assert classification_scores(gold, predicted, classes, 1) == pytest.approx(expected)
+
+
+def test_undefined_scores_of_classes_are_named() -> None:
+    gold, predicted = np.array([0, 0, 1]), np.array([0, 0, 0])
+    assert undefined_of_classes(gold, gold, 2, 1) == {}
+    assert undefined_of_classes(gold, predicted, 2, 1) == {
+        "matthews": "all predictions are the same class"
+    }
+    assert undefined_of_classes(predicted, predicted, 2, 1) == {
+        "matthews": "all gold labels are the same class",
+        "f1": "its class is neither a gold label nor predicted",
+    }
+    assert "f1" not in undefined_of_classes(predicted, predicted, 3, 1)
 
 
 @pytest.mark.parametrize(("positive", "f1"), [(0, 0), (1, 1)])
 def test_one_class_alone_warns_of_nothing(positive: int, f1: float) -> None:
     ones = np.ones(3, np.int32)
     scores = classification_scores(ones, ones, classes=2, positive=positive)
-    assert scores == {"accuracy": 1, "matthews": 0, "macro_f1": 0.5, "f1": f1}
+    assert scores == {"accuracy": 1, "matthews": 0, "macro_f1": 1, "f1": f1}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +108,20 @@ def test_regression() -> None:
     assert {type(score) for score in scores.values()} == {float}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_numbers_are_scored_as_scipy_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gold, predicted = rng.integers(-3, 4, (2, 5 + seed)).astype(float) * 10.0 ** (4 * seed - 12)
+    assert regression_scores(gold, predicted) == pytest.approx(
+        {
+            "pearson": stats.pearsonr(gold, predicted).statistic,
+            "spearman": stats.spearmanr(gold, predicted).statistic,
+            "mean_squared_error": sklearn.mean_squared_error(gold, predicted),
+        }
+    )
+    assert undefined_of_numbers(gold, predicted) == {}
+
+
 def test_equal_numbers_share_a_rank() -> None:
     scores = regression_scores(np.array([1.0, 2, 2, 9]), np.array([10.0, 20, 30, 40]))
     assert scores["spearman"] == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
@@ -80,6 +134,9 @@ def test_what_is_constant_has_no_correlation(gold: list[float], predicted: list[
     scores = regression_scores(np.array(gold, np.float32), np.array(predicted, np.float32))
     error = np.mean([(a - b) ** 2 for a, b in zip(gold, predicted, strict=True)])
     assert scores == pytest.approx({"pearson": 0, "spearman": 0, "mean_squared_error": error})
+    undefined = undefined_of_numbers(np.array(gold), np.array(predicted))
+    side = "predictions" if len(set(gold)) > 1 else "gold labels"
+    assert undefined == dict.fromkeys(("pearson", "spearman"), f"all {side} are the same number")
 
 
 def test_hardly_anything_to_correlate_warns_of_nothing() -> None:

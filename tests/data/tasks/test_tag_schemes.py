@@ -10,7 +10,7 @@ from seqeval import metrics as seqeval
 from seqeval.scheme import BILOU, IOB2, IOBES, IOE2, Entities
 
 from bert_jax.config import TagReading
-from bert_jax.data.tasks.metrics import entity_scores, tag_accuracy
+from bert_jax.data.tasks.metrics import entity_scores, tag_accuracy, undefined_of_entities
 from bert_jax.data.tasks.tag_schemes import (
     PLAIN,
     Tagging,
@@ -290,6 +290,25 @@ def test_an_entity_ends_with_its_sentence() -> None:
     assert tagging.scheme is TagScheme.IOB1
     scores = entity_scores([["B-A"], ["I-A"]], [["B-A"], ["O"]], tagging)
     assert scores == {"precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "undefined"),
+    [
+        ("O O", "O O", {"precision", "recall", "f1"}),
+        ("O O", "O B-A", {"recall"}),
+        ("B-A", "O", {"precision"}),
+        ("B-A", "B-B", set()),
+    ],
+)
+def test_undefined_scores_of_entities_are_zero_and_named(
+    gold: str, predicted: str, undefined: set[str]
+) -> None:
+    sides = [gold.split()], [predicted.split()]
+    tagging = Tagging(TagScheme.IOB2)
+    scores = entity_scores(*sides, tagging)
+    assert [scores[name] for name in ("precision", "recall", "f1")] == [0, 0, 0]
+    assert undefined_of_entities(*sides, tagging).keys() == undefined
 
 
 @pytest.mark.parametrize(
