@@ -3,7 +3,7 @@
 The files are those of GLUE's own archive or TFDS's: `--config.data.train=MRPC/train.tsv`, or
 `--config.data.train=tfds:glue/mrpc:train --config.data.dev=tfds:glue/mrpc:validation`. Both have
 other names for the same columns and labels, so each is named twice. MNLI has two held-out sets:
-`--config.data.dev=dev_matched.tsv,dev_mismatched.tsv`.
+`--config.data.dev=dev_matched.tsv,dev_mismatched.tsv`. docs/fine_tuning.md has the files' names.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 _SHOWN = 10  # labels in a message, at most
 
 
-@functools.cache  # a file has few labels, each many times
+@functools.lru_cache(maxsize=4096)  # a file has few labels, each many times
 def clean_label(text: str) -> str:
     """Returns the one spelling of a label: Unicode's NFC, with single spaces inside it only."""
     return " ".join(unicodedata.normalize("NFC", text).split())
@@ -19,17 +19,17 @@ def clean_label(text: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Returns True for a text without a visible character."""
-    return not text.strip() or not _visible(text).strip()
+    return all(character.isspace() or not _prints(character) for character in text)
+
+
+def _prints(character: str) -> bool:
+    """Returns False for control and format characters, and for variation selectors."""
+    hidden = ord(character) in _VARIATION_SELECTORS
+    return not hidden and unicodedata.category(character) not in ("Cc", "Cf")
 
 
 def _visible(text: str) -> str:
-    """Drops what does not print: control and format characters, variation selectors."""
-    return "".join(
-        character
-        for character in text
-        if unicodedata.category(character) not in ("Cc", "Cf")
-        and ord(character) not in _VARIATION_SELECTORS
-    )
+    return "".join(filter(_prints, text))
 
 
 def check_distinct(labels: Iterable[str], source: str) -> None:

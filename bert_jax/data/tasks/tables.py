@@ -215,9 +215,12 @@ def _found(row: Row, names: str, location: str, flag: str) -> str:
     for name in alternatives:
         if name in row:
             return name
+    unlabelled = (
+        " (texts without labels are for bert_jax.predict)" if flag == "label_column" else ""
+    )
     raise UserError(
         f"{location} has no column {' or '.join(map(repr, alternatives))}: it has {listed(row)};"
-        f" set --config.data.{flag}"
+        f" set --config.data.{flag}{unlabelled}"
     )
 
 
