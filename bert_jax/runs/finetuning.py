@@ -173,7 +173,8 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
                     scores = scorer(state.params)
                     score = scores[f"dev_{setup.metric}"]
                     progress.add(score)
-                    log.write(step, scores)
+                    undefined = {"undefined": scorer.undefined} if scorer.undefined else {}
+                    log.write(step, scores | undefined)
                     told = " ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     log.message(f"epoch {step // batches.per_epoch}: {told}")
             with reports.paused("checkpoint"):

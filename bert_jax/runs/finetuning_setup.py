@@ -147,7 +147,11 @@ class Progress:
 
 
 class Scorer:
-    """Scores parameters on the held-out splits."""
+    """Scores parameters on the held-out splits.
+
+    Attributes:
+      undefined: why some of the scores of the last call are undefined, by name; they are 0.
+    """
 
     def __init__(self, setup: FinetuningSetup, inputs: dict[str, TaskInputs]) -> None:
         """Takes the inputs of the splits by name, with features where they are cached."""
@@ -156,12 +160,16 @@ class Scorer:
             (name, split, setup.input_batches(inputs[name]))
             for name, split in setup.task.dev.items()
         ]
+        self.undefined: dict[str, str] = {}
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Returns `dev_loss`, `dev_accuracy`, `dev2_loss` and so on."""
-        scores = {}
+        scores, self.undefined = {}, {}
         for name, split, batches in self._splits:
-            scores |= _named(name, split, *batches.outputs(self._step, params))
+            outputs, means = batches.outputs(self._step, params)
+            scores |= _named(name, split, outputs, means)
+            reasons = split.undefined(outputs)
+            self.undefined |= {f"{name}_{key}": reason for key, reason in reasons.items()}
         return scores
 
     def of_runs(

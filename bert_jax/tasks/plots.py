@@ -43,7 +43,7 @@ def plot_confusion(
         if gold != predicted:
             wrong[[gold, predicted]] += count
     drawn = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_DRAWN])
-    places = {number: place for place, number in enumerate(drawn.tolist())}
+    places: dict[int, int] = {number: place for place, number in enumerate(drawn.tolist())}
     classes = len(drawn)
     counts = np.zeros((classes, classes), np.int64)
     for (gold, predicted), count in confusions.items():

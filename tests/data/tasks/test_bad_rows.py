@@ -123,10 +123,11 @@ def test_labels_that_stand_for_none(labels: list, none: set[str], tmp_path: Path
 def test_a_held_out_file_has_the_classes_of_the_training_file(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text(rows_as(".tsv", [("a", "+"), ("b", "-")]))
     (tmp_path / "dev.tsv").write_text(rows_as(".tsv", [("a", "-"), ("b", "-"), ("c", "-1")]))
-    settings = {"train": f"{tmp_path}/train.tsv", "dev": f"{tmp_path}/dev.tsv"}
+    config = TaskDataConfig(train=f"{tmp_path}/train.tsv", dev=f"{tmp_path}/dev.tsv")
     with pytest.raises(UserError, match=r"dev.tsv:4 has no gold label \('-1' in 'label'\)"):
-        read_class_task(TaskDataConfig(**settings), TOKENIZER)
-    task = read_class_task(TaskDataConfig(**settings, skip_bad_rows=True), TOKENIZER)
+        read_class_task(config, TOKENIZER)
+    config.skip_bad_rows = True
+    task = read_class_task(config, TOKENIZER)
     assert task.labels == ["+", "-"] and task.dev["dev"].examples == 2
     assert task.dev["dev"].notes == "left out: no gold label (1); no example of '+'"
 

@@ -1,0 +1,38 @@
+"""Scores of the held-out splits during a run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_jax.config import FinetuneConfig, TaskKind
+from bert_jax.runs.finetuning_setup import Scorer
+from bert_jax.tasks.kinds import read_task
+from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
+
+
+@pytest.mark.parametrize(
+    ("values", "undefined"),
+    [([1, 2, 3], {}), ([2, 2, 2], {"dev2_pearson", "dev2_spearman"})],
+)
+def test_undefined_scores_are_named_by_split(
+    values: list[float], undefined: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\t1\nb\t2\nc\t4\n")
+    path = str(tmp_path / "a.tsv")
+    config = FinetuneConfig(task=TaskKind.REGRESSION)
+    config.data.train, config.data.dev = path, f"{path},{path}"
+    task = read_task(config, TOKENIZER)
+
+    def batches(inputs: list[float]) -> Any:
+        outputs = [np.array([value], np.float32) for value in inputs]
+        return SimpleNamespace(outputs=lambda step, params: (outputs, {"loss": 0.5}))
+
+    setup: Any = SimpleNamespace(eval_step=None, task=task, input_batches=batches)
+    scorer = Scorer(setup, {"dev": [1.0, 2, 4], "dev2": values})  # pyright: ignore
+    scores = scorer({})
+    assert scorer.undefined.keys() == set(undefined)
+    assert scores["dev_pearson"] == pytest.approx(1)
+    assert all(scores[name] == 0 for name in undefined)
