@@ -216,9 +216,14 @@ def tagging_of_sentences(
     return dataclasses.replace(found, scheme=scheme)
 
 
-def tagging_of_labels(labels: Iterable[str], reading: TagReading = TagReading.FOUND) -> Tagging:
-    """Finds the tagging of the labels of a checkpoint, which `read_as` has made."""
-    return read_as(tagging_of_sentences([[label] for label in labels], reading))
+def tagging_of_labels(labels: Collection[str], reading: TagReading = TagReading.FOUND) -> Tagging:
+    """Finds the tagging of the labels of a checkpoint; PLAIN if one of them breaks the scheme.
+
+    Training leaves none that does, but an imported model may have one.
+    """
+    tagging = read_as(tagging_of_sentences([[label] for label in labels], reading))
+    marks = tagging.marks_entities and all(tagging.parse(label) for label in labels)
+    return tagging if marks else PLAIN
 
 
 def read_as(tagging: Tagging) -> Tagging:

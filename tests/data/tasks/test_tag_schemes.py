@@ -267,6 +267,8 @@ def test_a_tag_that_breaks_the_scheme_is_found(tags: str, broken: str) -> None:
     tagging = tagging_of(Counter(tags.split()))
     assert tagging.marks_entities
     assert [tag for tag in tags.split() if not tagging.parse(tag)] == [broken]
+    of_labels = tagging_of_labels(set(tags.split()))  # any of which a model may predict
+    assert of_labels == PLAIN or all(map(of_labels.parse, tags.split()))
 
 
 def test_the_config_may_say_what_tags_are() -> None:
