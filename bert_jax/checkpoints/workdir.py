@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import Any
 
+from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import RootConfig, differences, from_dict, to_dict
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
@@ -29,8 +30,10 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
       config: of the run.
 
     Raises:
-      UserError: if the directory has a run with another config, or files that are not a run's.
+      UserError: if the directory has a run with another config, or files that are not a run's; or
+        if it cannot have checkpoints.
     """
+    literal_path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     stored_path = workdir / CONFIG_FILE
