@@ -327,6 +327,9 @@ FREE_FIELDS = frozenset(
     | {"hosts.start_seconds"}
 )
 
+# Paths with commas between; on a command line also by repeating the field.
+PATH_LISTS = frozenset({"data.corpus", "data.dev"})
+
 UNREAD = "(not read)"  # stands for a file of which only the name matters
 
 MAX_PHASES = 16  # what the name of a row has room for

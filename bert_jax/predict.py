@@ -30,7 +30,9 @@ from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.cli.flags import batch_size_flag, checkpoint_flag
+from bert_jax.cli.streams import answer
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 from bert_jax.inspection.choices import Pooling
 
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
@@ -83,14 +85,14 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     show = _dumps if _JSON.value else show_score
     for block in _blocks(len(inputs)):
         for prediction in score(inputs[block], a[block], b[block]):
-            print(show(prediction), flush=True)
+            answer(show(prediction))
 
 
 def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder
         from bert_jax.inspection import text_vectors, vector_files
-    output = pathlib.Path(app.require("output", _OUTPUT.value, "vectors.npy"))
+    output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
     mesh, pooling = one_device(), Pooling(_FEATURES.value)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
@@ -121,8 +123,8 @@ def _source() -> str:
 
 @contextlib.contextmanager
 def _inputs() -> Iterator[Iterator[tuple[str, str]]]:
-    given = _INPUT.value
-    with open(given, "rb") if given else contextlib.nullcontext(sys.stdin.buffer) as lines:
+    path = given_path(_INPUT.value) if _INPUT.value else None
+    with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as lines:
         yield read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
 
 
@@ -151,7 +153,7 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
     with _inputs() as inputs:
         while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
             for prediction in predict(batch):
-                print(show(prediction), flush=True)
+                answer(show(prediction))
 
 
 def main(_: Sequence[str]) -> None:
@@ -161,7 +163,7 @@ def main(_: Sequence[str]) -> None:
     for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
-    run = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
+    run = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
     checkpoint = find_checkpoint(run)

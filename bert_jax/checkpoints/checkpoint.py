@@ -31,6 +31,7 @@ from bert_jax.checkpoints.fingerprint import fingerprints, json_digest, leaf_nam
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.distributed.processes import any_process, first_alone, versions
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 from bert_jax.objectives.losses import Params
 from bert_jax.training.state import TrainState
 
@@ -151,7 +152,7 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: if there is no checkpoint.
     """
-    given = pathlib.Path(directory).expanduser().absolute()
+    given = given_path(directory).absolute()
     if (given / "metadata").is_dir():
         return given
     is_folder = given.name == FOLDER and not (given / FOLDER).is_dir()
