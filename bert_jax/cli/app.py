@@ -43,12 +43,12 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
       unknown_flags: flags of another program are allowed, and reach `main` in argv[1:].
     """
     open_streams()
-    if any(argument in _HELP for argument in sys.argv[1:]):
-        print(help_text(main), flush=True)
-        return
     if "--debug" not in sys.argv[1:]:
         _quiet_libraries()
     try:
+        if any(argument in _HELP for argument in sys.argv[1:]):
+            print(help_text(main), flush=True)
+            return
         app.run(
             lambda argv: _main(main, argv),
             flags_parser=lambda argv: _parse(argv, positional, unknown_flags),
