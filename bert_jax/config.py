@@ -434,10 +434,6 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("data.random_b_rate", data.random_b_rate)
     _rate("data.short_rate", data.short_rate)
     _validate_objective(data)
-    if data.format in PAIR_FORMATS and config.encoder.segments < 2:
-        raise UserError(
-            f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
-        )
     _validate_phases(config)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _validate_masking(config.masking, config.encoder)

@@ -19,7 +19,6 @@ writes vectors of any checkpoint: of [CLS], of the mean over a text, or of each 
 
 import contextlib
 import functools
-import itertools
 import json
 import pathlib
 import sys
@@ -121,16 +120,13 @@ def _source() -> str:
     return "--text" if _TEXT.value is not None else _INPUT.value or "standard input"
 
 
-@contextlib.contextmanager
-def _inputs() -> Iterator[Iterator[tuple[str, str]]]:
+def _all_inputs() -> list[tuple[str, str]]:
     path = given_path(_INPUT.value) if _INPUT.value else None
     with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as lines:
-        yield read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
-
-
-def _all_inputs() -> list[tuple[str, str]]:
-    with _inputs() as inputs:
-        return list(inputs)
+        inputs = list(read_inputs(_TEXT.value, _TEXT_PAIR.value, lines))
+    if not inputs:
+        raise UserError(f"{_source()} has no line: give it at least one text")
+    return inputs
 
 
 _dumps = functools.partial(json.dumps, ensure_ascii=False)
@@ -150,10 +146,16 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
         predict = PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE.value)
         show = predict.show
     show = _dumps if _JSON.value else show
-    with _inputs() as inputs:
-        while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
-            for prediction in predict(batch):
-                answer(show(prediction))
+    inputs = _all_inputs()
+    for number, pair in enumerate(inputs, start=1):
+        try:
+            predict.check(*pair)
+        except UserError as error:
+            where = _source() if _TEXT.value is not None else f"{_source()}, line {number}"
+            raise UserError(f"{where}: {error}") from None
+    for begin in range(0, len(inputs), _BATCH_SIZE.value):
+        for prediction in predict(inputs[begin : begin + _BATCH_SIZE.value]):
+            answer(show(prediction))
 
 
 def main(_: Sequence[str]) -> None:
@@ -163,6 +165,13 @@ def main(_: Sequence[str]) -> None:
     for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
+    if _TEXT.value is not None and _INPUT.value is not None:
+        raise UserError(f"--text={_TEXT.value} and --input={_INPUT.value}: give one of them")
+    if _TEXT_PAIR.value and _TEXT.value is None:
+        raise UserError(
+            f"--text_pair={_TEXT_PAIR.value} needs --text: in lines a tab parts a text from its"
+            " second"
+        )
     run = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata

@@ -18,6 +18,7 @@ from bert_jax.data.tasks.rows import (
     row_length,
 )
 from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import Params, Totals, TotalsOf
@@ -127,9 +128,9 @@ class InputBatches:
             waiting.append((number, step(params, batch)))
             if len(waiting) > _AHEAD:
                 number, made = waiting.popleft()
-                yield number, *jax.device_get(made)
+                yield number, *fetch_finite(made)
         for number, made in waiting:
-            yield number, *jax.device_get(made)
+            yield number, *fetch_finite(made)
 
     def _unpack_outputs(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
         """Writes the outputs of a batch to the positions of its inputs."""
@@ -138,6 +139,22 @@ class InputBatches:
         parts = outputs_of_inputs(made, self._sizes[chosen], inputs_in_row, tokens=tokens)
         for index, part in zip(chosen.tolist(), parts, strict=True):
             outputs[index] = part.astype(np.float32)  # a copy, so that the batch's array is freed
+
+
+def fetch_finite(outputs: Any) -> Any:
+    """Fetches arrays from the device.
+
+    Raises:
+      UserError: if a number is not finite, since nothing could be made of it.
+    """
+    fetched = jax.device_get(outputs)
+    for leaf in jax.tree.leaves(fetched):
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            raise UserError(
+                "the model's outputs are not finite: its parameters are damaged, or its training"
+                " diverged; use another checkpoint"
+            )
+    return fetched
 
 
 def make_batches(
