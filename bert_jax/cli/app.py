@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from bert_jax.cli.environment import check_environment, wrong_switch
 from bert_jax.cli.flags import ConfigFlag
 from bert_jax.cli.help import config_lines, driver_flags, help_text
 from bert_jax.cli.recipes import take_config
@@ -49,6 +50,7 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
         if any(argument in _HELP for argument in sys.argv[1:]):
             print(help_text(main), flush=True)
             return
+        check_environment()
         app.run(
             lambda argv: _main(main, argv),
             flags_parser=lambda argv: _parse(argv, positional, unknown_flags),
@@ -70,7 +72,11 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
             raise
         remedy = REMEDIES.get(error.errno or 0, "")
         _end(f"error: cannot use {error.filename}: {error.strerror}{remedy}", 1, error)
+    except FloatingPointError as error:  # by JAX_DEBUG_NANS or JAX_DEBUG_INFS
+        _end(f"error: {error}; --config.debug=True names the operation and its lines", 1, error)
     except Exception as error:
+        if switch := wrong_switch(error):
+            _end(f"error: {switch}: {error}; correct it, or unset it", 1, error)
         if not shares_run():
             raise
         # A collective fails when a process is gone: the lifeline reports that and ends this one.
