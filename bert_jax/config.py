@@ -289,6 +289,7 @@ class FinetuneConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     transfer: bool = True  # False: only the checkpoint's shape and tokenizer (a baseline)
+    keep_head: bool = False  # of a checkpoint that was fine-tuned for the same task
     fresh_layers: int = 0  # top layers of the encoder that begin anew
     encoder_mode: EncoderMode = EncoderMode.FULL
     feature_layers: int = 1  # the head reads the last so many layers, side by side
@@ -545,6 +546,8 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
                     f"--config.{name}={getattr(config, name)} is of classes, which"
                     f" task={config.task.value} has not: leave it out"
                 )
+    if config.keep_head and not config.transfer:
+        raise UserError("--config.keep_head=True needs transfer=True: set one of them")
     if config.seed + config.seeds > 2**32:
         raise UserError(f"--config.seeds={config.seeds} go beyond {2**32 - 1}: lower seed")
 

@@ -428,7 +428,7 @@ def test_compressed_files_are_read_as_their_text(
 
 @pytest.mark.parametrize("window", [10, 27, 28, 31])
 def test_zst_is_read_whatever_its_window(window: int, tmp_path: Path) -> None:
-    options = {zstd.CompressionParameter.window_log: window}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: window}
     writer = zstd.ZstdCompressor(options=options)  # it does not know the size to come
     content = b"".join(
         [writer.compress(b"One.\n\n"), writer.compress(b"Two.\n"), writer.flush(writer.FLUSH_FRAME)]
