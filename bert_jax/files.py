@@ -72,6 +72,7 @@ def path_list(text: str, path_of: Callable[[str], str] = str) -> list[str]:
     r"""Cuts a list of paths, or of other sources, at its commas.
 
     A path that exists is not cut, the longest first; elsewhere `\,` is a comma that does not cut.
+    Entries may be empty.
 
     Args:
       text: the list.
@@ -84,7 +85,7 @@ def path_list(text: str, path_of: Callable[[str], str] = str) -> list[str]:
         entry = ",".join(parts[:count])
         found.append(entry if exists(path_of(entry)) else entry.replace("\\,", ",").strip())
         del parts[:count]
-    return [entry for entry in found if entry]
+    return found
 
 
 def beside(path: pathlib.Path, ending: str) -> pathlib.Path:

@@ -100,9 +100,9 @@ def test_a_pattern_begins_after_the_folders_that_exist(
     ("text", "files", "expected"),
     [
         ("a,b", [], ["a", "b"]),
-        ("a, b ,", [], ["a", "b"]),
-        ("", [], []),
-        (",", [], []),
+        ("a, b ,", [], ["a", "b", ""]),
+        ("", [], [""]),
+        (",", [], ["", ""]),
         ("a,b", ["a,b"], ["a,b"]),
         ("a,b,c", ["a,b", "b,c"], ["a,b", "c"]),
         ("a,b,c", ["a,b", "a,b,c"], ["a,b,c"]),

@@ -11,7 +11,7 @@ from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
-from bert_jax.tasks.evaluation import fetch_finite
+from bert_jax.tasks.evaluation import check_finite
 from bert_jax.tasks.predictors import check_fits, shown_texts, texts
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -84,7 +84,9 @@ class FillMask:
         batch["mlm_positions"] = np.argsort(~is_mask, axis=1, kind="stable")[:, :slots].astype(
             np.int32
         )
-        (probabilities, tokens), pairs = fetch_finite(self._forward(self._params, batch))
+        (probabilities, tokens), pairs = check_finite(
+            jax.device_get(self._forward(self._params, batch))
+        )
         return [
             texts(text, pair)
             | {

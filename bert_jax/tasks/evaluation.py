@@ -93,7 +93,7 @@ class InputBatches:
         totals = []
         for number, made, sums in self._results(step, params):
             totals.append(sums)
-            self._unpack_outputs(number, made, outputs)
+            self._unpack_outputs(number, check_finite(made), outputs)
         return outputs, divide(totals)
 
     def outputs_of_runs(
@@ -128,9 +128,9 @@ class InputBatches:
             waiting.append((number, step(params, batch)))
             if len(waiting) > _AHEAD:
                 number, made = waiting.popleft()
-                yield number, *fetch_finite(made)
+                yield number, *jax.device_get(made)
         for number, made in waiting:
-            yield number, *fetch_finite(made)
+            yield number, *jax.device_get(made)
 
     def _unpack_outputs(self, number: int, made: np.ndarray, outputs: list[Any]) -> None:
         """Writes the outputs of a batch to the positions of its inputs."""
@@ -141,20 +141,19 @@ class InputBatches:
             outputs[index] = part.astype(np.float32)  # a copy, so that the batch's array is freed
 
 
-def fetch_finite(outputs: Any) -> Any:
-    """Fetches arrays from the device.
+def check_finite(outputs: Any) -> Any:
+    """Returns arrays of the host as they are.
 
     Raises:
       UserError: if a number is not finite, since nothing could be made of it.
     """
-    fetched = jax.device_get(outputs)
-    for leaf in jax.tree.leaves(fetched):
+    for leaf in jax.tree.leaves(outputs):
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             raise UserError(
                 "the model's outputs are not finite: its parameters are damaged, or its training"
                 " diverged; use another checkpoint"
             )
-    return fetched
+    return outputs
 
 
 def make_batches(

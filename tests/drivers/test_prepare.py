@@ -173,7 +173,7 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
         (["--heldout_rate=1"], "--heldout_rate=1.0 must be a rate from 0 to below 1"),
         (["--heldout_rate=much"], "--heldout_rate=much"),
         (["--layout=verse"], "--layout=verse"),
-        (["--output=EMPTY"], "empty.txt exists: remove it or choose another name"),
+        (["--output=EMPTY"], "empty.txt is there already: name a new or an empty directory"),
         (["--output=BLANK/corpus"], "cannot use"),
         (["--output=/proc/corpus"], "cannot use"),
     ],

@@ -84,5 +84,5 @@ class Task:
 
 def dev_sources(config: TaskDataConfig) -> dict[str, str]:
     """Returns the held-out sources by name of the split: `dev`, `dev2` and so on."""
-    numbered = enumerate(path_list(config.dev), 1)
+    numbered = enumerate(filter(None, path_list(config.dev)), 1)
     return {f"dev{number}" if number > 1 else "dev": source for number, source in numbered}
