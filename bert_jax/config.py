@@ -298,6 +298,7 @@ class FinetuneConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     transfer: bool = True  # False: only the checkpoint's shape and tokenizer (a baseline)
+    keep_head: bool = False  # of a checkpoint that was fine-tuned for the same task
     fresh_layers: int = 0  # top layers of the encoder that begin anew
     encoder_mode: EncoderMode = EncoderMode.FULL
     feature_layers: int = 1  # the head reads the last so many layers, side by side
@@ -337,6 +338,9 @@ FREE_FIELDS = frozenset(
 )
 
 _FORMER_NAMES = {"skip_misplaced": "skip_bad_rows"}  # of fields in stored configs
+
+# Paths with commas between; on a command line also by repeating the field.
+PATH_LISTS = frozenset({"data.corpus", "data.dev"})
 
 UNREAD = "(not read)"  # stands for a file of which only the name matters
 
@@ -442,10 +446,6 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("data.random_b_rate", data.random_b_rate)
     _rate("data.short_rate", data.short_rate)
     _validate_objective(data)
-    if data.format in PAIR_FORMATS and config.encoder.segments < 2:
-        raise UserError(
-            f"--config.encoder.segments={config.encoder.segments}: sentence pairs need 2 segments"
-        )
     _validate_phases(config)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _validate_masking(config.masking, config.encoder)
@@ -557,6 +557,8 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
                     f"--config.{name}={getattr(config, name)} is of classes, which"
                     f" task={config.task.value} has not: leave it out"
                 )
+    if config.keep_head and not config.transfer:
+        raise UserError("--config.keep_head=True needs transfer=True: set one of them")
     if config.seed + config.seeds > 2**32:
         raise UserError(f"--config.seeds={config.seeds} go beyond {2**32 - 1}: lower seed")
 

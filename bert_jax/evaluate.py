@@ -7,13 +7,13 @@ prediction next to its gold label) and, for classes, `confusion.tsv`, `confusion
 `reliability.png`.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.cli.flags import LaunchFlags, batch_size_flag, checkpoint_flag
+from bert_jax.files import given_path
 
 _CHECKPOINT = checkpoint_flag("fine-tuned")
 _DATA = flags.DEFINE_string("data", "", "a labelled file or dataset; '': the run's dev file")
@@ -24,8 +24,8 @@ _LAUNCH = LaunchFlags()
 
 def main(_: Sequence[str]) -> None:
     """Restores the checkpoint, scores the file and writes the results."""
-    checkpoint = app.require("checkpoint", _CHECKPOINT.value, "runs/sst2")
-    output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
+    checkpoint = app.require_path("checkpoint", _CHECKPOINT.value, "runs/sst2")
+    output = given_path(_OUTPUT.value) if _OUTPUT.value else None
     with app.imports():
         from bert_jax.tasks.scoring import score_file
     score_file(checkpoint, _DATA.value, output, batch_size=_BATCH_SIZE.value, launch=_LAUNCH.value)

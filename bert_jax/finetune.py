@@ -7,7 +7,6 @@ The same command goes on with a run that was stopped. With --config.seeds above 
 directory of its own, WORKDIR/seed-N, and WORKDIR/summary.json the mean and the deviation.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from bert_jax.cli import app
@@ -29,8 +28,8 @@ _LAUNCH = LaunchFlags()
 def main(_: Sequence[str]) -> None:
     """Checks the config, then trains."""
     config = checked_config(_CONFIG.value, FinetuneConfig)
-    checkpoint = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
-    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/task"))
+    checkpoint = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
+    workdir = app.require_path("workdir", _WORKDIR.value, "runs/task")
     with app.imports():
         from bert_jax.runs.finetuning import finetune
     finetune(config, checkpoint, workdir, launch=_LAUNCH.value)

@@ -13,7 +13,6 @@ outputs of the best epochs for the held-out split: `outputs` [runs, inputs, C] f
 nothing: the same command begins anew.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -41,8 +40,8 @@ def main(_: Sequence[str]) -> None:
     """Checks the config, then trains, or shows what a finished sweep found."""
     config = checked_config(_CONFIG.value, FinetuneConfig)
     rates = app.require("learning_rates", ",".join(_LEARNING_RATES.value or []), "1e-5,3e-5,1e-4")
-    checkpoint = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
-    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/sweep"))
+    checkpoint = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
+    workdir = app.require_path("workdir", _WORKDIR.value, "runs/sweep")
     with app.imports():
         from bert_jax.runs.finetuning_sweep import sweep
     sweep(config, rates, checkpoint, workdir, launch=_LAUNCH.value)

@@ -19,7 +19,6 @@ writes vectors of any checkpoint: of [CLS], of the mean over a text, or of each 
 
 import contextlib
 import functools
-import itertools
 import json
 import pathlib
 import sys
@@ -30,7 +29,9 @@ from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.cli.flags import batch_size_flag, checkpoint_flag
+from bert_jax.cli.streams import answer
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 from bert_jax.inspection.choices import Pooling
 
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
@@ -83,14 +84,14 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     show = _dumps if _JSON.value else show_score
     for block in _blocks(len(inputs)):
         for prediction in score(inputs[block], a[block], b[block]):
-            print(show(prediction), flush=True)
+            answer(show(prediction))
 
 
 def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder
         from bert_jax.inspection import text_vectors, vector_files
-    output = pathlib.Path(app.require("output", _OUTPUT.value, "vectors.npy"))
+    output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
     mesh, pooling = one_device(), Pooling(_FEATURES.value)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
@@ -119,16 +120,13 @@ def _source() -> str:
     return "--text" if _TEXT.value is not None else _INPUT.value or "standard input"
 
 
-@contextlib.contextmanager
-def _inputs() -> Iterator[Iterator[tuple[str, str]]]:
-    given = _INPUT.value
-    with open(given, "rb") if given else contextlib.nullcontext(sys.stdin.buffer) as lines:
-        yield read_inputs(_TEXT.value, _TEXT_PAIR.value, lines)
-
-
 def _all_inputs() -> list[tuple[str, str]]:
-    with _inputs() as inputs:
-        return list(inputs)
+    path = given_path(_INPUT.value) if _INPUT.value else None
+    with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as lines:
+        inputs = list(read_inputs(_TEXT.value, _TEXT_PAIR.value, lines))
+    if not inputs:
+        raise UserError(f"{_source()} has no line: give it at least one text")
+    return inputs
 
 
 _dumps = functools.partial(json.dumps, ensure_ascii=False)
@@ -148,10 +146,16 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
         predict = PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE.value)
         show = predict.show
     show = _dumps if _JSON.value else show
-    with _inputs() as inputs:
-        while batch := list(itertools.islice(inputs, _BATCH_SIZE.value)):
-            for prediction in predict(batch):
-                print(show(prediction), flush=True)
+    inputs = _all_inputs()
+    for number, pair in enumerate(inputs, start=1):
+        try:
+            predict.check(*pair)
+        except UserError as error:
+            where = _source() if _TEXT.value is not None else f"{_source()}, line {number}"
+            raise UserError(f"{where}: {error}") from None
+    for begin in range(0, len(inputs), _BATCH_SIZE.value):
+        for prediction in predict(inputs[begin : begin + _BATCH_SIZE.value]):
+            answer(show(prediction))
 
 
 def main(_: Sequence[str]) -> None:
@@ -161,7 +165,14 @@ def main(_: Sequence[str]) -> None:
     for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
-    run = app.require("checkpoint", _CHECKPOINT.value, "runs/base")
+    if _TEXT.value is not None and _INPUT.value is not None:
+        raise UserError(f"--text={_TEXT.value} and --input={_INPUT.value}: give one of them")
+    if _TEXT_PAIR.value and _TEXT.value is None:
+        raise UserError(
+            f"--text_pair={_TEXT_PAIR.value} needs --text: in lines a tab parts a text from its"
+            " second"
+        )
+    run = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
     checkpoint = find_checkpoint(run)

@@ -9,7 +9,6 @@ Interrupted, the same command goes on at the last finished shard.
 """
 
 import functools
-import pathlib
 import typing
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.data.corpus.documents import SOURCE_KINDS, Layout
+from bert_jax.files import given_path
 
 if typing.TYPE_CHECKING:
     from bert_jax.data.pretraining.prepare import RunPieces
@@ -49,9 +49,9 @@ def prepare_with(run_pieces: "RunPieces") -> None:
     with app.imports():
         from bert_jax.data.pretraining import prepare
     if _VERIFY.value:
-        prepare.verify(pathlib.Path(_VERIFY.value).expanduser())
+        prepare.verify(given_path(_VERIFY.value))
     elif _DESCRIBE.value:
-        prepare.print_description(pathlib.Path(_DESCRIBE.value).expanduser())
+        prepare.print_description(given_path(_DESCRIBE.value))
     else:
         options = prepare.CorpusOptions(
             source=app.require("source", _SOURCE.value, "'text:corpus/*.txt'"),
@@ -60,7 +60,7 @@ def prepare_with(run_pieces: "RunPieces") -> None:
             tokenizer=_TOKENIZER.value,
             lower_case=_LOWER_CASE.value,
             heldout_rate=_HELDOUT_RATE.value,
-            output=pathlib.Path(app.require("output", _OUTPUT.value, "data/wiki")),
+            output=app.require_path("output", _OUTPUT.value, "data/wiki"),
         )
         prepare.make_corpus(options, run_pieces)
 

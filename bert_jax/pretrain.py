@@ -9,7 +9,6 @@ Where the parameters come from, in this order:
 3. Random values, from --config.seed.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -32,7 +31,7 @@ _LAUNCH = LaunchFlags()
 def main(_: Sequence[str]) -> None:
     """Checks the config, then trains."""
     config = checked_config(_CONFIG.value, PretrainConfig)
-    workdir = pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/base"))
+    workdir = app.require_path("workdir", _WORKDIR.value, "runs/base")
     with app.imports():
         from bert_jax.runs.pretraining import pretrain, replay
     if _REPLAY.value:

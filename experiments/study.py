@@ -270,8 +270,14 @@ def pretraining_config(size: Size, variant: Variant) -> PretrainConfig:
     Raises:
       UserError: if an override does not apply.
     """
-    overrides = ("data.corpus=CORPUS", *size.pretrain, *variant.pretrain)
+    overrides = _with_corpus("CORPUS", (*size.pretrain, *variant.pretrain))
     return _checked(size.recipe, overrides, PretrainConfig, variant.name)
+
+
+def _with_corpus(corpus: str, overrides: Overrides) -> Overrides:
+    """Adds the corpus of the study, unless a variant names its own."""
+    is_named = any(override.startswith("data.corpus=") for override in overrides)
+    return overrides if is_named else (f"data.corpus={corpus}", *overrides)
 
 
 def finetuning_config(size: Size, variant: Variant, task: Task) -> FinetuneConfig:
@@ -362,7 +368,7 @@ def _pretraining(
     needs: tuple[str, ...],
 ) -> Run:
     seed = int(name.rpartition("-")[2])
-    overrides = (f"data.corpus={corpus}", *size.pretrain, *variant.pretrain, f"seed={seed}")
+    overrides = _with_corpus(corpus, (*size.pretrain, *variant.pretrain, f"seed={seed}"))
     if study.probe_steps:
         overrides += tuple(
             f"{field}={study.probe_steps}" for field in ("checkpoint_steps", "keep_every_steps")

@@ -10,7 +10,6 @@ If each host of a run has a job of its own, the job of host 0 writes the state.
 
 import contextlib
 import os
-import pathlib
 import shlex
 import signal
 import socket
@@ -117,7 +116,7 @@ def attempt(
 
 def main(_: Sequence[str]) -> None:
     """Makes the attempt that the flags describe, and exits with the status of its driver."""
-    folder = StudyFolder(pathlib.Path(app.require("workdir", _WORKDIR.value, "runs/drop_nsp")))
+    folder = StudyFolder(app.require_path("workdir", _WORKDIR.value, "runs/drop_nsp"))
     runs = folder.read_plan().runs
     if not 0 <= _NUMBER.value < len(runs):
         raise UserError(

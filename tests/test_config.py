@@ -53,7 +53,6 @@ def assign(config: object, path: str, value: object) -> None:
         ("encoder.width", 0, "encoder.width=0 must be at least 1"),
         ("encoder.norm_epsilon", 0.0, "encoder.norm_epsilon=0.0 must be above 0"),
         ("encoder.attention", AttentionKernel.FUSED, "encoder.attention=fused has no dropout"),
-        ("encoder.segments", 1, "segments=1: sentence pairs need 2 segments"),
         ("encoder.norm", "post", "encoder.norm='post' must be of type Norm, not str"),
         ("encoder", None, "encoder=None must be of type EncoderConfig"),
         ("data.corpus", "", "data.corpus is not set"),

@@ -14,7 +14,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bert_jax"
 # From the ground up; wings on one floor do not know each other. All other modules of the root are
 # drivers, which may import every wing.
 FLOORS = (
-    ("errors", "files", "stopping"),
+    ("errors", "stopping"),
+    ("files",),
     ("config", "text"),
     ("data.packing", "data.corpus"),
     ("data.pretraining", "data.tasks"),

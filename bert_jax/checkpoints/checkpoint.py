@@ -28,8 +28,10 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from bert_jax.checkpoints.fingerprint import fingerprints, json_digest, leaf_name
+from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.distributed.processes import any_process, first_alone, versions
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 from bert_jax.objectives.losses import Params
 from bert_jax.training.state import TrainState
 
@@ -69,7 +71,7 @@ class Checkpoints:
                 BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
             )
         self._manager = ocp.CheckpointManager(
-            (pathlib.Path(workdir) / FOLDER).absolute(),
+            literal_path(workdir) / FOLDER,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
                 best_fn=_score if keep_best else None,  # without it, scores are not written
@@ -150,10 +152,11 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: if there is no checkpoint.
     """
-    given = pathlib.Path(directory).expanduser().absolute()
+    given = given_path(directory).absolute()
     if (given / "metadata").is_dir():
         return given
-    run = given.parent if given.name == FOLDER else given
+    is_folder = given.name == FOLDER and not (given / FOLDER).is_dir()
+    run = given.parent if is_folder else given
     steps = steps_in(run)
     if not steps:
         raise UserError(
@@ -161,7 +164,8 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
             " or one of its checkpoints/STEP"
         )
     manager = ocp.CheckpointManager(
-        run / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_score)
+        literal_path(run) / FOLDER,
+        options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_score),
     )
     scores = {step: _score(each) for step in steps if (each := manager.metrics(step))}
     manager.close()
@@ -178,7 +182,7 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            metadata = reader.restore(checkpoint / "metadata")
+            metadata = reader.restore(literal_path(checkpoint) / "metadata")
         digest = metadata.pop("digest", None)
     except Exception as error:  # on damaged files Orbax raises exceptions of any type
         raise _damaged(checkpoint / "metadata", _reason(error)) from error
@@ -324,7 +328,7 @@ def _restore(
         # Not a Checkpointer, which would wait for processes that have found damage.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                (checkpoint / item).absolute(),  # pyright: ignore[reportArgumentType]
+                literal_path(checkpoint) / item,  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(
                     item=abstract,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -346,7 +350,7 @@ def _stored(checkpoint: pathlib.Path, item: str) -> Any:
     """Returns an item's tree, whose leaves are Orbax's metadata of the arrays."""
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-            path = (checkpoint / item).absolute()  # Orbax needs an absolute path
+            path = literal_path(checkpoint) / item
             metadata = reader.metadata(path)  # pyright: ignore[reportArgumentType]
         if metadata is None:
             raise ValueError("its list of arrays cannot be read")
@@ -413,7 +417,7 @@ def read_array(
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             restored = reader.restore(
-                (checkpoint / item).absolute(),  # pyright: ignore[reportArgumentType]
+                literal_path(checkpoint) / item,  # pyright: ignore[reportArgumentType]
                 args=ocp.args.PyTreeRestore(item=target, restore_args=target),
             )
     except Exception as error:  # as above

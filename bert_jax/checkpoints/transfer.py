@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,31 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
     )
 
 
+def check_head(metadata: dict[str, Any], config: FinetuneConfig, labels: Sequence[str]) -> None:
+    """Checks that `keep_head` can keep the head of a checkpoint.
+
+    Args:
+      metadata: of the checkpoint.
+      config: of the run.
+      labels: of its task.
+
+    Raises:
+      UserError: if the checkpoint has no head, or one of another task.
+    """
+    if not config.keep_head:
+        return
+    ours = {"task": config.task.value, "labels": list(labels)}
+    theirs = {"task": metadata["kind"], "labels": metadata.get("labels", [])}
+    field = "feature_layers"
+    ours[field], theirs[field] = getattr(config, field), metadata["config"].get(field, 1)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise UserError(
+                f"--config.keep_head=True: the checkpoint has {name}={theirs[name]}, and the run"
+                f" {value}: leave keep_head out, or name a checkpoint of the same task"
+            )
+
+
 def initial_params(
     checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig
 ) -> tuple[Params, frozenset[str]]:
@@ -61,10 +88,12 @@ def initial_params(
 def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: FinetuneConfig) -> Params:
     """Restores the parameter groups that checkpoint and model share; {} if the run transfers none.
 
-    The pooler is left out if it would read another number of layers than it was trained on.
+    A head is shared only with `keep_head`, after `check_head`. The pooler is left out if it would
+    read another number of layers than it was trained on.
     """
     stored = groups_in(checkpoint) if config.transfer else ()
-    groups = [group for group in TRANSFERRED if group in stored and group in abstract]
+    wanted = abstract if config.keep_head else TRANSFERRED
+    groups = [group for group in wanted if group in stored and group in abstract]
     if read_metadata(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
         groups = [group for group in groups if group != "pooler"]
     return restore_groups(checkpoint, abstract, groups)

@@ -10,7 +10,8 @@ import time
 import uuid
 from typing import Any
 
-from bert_jax.config import RootConfig, differences, from_dict, to_dict
+from bert_jax.checkpoints.literal_path import literal_path
+from bert_jax.config import FinetuneConfig, RootConfig, differences, from_dict, to_dict
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 
@@ -29,8 +30,10 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
       config: of the run.
 
     Raises:
-      UserError: if the directory has a run with another config, or files that are not a run's.
+      UserError: if the directory has a run with another config, or files that are not a run's; or
+        if it cannot have checkpoints.
     """
+    literal_path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     stored_path = workdir / CONFIG_FILE
@@ -49,9 +52,12 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
         ) from None
     if changed := differences(stored, config):
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        remedy = "name another directory, or use the run's own config"
+        if isinstance(config, FinetuneConfig) and (workdir / "checkpoints").is_dir():
+            remedy += f"; --checkpoint={workdir} --config.keep_head=True trains its model further"
         raise UserError(
             f"--workdir={workdir} has a run with another config: {', '.join(changed[:3])}{more};"
-            " name another directory, or use the run's own config"
+            f" {remedy}"
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from bert_jax.cli.environment import check_environment, wrong_switch
 from bert_jax.cli.flags import ConfigFlag
 from bert_jax.cli.help import config_lines, driver_flags, help_text
 from bert_jax.cli.recipes import take_config
+from bert_jax.cli.streams import open_streams
 from bert_jax.errors import UserError
+from bert_jax.files import REMEDIES, given_path
 from bert_jax.stopping import RESTART_STATUS, Stopped, leave, shares_run
 
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
@@ -39,12 +43,14 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
       positional: arguments without -- are allowed, and reach `main` in argv[1:].
       unknown_flags: flags of another program are allowed, and reach `main` in argv[1:].
     """
-    if any(argument in _HELP for argument in sys.argv[1:]):
-        _print(help_text(main))
-        return
+    open_streams()
     if "--debug" not in sys.argv[1:]:
         _quiet_libraries()
     try:
+        if any(argument in _HELP for argument in sys.argv[1:]):
+            print(help_text(main), flush=True)
+            return
+        check_environment()
         app.run(
             lambda argv: _main(main, argv),
             flags_parser=lambda argv: _parse(argv, positional, unknown_flags),
@@ -56,8 +62,7 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
         _end(str(stopped), RESTART_STATUS, stopped)
     except KeyboardInterrupt as interrupt:
         _end("stopped", 128 + signal.SIGINT, interrupt)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # from `streams.answer`: the reader, such as `head`, has enough
         sys.exit(1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -65,8 +70,13 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
             _end(f"error: no space left for {where}: free some or write elsewhere", 1, error)
         if error.filename is None:
             raise
-        _end(f"error: cannot use {error.filename}: {error.strerror}", 1, error)
+        remedy = REMEDIES.get(error.errno or 0, "")
+        _end(f"error: cannot use {error.filename}: {error.strerror}{remedy}", 1, error)
+    except FloatingPointError as error:  # by JAX_DEBUG_NANS or JAX_DEBUG_INFS
+        _end(f"error: {error}; --config.debug=True names the operation and its lines", 1, error)
     except Exception as error:
+        if switch := wrong_switch(error):
+            _end(f"error: {switch}: {error}; correct it, or unset it", 1, error)
         if not shares_run():
             raise
         # A collective fails when a process is gone: the lifeline reports that and ends this one.
@@ -79,17 +89,11 @@ def _main(main: Main, argv: Sequence[str]) -> None:
     if "show_config" in flags.FLAGS and flags.FLAGS.show_config:
         if flags.FLAGS.config is None:
             raise UserError("--show_config needs a recipe, such as --config=pretrain_mini")
-        _print("\n".join(config_lines(flags.FLAGS.config)))
+        print("\n".join(config_lines(flags.FLAGS.config)), flush=True)
         return
     main(argv)
+    sys.stdout.flush()  # here a full disk is reported
     leave(0, "")
-
-
-def _print(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -167,4 +171,9 @@ def require(name: str, value: str | None, example: str) -> str:
     """Returns the value of a flag that has no default, or raises UserError."""
     if not value:
         raise UserError(f"--{name} is not set: for example --{name}={example}")
-    return os.path.expanduser(value)
+    return value
+
+
+def require_path(name: str, value: str | None, example: str) -> pathlib.Path:
+    """Returns the path of a flag that has no default, or raises UserError."""
+    return given_path(require(name, value, example))

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 from absl import flags
 
 import bert_jax.config as configs
-from bert_jax.config import RootConfig, flatten, item_type
+from bert_jax.config import PATH_LISTS, RootConfig, flatten, item_type
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 
 Config = TypeVar("Config", bound=RootConfig)
 
@@ -49,9 +50,9 @@ def find_recipe(given: str, flag: str = "config") -> tuple[pathlib.Path, str]:
     Raises:
       UserError: if there is no such recipe, with the nearest one.
     """
-    recipe, _, word = given.partition(":")
+    recipe, word = _recipe_and_word(given)
     if recipe.endswith(".py") or os.sep in recipe:
-        path = pathlib.Path(recipe).expanduser()
+        path = given_path(recipe)
         folder, names, suffix = path.parent, [path.stem], ".py"
         problem = "is no file"
     else:
@@ -68,6 +69,13 @@ def find_recipe(given: str, flag: str = "config") -> tuple[pathlib.Path, str]:
     if nearest := difflib.get_close_matches(names[0], shipped, n=1):
         raise UserError(f"--{flag}={given} {problem}; did you mean --{flag}={nearest[0]}?")
     raise UserError(f"--{flag}={given} {problem}: name a PATH.py, or one of {', '.join(shipped)}")
+
+
+def _recipe_and_word(given: str) -> tuple[str, str]:
+    """Cuts RECIPE:WORD at its last colon, unless the whole is a file."""
+    recipe, colon, word = given.rpartition(":")
+    is_whole = not colon or (given and given_path(given).is_file())
+    return (given, "") if is_whole else (recipe, word)
 
 
 def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> Config:
@@ -141,7 +149,7 @@ def resolve_config(recipe: str, overrides: Sequence[str], config_type: type[Conf
 
     Args:
       recipe: as in `find_recipe`.
-      overrides: such as "optimizer.learning_rate=1e-3"; a later one wins.
+      overrides: such as "optimizer.learning_rate=1e-3"; see `take_config`.
       config_type: the root that the recipe must return.
 
     Raises:
@@ -158,6 +166,8 @@ def take_config(
 ) -> tuple[Config | None, list[str]]:
     """Takes `--config=RECIPE` and `--config.FIELD=VALUE` out of a command line.
 
+    A field that is given again takes the later value; a list of paths takes both.
+
     Returns:
       The config, None where no recipe is named; and the other arguments.
 
@@ -165,7 +175,8 @@ def take_config(
       UserError: for a recipe that cannot be read, an unknown field or a value of a wrong type.
     """
     config: Config | None = None
-    overrides, others = [], []
+    overrides: dict[str, str] = {}
+    others = []
     remaining = iter(arguments)
     for argument in remaining:
         match = re.fullmatch(r"--?config(?:\.([^=]+))?(?:=(.*))?", argument, re.DOTALL)
@@ -184,8 +195,11 @@ def take_config(
             )
         else:
             _check_value(path, leaf, value)
-            overrides.append(f"--config.{path}={value}")
-    return _overridden(config, overrides), others
+            if path in PATH_LISTS and path in overrides:
+                value = f"{overrides[path]},{value}"
+            overrides[path] = value
+    flags = [f"--config.{path}={value}" for path, value in overrides.items()]
+    return _overridden(config, flags), others
 
 
 def _overridden(config: Any, overrides: list[str]) -> Any:

@@ -11,6 +11,7 @@
 A run stands for its best or newest checkpoint. No accelerator is needed.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.errors import UserError
+from bert_jax.files import given_path, new_file
 from bert_jax.inspection.choices import PICTURES, PLOTTED, View
 
 _MATCH = flags.DEFINE_string("match", "", "show only parameters whose name matches this regex")
@@ -74,16 +76,17 @@ def main(argv: Sequence[str]) -> None:
     output, text = _checked_output(view), _text(view)
     with app.imports():
         from bert_jax.inspection.views import ViewOptions, heading, make_table
-    options = ViewOptions(
-        match=_MATCH.value,
-        sort=_SORT.value,
-        values=_VALUES.value,
-        text=text,
-        text_pair=_TEXT_PAIR.value,
-        count=_COUNT.value,
-        output=output,
-    )
-    table = make_table(view, given, options)
+    with new_file(given_path(output)) if output else contextlib.nullcontext() as picture:
+        options = ViewOptions(
+            match=_MATCH.value,
+            sort=_SORT.value,
+            values=_VALUES.value,
+            text=text,
+            text_pair=_TEXT_PAIR.value,
+            count=_COUNT.value,
+            output=picture,
+        )
+        table = make_table(view, given, options)
     if _JSON.value:
         print("\n".join(json.dumps(row, ensure_ascii=False) for row in table))
     else:

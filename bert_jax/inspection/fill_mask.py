@@ -11,6 +11,7 @@ from bert_jax.config import EncoderConfig, SentenceObjective
 from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
+from bert_jax.tasks.evaluation import check_finite
 from bert_jax.tasks.predictors import check_fits, shown_texts, texts
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -49,27 +50,31 @@ class FillMask:
 
         self._forward = forward
 
+    def check(self, text: str, pair: str) -> None:
+        """Checks an input before any is filled.
+
+        Raises:
+          UserError: if it has neither a [MASK] nor a second text for the sentence objective, or is
+            longer than the position table.
+        """
+        sides = [_with_masks(side, self._tokenizer) for side in (text, pair)]
+        has_mask = any((side == self._tokenizer.special.mask).any() for side in sides)
+        if not has_mask and not (pair and self._classes):
+            raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
+        check_fits(text, sum(map(len, sides)) + (3 if pair else 2), self._encoder)
+
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Fills every [MASK] by itself, the others still masked.
 
         Args:
-          inputs: (text, second text or '').
+          inputs: (text, second text or ''), all of which pass `check`.
 
         Returns:
           For each, `text` and `masks`: for each [MASK] in order, a list of `token` and
           `probability`, the likeliest first. For a pair also `text_pair` and, where the model has a
           sentence objective, `pair`: the probability of each of its classes.
-
-        Raises:
-          UserError: if an input has neither a [MASK] nor a second text for the sentence objective,
-            or is longer than the position table.
         """
         sides = [[_with_masks(side, self._tokenizer) for side in pair] for pair in inputs]
-        for (text, pair), ids in zip(inputs, sides, strict=True):
-            has_mask = any((side == self._tokenizer.special.mask).any() for side in ids)
-            if not has_mask and not (pair and self._classes):
-                raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
-            check_fits(text, sum(map(len, ids)) + (3 if pair else 2), self._encoder)
         batch = _rows(
             [side[0] for side in sides], [side[1] for side in sides], self._tokenizer, self._encoder
         )
@@ -79,7 +84,9 @@ class FillMask:
         batch["mlm_positions"] = np.argsort(~is_mask, axis=1, kind="stable")[:, :slots].astype(
             np.int32
         )
-        (probabilities, tokens), pairs = jax.device_get(self._forward(self._params, batch))
+        (probabilities, tokens), pairs = check_finite(
+            jax.device_get(self._forward(self._params, batch))
+        )
         return [
             texts(text, pair)
             | {

@@ -20,6 +20,7 @@ from bert_jax.inspection.tables import Table
 from bert_jax.model.attention import attention_probabilities
 from bert_jax.model.encoder import Batch, Embeddings, EncoderBlock
 from bert_jax.objectives.losses import Params
+from bert_jax.tasks.evaluation import check_finite
 from bert_jax.tasks.predictors import check_fits
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -82,7 +83,7 @@ def text_internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> I
     """
     batch, size = _row(encoder.tokenizer, encoder.config, text, text_pair)
     run = jax.jit(functools.partial(encoder_internals, encoder.config))
-    hidden, attention = jax.device_get(run(encoder.params, batch))
+    hidden, attention = check_finite(jax.device_get(run(encoder.params, batch)))
     ids = batch["token_ids"][0, :size].tolist()
     return Internals(
         [encoder.tokenizer.id_to_piece(id) for id in ids],

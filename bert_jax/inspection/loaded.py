@@ -97,7 +97,7 @@ class LoadedModel:
         """
         if top_k not in self._fillers:
             self._fillers[top_k] = FillMask(self._masked_lm, top_k)
-        return self._fillers[top_k](_pairs(texts))
+        return _predictions(self._fillers[top_k], texts)
 
     def score(self, texts: Texts, *, batch_size: int = 32) -> list[dict[str, Any]]:
         """Computes the pseudo-log-likelihood of texts, each token masked in turn.
@@ -162,7 +162,7 @@ class LoadedModel:
         Raises:
           UserError: if the model has no task head, or an input does not suit the task.
         """
-        return self._predictor(_pairs(texts))
+        return _predictions(self._predictor, texts)
 
     def __repr__(self) -> str:
         """Describes the model in one line."""
@@ -180,6 +180,13 @@ class LoadedModel:
     def _predictor(self) -> Predictor:
         tuned = FineTuned(self.stored.path, self.stored.metadata, one_device())
         return PREDICTORS[tuned.config.task](tuned, _BATCH_SIZE)
+
+
+def _predictions(predict: FillMask | Predictor, texts: Texts) -> list[dict[str, Any]]:
+    pairs = _pairs(texts)
+    for pair in pairs:
+        predict.check(*pair)
+    return predict(pairs)
 
 
 def _pairs(texts: Texts) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Files of vectors of lines of text: a NumPy array or a Parquet table."""
 
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.errors import UserError
+from bert_jax.files import new_file
 
 SUFFIXES = (".npy", ".parquet")
 
@@ -71,9 +70,8 @@ def write_vectors(output: pathlib.Path, columns: Iterable[Columns], rows: int) -
       rows: number of all rows.
     """
     write = _write_npy if output.suffix == ".npy" else _write_parquet
-    with locked_staging(output, is_worth_keeping=lambda _: False) as staging:
-        write(staging / output.name, columns, rows)
-        os.replace(staging / output.name, output)
+    with new_file(output) as made:
+        write(made, columns, rows)
 
 
 def _write_npy(path: pathlib.Path, columns: Iterable[Columns], rows: int) -> None:

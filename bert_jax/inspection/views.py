@@ -1,6 +1,7 @@
 """Tables and plots of the inspection command, one function for each view."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Sequence
 
 from bert_jax.inspection.changes import changes_by_step, only_in_one, parameter_changes
@@ -30,7 +31,7 @@ class ViewOptions:
     text: str  # a token for neighbours, a text for tokens and attention
     text_pair: str  # the second text of a pair; '' for none
     count: int  # of neighbours or likeliest tokens
-    output: str  # a picture of the plot; '' for none
+    output: pathlib.Path | None  # a picture of the plot
 
 
 def make_table(view: View, given: Sequence[str], options: ViewOptions) -> Table:

@@ -17,10 +17,11 @@ from bert_jax.checkpoints.checkpoint import (
     read_metadata,
     restore_groups,
 )
+from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import MeshConfig
-from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
+from bert_jax.files import check_new, given_path, new_folder
 from bert_jax.interop import huggingface, peer, tf1, tf1_forward, verify
 from bert_jax.interop.architectures import (
     Model,
@@ -43,12 +44,20 @@ class ImportOptions(NamedTuple):
     padded_vocabulary: bool = False  # the embedding has more rows than the vocabulary pieces
 
 
+def _kind_and_path(given: str) -> tuple[str, pathlib.Path]:
+    """Returns the kind of a model (hf, tf1, or '' for a checkpoint) and its path."""
+    kind, _, path = given.partition(":")
+    if kind not in (_HF, _TF1) or os.path.lexists(given):
+        return "", given_path(given)
+    return kind, given_path(path)
+
+
 def read_sentences(path: str) -> Sequence[str]:
     """Returns the lines of a file that are not blank; for '' some sentences of our own."""
     if not path:
         return verify.SENTENCES
     try:
-        lines = pathlib.Path(path).expanduser().read_text(encoding="utf-8").split("\n")
+        lines = given_path(path).read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"--sentences={path} is not UTF-8 at byte {error.start}: convert it first"
@@ -60,10 +69,10 @@ def read_sentences(path: str) -> Sequence[str]:
 
 def import_model(source: str, options: ImportOptions, mesh: Mesh) -> Model:
     """Reads the model of the other library: hf:DIR or tf1:PREFIX."""
-    kind, _, path = source.partition(":")
+    kind, path = _kind_and_path(source)
     read = huggingface.read_directory if kind == _HF else tf1.read_tf1_checkpoint
     model = read(
-        pathlib.Path(path).expanduser(),
+        path,
         mesh,
         tokenizer=load_tokenizer(options.tokenizer) if options.tokenizer else None,
         pairs=options.pairs,
@@ -113,7 +122,8 @@ def convert(
     Raises:
       UserError: for what cannot be converted; nothing is left behind.
     """
-    inwards, outwards = source.startswith((f"{_HF}:", f"{_TF1}:")), target.startswith(f"{_HF}:")
+    (kind, _), (target_kind, path) = _kind_and_path(source), _kind_and_path(target)
+    inwards, outwards = kind in (_HF, _TF1), target_kind == _HF
     if inwards == outwards:
         raise UserError(
             f"--from={source} --to={target}: one must be hf:DIR (or --from tf1:PREFIX), and the"
@@ -123,42 +133,40 @@ def convert(
         raise UserError(
             "--tokenizer, --pairs and --padded_vocabulary are for imported models: leave them out"
         )
-    path = pathlib.Path(target.removeprefix(f"{_HF}:")).expanduser().absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--to={target} is there already: name a new or an empty directory")
+    path = check_new(path, "to")
+    if inwards:
+        literal_path(path)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs much that is no error
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
     lines = read_sentences(sentences) if verify else None
-    with locked_staging(path, is_worth_keeping=lambda _: False) as staging:
+    with new_folder(path) as made:
         try:
             if inwards:
-                _import(source, path, options, staging, mesh, lines)
+                _import(source, path, options, made, mesh, lines)
             else:
-                _export(source, path, staging, mesh, lines)
+                _export(source, path, made, mesh, lines)
         except Misfit as misfit:
             print(misfit.table, file=sys.stderr)
             raise
-        os.replace(staging, path)
 
 
 def _import(
     source: str,
     target: pathlib.Path,
     options: ImportOptions,
-    staging: pathlib.Path,
+    made: pathlib.Path,
     mesh: Mesh,
     sentences: Sequence[str] | None,
 ) -> None:
     """Makes a checkpoint of a model of the other library, and compares both on sentences."""
     model = import_model(source, options, mesh)
-    write_checkpoint(model, staging)
+    write_checkpoint(model, made)
     _print_groups(model, f"{source} -> {target}")
     if sentences is None:
         print("not verified: --noverify")
         return
-    written = read_groups(staging, mesh, tuple(model.params))
-    kind, _, path = source.partition(":")
-    original = pathlib.Path(path).expanduser()
+    written = read_groups(made, mesh, tuple(model.params))
+    kind, original = _kind_and_path(source)
     if kind == _HF:
         proof = peer.compare_with_transformers(written, original, sentences, exported=False)
     else:
@@ -170,18 +178,18 @@ def _import(
 def _export(
     source: str,
     target: pathlib.Path,
-    staging: pathlib.Path,
+    made: pathlib.Path,
     mesh: Mesh,
     sentences: Sequence[str] | None,
 ) -> None:
     """Makes a directory for transformers of a checkpoint, and compares both on sentences."""
-    model = read_groups(pathlib.Path(source).expanduser(), mesh)
-    huggingface.write_directory(model, staging)
+    model = read_groups(given_path(source), mesh)
+    huggingface.write_directory(model, made)
     _print_groups(model, f"{source} -> {_HF}:{target}")
     if sentences is None:
         print("not verified: --noverify")
         return
-    for line in peer.compare_with_transformers(model, staging, sentences, exported=True):
+    for line in peer.compare_with_transformers(model, made, sentences, exported=True):
         print(line)
 
 

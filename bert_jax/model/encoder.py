@@ -50,9 +50,11 @@ class Embeddings(nn.Module):
 
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns [B, T, D]."""
+        # A model with one segment was trained with 0 for both texts.
+        segment_ids = jnp.minimum(batch["segment_ids"], self.config.segments - 1)
         x = (
             jnp.take(self.tokens, batch["token_ids"], axis=0)
-            + jnp.take(self.segments, batch["segment_ids"], axis=0)
+            + jnp.take(self.segments, segment_ids, axis=0)
             + jnp.take(self.positions, batch["position_ids"], axis=0)
         )
         return self.drop(self.norm(x), deterministic=deterministic)

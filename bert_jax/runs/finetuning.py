@@ -144,7 +144,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
         return f"batch {batch} of epoch {epoch}, counted from 0"
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
-    watch = LossWatch(rows_of)
+    watch = LossWatch(rows_of, resumed=first_step > 0)
     reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, watch)
     train_step = compiled.train_step
     if config.debug:

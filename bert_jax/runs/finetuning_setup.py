@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import read_metadata
 from bert_jax.checkpoints.fingerprint import json_digest
-from bert_jax.checkpoints.transfer import task_encoder
+from bert_jax.checkpoints.transfer import check_head, task_encoder
 from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
@@ -61,6 +61,7 @@ class FinetuningSetup:
         self.mesh = mesh
         sharding.check_encoder(self.encoder, self.mesh)
         self.task = read_task(config, self.tokenizer)
+        check_head(metadata, config, self.task.labels)
         self.task_digest = self.task.fingerprint()
         self.model = make_model(config, self.encoder, self.task.labels)
         dev = self.task.dev["dev"]

@@ -214,7 +214,7 @@ def train_runs(
         return f"batch {batch} of epoch {epoch}, counted from 0"
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
-    watch = LossWatch(rows_of)
+    watch = LossWatch(rows_of, resumed=False)
     schedule = task_optimizer(config, steps)[1]
     reports = StepReports(log, config.log_steps, schedule, lambda step: flops, watch)
     skipped: list[jax.Array] = []  # of the steps of an epoch, [runs] each

@@ -343,7 +343,7 @@ def pretrain(
     train_step = compiled.train_step
     if config.debug:
         train_step = watched(train_step, feed.rows_of)
-    watch = LossWatch(feed.rows_of)
+    watch = LossWatch(feed.rows_of, resumed=first_step > 0)
     reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, watch)
     held_out = HeldOut(setup, config)
     checkpoints = Checkpoints(

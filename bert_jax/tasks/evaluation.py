@@ -18,6 +18,7 @@ from bert_jax.data.tasks.rows import (
     row_length,
 )
 from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import Params, Totals, TotalsOf
@@ -92,7 +93,7 @@ class InputBatches:
         totals = []
         for number, made, sums in self._results(step, params):
             totals.append(sums)
-            self._unpack_outputs(number, made, outputs)
+            self._unpack_outputs(number, check_finite(made), outputs)
         return outputs, divide(totals)
 
     def outputs_of_runs(
@@ -138,6 +139,21 @@ class InputBatches:
         parts = outputs_of_inputs(made, self._sizes[chosen], inputs_in_row, tokens=tokens)
         for index, part in zip(chosen.tolist(), parts, strict=True):
             outputs[index] = part.astype(np.float32)  # a copy, so that the batch's array is freed
+
+
+def check_finite(outputs: Any) -> Any:
+    """Returns arrays of the host as they are.
+
+    Raises:
+      UserError: if a number is not finite, since nothing could be made of it.
+    """
+    for leaf in jax.tree.leaves(outputs):
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            raise UserError(
+                "the model's outputs are not finite: its parameters are damaged, or its training"
+                " diverged; use another checkpoint"
+            )
+    return outputs
 
 
 def make_batches(

@@ -17,6 +17,7 @@ from bert_jax.data.tasks import tag_tasks as tag_task
 from bert_jax.data.tasks.labels import choices, clean_label
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
+from bert_jax.data.tasks.tables import is_tfds
 from bert_jax.errors import UserError
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import (
@@ -108,7 +109,7 @@ def check_source(task: TaskKind, source: str) -> None:
     """Raises UserError if a file's suffix belongs to another kind of task."""
     suffix = pathlib.Path(source).suffix
     fitting = [kind.value for kind, entry in KINDS.items() if suffix in entry.suffixes]
-    if fitting and task.value not in fitting and not source.startswith("tfds:"):
+    if fitting and task.value not in fitting and not is_tfds(source):
         raise UserError(
             f"--config.task={task.value} cannot read {source}: a {suffix} file is for"
             f" task={' or '.join(fitting)}"

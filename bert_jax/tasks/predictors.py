@@ -3,7 +3,6 @@
 import abc
 import functools
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,13 +35,17 @@ class Predictor(abc.ABC):
         self._tuned, self._batch_size = tuned, batch_size
 
     @abc.abstractmethod
-    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns a JSON-ready prediction for each input.
+    def check(self, text: str, pair: str) -> None:
+        """Checks an input before any is predicted.
 
         Raises:
-          UserError: for a text that is empty or too long, or a second text that is missing or that
-            the task does not have.
+          UserError: for a text that is empty, or a second text that is missing or that the task
+            does not have.
         """
+
+    @abc.abstractmethod
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns a JSON-ready prediction for each input, all of which pass `check`."""
 
     @staticmethod
     @abc.abstractmethod
@@ -58,19 +61,27 @@ class Predictor(abc.ABC):
 class WholeInputs(Predictor):
     """Base of the tasks about whole inputs: a text or a pair of texts."""
 
-    def _read(self, inputs: Sequence[tuple[str, str]]) -> Outputs:
-        tuned = self._tuned
-        are_pairs = bool(tuned.config.data.text_pair_column)
-        for text, pair in inputs:
-            _check_not_empty(text)
-            if bool(pair) != are_pairs:
-                wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
-                raise UserError(f"{text!r} does not suit the task, whose inputs are {wanted}")
+    def check(self, text: str, pair: str) -> None:
+        """See `Predictor.check`."""
+        check_not_empty(text)
+        are_pairs = bool(self._tuned.config.data.text_pair_column)
+        if bool(pair.strip()) != are_pairs:
+            wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
+            raise UserError(f"{text!r} does not suit the task, whose inputs are {wanted}")
+
+    def _read(self, inputs: Sequence[tuple[str, str]]) -> tuple[Outputs, list[dict[str, Any]]]:
+        """Returns the outputs, and for each input its texts and, if it was cut, `cut_to`.
+
+        Texts are cut to `data.length` tokens, as in training and by `evaluate`.
+        """
+        tuned, length = self._tuned, self._tuned.config.data.length
         firsts, seconds = zip(*inputs, strict=True)
-        a, b, _ = encode_inputs(firsts, seconds, tuned.tokenizer, sys.maxsize)
-        for text, size in zip(firsts, input_sizes(a, b), strict=True):
-            check_fits(text, int(size), tuned.encoder)
-        return self._outputs(a, b)
+        a, b, cut = encode_inputs(firsts, seconds, tuned.tokenizer, length)
+        told = [
+            texts(*pair) | ({"cut_to": length} if is_cut else {})
+            for pair, is_cut in zip(inputs, cut, strict=True)
+        ]
+        return self._outputs(a, b), told
 
 
 class Classes(WholeInputs):
@@ -78,9 +89,10 @@ class Classes(WholeInputs):
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each input `text`, `label` (the likeliest), and `probabilities` by label."""
-        logits = np.stack(self._read(inputs)).astype(np.float64)
+        outputs, told = self._read(inputs)
+        logits = np.stack(outputs).astype(np.float64)
         predicted = class_predictions(softmax(logits, axis=-1), self._tuned.labels)
-        return [texts(*pair) | each for pair, each in zip(inputs, predicted, strict=True)]
+        return [one | other for one, other in zip(told, predicted, strict=True)]
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:
@@ -94,8 +106,8 @@ class Numbers(WholeInputs):
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each input `text` and `value`."""
-        pairs = zip(inputs, self._read(inputs), strict=True)
-        return [texts(*pair) | {"value": float(output[0])} for pair, output in pairs]
+        outputs, told = self._read(inputs)
+        return [one | {"value": float(each[0])} for one, each in zip(told, outputs, strict=True)]
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:
@@ -106,6 +118,12 @@ class Numbers(WholeInputs):
 class Tags(Predictor):
     """Entities in raw text, or a class for each of its words."""
 
+    def check(self, text: str, pair: str) -> None:
+        """See `Predictor.check`."""
+        check_not_empty(text)
+        if pair:
+            raise UserError(f"{text!r} has a second text, but the task's inputs are single texts")
+
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each input `text` and `entities`; or `words`, if labels mark no entities.
 
@@ -113,12 +131,6 @@ class Tags(Predictor):
         lowest of its words. A word has `tag` instead of `type`.
         """
         tuned, data = self._tuned, self._tuned.config.data
-        for text, pair in inputs:
-            _check_not_empty(text)
-            if pair:
-                raise UserError(
-                    f"{text!r} has a second text, but the task's inputs are single texts"
-                )
         words = [split_words(text) for text, _ in inputs]
         bare = [[word for word, _, _ in each] for each in words]
         encoded = encode_words(bare, tuned.tokenizer, data.length, data.stride)
@@ -174,18 +186,20 @@ def _find_entities(
 class Answers(Predictor):
     """The span of a text that answers a question: inputs are (question, text)."""
 
+    def check(self, text: str, pair: str) -> None:
+        """See `Predictor.check`."""
+        check_not_empty(text)
+        if not pair.strip():
+            raise UserError(
+                f"{text!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
+            )
+
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns for each input `question`, `answer`, `begin`, `end` (characters) and `score`.
 
         A model trained on questions without answers may answer "".
         """
         tuned, data = self._tuned, self._tuned.config.data
-        for question, text in inputs:
-            _check_not_empty(question)
-            if not text.strip():
-                raise UserError(
-                    f"{question!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
-                )
         encoded = encode_questions(inputs, tuned.tokenizer, data)
         threshold = tuned.scores.get("dev_no_answer_threshold", math.inf)
         outputs = self._outputs(encoded.a, encoded.b)
@@ -227,9 +241,10 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
         )
 
 
-def _check_not_empty(text: str) -> None:
+def check_not_empty(text: str) -> None:
+    """Raises UserError for a text of nothing but white space."""
     if not text.strip():
-        raise UserError("an input is empty: give it some text")
+        raise UserError("the input is empty: give it some text")
 
 
 def texts(text: str, pair: str) -> dict[str, Any]:
@@ -239,4 +254,6 @@ def texts(text: str, pair: str) -> dict[str, Any]:
 
 def shown_texts(prediction: dict[str, Any]) -> str:
     """Returns the texts of a prediction's input, for people."""
-    return "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)
+    shown = "\t".join(prediction[name] for name in ("text", "text_pair") if name in prediction)
+    length = prediction.get("cut_to")
+    return f"{shown}\n  (cut to {length} tokens, as in training)" if length else shown

@@ -1,17 +1,19 @@
 """Scores of a fine-tuned checkpoint on a labelled file, and the predictions beside the labels."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import HostsConfig, Launch, MeshConfig
-from bert_jax.data.corpus.staging import locked_staging
-from bert_jax.data.tasks.splits import dev_sources
+from bert_jax.data.tasks.splits import Outputs, Split, dev_sources
 from bert_jax.distributed import sharding
 from bert_jax.distributed.processes import is_first, join
 from bert_jax.errors import UserError
+from bert_jax.files import check_new, new_folder
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.kinds import KINDS, check_source
 from bert_jax.tasks.plots import count_confusions, plot_confusion, plot_reliability
@@ -42,42 +44,46 @@ def score_file(
     """
     join(launch, HostsConfig(), {"checkpoint": str(checkpoint), "data": data})
     found = find_checkpoint(checkpoint)
-    if output and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output={output} is there already: name a new or an empty directory")
-    tuned = FineTuned(found, read_metadata(found), sharding.make_mesh(MeshConfig()))
-    task, columns = tuned.config.task, tuned.config.data
-    source = data or dev_sources(columns).get("dev")
-    if source is None:
-        raise UserError(f"--data is not set, and {found} was imported: name a labelled file")
-    check_source(task, source)
-    split = KINDS[task].read_split(source, columns, tuned.tokenizer, tuned.labels)
-    if data:
-        split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
-    outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)
-    scores, undefined = split.scores(outputs), split.undefined(outputs)
+    place = check_new(output, "output") if output and is_first() else None
+    with new_folder(place) if place else contextlib.nullcontext() as made:
+        tuned = FineTuned(found, read_metadata(found), sharding.make_mesh(MeshConfig()))
+        task, columns = tuned.config.task, tuned.config.data
+        source = data or dev_sources(columns).get("dev")
+        if source is None:
+            raise UserError(f"--data is not set, and {found} was imported: name a labelled file")
+        check_source(task, source)
+        split = KINDS[task].read_split(source, columns, tuned.tokenizer, tuned.labels)
+        if data:
+            split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
+        outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)
+        scores, undefined = split.scores(outputs), split.undefined(outputs)
+        if made:
+            about = {"checkpoint": str(found), "data": source, "examples": split.examples}
+            written = about | scores | ({"undefined": undefined} if undefined else {})
+            (made / "scores.json").write_text(json.dumps(written, indent=1))
+            _write_predictions(made, split, outputs, tuned.labels)
     print(f"{source}: {split.examples:,} examples{split.notes and f'; {split.notes}'}")
     for name, score in scores.items():
         why = f"  (undefined: {undefined[name]})" if name in undefined else ""
         print(f"{name:24}{score:.4g}{why}")
-    if output is None or not is_first():
-        return scores
+    if made:
+        print(f"wrote {output}")
+    return scores
+
+
+def _write_predictions(
+    folder: pathlib.Path, split: Split, outputs: Outputs, labels: Sequence[str]
+) -> None:
     dumps = functools.partial(json.dumps, ensure_ascii=False)
     lines = [dumps(prediction) + "\n" for prediction in split.predictions(outputs)]
-    about = {"checkpoint": str(found), "data": source, "examples": split.examples}
-    written = about | scores | ({"undefined": undefined} if undefined else {})
-    with locked_staging(output, is_worth_keeping=lambda _: False) as staging:
-        (staging / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
-        (staging / "scores.json").write_text(json.dumps(written, indent=1))
-        if classes := split.classes(outputs):
-            counts = count_confusions(*classes)
-            table = "".join(
-                f"{tuned.labels[gold]}\t{tuned.labels[predicted]}\t{count}\n"
-                for (gold, predicted), count in counts.items()
-            )
-            table = "gold\tpredicted\tcount\n" + table
-            (staging / "confusion.tsv").write_text(table, encoding="utf-8")
-            plot_confusion(counts, tuned.labels, staging / "confusion.png")
-            plot_reliability(*classes, staging / "reliability.png")
-        os.replace(staging, output)
-    print(f"wrote {output}")
-    return scores
+    (folder / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+    if classes := split.classes(outputs):
+        counts = count_confusions(*classes)
+        rows = [
+            f"{labels[gold]}\t{labels[predicted]}\t{count}\n"
+            for (gold, predicted), count in counts.items()
+        ]
+        table = "gold\tpredicted\tcount\n" + "".join(rows)
+        (folder / "confusion.tsv").write_text(table, encoding="utf-8")
+        plot_confusion(counts, labels, folder / "confusion.png")
+        plot_reliability(*classes, folder / "reliability.png")

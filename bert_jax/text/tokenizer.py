@@ -23,7 +23,7 @@ import sentencepiece
 import tokenizers
 
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
+from bert_jax.files import given_path, write_atomically
 from bert_jax.text.offsets import piece_spans, with_accents
 
 SETTINGS_FILE = "tokenizer_settings.json"
@@ -415,7 +415,7 @@ def load_tokenizer(path: str | os.PathLike[str], *, lower_case: bool = True) -> 
     Raises:
       UserError: if there is no tokenizer, or it is damaged.
     """
-    path = pathlib.Path(path)
+    path = given_path(path)
     if path.is_dir():
         return _load_directory(path)
     if path.suffix == ".model":

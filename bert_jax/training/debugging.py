@@ -29,7 +29,7 @@ def check_ids(batch: dict[str, np.ndarray], encoder: EncoderConfig) -> None:
     length = batch["token_ids"].shape[1]
     limits = {
         "token_ids": encoder.vocab_size,
-        "segment_ids": encoder.segments,
+        "segment_ids": max(encoder.segments, 2),  # see `encoder.Embeddings`
         "position_ids": encoder.max_length,
         "pool_positions": length,
         "example_ids": length + 1,

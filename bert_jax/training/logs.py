@@ -232,8 +232,13 @@ class StepReports:
 
     @contextlib.contextmanager
     def paused(self, what: str) -> Iterator[None]:
-        """Leaves the time inside out of the pace; the next report tells it as `{what}_seconds`."""
+        """Leaves the time inside out of the pace; the next report tells it as `{what}_seconds`.
+
+        Raises:
+          UserError: if the run has learned nothing that could be scored or saved.
+        """
         self.flush()
+        self._watch.require_learning()
         begin = time.monotonic()
         yield
         spent = time.monotonic() - begin

@@ -12,6 +12,10 @@ from bert_jax.errors import UserError
 
 MAX_SKIPPED_STEPS = 10  # in a row; more end the run
 
+_CAUSE = (
+    "Find the cause with --config.debug=True, and lower --config.optimizer.learning_rate or raise"
+    " its warmup_steps"
+)
 _WINDOW_STEPS = 100  # before a step, which its loss is compared with
 _LEAST_STEPS = 20  # of them, before anything is compared
 _SPREADS = 6.0  # above their mean, in standard deviations, and a loss is called a spike
@@ -21,13 +25,15 @@ _NAMED = 10  # steps in one line
 class LossWatch:
     """Reads the totals of finished steps, in their order."""
 
-    def __init__(self, rows_of: Callable[[int], str]) -> None:
+    def __init__(self, rows_of: Callable[[int], str], *, resumed: bool) -> None:
         """Starts with no step.
 
         Args:
           rows_of: a step -> a description of its rows.
+          resumed: True if the run has learned something in an earlier process.
         """
         self._rows_of = rows_of
+        self._has_learned = resumed
         self._skipped_in_a_row = 0
         self._losses: collections.deque[float] = collections.deque(maxlen=_WINDOW_STEPS)
 
@@ -52,7 +58,7 @@ class LossWatch:
                 skipped[step] = self._rows_of(step)
                 self._count_skipped(step)
                 continue
-            self._skipped_in_a_row = 0
+            self._skipped_in_a_row, self._has_learned = 0, True
             loss = float(np.sum(each["loss"].sum) / np.sum(each["loss"].weight))
             if self._is_spike(loss):
                 spikes[step] = f"loss {loss:.4f}, {self._rows_of(step)}"
@@ -66,15 +72,21 @@ class LossWatch:
         }
         return values, [_list_steps(reason, steps) for _, steps, reason in kinds if steps]
 
+    def require_learning(self) -> None:
+        """Raises UserError if every step so far was skipped: there is nothing to save or score."""
+        if not self._has_learned:
+            raise UserError(
+                f"all {self._skipped_in_a_row} steps had a loss or a gradient that is not finite:"
+                f" nothing was learned. {_CAUSE}"
+            )
+
     def _count_skipped(self, step: int) -> None:
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row > MAX_SKIPPED_STEPS:
-            first = step - self._skipped_in_a_row + 1
             raise UserError(
                 f"the last {self._skipped_in_a_row} steps up to {step} had a loss or a gradient"
                 " that is not finite; they changed no parameter, and the checkpoints are good."
-                f" Find the cause with --replay={first}, and lower"
-                " --config.optimizer.learning_rate or raise its warmup_steps"
+                f" {_CAUSE}"
             )
 
     def _is_spike(self, loss: float) -> bool:

@@ -190,8 +190,9 @@ def test_seeds_with_other_numbers_of_windows(
     blocks = ["red O\n" * rng.randint(1, 30) + "sun B-HUE\n" for _ in range(40)]
     (tmp_path / "task.conll").write_text("\n".join(blocks))
     config = ["task=tags", f"data.train={tmp_path / 'task.conll'}", "data.length=12"]
-    config += [f"data.dev={tmp_path / 'task.conll'}", "data.stride=4", "seeds=2", "batch_size=2"]
-    flags = sweep_flags(task, pretrained, tmp_path / "sweep", *config, "data.examples=10")
+    config += ["data.stride=4", "seeds=2", "batch_size=2", "data.examples=10"]
+    flags = sweep_flags(task, pretrained, tmp_path / "sweep", *config)
+    flags = [flag.replace(str(task / "dev.tsv"), str(tmp_path / "task.conll")) for flag in flags]
     message = drivers.run("finetune_sweep", *flags).error()
     assert "--config.data.examples=10: those of seed 1 are" in message
     assert not (tmp_path / "sweep").exists()

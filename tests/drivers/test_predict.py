@@ -11,7 +11,7 @@ from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.tokenizer import tokenizer_from_dict
-from tests.fixtures.drivers import Drivers, Run, log_of, newest, state_of
+from tests.fixtures.drivers import COLD, WARM, Drivers, Run, log_of, newest, state_of
 
 
 def predict(drivers: Drivers, run: Run, lines: list[str], *flags: str) -> list[dict]:
@@ -92,9 +92,11 @@ def test_in_a_text_to_label_mask_is_text(drivers: Drivers, finetuned: Run) -> No
             ["--checkpoint=PRETRAINED", f"--text={'[MASK]' * 39}"],
             "and the model has positions for 40",
         ),
-        (["--checkpoint=FINETUNED", "--text="], "an input is empty: give it some text"),
+        (["--checkpoint=FINETUNED", "--text="], "--text: the input is empty: give it some text"),
         (["--checkpoint=FINETUNED", "--text=red", "--text_pair=sun"], "inputs are single texts"),
-        (["--checkpoint=FINETUNED", f"--text={'red ' * 50}"], "and the model has positions for 40"),
+        (["--checkpoint=PRETRAINED", "--text_pair=x"], "--text_pair=x needs --text"),
+        (["--checkpoint=PRETRAINED", "--text_pair=x", "--input=y"], "--text_pair=x needs --text"),
+        (["--checkpoint=PRETRAINED", "--text=x", "--input=y"], "give one of them"),
         (["--checkpoint=FINETUNED", "--top_k=0"], "flag --top_k=0"),
     ],
 )
@@ -134,3 +136,42 @@ def test_what_is_filled_in_is_what_the_model_says(drivers: Drivers, pretrained: 
     tokens = predict(drivers, pretrained, ["red [MASK] stone house"])[0]["masks"][0]
     assert [each["probability"] for each in tokens] == pytest.approx(expected.tolist(), abs=1e-6)
     assert tokens[0]["token"] == tokenizer.id_to_piece(int(logits[0, 0].argmax()))
+
+
+def test_a_long_text_has_the_label_that_evaluate_gives_it(
+    drivers: Drivers, finetuned: Run, tmp_path: pathlib.Path
+) -> None:
+    # The first 22 tokens decide in training (data.length=24), all of them the other way.
+    texts = [f"{first} " * 30 + f"{second} " * 60 for first in WARM for second in COLD]
+    (tmp_path / "long.tsv").write_text(
+        "feel\twords\n" + "".join(f"warm\t{text.strip()}\n" for text in texts)
+    )
+    flags = f"--checkpoint={finetuned[0]}", f"--data={tmp_path / 'long.tsv'}"
+    done = drivers.run("evaluate", *flags, f"--output={tmp_path / 'out'}")
+    assert done.status == 0 and "9 cut to 24 tokens" in done.out
+    evaluated = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
+    predicted = predict(drivers, finetuned, texts)
+    for one, other in zip(evaluated, predicted, strict=True):
+        assert one["label"] == other["label"] and other["cut_to"] == 24
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    shown = drivers.run("predict", flags[0], f"--text={texts[0]}")
+    assert "(cut to 24 tokens, as in training)" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("run", "lines", "message"),
+    [
+        ("FINETUNED", "red\n\nsun\n", "standard input, line 2: the input is empty"),
+        ("FINETUNED", "red\n\u3000\n", "standard input, line 2: the input is empty"),
+        ("FINETUNED", "red\nsun\tsun\n", "standard input, line 2: 'sun' does not suit the task"),
+        ("PRETRAINED", "[MASK]\nred\n", "standard input, line 2: nothing to fill in 'red'"),
+        ("PRETRAINED", "[MASK]\n" + "[MASK]" * 50, "line 2: '[MASK][MASK]"),
+        ("FINETUNED", "", "standard input has no line"),
+    ],
+)
+def test_a_line_that_cannot_be_answered_is_named_before_any_is(
+    run: str, lines: str, message: str, drivers: Drivers, pretrained: Run, finetuned: Run
+) -> None:
+    path = {"PRETRAINED": pretrained, "FINETUNED": finetuned}[run][0]
+    flags = f"--checkpoint={path}", "--batch_size=1"
+    assert message in drivers.run("predict", *flags, stdin=lines).error()

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from bert_jax.data.corpus import staging
+from bert_jax import files
 from bert_jax.data.corpus.corpus import open_corpus, read_manifest
 from bert_jax.text.tokenizer import load_tokenizer
 from tests.fixtures.corpora import content, documents_of, messages, tokens_of
@@ -113,10 +113,10 @@ def test_stopped_before_the_staging_directory_is_held_leaves_nothing(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(staging.fcntl, "flock", stopped)
+    monkeypatch.setattr(files.fcntl, "flock", stopped)
     with (
         pytest.raises(KeyboardInterrupt),
-        staging.locked_staging(tmp_path / "new" / "corpus", lambda _: False),
+        files.locked_staging(tmp_path / "new" / "corpus"),
     ):
         pass
     assert os.listdir(tmp_path) == []
@@ -173,7 +173,7 @@ def test_stopped_at_any_point_leaves_nothing_that_looks_finished(
         (["--heldout_rate=1"], "--heldout_rate=1.0 must be a rate from 0 to below 1"),
         (["--heldout_rate=much"], "--heldout_rate=much"),
         (["--layout=verse"], "--layout=verse"),
-        (["--output=EMPTY"], "empty.txt exists: remove it or choose another name"),
+        (["--output=EMPTY"], "empty.txt is there already: name a new or an empty directory"),
         (["--output=BLANK/corpus"], "cannot use"),
         (["--output=/proc/corpus"], "cannot use"),
     ],

@@ -75,7 +75,7 @@ def test_many_sick_steps_in_a_row_end_the_run(
     assert message.startswith(
         "error: the last 3 steps up to 8 had a loss or a gradient that is not finite"
     )
-    assert "Find the cause with --replay=6" in message
+    assert "Find the cause with --config.debug=True" in message
     assert steps_in(tmp_path)[0] == 4
     # What is kept is sound: without the sickness the run goes on from there.
     shutil.rmtree(tmp_path / FOLDER / "8", ignore_errors=True)

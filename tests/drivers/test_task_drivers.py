@@ -3,11 +3,15 @@
 import json
 import pathlib
 import random
+import re
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+from bert_jax.inspection.stored import open_checkpoint
 from tests.drivers.test_finetune import state_of
 from tests.fixtures.drivers import Drivers, Run, assert_same_bits, finetune_flags, log_of, newest
 from tests.fixtures.drivers import state_of as pretrained_state
@@ -223,6 +227,49 @@ def test_several_seeds_and_a_start_from_a_fine_tuned_run(
     again = drivers.run("finetune", *flags)
     assert again.status == 0 and again.out.count("is finished") == 2
     assert [log_of(tmp_path / f"seed-{seed}") for seed in (7, 8)] == logs
+
+
+def test_more_epochs_go_on_with_the_head(
+    drivers: Drivers, task: pathlib.Path, finetuned: Run, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    # Asked for in the same directory, the way is named.
+    more = [*finetune_flags(task, pretrained, finetuned[0]), "--config.epochs=5"]
+    message = drivers.run("finetune", *more).error()
+    way = f"--checkpoint={finetuned[0]} --config.keep_head=True"
+    assert "epochs: 3 -> 5" in message and f"; {way} trains its model further" in message
+
+    still = ["--config.optimizer.learning_rate=1e-12", "--config.epochs=1"]
+    flags = [*finetune_flags(task, finetuned, tmp_path / "run"), "--config.keep_head=True", *still]
+    done = drivers.run("finetune", *flags)
+    assert done.status == 0, done
+    assert re.search(r"classifier +\d+ +transferred", done.err), done.err
+    params = [open_checkpoint(run).params.read_tree() for run in (finetuned[0], tmp_path / "run")]
+    for one, other in zip(*map(jax.tree.leaves, params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("checkpoint", "the checkpoint has task=pretraining, and the run classification"),
+        ("labels", "the checkpoint has labels=['cold', 'warm'], and the run ['chilly', 'warm']"),
+        ("--config.feature_layers=2", "the checkpoint has feature_layers=1, and the run 2"),
+        ("--config.transfer=False", "keep_head=True needs transfer=True"),
+    ],
+)
+def test_a_head_of_another_task_is_not_kept(
+    change: str, message: str, drivers: Drivers, task: pathlib.Path, finetuned: Run,
+    pretrained: Run, tmp_path: pathlib.Path,
+) -> None:  # fmt: skip
+    if change == "labels":
+        task = pathlib.Path(shutil.copytree(task, tmp_path / "task"))
+        for name in ("train.tsv", "dev.tsv"):
+            (task / name).write_text((task / name).read_text().replace("\tcold\t", "\tchilly\t"))
+    start = pretrained if change == "checkpoint" else finetuned
+    flags = [*finetune_flags(task, start, tmp_path / "run"), "--config.keep_head=True"]
+    flags += [change] if change.startswith("--") else []
+    assert message in drivers.run("finetune", *flags).error()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_ends_when_it_gets_no_better(

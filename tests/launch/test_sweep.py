@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -162,7 +163,7 @@ def test_stopped_and_killed_in_the_middle_it_ends_as_if_it_had_not_been(
 ) -> None:
     workdir, name = tmp_path / "small", "pretrain/pairs/seed-0"
     process = start(workdir, "--seeds=1")
-    at_work(workdir, name)
+    wait_until(lambda: StudyFolder(workdir).find_plan() is not None)
     second = sweep(workdir, "--seeds=2")
     assert second.returncode == 1
     assert (
@@ -170,6 +171,7 @@ def test_stopped_and_killed_in_the_middle_it_ends_as_if_it_had_not_been(
         and "another sweep is running" in second.stderr
     )
     assert len(StudyFolder(workdir).read_plan().runs) == 6  # by which jobs find their run
+    at_work(workdir, name)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == RESTART_STATUS
@@ -232,7 +234,7 @@ def test_a_dry_run_prints_what_would_be_run(sweep: Sweep, tmp_path: pathlib.Path
     assert len(jobs) == 6 and not workdir.exists()
     assert f"-m launch.job --workdir={workdir} --number=5 --cores=" in jobs[5]
     drivers = sweep(workdir, "--on=print", "--seeds=1", "--variants=pairs").stdout.splitlines()
-    kinds = [line.split()[2] for line in drivers]
+    kinds = [shlex.split(line)[2] for line in drivers]
     assert kinds == ["bert_jax.prepare", "bert_jax.pretrain", "bert_jax.finetune"]
     assert drivers[2].endswith(f"--workdir={workdir}/feel/pairs/seed-0")
     (array,) = sweep(workdir, "--on=slurm", "--dry_run", "--seeds=1").stdout.splitlines()

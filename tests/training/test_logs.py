@@ -38,7 +38,7 @@ def open_log(workdir: pathlib.Path, first_step: int = 0) -> RunLog:
 
 
 def step_reports(log: RunLog, log_steps: int) -> StepReports:
-    watch = LossWatch(lambda step: f"rows {step}")
+    watch = LossWatch(lambda step: f"rows {step}", resumed=False)
     return StepReports(log, log_steps, lambda step: jnp.float32(step), lambda step: 7.0, watch)
 
 
@@ -111,7 +111,7 @@ def test_a_report_of_skipped_steps_alone_has_no_loss(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.parametrize(("loss", "is_told"), [(4.5, True), (3.2, False), (1.0, False)])
 def test_a_sudden_rise_of_the_loss_is_told(loss: float, is_told: bool) -> None:
-    watch, rng = LossWatch(lambda step: f"rows {step}"), np.random.default_rng(0)
+    watch, rng = LossWatch(lambda step: f"rows {step}", resumed=False), np.random.default_rng(0)
     before = [totals(3 + 0.1 * x) for x in rng.standard_normal(50)]
     assert watch.check(1, before) == ({}, [])
     values, lines = watch.check(51, [totals(loss), totals(3.0)])

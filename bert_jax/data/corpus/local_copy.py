@@ -13,7 +13,7 @@ from tqdm import tqdm
 from bert_jax.data.corpus.corpus import corpus_fingerprint
 from bert_jax.data.corpus.shards import listed_files
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
+from bert_jax.files import given_path, write_atomically
 
 _CHUNK_BYTES = 1 << 23
 
@@ -37,7 +37,7 @@ def local_copy(directory: str, local_dir: str) -> tuple[str, str]:
     """
     source = epath.Path(directory)
     name = f"{source.name}-{corpus_fingerprint(directory)[:12]}"
-    target = pathlib.Path(local_dir).expanduser() / name
+    target = given_path(local_dir) / name
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,5 @@
 """Opens the source that `--source` names: files, a TFDS dataset, or Python's documentation."""
 
-import glob
 import os
 import re
 import stat
@@ -19,6 +18,7 @@ from bert_jax.data.corpus.documents import (
 from bert_jax.data.corpus.records import ParquetFiles, TfdsRecords
 from bert_jax.data.corpus.text_files import JsonLines, TextFiles
 from bert_jax.errors import UserError
+from bert_jax.files import given, matching
 
 _TFDS = re.compile(r"(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):([^#]+)#(.+)")
 
@@ -78,11 +78,7 @@ def _files(spec: str, pattern: str) -> dict[str, int]:
     """Returns the size in bytes of every file that a pattern matches, sorted by path."""
     if not pattern:
         raise UserError(f"--source={spec} names no files: write {SOURCE_KINDS}")
-    # A path that exists is taken literally, even if it has characters with a meaning in globs.
-    if os.path.isdir(pattern):
-        names = _below(pattern)
-    else:
-        names = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+    names = _below(given(pattern)) if os.path.isdir(given(pattern)) else matching(pattern)
     sizes = {}
     for name in sorted(names):
         try:

@@ -8,7 +8,6 @@ import abc
 import contextlib
 import dataclasses
 import gzip
-import io
 import json
 import re
 import zlib
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 import numpy as np
+from backports import zstd
 
 from bert_jax.data.corpus import documents
 from bert_jax.data.corpus.documents import (
@@ -31,6 +31,9 @@ from bert_jax.data.corpus.documents import (
 from bert_jax.errors import UserError
 
 _COMPRESSED = (".gz", ".zst")
+_ZST_OPTIONS: dict[int, int] = {
+    zstd.DecompressionParameter.window_log_max: 31
+}  # what `zstd --long=31` needs
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK_LINES = re.compile(rb"\n\s*\n")
 _PLAIN = bytes(range(ord(" "), 127)) + b"\n"  # printable ASCII and the line break
@@ -163,7 +166,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as stored, _decompressed(path, stored) as file:
             yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
         raise _damaged(path, error) from error
     except OSError as error:
         # An error in compressed bytes has no errno.
@@ -174,9 +177,7 @@ def _decompressed(path: str, stored: BinaryIO) -> BinaryIO:
     if path.endswith(".gz"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=stored))
     if path.endswith(".zst"):
-        import pyarrow  # here, because it is large and rarely needed
-
-        return io.BufferedReader(pyarrow.CompressedInputStream(stored, "zstd"))
+        return cast(BinaryIO, zstd.ZstdFile(stored, options=_ZST_OPTIONS))
     return stored
 
 

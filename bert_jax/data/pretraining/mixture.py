@@ -7,6 +7,7 @@ import numpy as np
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.errors import UserError
+from bert_jax.files import exists, given, path_list
 
 # Each window of this many rows has exactly the share of every corpus, in random order. So the rows
 # of each corpus before any row are counted without visiting them.
@@ -14,7 +15,7 @@ _WINDOW = 4096
 
 
 def parse_mixture(spec: str) -> dict[str, float]:
-    """Reads `DIR` or `DIR=WEIGHT,DIR=WEIGHT,...`.
+    """Reads `DIR` or `DIR=WEIGHT,DIR=WEIGHT,...`; a directory that exists is not cut.
 
     Returns:
       Directory -> weight, above 0; they need not add up to 1.
@@ -22,10 +23,11 @@ def parse_mixture(spec: str) -> dict[str, float]:
     Raises:
       UserError: if a weight is not a number above 0, or a directory is named twice.
     """
-    entries = spec.split(",")
+    entries = path_list(spec, path_of=lambda entry: _directory_and_weight(entry)[0])
     mixture: dict[str, float] = {}
     for entry in entries:
-        directory, _, weight = entry.rpartition("=") if "=" in entry else (entry, "", "1")
+        name, weight = _directory_and_weight(entry)
+        directory = given(name)
         try:
             mixture[directory] = float(weight)
         except ValueError:
@@ -37,6 +39,12 @@ def parse_mixture(spec: str) -> dict[str, float]:
     if len(mixture) < len(entries):
         raise UserError(f"--config.data.corpus={spec} names a directory twice: add the weights")
     return mixture
+
+
+def _directory_and_weight(entry: str) -> tuple[str, str]:
+    """Cuts DIR=WEIGHT at its last sign, unless the whole is a directory."""
+    directory, sign, weight = entry.rpartition("=")
+    return (entry, "1") if not sign or exists(entry) else (directory, weight)
 
 
 class Mixture:

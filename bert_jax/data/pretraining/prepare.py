@@ -21,10 +21,9 @@ from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
 from bert_jax.data.corpus.sentences import SentenceSplitter
 from bert_jax.data.corpus.shards import damaged_files
 from bert_jax.data.corpus.sources import open_source
-from bert_jax.data.corpus.staging import locked_staging
 from bert_jax.data.pretraining import report
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
+from bert_jax.files import check_new, locked_staging, take_place, write_atomically
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
@@ -67,9 +66,7 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
       UserError: if an option is wrong, or the source cannot be read.
     """
     begin = time.monotonic()
-    output = options.output
-    if output.exists():
-        raise UserError(f"--output={output} exists: remove it or choose another name")
+    output = check_new(options.output, "output")
     if not 0 <= options.heldout_rate < 1:
         raise UserError(f"--heldout_rate={options.heldout_rate} must be a rate from 0 to below 1")
     source = open_source(options.source, options.layout)
@@ -99,7 +96,7 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
             "fingerprint": tokenizer.fingerprint,
         }
         manifest = pieces.complete_corpus(job, metadata)
-        (staging / pieces.CORPUS).rename(output)
+        take_place(staging / pieces.CORPUS, output)
     print(summary(manifest))
     print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
     print(f"wrote {output} in {time.monotonic() - begin:.0f} s")

@@ -142,7 +142,7 @@ def label_names(train: LabelledExamples) -> list[str]:
 
 def encode_inputs(
     texts: Sequence[str], pairs: Sequence[str], tokenizer: Tokenizer, length: int
-) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """Tokenises inputs and truncates them to rows of `length` tokens.
 
     Args:
@@ -152,16 +152,16 @@ def encode_inputs(
       length: T.
 
     Returns:
-      Token ids of A and of B of each example, int32 arrays, and the number of truncated examples.
+      Token ids of A and of B of each example, int32 arrays, and whether it is truncated, [E] bool.
     """
     a, b = tokenizer.encode_batch(texts), tokenizer.encode_batch(pairs)
     a_lengths, b_lengths = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
     a_kept, b_kept = truncated_lengths(a_lengths, b_lengths, length - PAIR_SPECIALS)
     a_kept = np.where(b_lengths == 0, np.minimum(a_lengths, length - SINGLE_SPECIALS), a_kept)
-    cut = np.count_nonzero((a_kept < a_lengths) | (b_kept < b_lengths))
+    cut = (a_kept < a_lengths) | (b_kept < b_lengths)
     a = [ids[:kept] for ids, kept in zip(a, a_kept, strict=True)]
     b = [ids[:kept] for ids, kept in zip(b, b_kept, strict=True)]
-    return a, b, int(cut)
+    return a, b, cut
 
 
 class TextSplit(Split):
@@ -188,7 +188,7 @@ class TextSplit(Split):
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
         self.inputs = TaskInputs(a, b, labels, np.arange(len(a)))
         self.examples = len(a)
-        notes = [examples.note, f"{cut:,} cut to {length} tokens" if cut else ""]
+        notes = [examples.note, f"{cut.sum():,} cut to {length} tokens" if cut.any() else ""]
         self.notes = "; ".join(note for note in notes if note)
         self.gold = labels
         self._texts = [

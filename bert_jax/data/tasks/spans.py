@@ -259,7 +259,8 @@ class SpanSplit(Split):
         Returns:
           The scores of `answer_scores`, `f1` first; with a threshold also `no_answer_threshold`, in
           logits. If it is best never to answer, that is the lowest float32, since JSON has no
-          infinity.
+          infinity. With the threshold of `tuned_by` also `best_f1` and `best_f1_threshold`: what
+          a threshold chosen on these outputs would give.
 
         Raises:
           ValueError: if the outputs do not fit the inputs, or are not finite.
@@ -268,11 +269,15 @@ class SpanSplit(Split):
         scores = answer_scores([each.text for each in predictions], self._golds)
         lowest = float(np.finfo(np.float32).min)
         found = {} if threshold is None else {"no_answer_threshold": max(threshold, lowest)}
+        if self._threshold is not None and not all(self._golds):
+            best, f1 = self._best_threshold(self._encoded.answers(outputs, self._answer_length))
+            found |= {"best_f1": f1, "best_f1_threshold": max(best, lowest)}
         return {"f1": scores.pop("f1")} | scores | found
 
     def tuned_by(self, scores: dict[str, float]) -> None:
-        """See `Split.tuned_by`: the threshold of no answer."""
-        self._threshold = scores.get("dev_no_answer_threshold")
+        """See `Split.tuned_by`: the threshold of no answer; 0 for a model that tells none."""
+        has_all = all(self._golds)
+        self._threshold = scores.get("dev_no_answer_threshold", None if has_all else 0.0)
 
     def gold_text(self) -> str:
         """See `Split.gold_text`."""
@@ -285,10 +290,12 @@ class SpanSplit(Split):
             return [each.unless_null(self._threshold) for each in best], self._threshold
         if all(self._golds):
             return best, None
-        differences = np.array([each.null_difference for each in best])
-        texts = [each.text for each in best]
-        threshold, _ = best_no_answer_threshold(texts, differences, self._golds)
+        threshold, _ = self._best_threshold(best)
         return [each.unless_null(threshold) for each in best], threshold
+
+    def _best_threshold(self, answers: Sequence[Prediction]) -> tuple[float, float]:
+        differences = np.array([each.null_difference for each in answers])
+        return best_no_answer_threshold([each.text for each in answers], differences, self._golds)
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """Yields each question with its predicted answer, as in `scores`, and its gold answers."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.tasks.rows import TaskInputs
+from bert_jax.files import path_list
 
 Outputs = Sequence[np.ndarray]  # of each input: [C], or [size, C] of its tokens; float32
 
@@ -88,5 +89,5 @@ class Task:
 
 def dev_sources(config: TaskDataConfig) -> dict[str, str]:
     """Returns the held-out sources by name of the split: `dev`, `dev2` and so on."""
-    sources = [source for part in config.dev.split(",") if (source := part.strip())]
-    return {f"dev{number}" if number > 1 else "dev": s for number, s in enumerate(sources, 1)}
+    numbered = enumerate(filter(None, path_list(config.dev)), 1)
+    return {f"dev{number}" if number > 1 else "dev": source for number, source in numbered}

@@ -17,6 +17,7 @@ from bert_jax.data.corpus import records
 from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.labels import clean_label, is_blank
 from bert_jax.errors import UserError
+from bert_jax.files import exists, given_path
 
 Row = dict[str, object]  # column -> value
 
@@ -60,12 +61,17 @@ def read_rows(source: str, *, header: bool, bad: BadRows) -> Iterator[tuple[str,
 
 def has_records(source: str) -> bool:
     """Returns True for sources whose values have names and types: JSON lines, TFDS."""
-    return source.startswith(_TFDS_PREFIX) or pathlib.Path(source).suffix == ".jsonl"
+    return is_tfds(source) or pathlib.Path(source).suffix == ".jsonl"
+
+
+def is_tfds(source: str) -> bool:
+    """Returns True for a dataset of TFDS; a file of such a name is a file."""
+    return source.startswith(_TFDS_PREFIX) and not exists(source)
 
 
 def read_records(source: str) -> Iterator[tuple[str, Row]]:
     """Reads a source with `has_records`; see `read_rows`."""
-    return _tfds(source) if source.startswith(_TFDS_PREFIX) else _json_lines(source)
+    return _tfds(source) if is_tfds(source) else _json_lines(source)
 
 
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
@@ -78,7 +84,7 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
       UserError: if the file cannot be read or is not UTF-8.
     """
     try:
-        with open(path, "rb") as file:
+        with given_path(path).open("rb") as file:
             begin = 0
             for number, stored in enumerate(file, start=1):
                 try:

@@ -231,7 +231,7 @@ def test_a_second_prepare_is_refused(
     finally:
         os.close(lock)
     assert message == (
-        f"another process is making {tmp_path / 'corpus'}: wait for it, or choose another --output"
+        f"another process is making {tmp_path / 'corpus'}: wait for it, or name another place"
     )
     assert content(staging) == before
 

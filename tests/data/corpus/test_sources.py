@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from backports import zstd
 
 from bert_jax.data.corpus import documents, python_docs, text_files
 from bert_jax.data.corpus.documents import Document, Layout, Source
@@ -423,6 +424,17 @@ def test_compressed_files_are_read_as_their_text(
     assert f"{path}:3: field 'a' is a number" in _refusal(f"jsonl:{path}#a")
     path = _write(tmp_path / f"c{ending}", _stored(ending, b" \n\n"))
     assert f"{path} has no text" in _refusal(f"text:{path}")
+
+
+@pytest.mark.parametrize("window", [10, 27, 28, 31])
+def test_zst_is_read_whatever_its_window(window: int, tmp_path: Path) -> None:
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: window}
+    writer = zstd.ZstdCompressor(options=options)  # it does not know the size to come
+    content = b"".join(
+        [writer.compress(b"One.\n\n"), writer.compress(b"Two.\n"), writer.flush(writer.FLUSH_FRAME)]
+    )
+    path = _write(tmp_path / "a.zst", content)
+    assert _sentences(f"text:{path}") == [["One."], ["Two."]]
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])

@@ -307,6 +307,15 @@ def test_no_answer_is_predicted_over_the_best_threshold() -> None:
     }
     json.dumps(rows)
 
+    # A threshold of the run, or 0 where it has none, is not chosen on what is scored.
+    for stored, f1 in (({}, 100), ({"dev_no_answer_threshold": 9.0}, 50)):
+        split.tuned_by(stored)
+        scores = split.scores(outputs)
+        assert scores["f1"] == f1
+        assert scores["no_answer_threshold"] == stored.get("dev_no_answer_threshold", 0)
+        assert scores["best_f1"] == 100 and scores["best_f1_threshold"] == -0.5
+
+    split = make_split(*questions)
     outputs[0][0] = 9  # now an answer costs more than it gains
     outputs[2][0] = 9
     scores = split.scores(outputs)

@@ -388,3 +388,15 @@ def test_damaged_tfds_files_are_read_or_refused(dataset: Path) -> None:
     message = refusal(rows_of, "tfds:reviews:dev", header=True)
     shard.write_bytes(kept[shard])
     assert f"{dataset} is damaged or incomplete (" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["tfds:glue:train.tsv", "~a.tsv", "a,b [1]*.tsv", "é\n.tsv", "~/a.tsv"]
+)
+def test_the_name_of_a_file_is_taken_as_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / name.removeprefix("~/")).write_text("text\tlabel\na film\tgood\n")
+    assert [row for _, row in read_rows(name, header=True)] == [{"text": "a film", "label": "good"}]

@@ -1,0 +1,53 @@
+"""JAX's switches have their meaning, or are refused in one line before the first step."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.fixtures.drivers import ROOT, Drivers, Run
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "JAX_ENABLE_X64=1",
+        "JAX_ENABLE_X64=true",
+        "JAX_DISABLE_JIT=1",
+        "JAX_NO_TRACING=1",
+        "JAX_NUMPY_DTYPE_PROMOTION=strict",
+        "JAX_TRANSFER_GUARD=disallow",
+        "JAX_TRANSFER_GUARD_DEVICE_TO_HOST=disallow_explicit",
+    ],
+)
+def test_what_no_run_can_work_with_is_refused(
+    switch: str, drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    name, _, value = switch.partition("=")
+    flags = [*pretrain_flags, f"--workdir={tmp_path / 'run'}"]
+    message = drivers.run("pretrain", *flags, environment={name: value}).error()
+    assert message.startswith(f"{switch} is set, but ") and message.endswith(": unset it")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "switch",
+    ["JAX_PLATFORMS=nonsense", "JAX_ENABLE_X64=0", "JAX_DEFAULT_MATMUL_PRECISION=nonsense"],
+)
+def test_a_wrong_value_is_named(switch: str, pretrained: Run) -> None:
+    name, _, value = switch.partition("=")
+    command = [sys.executable, "-m", "bert_jax.predict", f"--checkpoint={pretrained[0]}"]
+    done = subprocess.run(
+        [*command, "--text=red [MASK]"],
+        cwd=ROOT,
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+    )
+    if value == "0":
+        assert done.returncode == 0, done
+        return
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done
+    assert done.stderr.startswith(f"error: {switch}: ") and "or unset it" in done.stderr
