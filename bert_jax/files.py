@@ -21,14 +21,13 @@ _MOST_BYTES = 255  # of a name, in most file systems
 _STAGING = ".partial"  # in a directory that becomes the output
 _COMMA = re.compile(r"(?<!\\),")  # `\,` is a comma inside a path
 
-REMEDIES = {
+REMEDIES = {  # what a user can do about an error of the system with a path
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
     errno.EROFS: "name a place that can be written",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a part of the path is a file: name another",
     errno.EISDIR: "name a file",
-    errno.ENOENT: "check the path",
     errno.ELOOP: "its links form a circle: name another",
 }
 

@@ -67,8 +67,7 @@ def read_inputs(
             first, _, second = line.decode().rstrip("\r\n").partition("\t")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{_INPUT.value or 'standard input'}, line {number} is not UTF-8 (byte"
-                f" {error.start} of the line): convert it first"
+                f"{_place(number)} is not UTF-8 (byte {error.start} of the line): convert it first"
             ) from None
         yield first, second
 
@@ -80,7 +79,7 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
         from bert_jax.inspection.text_vectors import encode_lines
     score = Scores(restore_masked_lm(checkpoint, metadata, one_device()), _BATCH_SIZE.value)
     inputs = _all_inputs()
-    a, b = encode_lines(inputs, score.tokenizer, score.max_length, _source())
+    a, b = encode_lines(inputs, score.tokenizer, score.max_length, _place)
     show = _dumps if _JSON.value else show_score
     for block in _blocks(len(inputs)):
         for prediction in score(inputs[block], a[block], b[block]):
@@ -97,7 +96,7 @@ def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
     tokenizer = encoder.tokenizer
     inputs = _all_inputs()
-    a, b = text_vectors.encode_lines(inputs, tokenizer, encoder.config.max_length, _source())
+    a, b = text_vectors.encode_lines(inputs, tokenizer, encoder.config.max_length, _place)
     vectors = text_vectors.TextVectors(encoder, mesh, pooling, batch_size=_BATCH_SIZE.value)
     made = (vectors(a[block], b[block]) for block in _blocks(len(inputs)))
     if pooling is Pooling.TOKENS:
@@ -116,8 +115,13 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
+def _place(number: int) -> str:
+    """Returns the place of an input, numbered from 1, for messages."""
+    return "--text" if _TEXT.value is not None else f"{_source()}, line {number}"
+
+
 def _source() -> str:
-    return "--text" if _TEXT.value is not None else _INPUT.value or "standard input"
+    return _INPUT.value or "standard input"
 
 
 def _all_inputs() -> list[tuple[str, str]]:
@@ -151,8 +155,7 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
         try:
             predict.check(*pair)
         except UserError as error:
-            where = _source() if _TEXT.value is not None else f"{_source()}, line {number}"
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{_place(number)}: {error}") from None
     for begin in range(0, len(inputs), _BATCH_SIZE.value):
         for prediction in predict(inputs[begin : begin + _BATCH_SIZE.value]):
             answer(show(prediction))

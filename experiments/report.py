@@ -7,7 +7,6 @@ The second command copies the plan, the logs and the states of all runs to anoth
 writes the report there; the same report can be made again from that folder.
 """
 
-import pathlib
 import shutil
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from absl import flags
 from bert_jax.checkpoints.workdir import CONFIG_FILE
 from bert_jax.cli import app
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
+from bert_jax.files import given_path, write_atomically
 from bert_jax.training.logs import LOG_FILE, STARTS_FILE
 from experiments.folder import StudyFolder
 from experiments.page import page
@@ -45,13 +44,13 @@ def keep(folder: StudyFolder, copy: StudyFolder) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Writes table.md, values.csv, curves.png and index.html into the folder."""
-    given = argv[1:]
-    if len(given) != 1:
+    folders = argv[1:]
+    if len(folders) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
-    folder = StudyFolder(pathlib.Path(given[0]))
+    folder = StudyFolder(given_path(folders[0]))
     summary = summarise(folder)  # raises before anything is written
     if _KEEP.value:
-        copy = StudyFolder(pathlib.Path(_KEEP.value))
+        copy = StudyFolder(given_path(_KEEP.value))
         keep(folder, copy)
         folder = copy
     table = markdown(summary)

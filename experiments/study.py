@@ -270,14 +270,8 @@ def pretraining_config(size: Size, variant: Variant) -> PretrainConfig:
     Raises:
       UserError: if an override does not apply.
     """
-    overrides = _with_corpus("CORPUS", (*size.pretrain, *variant.pretrain))
+    overrides = ("data.corpus=CORPUS", *size.pretrain, *variant.pretrain)
     return _checked(size.recipe, overrides, PretrainConfig, variant.name)
-
-
-def _with_corpus(corpus: str, overrides: Overrides) -> Overrides:
-    """Adds the corpus of the study, unless a variant names its own."""
-    is_named = any(override.startswith("data.corpus=") for override in overrides)
-    return overrides if is_named else (f"data.corpus={corpus}", *overrides)
 
 
 def finetuning_config(size: Size, variant: Variant, task: Task) -> FinetuneConfig:
@@ -292,7 +286,7 @@ def finetuning_config(size: Size, variant: Variant, task: Task) -> FinetuneConfi
 
 def _checked(recipe: str, overrides: Overrides, config_type: type[Config], variant: str) -> Config:
     try:
-        config = resolve_config(recipe, overrides, config_type)
+        config = resolve_config(recipe, _last_of_each(overrides), config_type)
         validate(config)
     except UserError as error:
         raise UserError(f"variant {variant}: {error}") from None
@@ -368,7 +362,7 @@ def _pretraining(
     needs: tuple[str, ...],
 ) -> Run:
     seed = int(name.rpartition("-")[2])
-    overrides = _with_corpus(corpus, (*size.pretrain, *variant.pretrain, f"seed={seed}"))
+    overrides = (f"data.corpus={corpus}", *size.pretrain, *variant.pretrain, f"seed={seed}")
     if study.probe_steps:
         overrides += tuple(
             f"{field}={study.probe_steps}" for field in ("checkpoint_steps", "keep_every_steps")
@@ -402,7 +396,13 @@ def _finetuning(
 
 
 def _config_flags(recipe: str, overrides: Overrides) -> tuple[str, ...]:
-    return (f"--config={recipe}", *(f"--config.{override}" for override in overrides))
+    last = _last_of_each(overrides)
+    return (f"--config={recipe}", *(f"--config.{override}" for override in last))
+
+
+def _last_of_each(overrides: Overrides) -> Overrides:
+    """Returns the last override of each field: a driver would take all of a list of paths."""
+    return tuple({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def _filled(texts: Overrides, paths: StudyPaths) -> Overrides:

@@ -7,6 +7,7 @@ same command continues. A run that fails is retried, then skipped, and the other
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.errors import UserError
+from bert_jax.files import given, given_path
 from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
 from experiments.folder import StudyFolder, failures, lock_file
 from experiments.study import (
@@ -182,24 +184,24 @@ def chosen_options() -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> None:
     """Checks everything, then starts the runs."""
-    given = argv[1:]
-    if len(given) != 1:
+    files = argv[1:]
+    if len(files) != 1:
         raise UserError("name one study: python -m launch.sweep experiments/drop_nsp.py")
-    study, question = load_study(given[0])
-    name, size = pathlib.Path(given[0]).stem, chosen_size(study)
-    folder = StudyFolder(pathlib.Path(_WORKDIR.value or f"runs/{name}"))
+    study, question = load_study(files[0])
+    name, size = pathlib.Path(files[0]).stem, chosen_size(study)
+    folder = StudyFolder(given_path(_WORKDIR.value or f"runs/{name}"))
     paths = StudyPaths(
         workdir=str(folder.path),
-        data=_DATA.value,
-        corpus=_CORPUS.value,
-        checkpoint=_CHECKPOINT.value,
+        data=given(_DATA.value),
+        corpus=given(_CORPUS.value),
+        checkpoint=given(_CHECKPOINT.value),
     )
     if paths.checkpoint and not study.one_pretraining:
         raise UserError(
             f"--checkpoint={paths.checkpoint}: {name} pretrains its variants: leave the flag out"
         )
     runs = expand(study, size, paths)
-    if reads_data(study, size, paths) and not pathlib.Path(paths.data).is_dir():
+    if reads_data(study, size, paths) and not os.path.isdir(paths.data):
         raise UserError(
             f"--data={paths.data} is not a folder: make it as experiments/README.md describes"
         )

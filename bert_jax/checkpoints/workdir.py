@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import Any
 
+from bert_jax.checkpoints.checkpoint import FOLDER
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import FinetuneConfig, RootConfig, differences, from_dict, to_dict
 from bert_jax.errors import UserError
@@ -53,7 +54,7 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
     if changed := differences(stored, config):
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         remedy = "name another directory, or use the run's own config"
-        if isinstance(config, FinetuneConfig) and (workdir / "checkpoints").is_dir():
+        if isinstance(config, FinetuneConfig) and (workdir / FOLDER).is_dir():
             remedy += f"; --checkpoint={workdir} --config.keep_head=True trains its model further"
         raise UserError(
             f"--workdir={workdir} has a run with another config: {', '.join(changed[:3])}{more};"

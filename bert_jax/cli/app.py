@@ -70,8 +70,8 @@ def run(main: Main, *, positional: bool = False, unknown_flags: bool = False) ->
             _end(f"error: no space left for {where}: free some or write elsewhere", 1, error)
         if error.filename is None:
             raise
-        remedy = REMEDIES.get(error.errno or 0, "")
-        _end(f"error: cannot use {error.filename}: {error.strerror}{remedy}", 1, error)
+        remedy = REMEDIES.get(error.errno or 0, "check the path")
+        _end(f"error: cannot use {error.filename}: {error.strerror}; {remedy}", 1, error)
     except FloatingPointError as error:  # by JAX_DEBUG_NANS or JAX_DEBUG_INFS
         _end(f"error: {error}; --config.debug=True names the operation and its lines", 1, error)
     except Exception as error:

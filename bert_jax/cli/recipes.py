@@ -198,8 +198,8 @@ def take_config(
             if path in PATH_LISTS and path in overrides:
                 value = f"{overrides[path]},{value}"
             overrides[path] = value
-    flags = [f"--config.{path}={value}" for path, value in overrides.items()]
-    return _overridden(config, flags), others
+    given = [f"--config.{path}={value}" for path, value in overrides.items()]
+    return _overridden(config, given), others
 
 
 def _overridden(config: Any, overrides: list[str]) -> Any:

@@ -1,9 +1,23 @@
 """Standard output and error of a driver: UTF-8, and not its end when a reader leaves."""
 
+import codecs
 import io
 import os
 import sys
 from typing import Any
+
+_ERRORS = "bytes_or_escapes"
+
+
+def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encodes the surrogates that stand for a file name's bytes, and shows others as escapes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_ERRORS, _bytes_or_escapes)
 
 
 class Stream:
@@ -15,7 +29,7 @@ class Stream:
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         """Writes UTF-8 whatever the locale; names of files that are not UTF-8 as they are."""
-        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+        stream.reconfigure(encoding="utf-8", errors=_ERRORS)
         self._stream = stream
         self.reader_left = False
 
@@ -47,7 +61,7 @@ class Stream:
 def open_streams() -> None:
     """Replaces `sys.stdout` and `sys.stderr`, where they are streams of the process."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+        stream = getattr(sys, name) or open(os.devnull, "w")  # the process may have none
         if isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, Stream(stream))
 

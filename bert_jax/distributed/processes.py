@@ -83,7 +83,7 @@ def join(launch: Launch, config: HostsConfig, must_agree: dict[str, Any]) -> Non
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
     if own.process:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="surrogateescape")
 
 
 def refuse_several(launch: Launch, what: str) -> None:

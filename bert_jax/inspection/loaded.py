@@ -117,7 +117,9 @@ class LoadedModel:
         if batch_size not in self._scorers:
             self._scorers[batch_size] = Scores(self._masked_lm, batch_size)
         inputs = _pairs(texts)
-        a, b = encode_lines(inputs, self.tokenizer, self.stored.encoder.max_length, "texts")
+        a, b = encode_lines(
+            inputs, self.tokenizer, self.stored.encoder.max_length, "text {}".format
+        )
         return self._scorers[batch_size](inputs, a, b)
 
     def encode(
@@ -144,7 +146,9 @@ class LoadedModel:
         if key not in self._encoders:
             encoder = lowest_layers(self._encoder, layer)
             self._encoders[key] = TextVectors(encoder, one_device(), key[0], batch_size=batch_size)
-        a, b = encode_lines(_pairs(texts), self.tokenizer, self.stored.encoder.max_length, "texts")
+        a, b = encode_lines(
+            _pairs(texts), self.tokenizer, self.stored.encoder.max_length, "text {}".format
+        )
         vectors = self._encoders[key](a, b)
         return vectors if key[0] is Pooling.TOKENS else np.stack(vectors)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,10 @@ from bert_jax.text.tokenizer import SpecialIds, Tokenizer
 
 
 def encode_lines(
-    inputs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int, source: str
+    inputs: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    max_length: int,
+    place_of: Callable[[int], str],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Tokenises lines of text.
 
@@ -30,7 +33,7 @@ def encode_lines(
       inputs: (text, second text or ''), at least one.
       tokenizer: of the checkpoint.
       max_length: greatest size of an input, in tokens.
-      source: name of the input in messages.
+      place_of: names an input in messages by its number, from 1.
 
     Returns:
       Token ids of each line's first text, and of its second, [size] int32 each.
@@ -39,16 +42,15 @@ def encode_lines(
       UserError: if there is no line, or one is empty or too long.
     """
     if not inputs:
-        raise UserError(f"{source} has no line: give it at least one text")
+        raise UserError("there is no text: give at least one")
     firsts, seconds = zip(*inputs, strict=True)
     a, b, _ = encode_inputs(firsts, seconds, tokenizer, sys.maxsize)
     for number, (ids, size) in enumerate(zip(a, input_sizes(a, b), strict=True), start=1):
-        line = f"{source}, line {number}" if source != "--text" else source
         if not len(ids):
-            raise UserError(f"{line} is empty: give it some text, or leave it out")
+            raise UserError(f"{place_of(number)} is empty: give it some text, or leave it out")
         if size > max_length:
             raise UserError(
-                f"{line} has {size} tokens, and the model has positions for"
+                f"{place_of(number)} has {size} tokens, and the model has positions for"
                 f" {max_length}: shorten or split it"
             )
     return a, b

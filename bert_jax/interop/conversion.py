@@ -123,8 +123,8 @@ def convert(
       UserError: for what cannot be converted; nothing is left behind.
     """
     (kind, _), (target_kind, path) = _kind_and_path(source), _kind_and_path(target)
-    inwards, outwards = kind in (_HF, _TF1), target_kind == _HF
-    if inwards == outwards:
+    inwards, outwards = bool(kind), target_kind == _HF
+    if inwards == outwards or target_kind == _TF1:
         raise UserError(
             f"--from={source} --to={target}: one must be hf:DIR (or --from tf1:PREFIX), and the"
             " other a checkpoint"

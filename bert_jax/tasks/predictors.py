@@ -63,7 +63,7 @@ class WholeInputs(Predictor):
 
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
-        check_not_empty(text)
+        _check_not_empty(text)
         are_pairs = bool(self._tuned.config.data.text_pair_column)
         if bool(pair.strip()) != are_pairs:
             wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
@@ -120,7 +120,7 @@ class Tags(Predictor):
 
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
-        check_not_empty(text)
+        _check_not_empty(text)
         if pair:
             raise UserError(f"{text!r} has a second text, but the task's inputs are single texts")
 
@@ -188,7 +188,7 @@ class Answers(Predictor):
 
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
-        check_not_empty(text)
+        _check_not_empty(text)
         if not pair.strip():
             raise UserError(
                 f"{text!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
@@ -241,8 +241,7 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
         )
 
 
-def check_not_empty(text: str) -> None:
-    """Raises UserError for a text of nothing but white space."""
+def _check_not_empty(text: str) -> None:
     if not text.strip():
         raise UserError("the input is empty: give it some text")
 

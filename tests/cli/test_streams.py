@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.drivers import ROOT, Drivers, Run, prepare_flags
+from tests.fixtures.drivers import ROOT, Run, prepare_flags
 
 
 def run(
@@ -64,9 +64,46 @@ def test_the_output_is_utf_8_in_every_locale(locale: str, tmp_path: pathlib.Path
     assert f"--config={missing} is no file".encode() in done.stderr
 
 
-def test_a_name_that_is_not_utf_8_is_told_as_it_is(
-    drivers: Drivers, tmp_path: pathlib.Path
-) -> None:
+def test_a_name_that_is_not_utf_8_is_told_as_it_is(tmp_path: pathlib.Path) -> None:
     name = os.fsdecode(b"\xff.txt")
     done = run("prepare", f"--source=text:{tmp_path / name}", f"--output={tmp_path / 'new'}")
     assert done.returncode == 1 and b"\xff.txt matches no file" in done.stderr
+
+
+def test_a_character_that_utf_8_cannot_hold_is_shown_as_an_escape(tmp_path: pathlib.Path) -> None:
+    script = (
+        "from bert_jax.cli.streams import open_streams; open_streams(); print('\\ud800 \\udcff')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
+    assert done.stdout == b"\\ud800 \xff\n"
+
+
+def test_work_goes_on_without_an_output(text: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = prepare_flags(text, tmp_path / "new")
+    command = [sys.executable, "-m", "bert_jax.prepare", *flags]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "new/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            ("predict", "--checkpoint={run}", "--input=nowhere.txt"),
+            "nowhere.txt: No such file or directory; check the path",
+        ),
+        (("predict", "--checkpoint={run}", "--input={run}"), ": Is a directory; name a file"),
+        (
+            ("predict", "--checkpoint={run}", "--input={run}/config.json/a"),
+            ": Not a directory; a part of the path is a file: name another",
+        ),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_told_with_a_remedy(
+    pretrained: Run, flags: tuple[str, ...], told: str
+) -> None:
+    driver, *rest = (flag.format(run=pretrained[0]) for flag in flags)
+    done = run(driver, *rest)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert told in done.stderr.decode()

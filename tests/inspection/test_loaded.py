@@ -155,7 +155,7 @@ def test_what_a_user_can_get_wrong(model: LoadedModel, tmp_path: pathlib.Path) -
         model.encode([])
     with pytest.raises(UserError, match=r"\['a'\] is no text and no pair"):
         model.encode([["a"]])  # type: ignore[list-item]
-    with pytest.raises(UserError, match="texts, line 2 is empty"):
+    with pytest.raises(UserError, match="text 2 is empty"):
         model.encode(["red", ""])
     with pytest.raises(UserError, match="nothing to fill in 'red'"):
         model.fill_mask("red")

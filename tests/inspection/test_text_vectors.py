@@ -51,7 +51,7 @@ def test_vectors_are_those_of_each_text_alone(pretrained: Run, pooling, layer) -
     whole = open_checkpoint(pretrained[0]).restore_encoder()
     expected = [taken(text_internals(whole, *pair), pooling, layer) for pair in INPUTS]
     encoder = lowest_layers(whole, layer)
-    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
+    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "line {}".format)
     for batch_size, packed in ((32, True), (32, False), (2, True)):
         make = TextVectors(encoder, one_device(), pooling, batch_size=batch_size, packed=packed)
         for ours, alone in zip(make(a, b), expected, strict=True):
@@ -156,7 +156,7 @@ def test_scores_are_what_the_model_says_of_each_masked_token(pretrained: Run) ->
     expected = [
         np.log([row["probability"] for row in masked_in_turn(lm, *pair)]) for pair in INPUTS
     ]
-    a, b = encode_lines(INPUTS, lm.tokenizer, 40, "lines")
+    a, b = encode_lines(INPUTS, lm.tokenizer, 40, "line {}".format)
     for batch_size, packed in ((32, True), (32, False), (3, True)):
         score = PseudoLikelihood(lm, one_device(), batch_size=batch_size, packed=packed)
         for ours, alone in zip(score(a, b), expected, strict=True):
@@ -246,7 +246,7 @@ def test_a_causal_model_has_no_masks(pretrained: Run) -> None:
 def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:
     whole = open_checkpoint(pretrained[0]).restore_encoder()
     causal = dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=True))
-    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "lines")
+    a, b = encode_lines(INPUTS, whole.tokenizer, 40, "line {}".format)
     made = TextVectors(causal, one_device(), Pooling.CLS, batch_size=3)(a, b)
     for vector, pair in zip(made, INPUTS, strict=True):
         np.testing.assert_allclose(vector, text_internals(causal, *pair).hidden[-1][-1], **close)

@@ -78,7 +78,8 @@ def _files(spec: str, pattern: str) -> dict[str, int]:
     """Returns the size in bytes of every file that a pattern matches, sorted by path."""
     if not pattern:
         raise UserError(f"--source={spec} names no files: write {SOURCE_KINDS}")
-    names = _below(given(pattern)) if os.path.isdir(given(pattern)) else matching(pattern)
+    path = given(pattern)
+    names = _below(path) if os.path.isdir(path) else matching(pattern)
     sizes = {}
     for name in sorted(names):
         try:

@@ -31,9 +31,8 @@ from bert_jax.data.corpus.documents import (
 from bert_jax.errors import UserError
 
 _COMPRESSED = (".gz", ".zst")
-_ZST_OPTIONS: dict[int, int] = {
-    zstd.DecompressionParameter.window_log_max: 31
-}  # what `zstd --long=31` needs
+# The widest window, that of `zstd --long=31`.
+_ZST_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK_LINES = re.compile(rb"\n\s*\n")
 _PLAIN = bytes(range(ord(" "), 127)) + b"\n"  # printable ASCII and the line break

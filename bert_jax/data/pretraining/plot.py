@@ -12,15 +12,12 @@ from bert_jax.data.pretraining.report import ROW_LENGTHS, LengthReport, Lengths
 _BINS_PER_DOUBLING = 3
 
 
-def plot_lengths(report: LengthReport, path: pathlib.Path) -> pathlib.Path:
+def plot_lengths(report: LengthReport, path: pathlib.Path) -> None:
     """Plots histograms of the lengths of documents and sentences, as a PNG.
 
     Args:
       report: of a split.
       path: of the PNG.
-
-    Returns:
-      `path`.
     """
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -30,7 +27,6 @@ def plot_lengths(report: LengthReport, path: pathlib.Path) -> pathlib.Path:
     for axes, unit in zip(panels, ("documents", "documents", "sentences"), strict=True):
         axes.set_ylabel(f"share of {unit}")
     figure.savefig(path, dpi=120)
-    return path
 
 
 def _draw(axes: Axes, lengths: Lengths, title: str, marks: tuple[int, ...]) -> None:

@@ -23,7 +23,7 @@ from bert_jax.data.corpus.shards import damaged_files
 from bert_jax.data.corpus.sources import open_source
 from bert_jax.data.pretraining import report
 from bert_jax.errors import UserError
-from bert_jax.files import check_new, locked_staging, take_place, write_atomically
+from bert_jax.files import check_new, exists, locked_staging, new_file, take_place, write_atomically
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
@@ -129,7 +129,7 @@ def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
 
 def _given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
     """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
-    if not options.tokenizer.startswith("train:"):
+    if exists(options.tokenizer) or not options.tokenizer.startswith("train:"):
         return load_tokenizer(options.tokenizer, lower_case=options.lower_case)
     _training(options.tokenizer)
     return None
@@ -269,4 +269,6 @@ def print_description(directory: pathlib.Path) -> None:
     print("\n".join([summary(read_manifest(directory)), *lines]))
     if lengths:
         picture = directory.absolute().with_name(f"{directory.absolute().name}.lengths.png")
-        print(f"\nwrote {plot_lengths(lengths, picture)}")
+        with new_file(picture) as made:
+            plot_lengths(lengths, made)
+        print(f"\nwrote {picture}")

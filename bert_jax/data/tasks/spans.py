@@ -265,13 +265,14 @@ class SpanSplit(Split):
         Raises:
           ValueError: if the outputs do not fit the inputs, or are not finite.
         """
-        predictions, threshold = self._predictions(outputs)
+        best = self._encoded.answers(outputs, self._answer_length)
+        predictions, threshold = self._predictions(best)
         scores = answer_scores([each.text for each in predictions], self._golds)
         lowest = float(np.finfo(np.float32).min)
         found = {} if threshold is None else {"no_answer_threshold": max(threshold, lowest)}
         if self._threshold is not None and not all(self._golds):
-            best, f1 = self._best_threshold(self._encoded.answers(outputs, self._answer_length))
-            found |= {"best_f1": f1, "best_f1_threshold": max(best, lowest)}
+            chosen, f1 = self._best_threshold(best)
+            found |= {"best_f1": f1, "best_f1_threshold": max(chosen, lowest)}
         return {"f1": scores.pop("f1")} | scores | found
 
     def tuned_by(self, scores: dict[str, float]) -> None:
@@ -283,9 +284,8 @@ class SpanSplit(Split):
         """See `Split.gold_text`."""
         return json.dumps([question.context for question in self._questions] + self._golds)
 
-    def _predictions(self, outputs: Outputs) -> tuple[list[Prediction], float | None]:
-        """Returns the predictions, and the threshold, if one is used."""
-        best = self._encoded.answers(outputs, self._answer_length)
+    def _predictions(self, best: list[Prediction]) -> tuple[list[Prediction], float | None]:
+        """Returns the best answers, or none in their place, and the threshold, if one is used."""
         if self._threshold is not None:
             return [each.unless_null(self._threshold) for each in best], self._threshold
         if all(self._golds):
@@ -299,7 +299,8 @@ class SpanSplit(Split):
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
         """Yields each question with its predicted answer, as in `scores`, and its gold answers."""
-        predictions, _ = self._predictions(outputs)
+        best = self._encoded.answers(outputs, self._answer_length)
+        predictions, _ = self._predictions(best)
         for question, golds, each in zip(self._questions, self._golds, predictions, strict=True):
             yield {
                 "id": question.id,
