@@ -2,7 +2,8 @@ r"""Runs a checkpoint on new text: fills [MASK], does its task, scores or encode
 
     python -m bert_jax.predict --checkpoint=runs/base --text='the capital of france is [MASK] .'
     python -m bert_jax.predict --checkpoint=runs/sst2 --text='this teddy bear is so cute.'
-    python -m bert_jax.predict --checkpoint=runs/wnut --text='Angela Merkel visits Paris .'
+    python -m bert_jax.predict --checkpoint=runs/wnut --text='Angela Merkel visits Paris.'
+    python -m bert_jax.predict --checkpoint=runs/wnut --words --text='["u.s.", "troops", "leave"]'
     python -m bert_jax.predict --checkpoint=runs/squad --text='Who?' --text_pair='It was she.'
     python -m bert_jax.predict --checkpoint=runs/sst2 --json --input=lines.txt
     python -m bert_jax.predict --checkpoint=runs/base --score --input=lines.txt
@@ -11,7 +12,8 @@ r"""Runs a checkpoint on new text: fills [MASK], does its task, scores or encode
 
 The input is plain text; [CLS] and [SEP] are added here. Only filling reads the letters [MASK] as
 the mask; everywhere else they are text. A task of pairs takes lines of two texts with a tab
-between, such as a question and the text to search.
+between, such as a question and the text to search. A tagger takes words with `--words`: each line
+is a JSON list of them, and they are tagged as `evaluate` does; it splits plain text itself.
 
 `--score` tells how likely a pretrained model finds a text, each token masked in turn. `--features`
 writes vectors of any checkpoint: of [CLS], of the mean over a text, or of each of its tokens.
@@ -22,7 +24,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -38,6 +40,7 @@ _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
 _INPUT = flags.DEFINE_string("input", None, "a file of lines to read instead of standard input")
+_WORDS = flags.DEFINE_bool("words", False, "a tagger's lines are JSON lists of words")
 _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
 _BATCH_SIZE = batch_size_flag()
@@ -49,27 +52,6 @@ _LAYER = flags.DEFINE_integer("layer", -1, "whose vectors: 1 is the lowest, -1 t
 _OUTPUT = flags.DEFINE_string("output", None, "of --features: a new .npy or .parquet")
 
 _BLOCK = 64  # batches whose results are told, or written, at a time
-
-
-def read_inputs(
-    text: str | None, text_pair: str, lines: Iterable[bytes]
-) -> Iterator[tuple[str, str]]:
-    """Yields the input of the flags, or those of the lines; a tab parts a pair.
-
-    Raises:
-      UserError: if a line is not UTF-8.
-    """
-    if text is not None:
-        yield text, text_pair
-        return
-    for number, line in enumerate(lines, start=1):
-        try:
-            first, _, second = line.decode().rstrip("\r\n").partition("\t")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{_place(number)} is not UTF-8 (byte {error.start} of the line): convert it first"
-            ) from None
-        yield first, second
 
 
 def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
@@ -125,12 +107,55 @@ def _source() -> str:
 
 
 def _all_inputs() -> list[tuple[str, str]]:
+    """Returns the input of the flags, or those of the lines; a tab parts a pair."""
+    if _TEXT.value is not None:
+        return [(_TEXT.value, _TEXT_PAIR.value)]
+    parts = (line.partition("\t") for line in _lines())
+    return [(first, second) for first, _, second in parts]
+
+
+def _all_words() -> list[list[str]]:
+    """Returns the words of each sentence."""
+    from bert_jax.tasks.predictors import check_words
+
+    sentences = []
+    for number, line in enumerate(_lines() if _TEXT.value is None else [_TEXT.value], start=1):
+        try:
+            words = json.loads(line)
+        except ValueError:  # also of digits beyond Python's limit
+            words = line
+        with _named(number):
+            sentences.append(check_words(words))
+    return sentences
+
+
+def _lines() -> list[str]:
+    """Returns the lines of the input, at least one.
+
+    Raises:
+      UserError: if a line is not UTF-8.
+    """
     path = given_path(_INPUT.value) if _INPUT.value else None
-    with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as lines:
-        inputs = list(read_inputs(_TEXT.value, _TEXT_PAIR.value, lines))
-    if not inputs:
+    lines = []
+    with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as source:
+        for number, line in enumerate(source, start=1):
+            try:
+                lines.append(line.decode().rstrip("\r\n"))
+            except UnicodeDecodeError as error:
+                problem = f"is not UTF-8 (byte {error.start} of the line): convert it first"
+                raise UserError(f"{_place(number)} {problem}") from None
+    if not lines:
         raise UserError(f"{_source()} has no line: give it at least one text")
-    return inputs
+    return lines
+
+
+@contextlib.contextmanager
+def _named(number: int) -> Iterator[None]:
+    """Names the input in a user's error about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{_place(number)}: {error}") from None
 
 
 _dumps = functools.partial(json.dumps, ensure_ascii=False)
@@ -152,10 +177,28 @@ def _print_predictions(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> No
     show = _dumps if _JSON.value else show
     inputs = _all_inputs()
     for number, pair in enumerate(inputs, start=1):
-        try:
+        with _named(number):
             predict.check(*pair)
-        except UserError as error:
-            raise UserError(f"{_place(number)}: {error}") from None
+    _answer(predict, inputs, show)
+
+
+def _print_words(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
+    with app.imports():
+        from bert_jax.checkpoints.pretrained import one_device
+        from bert_jax.config import TaskKind
+        from bert_jax.tasks.finetuned import FineTuned
+        from bert_jax.tasks.predictors import Tags
+    if metadata["kind"] != TaskKind.TAGS.value:
+        raise UserError(f"--words needs a tagger, and {checkpoint} is of kind {metadata['kind']}")
+    tagger = Tags(FineTuned(checkpoint, metadata, one_device()), _BATCH_SIZE.value)
+    _answer(tagger.tag_words, _all_words(), _dumps if _JSON.value else tagger.show_words)
+
+
+def _answer(
+    predict: Callable[[Sequence[Any]], list[dict[str, Any]]],
+    inputs: Sequence[Any],
+    show: Callable[[dict[str, Any]], str],
+) -> None:
     for begin in range(0, len(inputs), _BATCH_SIZE.value):
         for prediction in predict(inputs[begin : begin + _BATCH_SIZE.value]):
             answer(show(prediction))
@@ -165,6 +208,8 @@ def main(_: Sequence[str]) -> None:
     """Restores the checkpoint, then predicts, scores or writes vectors."""
     if _SCORE.value and _FEATURES.value:
         raise UserError(f"--score and --features={_FEATURES.value} are two things: choose one")
+    if _WORDS.value and (_SCORE.value or _FEATURES.value or _TEXT_PAIR.value):
+        raise UserError("--words is of taggers: leave out --score, --features and --text_pair")
     for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
         if flag.present and not _FEATURES.value:
             raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
@@ -184,6 +229,8 @@ def main(_: Sequence[str]) -> None:
         _write_features(checkpoint, metadata)
     elif _SCORE.value:
         _print_scores(checkpoint, metadata)
+    elif _WORDS.value:
+        _print_words(checkpoint, metadata)
     else:
         _print_predictions(checkpoint, metadata)
 

@@ -16,11 +16,12 @@ from bert_jax.inspection.stored import StoredCheckpoint
 from bert_jax.inspection.text_vectors import TextVectors, encode_lines, lowest_layers
 from bert_jax.objectives.losses import Params
 from bert_jax.tasks.finetuned import FineTuned
-from bert_jax.tasks.predictors import PREDICTORS, Predictor
+from bert_jax.tasks.predictors import PREDICTORS, Predictor, Tags, check_words
 from bert_jax.text.tokenizer import Tokenizer
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
 Texts = Text | Sequence[Text]
+Sentences = Sequence[list[str]]  # of words, for a tagger
 
 _BATCH_SIZE = 32  # texts of a fine-tuned model
 
@@ -152,13 +153,15 @@ class LoadedModel:
         vectors = self._encoders[key](a, b)
         return vectors if key[0] is Pooling.TOKENS else np.stack(vectors)
 
-    def predict(self, texts: Texts) -> list[dict[str, Any]]:
+    def predict(self, texts: Texts | Sentences) -> list[dict[str, Any]]:
         """Does the task that the model was fine-tuned for.
 
             bert_jax.load("runs/sst2").predict("this teddy bear is so cute.")
+            bert_jax.load("runs/wnut").predict([["Angela", "Merkel", "visits", "Paris"]])
 
         Args:
-          texts: as the task's training data had them; for questions, (question, text).
+          texts: as the task's training data had them; for questions, (question, text); for a tagger
+            also a list of sentences, each a list of words, which are not split further.
 
         Returns:
           A JSON-ready prediction for each, as `python -m bert_jax.predict --json` prints it.
@@ -166,7 +169,10 @@ class LoadedModel:
         Raises:
           UserError: if the model has no task head, or an input does not suit the task.
         """
-        return _predictions(self._predictor, texts)
+        tagger = self._predictor
+        if isinstance(tagger, Tags) and texts and all(isinstance(each, list) for each in texts):
+            return tagger.tag_words([check_words(words) for words in texts])
+        return _predictions(tagger, cast("Texts", texts))
 
     def __repr__(self) -> str:
         """Describes the model in one line."""

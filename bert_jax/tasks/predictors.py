@@ -4,7 +4,7 @@ import abc
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import softmax
@@ -14,8 +14,9 @@ from bert_jax.data.tasks.classes import class_predictions, encode_inputs
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.data.tasks.spans import encode_questions
 from bert_jax.data.tasks.splits import Outputs
+from bert_jax.data.tasks.tables import as_text, shown
 from bert_jax.data.tasks.tag_schemes import Tagging, entities, tagging_of_labels
-from bert_jax.data.tasks.tags import encode_words, split_words
+from bert_jax.data.tasks.tags import encode_words, entities_of_words, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
 
@@ -130,19 +131,46 @@ class Tags(Predictor):
         An entity has `type`, `text`, `begin` and `end` (in characters), and `probability`, the
         lowest of its words. A word has `tag` instead of `type`.
         """
-        tuned, data = self._tuned, self._tuned.config.data
+        labels, tagging = self._tuned.labels, self._tagging
         words = [split_words(text) for text, _ in inputs]
-        bare = [[word for word, _, _ in each] for each in words]
-        encoded = encode_words(bare, tuned.tokenizer, data.length, data.stride)
-        probabilities = encoded.probabilities(self._outputs(encoded.a, encoded.b))
-        tagging = tagging_of_labels(tuned.labels, data.tag_scheme)
+        probabilities = self._probabilities([[word for word, _, _ in each] for each in words])
         name, find = "words", _tag_words
         if tagging.marks_entities:
             name, find = "entities", functools.partial(_find_entities, tagging=tagging)
         return [
-            {"text": text, name: find(text, spans, each, tuned.labels)}
+            {"text": text, name: find(text, spans, each, labels)}
             for (text, _), spans, each in zip(inputs, words, probabilities, strict=True)
         ]
+
+    def tag_words(self, sentences: Sequence[list[str]]) -> list[dict[str, Any]]:
+        """Predicts for words, as training and `evaluate` do; raw text is split by `split_words`.
+
+        Args:
+          sentences: the words of each, at least one, none of them blank.
+
+        Returns:
+          For each sentence `words`, and `tags` and `probabilities`, one for each word; if labels
+          mark entities also `entities`, as `TagSplit.predictions` has them.
+        """
+        labels, tagging = self._tuned.labels, self._tagging
+        predictions = []
+        for words, rows in zip(sentences, self._probabilities(sentences), strict=True):
+            tags = [labels[number] for number in rows.argmax(axis=1)]
+            told = {"words": words, "tags": tags, "probabilities": rows.max(axis=1).tolist()}
+            if tagging.marks_entities:
+                told["entities"] = entities_of_words(words, tags, tagging)
+            predictions.append(told)
+        return predictions
+
+    @property
+    def _tagging(self) -> Tagging:
+        return tagging_of_labels(self._tuned.labels, self._tuned.config.data.tag_scheme)
+
+    def _probabilities(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Returns the probability of each label for each word: [words, C] float32 each."""
+        data = self._tuned.config.data
+        encoded = encode_words(sentences, self._tuned.tokenizer, data.length, data.stride)
+        return encoded.probabilities(self._outputs(encoded.a, encoded.b))
 
     @staticmethod
     def show(prediction: dict[str, Any]) -> str:
@@ -153,6 +181,27 @@ class Tags(Predictor):
             span = f"{each['begin']}-{each['end']}"
             lines.append(f"  {each['probability']:.4f}  {kind:14}{span:>9}  {each['text']}")
         return "\n".join([prediction["text"], *(lines or ["  no entity"])])
+
+    @staticmethod
+    def show_words(prediction: dict[str, Any]) -> str:
+        """Returns a prediction of `tag_words` as text for people, a word a line."""
+        columns = prediction["probabilities"], prediction["tags"], prediction["words"]
+        lines = [f"  {p:.4f}  {tag:14}{word}" for p, tag, word in zip(*columns, strict=True)]
+        return "\n".join(lines)
+
+
+def check_words(words: object) -> list[str]:
+    """Returns the words of a sentence as `tagged_files` reads them from a record.
+
+    Raises:
+      UserError: if it is no list of words.
+    """
+    found = [as_text(word) for word in words] if isinstance(words, list) else []
+    if not found or not all(word and word.strip() for word in found):
+        raise UserError(
+            f'{shown(words)} is no list of words: write a JSON list such as ["U.S.", "won"]'
+        )
+    return cast("list[str]", found)
 
 
 def _tag_words(
@@ -195,9 +244,11 @@ class Answers(Predictor):
             )
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns for each input `question`, `answer`, `begin`, `end` (characters) and `score`.
+        """Returns `question`, `answer`, `begin`, `end` (characters), `score` and `null_score` of each.
 
-        A model trained on questions without answers may answer "".
+        A model that was trained here on questions without answers answers "" where `null_score` is
+        above `score` by more than its threshold. An imported one stores no threshold: it always
+        gives a span.
         """
         tuned, data = self._tuned, self._tuned.config.data
         encoded = encode_questions(inputs, tuned.tokenizer, data)
@@ -211,6 +262,7 @@ class Answers(Predictor):
                 "begin": answer.begin,
                 "end": answer.end,
                 "score": answer.score,
+                "null_score": answer.null_score,
             }
             for (question, _), answer in zip(inputs, answers, strict=True)
         ]

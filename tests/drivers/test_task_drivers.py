@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import bert_jax
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.inspection.stored import open_checkpoint
 from tests.drivers.test_finetune import state_of
@@ -80,8 +81,41 @@ def test_tags(
     scores = evaluate(drivers, run, tmp_path / "out")
     assert scores["f1"] == 1 and (tmp_path / "out/confusion.png").stat().st_size > 1000
     assert_scores_are_those_of_the_run(scores, run)
-    first = json.loads((tmp_path / "out/predictions.jsonl").read_text().splitlines()[0])
-    assert first["tags"] == first["gold"] and len(first["words"]) == len(first["tags"])
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
+    assert lines[0]["tags"] == lines[0]["gold"] and len(lines[0]["words"]) == len(lines[0]["tags"])
+
+    odd = [["red", "blue", "old"], ["u.s.", 7, "\tred"]]
+    stdin = "".join(json.dumps(words) + "\n" for words in [*(x["words"] for x in lines), *odd])
+    flags = f"--checkpoint={run}", "--words"
+    tagged = list(
+        map(json.loads, drivers.run("predict", *flags, "--json", stdin=stdin).out.splitlines())
+    )
+    assert [each["tags"] for each in tagged[:-2]] == [each["tags"] for each in lines]
+    assert [each["entities"] for each in tagged[:-2]] == [each["entities"] for each in lines]
+    assert tagged[-2]["tags"] == ["S-HUE", "S-HUE", "O"]
+    assert tagged[-1]["words"] == ["u.s.", "7", "\tred"]
+    assert bert_jax.load(run).predict([each["words"] for each in tagged]) == tagged
+    told = drivers.run("predict", *flags, '--text=["old", "red"]').out.splitlines()
+    assert [line.split()[1:] for line in told] == [["O", "old"], ["S-HUE", "red"]]
+    for line in (
+        "red blue",
+        "[]",
+        '["red", " "]',
+        '["red", ["blue"]]',
+        '{"red": 1}',
+        "7",
+        '"red"',
+        "",
+    ):
+        message = drivers.run("predict", *flags, stdin=f'["red"]\n{line}\n').error()
+        assert message.startswith("standard input, line 2: ") and "write a JSON list" in message
+    message = drivers.run(
+        "predict", f"--checkpoint={pretrained[0]}", "--words", stdin=stdin
+    ).error()
+    assert message.startswith("--words needs a tagger, and ")
+    assert message.endswith("is of kind pretraining")
 
     text = "old  red river " + "stone " * 40 + "blue"
     (found,) = predict(drivers, run, [text])
@@ -131,6 +165,13 @@ def test_spans(
     context = "old river red " + "stone " * 40
     (found,) = predict(drivers, run, [f"red\t{context}"])
     assert found["answer"] == context[found["begin"] : found["end"]]
+    # predict and evaluate answer alike, with the stored threshold.
+    paragraphs = json.loads((tmp_path / "dev.json").read_text())["data"][0]["paragraphs"]
+    asked = [f"{each['qas'][0]['question']}\t{each['context']}" for each in paragraphs]
+    for one, other in zip(predict(drivers, run, asked), map(json.loads, lines), strict=True):
+        assert one["answer"] == other["answer"]
+        for name in ("score", "null_score"):
+            assert one[name] == pytest.approx(other[name], abs=1e-4)
     # On another file the threshold is the one of the run, not that file's best.
     write_questions(tmp_path / "test.json", 7, seed=2)
     test = f"--data={tmp_path / 'test.json'}"

@@ -298,8 +298,8 @@ def best_no_answer_threshold(
 
     Returns:
       The threshold t, and the F1 in percent if "" is predicted wherever the difference is > t. It
-      is the best F1, and t is the lowest threshold with it: one of the differences, or -inf if it
-      is best never to answer.
+      is the best F1, and t is the lowest threshold with it, or -inf if it is best never to answer;
+      else t is halfway to the next difference, so that rounding in another batch changes nothing.
 
     Raises:
       ValueError: if the lengths differ or are 0, or a difference is NaN or -inf.
@@ -316,7 +316,9 @@ def best_no_answer_threshold(
     thresholds = np.append(-np.inf, thresholds)
     totals = refused.sum() + np.append(0, np.cumsum(gains))
     best = np.argmax(totals > totals.max() - _TIE)  # the first of the best
-    return float(thresholds[best]), 100 * float(totals[best]) / len(golds)
+    above = thresholds[best + 1] if best + 1 < len(thresholds) else np.inf
+    at = (thresholds[best] + above) / 2 if np.isfinite(above) else thresholds[best] + 1
+    return float(at if best else -np.inf), 100 * float(totals[best]) / len(golds)
 
 
 def _check_vectors(gold: np.ndarray, predicted: np.ndarray) -> None:

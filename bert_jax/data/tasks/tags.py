@@ -280,7 +280,7 @@ class TagSplit(Split):
             tags = self._named(numbers)
             found = {"words": sentence.words, "gold": sentence.tags, "tags": tags}
             if self._tagging.marks_entities:
-                found |= {"entities": _entities(sentence.words, tags, self._tagging)}
+                found |= {"entities": entities_of_words(sentence.words, tags, self._tagging)}
             yield found
 
     def classes(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +298,8 @@ class TagSplit(Split):
         return [self.labels[number] for number in classes.tolist()]
 
 
-def _entities(words: list[str], tags: list[str], tagging: Tagging) -> list[dict[str, Any]]:
+def entities_of_words(words: list[str], tags: list[str], tagging: Tagging) -> list[dict[str, Any]]:
+    """Returns `type`, `begin` and `end` (words) and `text`, the words joined by spaces, of each."""
     return [
         {"type": kind, "begin": begin, "end": end, "text": " ".join(words[begin:end])}
         for kind, begin, end in entities(tags, tagging)

@@ -281,7 +281,7 @@ def test_no_answer_is_predicted_over_the_best_threshold() -> None:
         "has_answer_exact_match": 100,
         "has_answer_f1": 100,
         "no_answer_exact_match": 100,
-        "no_answer_threshold": -0.5,
+        "no_answer_threshold": -0.125,
     }
     assert list(scores)[:2] == ["f1", "exact_match"]
     rows = list(split.predictions(outputs))
@@ -313,7 +313,7 @@ def test_no_answer_is_predicted_over_the_best_threshold() -> None:
         scores = split.scores(outputs)
         assert scores["f1"] == f1
         assert scores["no_answer_threshold"] == stored.get("dev_no_answer_threshold", 0)
-        assert scores["best_f1"] == 100 and scores["best_f1_threshold"] == -0.5
+        assert scores["best_f1"] == 100 and scores["best_f1_threshold"] == -0.125
 
     split = make_split(*questions)
     outputs[0][0] = 9  # now an answer costs more than it gains

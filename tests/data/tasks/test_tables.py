@@ -399,4 +399,4 @@ def test_the_name_of_a_file_is_taken_as_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / name.removeprefix("~/")).write_text("text\tlabel\na film\tgood\n")
-    assert [row for _, row in read_rows(name, header=True)] == [{"text": "a film", "label": "good"}]
+    assert [row for _, row in rows_of(name)] == [{"text": "a film", "label": "good"}]
