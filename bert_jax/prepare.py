@@ -33,7 +33,10 @@ _TOKENIZER = flags.DEFINE_string(
     " vocab.txt, or the tokenizer/ of a corpus or a pretraining run",
 )
 _LOWER_CASE = flags.DEFINE_bool(
-    "lower_case", True, "for WordPiece: lower-case and strip accents (BERT uncased)"
+    "lower_case",
+    None,
+    "for WordPiece: lower-case and strip accents (BERT uncased); not given: yes for a vocabulary"
+    " that is trained, and for a vocab.txt if its pieces have no capitals",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to make")
 _HELDOUT_RATE = flags.DEFINE_float("heldout_rate", 0.02, "share of documents that are held out")

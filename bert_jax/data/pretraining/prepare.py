@@ -43,7 +43,7 @@ class CorpusOptions:
     layout: Layout
     language: str
     tokenizer: str  # train:KIND:SIZE, or what `load_tokenizer` takes
-    lower_case: bool
+    lower_case: bool | None  # None: a trained vocabulary is uncased, a given one as its pieces are
     heldout_rate: float
     output: pathlib.Path  # the directory to make
 
@@ -130,7 +130,10 @@ def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
 def _given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
     """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
     if not options.tokenizer.startswith("train:"):
-        return load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+        given = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+        for note in given.notes:
+            print(note, flush=True)
+        return given
     _training(options.tokenizer)
     return None
 
@@ -168,7 +171,9 @@ def _train_tokenizer(job: Job, options: CorpusOptions) -> Tokenizer:
                 shown.update(1)
 
     if kind == "wordpiece":
-        return train_wordpiece(sentences(), vocab_size=size, lower_case=options.lower_case)
+        return train_wordpiece(
+            sentences(), vocab_size=size, lower_case=options.lower_case is not False
+        )
     model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
     return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
 
