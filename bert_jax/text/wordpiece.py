@@ -175,6 +175,7 @@ class WordPieceTokenizer(Tokenizer):
         return {"kind": self.kind, "settings": settings, "model": list(self._vocab)}
 
     def _decode_text(self, ids: list[int]) -> str:
+        ids = [id for id in ids if self.id_to_piece(id)]
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def model_file(self) -> tuple[str, bytes]:
