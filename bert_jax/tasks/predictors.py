@@ -17,6 +17,7 @@ from bert_jax.data.tasks.splits import Outputs
 from bert_jax.data.tasks.tags import encode_words, mark_entities, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.text.wordpiece import is_removed
 
 _Word = tuple[str, int, int]  # the word, and the characters where it begins and ends
 
@@ -239,8 +240,8 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
 
 
 def check_not_empty(text: str) -> None:
-    """Raises UserError for a text of nothing but white space."""
-    if not text.strip():
+    """Raises UserError for a text of nothing but white space and characters that are removed."""
+    if all(character.isspace() or is_removed(character) for character in text):
         raise UserError("the input is empty: give it some text")
 
 

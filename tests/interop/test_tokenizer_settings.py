@@ -431,7 +431,7 @@ def test_rows_that_no_text_becomes(tmp_path: pathlib.Path) -> None:
     assert found.vocab_size == V + 3 and found.id_to_piece(VOCAB.index("the")) == ""
     assert found.encode("the").tolist() == [V]
     assert found.decode([VOCAB.index("the"), V, V + 1, V + 2]) == "the last"
-    repeats, blank = found.notes
+    _, repeats, blank = found.notes
     assert f"line {V + 1} repeats 'the' of line {VOCAB.index('the') + 1}" in repeats
     assert "lines are blank" in blank
 
