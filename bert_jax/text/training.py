@@ -135,7 +135,7 @@ def _too_small(vocab_size: int, least: int) -> str:
 
 
 class MergedWords(NamedTuple):
-    """What is lost where accents are stripped, and with them the vowel signs of many scripts."""
+    """Words that become equal where accents are stripped, with the vowel signs of many scripts."""
 
     distinct: int  # lower-cased words
     merged: int  # of these, all but one of those that become equal
