@@ -60,22 +60,19 @@ def added_tokens(
     known = {token["content"]: token for token in listed}
     special_pieces = SPECIAL_PIECES_OF_WORDPIECE.values()
     tokens = [*known.values(), *(token for token in named if token["content"] not in known)]
-    rows = {piece: id for id, piece in enumerate(vocab)}
+    ids = {piece: id for id, piece in enumerate(vocab)}
     found: dict[str, AddedToken] = {}
-    free = len(rows)
     for token in tokens:
         content = token["content"]
-        id = rows.get(content, free)
-        free += id == free
+        id = ids.setdefault(content, len(ids))
         flags = {name: token[name] for name in _FLAGS if name in token}
-        if content in special_pieces:
-            if token.get("id", id) != id:
-                raise UserError(
-                    f"{path}: the added token {content!r} has the id {token['id']}, and the"
-                    f" vocabulary gives it {id}: copy all files of the tokenizer again"
-                )
-        elif content and content not in found:
-            found[content] = AddedToken(content, token.get("id", id), **flags)
+        if token.get("id", id) != id:
+            raise UserError(
+                f"{path}: the added token {content!r} has the id {token['id']}, and the"
+                f" vocabulary gives it {id}: copy all files of the tokenizer again"
+            )
+        if content and content not in special_pieces and content not in found:
+            found[content] = AddedToken(content, id, **flags)
     return list(found.values())
 
 
@@ -119,6 +116,8 @@ def _listed(
             yield token
     for content, id in sorted(added.items(), key=lambda item: item[1]):
         if content not in contents:
+            # As in version 4, which wrote these files; version 5 forgets that those listed in
+            # special_tokens_map.json are special.
             special = content in named
             yield _token({"content": content, "special": special}, path) | {
                 "id": id,

@@ -15,7 +15,6 @@ from bert_jax.text.vocabulary import (
     SPECIAL_PIECES_OF_WORDPIECE,
     VOCAB_FILE,
     check_marks,
-    is_never_a_word,
     live_rows,
     row_notes,
 )
@@ -96,12 +95,11 @@ class WordPieceTokenizer(Tokenizer):
 
     def library_tokenizer(self) -> tokenizers.Tokenizer:
         """Returns the steps and the pieces in `tokenizers`, without special and added tokens."""
-        ids = {piece: id for id, piece in enumerate(self._vocab)}
-        ids |= {
-            token.content: token.id
-            for token in self.added
-            if token.id < len(self._vocab) and is_never_a_word(token.content)
-        }
+        rows = dict(enumerate(self._vocab))
+        rows |= {token.id: token.content for token in self.added if token.id in rows}
+        # A row without a piece has one here that no word is, so that the library, which counts
+        # pieces, gives added tokens the ids behind the last row.
+        ids = {piece or f" {id}": id for id, piece in rows.items()}
         made = tokenizers.Tokenizer(
             tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
         )
@@ -115,7 +113,13 @@ class WordPieceTokenizer(Tokenizer):
         return made
 
     def _check_added(self, name: str) -> None:
+        normalize = self._tokenizer.normalizer.normalize_str
         for token in self.added:
+            if token.normalized and not normalize(token.content):
+                raise UserError(
+                    f"{name}: the added token {token.content!a} is found in normalised text, which"
+                    " never has it: remove it"
+                )
             found = self._tokenizer.token_to_id(token.content)
             row = self._vocab[token.id] if token.id < len(self._vocab) else ""
             if found != token.id or row not in ("", token.content):

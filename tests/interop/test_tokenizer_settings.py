@@ -270,6 +270,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
     ({"added_tokens_decoder": {"7": flags("xyz")}}, {}, None, "'xyz' has the id 7"),
     ({"added_tokens_decoder": {str(V + 3): flags("xyz")}}, {}, None, "'xyz' has the id"),
     ({"added_tokens_decoder": {"7": flags("[CLS]")}}, {}, None, r"'\[CLS\]' has the id 7"),
+    ({"added_tokens_decoder": {str(V): flags("\u200b")}}, {}, None, "which never has it"),
     ({"added_tokens_decoder": {"7": "x"}, "bos_token": {"a": 1}}, {}, None, "neither a text nor"),
     ({}, {}, [p.replace("##", "▁") for p in VOCAB], "are of SentencePiece"),
     ({}, {}, [f"{p}Ġ"[::-1] for p in VOCAB], "are of byte-level BPE"),
@@ -440,3 +441,37 @@ def test_pairs_without_segments_are_refused(tmp_path: pathlib.Path) -> None:
     check_segments(write(tmp_path, {"model_input_names": ["input_ids", "token_type_ids"]}))
     with pytest.raises(UserError, match="leaves out token_type_ids"):
         check_segments(write(tmp_path, {"model_input_names": ["input_ids", "attention_mask"]}))
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("seed", range(24))
+def test_random_added_tokens(seed: int, tmp_path: pathlib.Path) -> None:
+    rng = random.Random(seed)
+    contents = [*ADDED, "the", "##er", "a b", "É", "川", "[unused1]", "New", "  ", "ing", "R", "ﬁ"]
+    vocab = [*VOCAB, *(c for c in contents if c == c.strip() and c not in VOCAB)]
+    vocab = [piece for piece in vocab if piece in VOCAB or rng.random() < 0.3]
+    chosen = rng.sample(contents, rng.randrange(1, 6))
+
+    def token(content: str) -> dict[str, Any]:
+        names = ("lstrip", "rstrip", "normalized", "single_word", "special")
+        return flags(content, **{name: rng.random() < 0.4 for name in names})
+
+    rows = {piece: id for id, piece in enumerate(vocab)}
+    ids = {content: rows.setdefault(content, len(rows)) for content in chosen}
+    config: dict[str, Any] = [
+        {"additional_special_tokens": chosen},
+        {"added_tokens_decoder": {str(ids[content]): token(content) for content in chosen}},
+        {"bos_token": chosen[0], "extra_special_tokens": [typed(token(c)) for c in chosen[1:]]},
+    ][seed % 3]
+    config |= {
+        "do_lower_case": rng.random() < 0.6,
+        "strip_accents": rng.choice([None, True, False]),
+    }
+    write(tmp_path / "theirs", config, pieces=vocab)
+    ours, texts = read_tokenizer(tmp_path / "theirs"), lines(40, tuple(contents))
+    assert {each.content: each.id for each in ours.added} == ids
+    assert_parity(ours, tmp_path / "theirs", texts)
+    (tmp_path / "written").mkdir()
+    write_tokenizer(ours, tmp_path / "written", 50)
+    assert_parity(ours, tmp_path / "written", texts)
+    assert read_tokenizer(tmp_path / "written").to_dict() == ours.to_dict()
