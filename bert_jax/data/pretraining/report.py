@@ -128,7 +128,7 @@ def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthRepo
 
 
 class Unknown(NamedTuple):
-    """How much of a corpus became [UNK]."""
+    """Shares of a corpus that became [UNK]."""
 
     token_share: float
     sentence_share: float  # of the sentences that are nothing else
