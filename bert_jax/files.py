@@ -9,11 +9,13 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bert_jax.errors import UserError
 
@@ -234,3 +236,18 @@ def _lock(staging: pathlib.Path, output: pathlib.Path) -> int:
             os.close(lock)
             raise OSError(error.errno, error.strerror, str(staging)) from error
         os.close(lock)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a file with one JSON object.
+
+    Raises:
+      UserError: if it is not JSON, or not an object.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): copy or download it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object: copy or download it again")
+    return values

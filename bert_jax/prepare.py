@@ -33,7 +33,16 @@ _TOKENIZER = flags.DEFINE_string(
     " vocab.txt, or the tokenizer/ of a corpus or a pretraining run",
 )
 _LOWER_CASE = flags.DEFINE_bool(
-    "lower_case", True, "for WordPiece: lower-case and strip accents (BERT uncased)"
+    "lower_case",
+    None,
+    "for WordPiece: lower-case the text (BERT uncased); not given: yes for a vocabulary"
+    " that is trained, and for a vocab.txt if its pieces have no capitals",
+)
+_STRIP_ACCENTS = flags.DEFINE_bool(
+    "strip_accents",
+    None,
+    "for WordPiece: strip accents, and with them the vowel signs of Hindi and others; not given: as"
+    " --lower_case",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to make")
 _HELDOUT_RATE = flags.DEFINE_float("heldout_rate", 0.02, "share of documents that are held out")
@@ -59,6 +68,7 @@ def prepare_with(run_pieces: "RunPieces") -> None:
             language=_LANGUAGE.value,
             tokenizer=_TOKENIZER.value,
             lower_case=_LOWER_CASE.value,
+            strip_accents=_STRIP_ACCENTS.value,
             heldout_rate=_HELDOUT_RATE.value,
             output=app.require_path("output", _OUTPUT.value, "data/wiki"),
         )

@@ -33,7 +33,7 @@ def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
       UserError: if the library cannot represent the SentencePiece model.
     """
     if isinstance(tokenizer, WordPieceTokenizer):
-        fast = _wordpiece(tokenizer)
+        fast = tokenizer.library_tokenizer()
     else:
         assert isinstance(tokenizer, SentencePieceTokenizer)
         fast = _sentencepiece(tokenizer)
@@ -42,27 +42,14 @@ def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
         for role, id in dataclasses.asdict(tokenizer.special).items()
     }
     fast.add_special_tokens([piece for piece, _ in special.values()])
+    if isinstance(tokenizer, WordPieceTokenizer):
+        fast.add_tokens([token.for_library() for token in tokenizer.added])
     cls, sep = special["cls"], special["sep"]
     fast.post_processor = processors.TemplateProcessing(
         single=f"{cls[0]}:0 $A:0 {sep[0]}:0",
         pair=f"{cls[0]}:0 $A:0 {sep[0]}:0 $B:1 {sep[0]}:1",
         special_tokens=[cls, sep],
     )
-    return fast
-
-
-def _wordpiece(tokenizer: WordPieceTokenizer) -> tokenizers.Tokenizer:
-    pieces = {tokenizer.id_to_piece(id): id for id in range(tokenizer.vocab_size)}
-    fast = tokenizers.Tokenizer(
-        models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)
-    )
-    fast.normalizer = normalizers.BertNormalizer(
-        lowercase=tokenizer.lower_case,
-        strip_accents=tokenizer.strip_accents,
-        handle_chinese_chars=tokenizer.split_han,
-    )
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    fast.decoder = decoders.WordPiece()
     return fast
 
 

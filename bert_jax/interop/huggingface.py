@@ -20,6 +20,7 @@ from bert_jax.config import (
     from_dict,
 )
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.interop.architectures import (
     CLASSES,
     ENCODER,
@@ -33,8 +34,12 @@ from bert_jax.interop.architectures import (
 )
 from bert_jax.interop.foreign import check_vocabulary, read_foreign, read_labels, tokenizer_metadata
 from bert_jax.interop.huggingface_config import read_encoder_config, write_encoder_config
-from bert_jax.interop.huggingface_tokenizer import read_max_length, read_tokenizer, write_tokenizer
-from bert_jax.interop.json_files import read_json
+from bert_jax.interop.huggingface_tokenizer import (
+    check_segments,
+    read_max_length,
+    read_tokenizer,
+    write_tokenizer,
+)
 from bert_jax.interop.model_card import make_card
 from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
@@ -74,7 +79,10 @@ def read_directory(
     model = _read_own(directory, values, encoder, tensors, mesh)
     if model is None:
         model = read_foreign(str(directory), values, encoder, tensors, mesh, pairs=pairs)
-        tokenizer = tokenizer or read_tokenizer(directory)
+        tokenizer = tokenizer or read_tokenizer(directory, rows=encoder.vocab_size)
+        model.notes.extend(tokenizer.notes)
+        if encoder.segments > 1 and (pairs or architecture_of(model.metadata) == SPANS):
+            check_segments(directory)
         check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
         model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
     if max_length := read_max_length(directory):

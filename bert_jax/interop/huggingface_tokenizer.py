@@ -5,19 +5,27 @@ import json
 import pathlib
 from typing import Any
 
+import tokenizers
+
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
+from bert_jax.interop.added_tokens import ADDED_FILE, SPECIAL_MAP_FILE, added_tokens
 from bert_jax.interop.fast_tokenizer import make_fast_tokenizer
-from bert_jax.interop.json_files import read_json
-from bert_jax.text.tokenizer import (
-    SPECIAL_PIECES_OF_WORDPIECE,
-    VOCAB_FILE,
-    Tokenizer,
-    WordPieceTokenizer,
-    read_vocab,
+from bert_jax.interop.tokenizer_fields import (
+    as_written,
+    check_class,
+    check_config,
+    check_fast,
+    foreign_files,
+    is_generic,
+    refusal,
 )
+from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
+from bert_jax.text.vocabulary import VOCAB_FILE, case_note, is_cased, read_vocab
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+CONFIG_FILE = "config.json"
 
 _NO_LIMIT = 10**9  # transformers writes a larger model_max_length if there is none
 # (ours, theirs in tokenizer_config.json, theirs in the normalizer of tokenizer.json)
@@ -29,21 +37,36 @@ _SETTINGS = (
 _DEFAULTS = {"lower_case": True, "strip_accents": None, "split_han": True}
 
 
-def read_tokenizer(directory: pathlib.Path) -> WordPieceTokenizer:
+def read_tokenizer(directory: pathlib.Path, *, rows: int | None = None) -> WordPieceTokenizer:
     """Reads the WordPiece tokenizer of a directory.
 
     The vocabulary is from tokenizer.json if there is one, else from vocab.txt. Each setting is from
-    tokenizer_config.json, else from tokenizer.json, else BERT's default.
+    tokenizer_config.json, else from tokenizer.json, which comes first if `tokenizer_class` is a
+    class that takes it as it is. Whether a model is cased that neither tells, its pieces do. What
+    was assumed is in the tokenizer's `notes`.
+
+    Args:
+      directory: of transformers.
+      rows: of the model's embedding; blank rows at the end of the vocabulary may exceed it.
 
     Raises:
-      UserError: if there is no tokenizer, or it is not BERT's WordPiece.
+      UserError: if there is no tokenizer, it is not BERT's WordPiece, or a field is not known.
     """
-    settings = _read_settings(directory)
+    config_path = directory / TOKENIZER_CONFIG_FILE
+    config = _read(config_path)
+    kind = config.get("tokenizer_class")
+    check_class(kind, config_path)
+    if kind is None:
+        kind = _read(directory / CONFIG_FILE).get("tokenizer_class")
+        check_class(kind, directory / CONFIG_FILE)
+    check_config(config, config_path)
     path = directory / TOKENIZER_FILE
-    if path.is_file():
-        vocab, defaults = _read_fast(path)
-        settings = defaults | settings
+    fast = _read(path)
+    if fast:
+        vocab = _fast_vocab(fast, path)
+        check_fast(fast, {piece: id for id, piece in enumerate(vocab)}, path)
     elif (directory / VOCAB_FILE).is_file():
+        _check_kind_of_vocab(directory, kind)
         path = directory / VOCAB_FILE
         vocab = read_vocab(path)
     else:
@@ -51,30 +74,119 @@ def read_tokenizer(directory: pathlib.Path) -> WordPieceTokenizer:
             f"{directory} has no tokenizer (neither {TOKENIZER_FILE} nor {VOCAB_FILE}): name it"
             " with --tokenizer"
         )
-    return WordPieceTokenizer(vocab, **_DEFAULTS | settings, name=str(path))
+    if is_generic(kind) and fast and not fast.get("post_processor"):
+        raise refusal(path, f"post_processor=null with tokenizer_class={kind} (no [CLS], no [SEP])")
+    settings, notes = _settings(config, fast, vocab, config_path, generic=is_generic(kind))
+    special_map = _read(directory / SPECIAL_MAP_FILE)
+    added = added_tokens(
+        vocab, config, fast, special_map, _read(directory / ADDED_FILE), config_path
+    )
+    if rows is not None and not any(token.id >= len(vocab) for token in added):
+        while len(vocab) > rows and not vocab[-1]:
+            vocab.pop()
+    made = WordPieceTokenizer(vocab, **settings, added=added, name=str(path))
+    made.notes = (*notes, *made.notes)
+    return made
 
 
 def read_max_length(directory: pathlib.Path) -> int | None:
     """Returns the maximum length of an input in tokens, by the tokenizer's settings; None: none."""
-    path = directory / TOKENIZER_CONFIG_FILE
-    found = read_json(path).get("model_max_length") if path.is_file() else None
+    values = _read(directory / TOKENIZER_CONFIG_FILE)
+    found = values.get("model_max_length", values.get("max_len"))
     return int(found) if isinstance(found, (int, float)) and 0 < found < _NO_LIMIT else None
 
 
-def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the settings in tokenizer_config.json, under our names."""
+def check_segments(directory: pathlib.Path) -> None:
+    """Checks that a model of pairs gets segments, for transformers leaves them out on request.
+
+    Raises:
+      UserError: if `model_input_names` is without token_type_ids.
+    """
     path = directory / TOKENIZER_CONFIG_FILE
-    values = read_json(path) if path.is_file() else {}
-    for role, piece in SPECIAL_PIECES_OF_WORDPIECE.items():
-        found = values.get(f"{role}_token") or piece
-        found = found.get("content") if isinstance(found, dict) else found
-        if found != piece:
-            raise UserError(f"{path}: {role}_token={found} is not implemented: only {piece} is")
+    names = _read(path).get("model_input_names")
+    if names and "token_type_ids" not in names:
+        raise UserError(
+            f"{path}: model_input_names={as_written(names)} leaves out token_type_ids, which is not"
+            " implemented for pairs of texts: add it if the model was trained with segments"
+        )
+
+
+def unstated_settings(directory: pathlib.Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns what tokenizer_config.json does not say about our tokenizer, under its names."""
+    if not isinstance(tokenizer, WordPieceTokenizer):
+        return {}
+    config = _read(directory / TOKENIZER_CONFIG_FILE)
     return {
-        ours: _switch(values[theirs], theirs, path)
-        for ours, theirs, _ in _SETTINGS
-        if theirs in values
+        theirs: getattr(tokenizer, ours) for ours, theirs, _ in _SETTINGS if theirs not in config
     }
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _check_kind_of_vocab(directory: pathlib.Path, kind: Any) -> None:
+    """Checks that a vocab.txt without a tokenizer.json is BERT's, as far as other files tell."""
+    if is_generic(kind):
+        raise UserError(
+            f"{directory}: tokenizer_class={kind} needs {TOKENIZER_FILE}, which is missing: copy"
+            " it, or give the vocabulary as --tokenizer"
+        )
+    if kind is None and (foreign := foreign_files(directory)):
+        raise UserError(
+            f"{directory} has {foreign[0]}, of another tokenizer, beside {VOCAB_FILE}: if the"
+            f' model was trained with {VOCAB_FILE}, set "tokenizer_class": "BertTokenizer" in'
+            f" {TOKENIZER_CONFIG_FILE}"
+        )
+
+
+def _settings(
+    config: dict[str, Any],
+    fast: dict[str, Any],
+    vocab: list[str],
+    path: pathlib.Path,
+    *,
+    generic: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the settings under our names, and notes about what the files do not agree on."""
+    of_config = {
+        ours: _switch(config[theirs], theirs, path)
+        for ours, theirs, _ in _SETTINGS
+        if theirs in config
+    }
+    normalizer = fast.get("normalizer") or {}
+    of_fast = {
+        ours: _switch(normalizer[theirs], theirs, path.with_name(TOKENIZER_FILE))
+        for ours, _, theirs in _SETTINGS
+        if theirs in normalizer
+    }
+    found = of_config | of_fast if generic else of_fast | of_config
+    notes = []
+    if "lower_case" not in found:
+        cased = is_cased(vocab)
+        found["lower_case"] = not cased
+        notes.append(case_note(cased))
+    found = {"strip_accents": None, "split_han": True} | found
+    for ours, theirs, in_fast in _SETTINGS:
+        if ours in of_fast:
+            one, other = (
+                _effective({**found, ours: values.get(ours, _DEFAULTS[ours])}, ours)
+                for values in (of_fast, of_config)
+            )
+            if one != other and (not generic or ours in of_config):
+                used = TOKENIZER_FILE if found[ours] == of_fast[ours] else path.name
+                stated = "" if ours in of_config else ", by default"
+                notes.append(
+                    f"{TOKENIZER_FILE} has {in_fast}={as_written(of_fast[ours])} and {path.name}"
+                    f" {theirs}={as_written(of_config.get(ours, _DEFAULTS[ours]))}{stated}:"
+                    f" {used} is followed"
+                )
+    return found, notes
+
+
+def _effective(settings: dict[str, Any], name: str) -> bool:
+    value = settings[name]
+    return settings["lower_case"] if value is None else value
 
 
 def _switch(value: Any, name: str, path: pathlib.Path) -> bool | None:
@@ -83,52 +195,26 @@ def _switch(value: Any, name: str, path: pathlib.Path) -> bool | None:
     raise UserError(f"{path}: {name}={value} is neither true nor false: correct the file")
 
 
-def _read_fast(path: pathlib.Path) -> tuple[list[str], dict[str, Any]]:
-    """Reads the vocabulary and the settings of a tokenizer.json with BERT's WordPiece."""
-
-    def refuse(what: str) -> UserError:
-        return UserError(
-            f"{path}: {what} is not BERT's WordPiece: give the tokenizer that the model was trained"
-            " with as --tokenizer"
-        )
-
-    values = read_json(path)
-    match values:
-        case {
-            "model": {"vocab": dict(ids), **model},
-            "normalizer": {"type": "BertNormalizer", **normalizer},
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-        }:
+def _fast_vocab(values: dict[str, Any], path: pathlib.Path) -> list[str]:
+    """Returns the rows of a tokenizer.json; "" for ids without a piece."""
+    model = values.get("model")
+    kind = model.get("type", "WordPiece") if isinstance(model, dict) else None
+    if kind != "WordPiece":
+        raise refusal(path, f"model.type={as_written(kind)}")
+    match values["model"].get("vocab"):
+        case dict(ids) if ids and all(type(id) is int and id >= 0 for id in ids.values()):
             pass
-        case {"model": {"type": str(kind)}} if kind != "WordPiece":
-            raise refuse(f"model.type={kind}")
         case _:
-            raise refuse("its model, normalizer or pre_tokenizer")
-    for name, wanted in (
-        ("type", "WordPiece"),
-        ("unk_token", "[UNK]"),
-        ("continuing_subword_prefix", "##"),
-        ("max_input_chars_per_word", 100),
-    ):
-        if model.get(name, wanted) != wanted:
-            raise refuse(f"model.{name}={model[name]}")
-    if not normalizer.get("clean_text", True):
-        raise refuse("normalizer.clean_text=false")
-    if set(ids.values()) != set(range(len(ids))):
+            raise UserError(f"{path}: model.vocab has no ids: copy or download it again")
+    if max(ids.values()) >= 2 * len(ids) or len(set(ids.values())) < len(ids):
         raise UserError(
             f"{path}: the ids of the vocabulary are not 0 to {len(ids) - 1}: copy or download it"
             " again"
         )
-    special = SPECIAL_PIECES_OF_WORDPIECE.values()
-    for added in values.get("added_tokens", []):
-        if (piece := added.get("content")) not in special:
-            raise refuse(f"the added token {piece!r}")
-    settings = {
-        ours: _switch(normalizer[theirs], theirs, path)
-        for ours, _, theirs in _SETTINGS
-        if theirs in normalizer
-    }
-    return sorted(ids, key=ids.__getitem__), settings
+    vocab = [""] * (max(ids.values()) + 1)
+    for piece, id in ids.items():
+        vocab[id] = piece
+    return vocab
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: int) -> None:
@@ -158,8 +244,23 @@ def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: i
     if isinstance(tokenizer, WordPieceTokenizer):
         values["tokenizer_class"] = "BertTokenizer"
         values |= {theirs: getattr(tokenizer, ours) for ours, theirs, _ in _SETTINGS}
+        values |= _write_added(tokenizer, fast)
     (directory / TOKENIZER_CONFIG_FILE).write_text(
         json.dumps(values, indent=2) + "\n", encoding="utf-8"
     )
     name, content = tokenizer.model_file()
     (directory / name).write_bytes(content)
+
+
+def _write_added(tokenizer: WordPieceTokenizer, fast: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Returns the fields with the added tokens, for the classes that do not read tokenizer.json."""
+    if not tokenizer.added:
+        return {}
+    names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    every = sorted(fast.get_added_tokens_decoder().items())
+    return {
+        "added_tokens_decoder": {
+            str(id): {name: getattr(token, name) for name in names} for id, token in every
+        },
+        "additional_special_tokens": [each.content for each in tokenizer.added if each.special],
+    }

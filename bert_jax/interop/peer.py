@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.interop import verify
 from bert_jax.interop.architectures import (
     ENCODER,
@@ -17,9 +18,9 @@ from bert_jax.interop.architectures import (
     Model,
     architecture_of,
 )
-from bert_jax.interop.json_files import read_json
+from bert_jax.interop.huggingface_tokenizer import unstated_settings
 from bert_jax.interop.verify import InputRows, ModelOutputs
-from bert_jax.text.tokenizer import tokenizer_from_dict
+from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
 LIBRARIES = ("torch", "transformers")
 
@@ -85,15 +86,19 @@ def _named_outputs(out: Any, architecture: str) -> dict[str, Any]:
     return {"logits": out.logits}
 
 
-def load_peer_tokenizer(directory: pathlib.Path) -> Any:
-    """Loads the tokenizer of a directory by transformers."""
+def load_peer_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer) -> Any:
+    """Loads the tokenizer of a directory by transformers.
+
+    What the directory does not say about it, such as whether it is cased, is as in ours.
+    """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     # The oldest configs have no model_type, and only BERT's own class loads them.
     named = "model_type" in read_json(directory / "config.json")
     load = transformers.AutoTokenizer if named else transformers.BertTokenizer
-    return load.from_pretrained(directory, local_files_only=True)
+    settings = unstated_settings(directory, tokenizer)
+    return load.from_pretrained(directory, local_files_only=True, **settings)
 
 
 def compare_with_transformers(
@@ -129,9 +134,10 @@ def compare_with_transformers(
     batch = verify.make_input_rows(tokenizer, encoder, sentences)
     for difference in verify.compare(verify.our_outputs(model, batch), loaded.run(batch), batch):
         yield f"verified against transformers, {difference}"
-    their_tokenizer = load_peer_tokenizer(directory)
+    their_tokenizer = load_peer_tokenizer(directory, tokenizer)
 
     def encode(text: str) -> list[int]:
         return their_tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    yield verify.compare_token_ids(tokenizer, encode, sentences)
+    with_added = [*sentences, *verify.with_added_tokens(tokenizer, sentences[0])]
+    yield verify.compare_token_ids(tokenizer, encode, with_added)

@@ -13,18 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
+from bert_jax.files import read_json
 from bert_jax.interop.architectures import CLASSES, SPANS, Model
 from bert_jax.interop.foreign import check_vocabulary, read_foreign, tokenizer_metadata
 from bert_jax.interop.huggingface_config import read_encoder_config
-from bert_jax.interop.json_files import read_json
 from bert_jax.interop.names import Tensor, canonical
-from bert_jax.text.tokenizer import (
-    SPECIAL_PIECES_OF_WORDPIECE,
-    VOCAB_FILE,
-    Tokenizer,
-    WordPieceTokenizer,
-    read_vocab,
-)
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.text.vocabulary import VOCAB_FILE
 
 TF1_CONFIG_FILE = "bert_config.json"
 
@@ -53,7 +48,7 @@ def read_tf1_checkpoint(
     Args:
       prefix: the path without .index.
       mesh: of one device.
-      tokenizer: the model's; None: from vocab.txt, uncased if no piece has a capital letter.
+      tokenizer: the model's; None: from vocab.txt, cased or not as its pieces are.
       pairs: True if a classifier reads pairs of texts.
       padded_vocabulary: True if the embedding may have more rows than the vocabulary has pieces.
 
@@ -69,9 +64,11 @@ def read_tf1_checkpoint(
     values = {"architectures": None, **_head_of(tensors)}
     model = read_foreign(str(prefix), values, encoder, tensors, mesh, pairs=pairs)
     if tokenizer is None:
-        tokenizer = _read_tokenizer(prefix)
-        case = "uncased" if tokenizer.lower_case else "cased"
-        model.notes.append(f"the vocabulary is {case}, judging by its pieces")
+        path = prefix.with_name(VOCAB_FILE)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: put it next to {prefix}, or give --tokenizer")
+        tokenizer = load_tokenizer(path)
+    model.notes.extend(tokenizer.notes)
     check_vocabulary(tokenizer, encoder, prefix, padded=padded_vocabulary)
     model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
     return model
@@ -141,13 +138,3 @@ def _head_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
     if "classifier.weight" in tensors:
         return {"architectures": [CLASSES], "num_labels": tensors["classifier.weight"].shape[0]}
     return {}
-
-
-def _read_tokenizer(prefix: pathlib.Path) -> WordPieceTokenizer:
-    path = prefix.with_name(VOCAB_FILE)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: put it next to {prefix}, or give --tokenizer")
-    vocab = read_vocab(path)
-    ordinary = set(vocab) - set(SPECIAL_PIECES_OF_WORDPIECE.values())
-    cased = any(piece != piece.lower() for piece in ordinary)
-    return WordPieceTokenizer(vocab, lower_case=not cased, name=str(path))

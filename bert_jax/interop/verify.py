@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.architectures import ENCODER_KIND, PRETRAINING_KIND, Model, module_of
 from bert_jax.interop.fast_tokenizer import are_equally_likely
 from bert_jax.model.encoder import Encoder, Pooler
-from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
 
 SENTENCES = (
     "The river rose in the night, and by morning the lower fields were under water.",
@@ -136,6 +136,13 @@ def compare(ours: ModelOutputs, theirs: ModelOutputs, batch: InputRows) -> list[
                 " report this, or add --noverify to convert anyway"
             )
     return found
+
+
+def with_added_tokens(tokenizer: Tokenizer, sentence: str) -> list[str]:
+    """Returns a sentence with each added token of a WordPiece vocabulary, apart and glued on."""
+    added = tokenizer.added if isinstance(tokenizer, WordPieceTokenizer) else ()
+    contents = [token.content for token in added]
+    return [text for one in contents for text in (f"{sentence} {one} {sentence}", f"a{one}b")]
 
 
 def compare_token_ids(

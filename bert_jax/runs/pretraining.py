@@ -52,6 +52,7 @@ from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import masked_slots
 from bert_jax.runs.steps import (
     CompiledStep,
+    describe_words,
     make_mask_fn,
     mask_vocabulary,
     pretraining_step,
@@ -182,6 +183,7 @@ class PretrainingSetup:
         tokenizer = self.corpora.tokenizer
         resolve_vocabulary(config, tokenizer)
         vocabulary = mask_vocabulary(config.masking, tokenizer)
+        self.words = describe_words(config.masking, self.corpora)
         clock.mark("data")
         self.mesh = sharding.make_mesh(config.mesh)
         for phase in self.phases:
@@ -337,7 +339,7 @@ def pretrain(
     log = open_log(workdir, first_step=first_step, steps=config.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     messages.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
-    for line in (*messages, *corpora.copied, corpora.describe()):
+    for line in (*messages, *corpora.copied, corpora.describe(), *setup.words):
         log.message(line)
     feed = setup.feed(first_step, cursor, log.message)
     train_step = compiled.train_step

@@ -21,6 +21,7 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
+from bert_jax.data.pretraining.corpora import Corpora
 from bert_jax.data.pretraining.phases import resolve_phases
 from bert_jax.errors import UserError
 from bert_jax.model.attention import attention
@@ -40,6 +41,10 @@ from bert_jax.training.state import (
     make_run_inputs,
 )
 from bert_jax.training.step import PrepareFn, UpdateFn, make_train_step
+
+# A word is masked whole. In a language with spaces it has 1 to 4 tokens; in one without, the words
+# of a SentencePiece model are sentences.
+_MOST_TOKENS_A_WORD = 10
 
 
 class CompiledStep(NamedTuple):
@@ -102,6 +107,26 @@ def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabula
         vocab_size=size,
         word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
     )
+
+
+def describe_words(config: MaskingConfig, corpora: Corpora) -> list[str]:
+    """Tells how long the words are that are masked together; [] where single tokens are.
+
+    Raises:
+      UserError: if a corpus has no words to speak of, so that a row loses one run of its tokens.
+    """
+    if config.strategy not in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS):
+        return []
+    lines = []
+    for name, mean in corpora.tokens_a_word(corpora.tokenizer.word_starts()).items():
+        if mean > _MOST_TOKENS_A_WORD:
+            raise UserError(
+                f"{name}: a word has {mean:.1f} tokens on average (is the text without spaces?), so"
+                f" masking.strategy={config.strategy.value} would hide one run of each row: set"
+                " --config.masking.strategy=tokens"
+            )
+        lines.append(f"a word of {name} has {mean:.2f} tokens on average, and is masked as a whole")
+    return lines
 
 
 def make_mask_fn(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> PrepareFn:

@@ -19,6 +19,7 @@ from bert_jax.data.tasks.tag_schemes import Tagging, entities, tagging_of_labels
 from bert_jax.data.tasks.tags import encode_words, entities_of_words, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.text.wordpiece import is_removed
 
 _Word = tuple[str, int, int]  # the word, and the characters where it begins and ends
 
@@ -294,7 +295,8 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
 
 
 def _check_not_empty(text: str) -> None:
-    if not text.strip():
+    # Characters that tokenizers remove are invisible.
+    if all(character.isspace() or is_removed(character) for character in text):
         raise UserError("the input is empty: give it some text")
 
 

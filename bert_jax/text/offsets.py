@@ -69,3 +69,22 @@ def with_accents(text: str, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         while moved[i] < limit and unicodedata.category(text[moved[i]]) == "Mn":
             moved[i] += 1
     return moved
+
+
+def trimmed(text: str, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns spans without the white space at their ends; one of white space alone stays.
+
+    Args:
+      text: the text.
+      begins: [n] int32, in characters.
+      ends: [n] int32, in characters.
+
+    Returns:
+      The new begins and ends, [n] int32 each.
+    """
+    begins, ends = begins.copy(), ends.copy()
+    for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        if inked := text[begin:end].strip():
+            begins[i] = begin + text[begin:end].index(inked)
+            ends[i] = begins[i] + len(inked)
+    return begins, ends

@@ -5,6 +5,7 @@ import enum
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
@@ -133,8 +134,43 @@ def _too_small(vocab_size: int, least: int) -> str:
     )
 
 
+class MergedWords(NamedTuple):
+    """Words that become equal where accents are stripped, with the vowel signs of many scripts."""
+
+    distinct: int  # lower-cased words
+    merged: int  # of these, all but one of those that become equal
+    example: tuple[str, str]  # two that become equal, the most frequent ones; '' if there are none
+
+    @property
+    def share(self) -> float:
+        """The share of the distinct words that is lost."""
+        return self.merged / max(self.distinct, 1)
+
+
+def words_merged_by_stripping(texts: Iterable[str]) -> MergedWords:
+    """Measures how many words of a text lower-casing keeps apart and stripping accents does not."""
+    keeping, stripping = _normalizer(True, False), _normalizer(True, True)
+    counts: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        counts.update(keeping.normalize_str(text).split())
+    example, first = ("", ""), {}
+    for word, _ in counts.most_common():
+        stripped = word if word.isascii() else stripping.normalize_str(word)
+        other = first.setdefault(stripped, word)
+        example = (other, word) if other != word and not example[0] else example
+    return MergedWords(len(counts), len(counts) - len(first), example)
+
+
+def _normalizer(lower_case: bool, strip_accents: bool) -> tokenizers.normalizers.BertNormalizer:
+    return tokenizers.normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
+
+
 def train_wordpiece(
-    sentences: Iterable[str], *, vocab_size: int, lower_case: bool
+    sentences: Iterable[str],
+    *,
+    vocab_size: int,
+    lower_case: bool,
+    strip_accents: bool | None = None,
 ) -> WordPieceTokenizer:
     """Trains a WordPiece vocabulary; the same sentences give the same one, piece for piece.
 
@@ -143,7 +179,8 @@ def train_wordpiece(
     Args:
       sentences: texts of any length.
       vocab_size: number of pieces, the five special ones included, which come first.
-      lower_case: True lower-cases text and strips accents, as in BERT uncased.
+      lower_case: True lower-cases text, as in BERT uncased.
+      strip_accents: True strips accents; None: as `lower_case`.
 
     Raises:
       UserError: if the text is empty, or too small or too varied for the vocabulary size.
@@ -151,25 +188,25 @@ def train_wordpiece(
     _check_size(vocab_size)
     texts = list(sentences)
     check_unicode(texts)
-    alphabet = _alphabet(texts, lower_case)
+    normalizer = _normalizer(lower_case, lower_case if strip_accents is None else strip_accents)
+    alphabet = _alphabet(texts, normalizer)
     if not alphabet:
         raise UserError(_EMPTY)
     # The library gives ids to pieces of one character in an order that differs from run to run, and
     # ids decide between pairs of equal counts. So a first training finds these pieces, and the
     # second gets them, sorted, as if they were special.
-    characters = _train(texts, SPECIAL_PIECES, 0, alphabet, lower_case)[len(SPECIAL_PIECES) :]
+    characters = _train(texts, SPECIAL_PIECES, 0, alphabet, normalizer)[len(SPECIAL_PIECES) :]
     given = [*SPECIAL_PIECES, *sorted(characters)]
     if len(given) > vocab_size:
         raise UserError(_too_small(vocab_size, len(given)))
-    pieces = _train(texts, given, vocab_size, alphabet, lower_case)
+    pieces = _train(texts, given, vocab_size, alphabet, normalizer)
     if len(pieces) < vocab_size:
         raise UserError(_too_large(vocab_size, len(pieces)))
-    return WordPieceTokenizer(pieces, lower_case=lower_case)
+    return WordPieceTokenizer(pieces, lower_case=lower_case, strip_accents=strip_accents)
 
 
-def _alphabet(texts: Iterable[str], lower_case: bool) -> list[str]:
+def _alphabet(texts: Iterable[str], normalizer: tokenizers.normalizers.BertNormalizer) -> list[str]:
     """Returns the characters that cover nearly all of the text, the most frequent first."""
-    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
     counts = collections.Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text))
@@ -189,11 +226,11 @@ def _train(
     first_pieces: Sequence[str],
     vocab_size: int,
     alphabet: Sequence[str],
-    lower_case: bool,
+    normalizer: tokenizers.normalizers.BertNormalizer,
 ) -> list[str]:
     """Returns the pieces in the order of their ids: `first_pieces`, then those found."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocab_size,

@@ -306,7 +306,7 @@ def test_storage_keeps_everything(tokenizer: Tokenizer, tmp_path) -> None:
 def test_a_saved_vocabulary_is_a_plain_file(tmp_path) -> None:
     lines = "".join(f"{piece}\r\n" for piece in VOCAB)
     (tmp_path / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    uncased = load_tokenizer(tmp_path / "vocab.txt")
+    uncased = load_tokenizer(tmp_path / "vocab.txt", lower_case=True)
     cased = load_tokenizer(tmp_path / "vocab.txt", lower_case=False)
     assert uncased.fingerprint == WordPieceTokenizer(VOCAB, lower_case=True).fingerprint
     assert cased.fingerprint == WordPieceTokenizer(VOCAB, lower_case=False).fingerprint
@@ -399,7 +399,7 @@ def test_wordpiece_training_is_exact(lower_case: bool, capfd) -> None:
     assert all(other.to_dict() == first.to_dict() for other in others)
     pieces = {first.id_to_piece(id) for id in range(120)}
     assert ("T" in pieces) is not lower_case
-    assert first.decode(first.encode("the old town")) == "the old town"
+    assert first.decode(first.encode("the old town").tolist()) == "the old town"
     assert capfd.readouterr() == ("", "")
 
 
@@ -474,8 +474,7 @@ def lines_of(vocab: list[str]) -> bytes:
     [
         ("vocab.txt", lines_of(VOCAB[1:]), r"has no \[PAD\]"),
         ("vocab.txt", lines_of(["a"]), r"has no \[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\]"),
-        ("vocab.txt", lines_of([*VOCAB, "the"]), r"repeats 'the'"),
-        ("vocab.txt", lines_of([*VOCAB, "", "x"]), r"line \d+ is empty"),
+        ("vocab.txt", lines_of([*VOCAB, *(f"▁{p}" for p in VOCAB)]), "are of SentencePiece"),
         ("vocab.txt", b"[PAD]\n\xff\n", "not UTF-8 at byte 6"),
         ("vocab.txt", b"", r"has no \[PAD\]"),
         ("vocab.json", b"{}", "is not a tokenizer"),

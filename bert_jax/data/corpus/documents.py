@@ -182,13 +182,16 @@ def refuse_nul(text: str, location: object) -> None:
 
 
 def fold(text: str) -> str:
-    """Replaces each run of white space by one space, and strips the ends."""
+    """Replaces each run of white space by one space, and strips the ends.
+
+    Byte order marks go, wherever they stand: files that were joined have them in their middle.
+    """
     text = text.strip()
     # Most text needs no change, and this test takes a tenth of the time. All white space but " " is
-    # not printable.
+    # not printable, nor is the byte order mark.
     if text.isprintable() and "  " not in text:
         return text
-    return " ".join(text.split())
+    return " ".join(text.replace("\ufeff", "").split())
 
 
 def folded_lines(text: str) -> list[str]:

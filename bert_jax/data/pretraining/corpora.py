@@ -15,6 +15,8 @@ from bert_jax.data.pretraining.rows import MAX_CORPORA, held_out_rows, pack_epoc
 from bert_jax.errors import UserError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
+_MEASURED_TOKENS = 1 << 22  # of each corpus, in which words are measured, at most
+
 
 @dataclasses.dataclass(frozen=True)
 class Corpora:
@@ -45,6 +47,18 @@ class Corpora:
         total = sum(self.weights.values())
         shares = ", ".join(f"{name} {weight / total:.1%}" for name, weight in self.weights.items())
         return f"{tokens:,} tokens in {documents:,} documents; of the rows: {shares}"
+
+    def tokens_a_word(self, word_starts: np.ndarray) -> dict[str, float]:
+        """Returns the mean number of tokens in a word, for each corpus.
+
+        Args:
+          word_starts: [V] bool, `Tokenizer.word_starts`.
+        """
+        means = {}
+        for name, corpus in zip(self.weights, self.train, strict=True):
+            ids = corpus.token_ids(np.arange(min(corpus.tokens, _MEASURED_TOKENS)))
+            means[name] = len(ids) / max(int(np.count_nonzero(word_starts[ids])), 1)
+        return means
 
     def held_out(
         self, config: PretrainDataConfig, row_format: RowFormat, rows: int

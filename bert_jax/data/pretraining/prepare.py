@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bert_jax.data.corpus import pieces, sampling, workers
-from bert_jax.data.corpus.corpus import CORPUS_FORMAT, read_manifest
+from bert_jax.data.corpus.corpus import CORPUS_FORMAT, open_corpus, read_manifest
 from bert_jax.data.corpus.documents import Layout
 from bert_jax.data.corpus.layout_check import layout_warning
 from bert_jax.data.corpus.pieces import Job, PieceWriter, ShardFinished
@@ -25,11 +25,18 @@ from bert_jax.data.pretraining import report
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, exists, locked_staging, new_file, take_place, write_atomically
 from bert_jax.stopping import Stopped
-from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
-from bert_jax.text.training import ModelType, train_sentencepiece, train_wordpiece
+from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, check_unicode, load_tokenizer
+from bert_jax.text.training import (
+    ModelType,
+    train_sentencepiece,
+    train_wordpiece,
+    words_merged_by_stripping,
+)
 
 _PROGRESS_SECONDS = 10
 _SETTINGS = "settings.json"
+_MERGED_SHARE = 0.01  # of the distinct words, from which on stripping accents is told
+_UNKNOWN_SHARE = 0.02  # of the tokens or sentences, from which on [UNK] is warned of
 
 # Does these pieces of a job, and yields what it finishes.
 RunPieces = Callable[[Job, Sequence[int]], Iterator[ShardFinished]]
@@ -43,7 +50,8 @@ class CorpusOptions:
     layout: Layout
     language: str
     tokenizer: str  # train:KIND:SIZE, or what `load_tokenizer` takes
-    lower_case: bool
+    lower_case: bool | None  # None: a trained vocabulary is uncased, a given one as its pieces are
+    strip_accents: bool | None  # None: as lower_case
     heldout_rate: float
     output: pathlib.Path  # the directory to make
 
@@ -84,6 +92,7 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
         "format": CORPUS_FORMAT,
         "tokenizer": tokenizer.fingerprint if tokenizer else options.tokenizer,
         "lower_case": options.lower_case,
+        "strip_accents": options.strip_accents,
     }
     with locked_staging(output, pieces.has_finished_shards) as staging, _told_how_to_go_on(staging):
         _begin_or_go_on(staging, settings)
@@ -99,7 +108,23 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
         take_place(staging / pieces.CORPUS, output)
     print(summary(manifest))
     print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
-    print(f"wrote {output} in {time.monotonic() - begin:.0f} s")
+    print(f"wrote {output} in {time.monotonic() - begin:.0f} s", flush=True)
+    _tell_unknown(output, tokenizer)
+
+
+def _tell_unknown(output: pathlib.Path, tokenizer: Tokenizer) -> None:
+    """Tells how much of the training text the tokenizer does not know."""
+    if (found := report.measure_unknown(open_corpus(output, "train"), tokenizer)) is None:
+        return
+    print(found)
+    if max(found.token_share, found.sentence_share) > _UNKNOWN_SHARE:
+        remedy = (
+            "text without spaces between words, or in another language than the vocabulary, needs"
+            " --tokenizer=train:sentencepiece:SIZE"
+        )
+        if tokenizer.kind == "sentencepiece":
+            remedy = "train a tokenizer on text of this language, or use a larger SIZE"
+        print(f"warning: {found}: {remedy}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -129,9 +154,21 @@ def _begin_or_go_on(staging: pathlib.Path, settings: dict[str, Any]) -> None:
 
 def _given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
     """Loads the tokenizer that `--tokenizer` names; None where it is to be trained."""
-    if exists(options.tokenizer) or not options.tokenizer.startswith("train:"):
-        return load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    _training(options.tokenizer)
+    trained = options.tokenizer.startswith("train:") and not exists(options.tokenizer)
+    kind = _training(options.tokenizer)[0] if trained else pathlib.Path(options.tokenizer).suffix
+    for name in ("lower_case", "strip_accents"):
+        if (value := getattr(options, name)) is not None and kind not in ("wordpiece", ".txt"):
+            raise UserError(
+                f"--{name}={value} is for a WordPiece vocabulary that is trained or a *.txt, and"
+                f" {options.tokenizer} has its own: leave it out"
+            )
+    if not trained:
+        loaded = load_tokenizer(
+            options.tokenizer, lower_case=options.lower_case, strip_accents=options.strip_accents
+        )
+        for note in loaded.notes:
+            print(note, flush=True)
+        return loaded
     return None
 
 
@@ -168,9 +205,28 @@ def _train_tokenizer(job: Job, options: CorpusOptions) -> Tokenizer:
                 shown.update(1)
 
     if kind == "wordpiece":
-        return train_wordpiece(sentences(), vocab_size=size, lower_case=options.lower_case)
+        texts, lower_case = list(sentences()), options.lower_case is not False
+        if lower_case and options.strip_accents is None:
+            _warn_of_merged_words(texts)
+        return train_wordpiece(
+            texts, vocab_size=size, lower_case=lower_case, strip_accents=options.strip_accents
+        )
     model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
     return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
+
+
+def _warn_of_merged_words(texts: Sequence[str]) -> None:
+    check_unicode(texts)
+    found = words_merged_by_stripping(texts)
+    if found.share > _MERGED_SHARE:
+        one, other = found.example
+        print(
+            f"warning: stripping accents and vowel signs makes {found.share:.1%} of the"
+            f" {found.distinct:,} distinct words equal to another, such as {other} to {one}:"
+            " --nostrip_accents keeps them apart, --strip_accents accepts it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _write_shards(job: Job, run_pieces: RunPieces) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ _EXAMPLE_ROWS = 3
 _EXAMPLE_LENGTH = 128
 _CHUNK = 1 << 18  # documents measured at a time
 _BLOCK_EXAMPLES = 1 << 17  # in the plan; enough to estimate shares
+_UNKNOWN_SENTENCES = 1 << 18  # in which `prepare` counts [UNK], at most
 _UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for [UNK], at most
 
 
@@ -123,6 +125,31 @@ def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthRepo
         lines += ["", *(_packing_line(train, length) for length in ROW_LENGTHS)]
         lines += ["", "sample rows:", *_example_rows(train, tokenizer)]
     return lines, lengths
+
+
+class Unknown(NamedTuple):
+    """Shares of a corpus that became [UNK]."""
+
+    token_share: float
+    sentence_share: float  # of the sentences that are nothing else
+
+    def __str__(self) -> str:
+        """Formats the shares for people."""
+        return (
+            f"{self.token_share:.2%} of the training tokens are [UNK], and"
+            f" {self.sentence_share:.1%} of the sentences are nothing else"
+        )
+
+
+def measure_unknown(corpus: Corpus, tokenizer: Tokenizer) -> Unknown | None:
+    """Counts [UNK] in the first sentences of a corpus; None if it has none."""
+    if not (sentences := min(corpus.sentences, _UNKNOWN_SENTENCES)):
+        return None
+    ends = corpus.sentence_ends(np.arange(sentences))
+    unknown = corpus.token_ids(np.arange(ends[-1])) == tokenizer.special.unk
+    before = np.append(0, np.cumsum(unknown))[np.append(0, ends)]
+    alone = np.diff(before) == np.diff(ends, prepend=0)
+    return Unknown(float(unknown.mean()), float(alone.mean()))
 
 
 def _tokenizer_lines(metadata: dict, heldout: Corpus, tokenizer: Tokenizer) -> list[str]:

@@ -21,10 +21,14 @@ from bert_jax.data.tasks.splits import Outputs, Split
 from bert_jax.data.tasks.tag_schemes import Tagging, entities
 from bert_jax.data.tasks.tagged_files import TaggedSentence
 from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.wordpiece import is_removed
 
-_JOINERS = "\u200c\u200d"  # zero-width, in Persian and in Indic scripts
+# Invisible marks that choose the form of the character before: zero-width ones in Persian and in
+# Indic scripts, and variation selectors, as in emoji.
+_JOINERS = re.compile("[\u200c\u200d\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 # Matches kinds of characters (`_kind`): a run of word characters, or one other, with their marks.
-_RUN = re.compile("w[wm]*|[.m]m*")
+# Characters that the tokenizer removes ("i") and joiners ("j") begin no word; the former end none.
+_RUN = re.compile("w(?:[wmji]*[wmj])?|[.m](?:[mji]*[mj])?")
 
 
 def split_words(text: str) -> list[tuple[str, int, int]]:
@@ -32,19 +36,29 @@ def split_words(text: str) -> list[tuple[str, int, int]]:
 
     A word is a run of letters, digits and underscores, or any other single character that is not
     white space: "don't" is three words. Combining marks and joiners belong to the character before.
+    The words are those of the text without the characters that BERT removes, such as a byte order
+    mark or a soft hyphen, wherever these stand.
 
     Returns:
-      (word, begin, end) of each, in characters: `text[begin:end]` is the word.
+      (word, begin, end) of each, in characters: `text[begin:end]` is the word, and what was removed
+      inside it.
     """
     kinds = "".join(map(_kind, text))
-    return [(text[run.start() : run.end()], *run.span()) for run in _RUN.finditer(kinds)]
+    return [
+        ("".join(c for c in text[slice(*run.span())] if _kind(c) != "i"), *run.span())
+        for run in _RUN.finditer(kinds)
+    ]
 
 
 @functools.cache
 def _kind(character: str) -> str:
+    if _JOINERS.match(character):
+        return "j"
+    if is_removed(character):
+        return "i"
     if character.isspace():
         return " "
-    if character in _JOINERS or unicodedata.category(character).startswith("M"):
+    if unicodedata.category(character).startswith("M"):
         return "m"
     return "w" if character.isalnum() or character == "_" else "."
 

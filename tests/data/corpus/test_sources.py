@@ -111,9 +111,21 @@ def test_white_space_that_the_splitter_cannot_bear(tmp_path: Path, text: str) ->
     assert " ".join(sentences) == " ".join(text.split())
 
 
-def test_byte_order_mark_is_dropped_at_the_start_only(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.txt", b"\xef\xbb\xbfOne.\n\xef\xbb\xbfTwo.\n")
-    assert _sentences(f"text:{path}") == [["One.", "\ufeffTwo."]]
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}One.\nTwo.\n",
+        "One.\n{}Two.\n",
+        "{}One.\n{0}{0} Two.{0}\n",
+        "O{}ne.\n{0}Two.",
+        "One. \n{} \tTwo.",
+    ],
+)
+def test_byte_order_marks_are_dropped_wherever_they_are(text: str, tmp_path: Path) -> None:
+    marked = text.replace("{0}", "{}").replace("{}", "\ufeff")
+    assert _sentences(f"text:{_write(tmp_path / 'a.txt', marked)}") == [["One.", "Two."]]
+    path = _write(tmp_path / "a.jsonl", json.dumps({"text": marked}))
+    assert _sentences(f"jsonl:{path}#text") == [["One.", "Two."]]
 
 
 def test_documents_come_before_the_file_has_been_read(tmp_path: Path) -> None:
