@@ -245,11 +245,11 @@ class Answers(Predictor):
             )
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Returns `question`, `answer`, `begin`, `end` (characters), `score` and `null_score` of each.
+        """Returns for each `question`, `answer`, `begin`, `end`, `score` and `null_score`.
 
-        A model that was trained here on questions without answers answers "" where `null_score` is
-        above `score` by more than its threshold. An imported one stores no threshold: it always
-        gives a span.
+        `begin` and `end` are in characters. A model trained on questions without answers gives ""
+        where `null_score` is above `score` by more than its threshold. An imported one stores no
+        threshold: it always gives a span.
         """
         tuned, data = self._tuned, self._tuned.config.data
         encoded = encode_questions(inputs, tuned.tokenizer, data)
