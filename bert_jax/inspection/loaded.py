@@ -21,7 +21,7 @@ from bert_jax.text.tokenizer import Tokenizer
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
 Texts = Text | Sequence[Text]
-Sentences = Sequence[list[str]]  # of words, for a tagger
+WordLists = Sequence[list[str]]  # of words, for a tagger
 
 _BATCH_SIZE = 32  # texts of a fine-tuned model
 
@@ -153,7 +153,7 @@ class LoadedModel:
         vectors = self._encoders[key](a, b)
         return vectors if key[0] is Pooling.TOKENS else np.stack(vectors)
 
-    def predict(self, texts: Texts | Sentences) -> list[dict[str, Any]]:
+    def predict(self, texts: Texts | WordLists) -> list[dict[str, Any]]:
         """Does the task that the model was fine-tuned for.
 
             bert_jax.load("runs/sst2").predict("this teddy bear is so cute.")
