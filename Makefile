@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup quickstart notebooks test faults bench test-beam lint format
+.PHONY: setup quickstart notebooks test faults odd-inputs bench test-beam lint format
 
 # The stamp is older than the list of dependencies whenever that has changed.
 setup: $(VENV)/.installed
@@ -26,6 +26,9 @@ test: setup
 
 faults: setup  ## kills and damage at random moments, and every mesh: half an hour
 	$(BIN)/python -m pytest -q -m slow tests
+
+odd-inputs: setup  ## odd inputs by the thousand through the drivers: half an hour; ODD=--only=table
+	$(BIN)/python -m tests.odd_inputs $(ODD)
 
 bench: setup  ## speed and memory beside peers and limits: a quarter of an hour; BENCH=--gpu on a GPU
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
