@@ -21,6 +21,7 @@ from bert_jax.errors import UserError
 
 _MOST_BYTES = 255  # of a name, in most file systems
 _STAGING = ".partial"  # in a directory that becomes the output
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _COMMA = re.compile(r"(?<!\\),")  # `\,` is a comma inside a path
 
 REMEDIES = {  # what a user can do about an error of the system with a path
@@ -238,14 +239,31 @@ def _lock(staging: pathlib.Path, output: pathlib.Path) -> int:
         os.close(lock)
 
 
+def strict_json(text: str) -> Any:
+    """Parses JSON.
+
+    Raises:
+      UnicodeEncodeError: if it has half of a surrogate pair.
+      ValueError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+        if _SURROGATE_ESCAPE.search(text):  # rare, and usually in whole pairs
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a file with one JSON object.
 
     Raises:
-      UserError: if it is not JSON, or not an object.
+      UserError: if it is not JSON, not an object, or has half of a surrogate pair.
     """
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        values = strict_json(content.decode(json.detect_encoding(content)))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): copy or download it again") from None
     if not isinstance(values, dict):

@@ -104,6 +104,11 @@ def _listed(
     described = {id: _token(token, path) | {"id": id} for id, token in numbered}
     yield from described.values()
     contents = {token["content"] for token in described.values()}
+    if not all(type(id) is int for id in added.values()):
+        raise UserError(
+            f"{path.with_name(ADDED_FILE)} has ids that are no whole numbers: copy or download it"
+            " again"
+        )
     for token in fast.get("added_tokens") or []:
         token = _token(token, path)
         if decoder and token["content"] not in contents:

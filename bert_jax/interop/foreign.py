@@ -20,6 +20,8 @@ from bert_jax.interop.architectures import (
 from bert_jax.interop.names import Tensor, check_tensors, from_theirs
 from bert_jax.text.tokenizer import Tokenizer
 
+_MOST_LABELS = 1_000_000  # that have no names
+
 
 def check_vocabulary(
     tokenizer: Tokenizer, encoder: EncoderConfig, where: object, *, padded: bool
@@ -114,8 +116,11 @@ def read_labels(values: Mapping[str, Any], where: object) -> list[str]:
             f"{where}: problem_type={problem} is not implemented: only one label per input is"
         )
     count = values.get("num_labels", 2)
-    if not isinstance(count, int):
-        raise UserError(f"{where}: num_labels={count} is not an integer: correct config.json")
+    if type(count) is not int or not 0 < count <= _MOST_LABELS:
+        raise UserError(
+            f"{where}: num_labels={count} is not an integer from 1 to {_MOST_LABELS:,}: correct"
+            " config.json"
+        )
     named = values.get("id2label") or {str(each): f"LABEL_{each}" for each in range(count)}
     if not isinstance(named, dict) or named.keys() != {str(each) for each in range(len(named))}:
         raise UserError(f"{where}: id2label={named} does not number the classes from 0: correct it")

@@ -80,7 +80,8 @@ def read_encoder_config(values: dict[str, Any], path: pathlib.Path) -> EncoderCo
     """
     for name, only in _ONLY.items():
         if (value := values.get(name)) is not None and value != only:
-            why = f" ({_OTHERS[value]})" if name == "model_type" and value in _OTHERS else ""
+            is_other = name == "model_type" and isinstance(value, str) and value in _OTHERS
+            why = f" ({_OTHERS[value]})" if is_other else ""
             raise UserError(
                 f"{path}: {name}={_shown(value)} is not BERT{why}: only {name}={_shown(only)} can"
                 " be converted"

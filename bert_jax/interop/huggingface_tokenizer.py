@@ -34,6 +34,25 @@ _SETTINGS = (
     ("strip_accents", "strip_accents", "strip_accents"),
     ("split_han", "tokenize_chinese_chars", "handle_chinese_chars"),
 )
+# Types of the fields that are read here, besides null; other programs may write anything.
+_TYPES: dict[str, dict[str, type]] = {
+    TOKENIZER_FILE: {
+        "added_tokens": list,
+        "model": dict,
+        "normalizer": dict,
+        "post_processor": dict,
+        "pre_tokenizer": dict,
+        "truncation": dict,
+    },
+    TOKENIZER_CONFIG_FILE: {
+        "added_tokens_decoder": dict,
+        "auto_map": dict,
+        "model_input_names": list,
+        "tokenizer_class": str,
+    },
+    CONFIG_FILE: {"tokenizer_class": str},
+}
+_TYPE_NAMES = {dict: "object", list: "list", str: "text"}
 _DEFAULTS = {"lower_case": True, "strip_accents": None, "split_han": True}
 
 
@@ -122,7 +141,15 @@ def unstated_settings(directory: pathlib.Path, tokenizer: Tokenizer) -> dict[str
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    """Reads a file of the directory, {} if there is none; its fields have the types of `_TYPES`."""
+    values = read_json(path) if path.is_file() else {}
+    for name, wanted in _TYPES.get(path.name, {}).items():
+        if values.get(name) is not None and not isinstance(values[name], wanted):
+            raise UserError(
+                f"{path}: {name}={as_written(values[name])} is no {_TYPE_NAMES[wanted]}: copy or"
+                " download the file again"
+            )
+    return values
 
 
 def _check_kind_of_vocab(directory: pathlib.Path, kind: Any) -> None:
@@ -166,7 +193,7 @@ def _settings(
         cased = is_cased(vocab)
         found["lower_case"] = not cased
         notes.append(case_note(cased))
-    found = {"strip_accents": None, "split_han": True} | found
+    found = _DEFAULTS | found
     for ours, theirs, in_fast in _SETTINGS:
         if ours in of_fast:
             one, other = (

@@ -1,5 +1,6 @@
 """Models and tokenizers of transformers, loaded from a directory and run."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -101,6 +102,21 @@ def load_peer_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer) -> Any:
     return load.from_pretrained(directory, local_files_only=True, **settings)
 
 
+@contextlib.contextmanager
+def _told_in_one_line(directory: pathlib.Path) -> Iterator[None]:
+    """Tells an error of transformers, which may be of any type, as one of the directory."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{directory}: transformers ends with {type(error).__name__} ({reason}): correct the"
+            " files, or add --noverify to convert without the comparison"
+        ) from error
+
+
 def compare_with_transformers(
     model: Model, directory: pathlib.Path, sentences: Sequence[str], *, exported: bool
 ) -> Iterator[str]:
@@ -117,12 +133,15 @@ def compare_with_transformers(
       Lines for the log with the differences, or one line if transformers is not installed.
 
     Raises:
-      UserError: if the models or the tokenizers differ.
+      UserError: if the models or the tokenizers differ, or transformers cannot read them.
     """
     if not verify.is_installed(*LIBRARIES):
         yield f"not verified: {' and '.join(LIBRARIES)} are not both installed"
         return
-    loaded = load_model(directory, architecture_of(model.metadata), pooler="pooler" in model.params)
+    with _told_in_one_line(directory):
+        loaded = load_model(
+            directory, architecture_of(model.metadata), pooler="pooler" in model.params
+        )
     if exported and (loaded.missing or loaded.unexpected):
         raise UserError(
             f"transformers misses the tensors {loaded.missing} and does not use"
@@ -132,12 +151,16 @@ def compare_with_transformers(
     tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     batch = verify.make_input_rows(tokenizer, encoder, sentences)
-    for difference in verify.compare(verify.our_outputs(model, batch), loaded.run(batch), batch):
+    with _told_in_one_line(directory):
+        theirs = loaded.run(batch)
+    for difference in verify.compare(verify.our_outputs(model, batch), theirs, batch):
         yield f"verified against transformers, {difference}"
-    their_tokenizer = load_peer_tokenizer(directory, tokenizer)
+    with _told_in_one_line(directory):
+        their_tokenizer = load_peer_tokenizer(directory, tokenizer)
 
     def encode(text: str) -> list[int]:
-        return their_tokenizer(text, add_special_tokens=False)["input_ids"]
+        with _told_in_one_line(directory):
+            return their_tokenizer(text, add_special_tokens=False)["input_ids"]
 
     with_added = [*sentences, *verify.with_added_tokens(tokenizer, sentences[0])]
     yield verify.compare_token_ids(tokenizer, encode, with_added)

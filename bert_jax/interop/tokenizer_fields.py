@@ -126,7 +126,7 @@ def as_written(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def check_class(name: Any, path: pathlib.Path) -> None:
+def check_class(name: str | None, path: pathlib.Path) -> None:
     """Checks `tokenizer_class`, of tokenizer_config.json or of config.json.
 
     Raises:
@@ -134,11 +134,11 @@ def check_class(name: Any, path: pathlib.Path) -> None:
     """
     if name is None or name in GENERIC_CLASSES:
         return
-    if not isinstance(name, str) or name.removesuffix("Fast") not in BERT_CLASSES:
+    if name.removesuffix("Fast") not in BERT_CLASSES:
         raise refusal(path, f"tokenizer_class={as_written(name)}")
 
 
-def is_generic(name: Any) -> bool:
+def is_generic(name: str | None) -> bool:
     """Returns True for a class that takes tokenizer.json as it is."""
     return name in GENERIC_CLASSES
 
@@ -150,13 +150,17 @@ def check_config(values: Mapping[str, Any], path: pathlib.Path) -> None:
       UserError: for the first field that changes ids and that nothing here follows.
     """
     auto_map = values.get("auto_map") or {}
-    if not isinstance(auto_map, dict) or auto_map.get("AutoTokenizer"):
+    if auto_map.get("AutoTokenizer"):
         raise refusal(path, f"auto_map={as_written(auto_map)} (a program of its own)")
-    special = set(SPECIAL_PIECES_OF_WORDPIECE.values())
+    special = list(SPECIAL_PIECES_OF_WORDPIECE.values())  # a value may have no hash
     for name, value in values.items():
         if value is None or name in _READ or name in HARMLESS or name == "auto_map":
             continue
-        if name == "never_split" and isinstance(value, list) and special.issuperset(value):
+        if (
+            name == "never_split"
+            and isinstance(value, list)
+            and all(each in special for each in value)
+        ):
             continue
         if name in _ONLY:
             if value not in _ONLY[name]:
@@ -222,7 +226,12 @@ def _is_bert_template(values: Mapping[str, Any], special: Mapping[str, int]) -> 
     match values:
         case {"type": "BertProcessing", "cls": [str(first), int(a)], "sep": [str(last), int(b)]}:
             return (first, a, last, b) == (cls, special.get(cls), sep, special.get(sep))
-        case {"type": "TemplateProcessing", "single": list(one), "pair": list(two), **other}:
+        case {
+            "type": "TemplateProcessing",
+            "single": list(one),
+            "pair": list(two),
+            "special_tokens": dict(tokens),
+        }:
             pass
         case _:
             return False
@@ -236,7 +245,7 @@ def _is_bert_template(values: Mapping[str, Any], special: Mapping[str, int]) -> 
         part("SpecialToken", sep, 0),
     ]
     pair = [*single, part("Sequence", "B", 1), part("SpecialToken", sep, 1)]
-    ids = {name: each.get("ids") for name, each in other.get("special_tokens", {}).items()}
+    ids = {name: each.get("ids") for name, each in tokens.items() if isinstance(each, dict)}
     return (
         one == single
         and two == pair

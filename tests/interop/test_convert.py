@@ -224,6 +224,24 @@ def test_misfits_are_a_table_and_leave_nothing(drivers: Drivers, tmp_path: pathl
     assert not (tmp_path / "new").exists() and len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_transformers_cannot_read_is_one_line(
+    drivers: Drivers, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    for name, changes in (
+        ("tokenizer_config.json", {"mask_token": 1.5}),
+        ("config.json", {"id2label": {"x": "y"}}),
+    ):
+        directory = tmp_path / f"hf {name}"
+        convert(drivers, pretrained[0], f"hf:{directory}", "--noverify")
+        edit_json(directory / name, **changes)  # our own file beside it says what we need
+        flags = f"--from=hf:{directory}", f"--to={tmp_path / 'new'}"
+        result = drivers.run("convert", *flags)
+        assert result.status == 1 and len(result.err.splitlines()) == 1, result
+        assert result.err.startswith(f"error: {directory}: transformers ends with ")
+        assert not (tmp_path / "new").exists()
+        convert(drivers, f"hf:{directory}", tmp_path / f"new {name}", "--noverify")  # its remedy
+
+
 def test_without_a_proof_the_log_says_so(
     drivers: Drivers, imported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

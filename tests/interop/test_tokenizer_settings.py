@@ -19,8 +19,9 @@ from bert_jax.interop.huggingface_tokenizer import (
     unstated_settings,
     write_tokenizer,
 )
-from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer, load_tokenizer
+from bert_jax.text.tokenizer import AddedToken, Tokenizer, WordPieceTokenizer, load_tokenizer
 from tests.fixtures.interop import SPECIAL, VOCAB, edit_json
+from tests.odd_inputs.mutations import mutated_json
 
 V = len(VOCAB)
 CASED = [*VOCAB, "Paris", "Red", "R", "Blue", "##R"]
@@ -475,3 +476,31 @@ def test_random_added_tokens(seed: int, tmp_path: pathlib.Path) -> None:
     write_tokenizer(ours, tmp_path / "written", 50)
     assert_parity(ours, tmp_path / "written", texts)
     assert read_tokenizer(tmp_path / "written").to_dict() == ours.to_dict()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mutated_files_are_read_or_refused(seed: int, tmp_path: pathlib.Path) -> None:
+    rng = random.Random(seed)
+    added = [AddedToken("[E1]", V, special=True), AddedToken("xy z", V + 1)]
+    tokenizer = WordPieceTokenizer(VOCAB, lower_case=True, added=added)
+    write_tokenizer(tokenizer, write(tmp_path), 40)
+    files: dict[str, Any] = {
+        name: json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("tokenizer", "tokenizer_config")
+    }
+    files["special_tokens_map"] = {"cls_token": "[CLS]", "mask_token": flags("[MASK]")}
+    files["added_tokens"] = {"[E1]": V, "xy z": V + 1}
+    files["config"] = {"tokenizer_class": "BertTokenizer", "vocab_size": V}
+    read = 0
+    for number in range(60):
+        bad = rng.choice(sorted(files))
+        found = {name: values for name, values in files.items() if rng.random() < 0.6}
+        found[bad] = mutated_json(rng, files[bad])
+        directory = write(tmp_path / f"{number}", **found)
+        try:
+            read += bool(read_tokenizer(directory))
+            read_max_length(directory)
+            check_segments(directory)
+        except UserError as error:
+            assert str(directory) in str(error) and "\n" not in str(error)
+    assert 5 < read < 55

@@ -17,14 +17,13 @@ from bert_jax.data.corpus import records
 from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.labels import clean_label, is_blank
 from bert_jax.errors import UserError
-from bert_jax.files import exists, given_path
+from bert_jax.files import exists, given_path, strict_json
 
 Row = dict[str, object]  # column -> value
 
 _TFDS_PREFIX = "tfds:"
 _TFDS = re.compile(r"tfds:(\w+(?:/[\w.+-]+)?(?::\d+\.\d+\.\d+)?):(.+)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONGEST_CELL = 2**31 - 1  # characters; the most that every platform takes
 _SHOWN_LENGTH = 60  # characters of a value in a message
 
@@ -107,14 +106,11 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
 def parse_json(text: str, location: str) -> Any:
     """Parses JSON; raises UserError if it is not JSON or has half of a surrogate pair."""
     try:
-        value = json.loads(text)
-        if _SURROGATE_ESCAPE.search(text):  # rare, and usually in whole pairs
-            json.dumps(value, ensure_ascii=False).encode()
+        return strict_json(text)
     except UnicodeEncodeError:
         raise UserError(f"{location} has half of a surrogate pair: write both halves") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{location} is not JSON ({error}): correct it") from None
-    return value
 
 
 def column(row: Row, names: str, location: str, flag: str) -> object:
