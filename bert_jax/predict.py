@@ -189,7 +189,10 @@ def _print_words(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
         from bert_jax.tasks.finetuned import FineTuned
         from bert_jax.tasks.predictors import Tags
     if metadata["kind"] != TaskKind.TAGS.value:
-        raise UserError(f"--words needs a tagger, and {checkpoint} is of kind {metadata['kind']}")
+        raise UserError(
+            f"--words needs a tagger, and {checkpoint} is of kind {metadata['kind']}: leave it out,"
+            " or name another checkpoint"
+        )
     tagger = Tags(FineTuned(checkpoint, metadata, one_device()), _BATCH_SIZE.value)
     _answer(tagger.tag_words, _all_words(), _dumps if _JSON.value else tagger.show_words)
 

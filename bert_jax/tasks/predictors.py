@@ -19,6 +19,7 @@ from bert_jax.data.tasks.tag_schemes import Tagging, entities, tagging_of_labels
 from bert_jax.data.tasks.tags import encode_words, entities_of_words, split_words
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
+from bert_jax.text.tokenizer import check_unicode
 from bert_jax.text.wordpiece import is_removed
 
 _Word = tuple[str, int, int]  # the word, and the characters where it begins and ends
@@ -195,14 +196,16 @@ def check_words(words: object) -> list[str]:
     """Returns the words of a sentence as `tagged_files` reads them from a record.
 
     Raises:
-      UserError: if it is no list of words.
+      UserError: if it is no list of words, or one has half of a surrogate pair.
     """
     found = [as_text(word) for word in words] if isinstance(words, list) else []
     if not found or not all(word and word.strip() for word in found):
         raise UserError(
             f'{shown(words)} is no list of words: write a JSON list such as ["U.S.", "won"]'
         )
-    return cast("list[str]", found)
+    sentence = cast("list[str]", found)
+    check_unicode(sentence)
+    return sentence
 
 
 def _tag_words(

@@ -1,8 +1,9 @@
 """Text: strings in, token ids out, and back.
 
-`tokenizer` has the interface and its two kinds, SentencePiece and WordPiece: a text to [n] int32
-ids, with offsets in characters on request. `training` trains one on a sample of text; `offsets`
-maps tokens to characters.
+`interface` says what a tokenizer does: a text to [n] int32 ids, with offsets in characters on
+request. `sentence_pieces` and `wordpiece` are its two kinds, `vocabulary` reads the rows of the
+latter, and `tokenizer` loads either. `training` trains one on a sample of text; `offsets` maps
+tokens to characters.
 
-Read `tokenizer.py` first.
+Read `interface.py` first.
 """

@@ -115,7 +115,11 @@ def test_tags(
         "predict", f"--checkpoint={pretrained[0]}", "--words", stdin=stdin
     ).error()
     assert message.startswith("--words needs a tagger, and ")
-    assert message.endswith("is of kind pretraining")
+    assert "is of kind pretraining: leave it out" in message
+    # What cannot be encoded is found before the first answer, too.
+    stdin = '["red"]\n["\\ud800"]\n'
+    message = drivers.run("predict", *flags, "--batch_size=1", stdin=stdin).error()
+    assert message.startswith("standard input, line 2: ") and "surrogate" in message
 
     text = "old  red river " + "stone " * 40 + "blue"
     (found,) = predict(drivers, run, [text])

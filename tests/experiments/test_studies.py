@@ -146,6 +146,20 @@ def test_probes_fine_tune_kept_checkpoints(study_file: pathlib.Path) -> None:
     }  # fmt: skip
 
 
+def test_a_variant_replaces_a_list_of_paths(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    own = Variant("own", pretrain=("data.corpus=data/a,data/b",), finetune=("data.dev=data/x.tsv",))
+    found = change(found, variants=(*found.variants, own))
+    runs = {run.name: run for run in expand(found, found.sizes["cpu"], PATHS)}
+    for name, field, value in (
+        ("pretrain/own/seed-0", "corpus", "data/a,data/b"),
+        ("feel/own/seed-0", "dev", "data/x.tsv"),
+    ):
+        given = [flag for flag in runs[name].flags if flag.startswith(f"--config.data.{field}=")]
+        assert given == [f"--config.data.{field}={value}"]
+    assert pretraining_config(found.sizes["cpu"], own).data.corpus == "data/a,data/b"
+
+
 def test_a_grid() -> None:
     variants = grid({"optimizer.learning_rate": (1e-4, 3e-4), "batch_size": (16,)}, of="finetune")
     assert [variant.name for variant in variants] == [

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -41,7 +42,7 @@ class Case:
       driver: name of the driver.
       flags: of its command line.
       confirm: raises Fault if the result of status 0 is not what the oracle says.
-      output: what must not exist after a refusal.
+      output: what a refusal must leave as it was, with all that is beside it.
       stdin: standard input.
       environment: if given, the driver starts as a process of its own with these variables.
     """
@@ -154,6 +155,7 @@ def try_case(case: Case, drivers: Drivers) -> str:
     Raises:
       Fault: if it is neither.
     """
+    before = _beside(case.output)
     if case.environment is None:
         result = drivers.run(case.driver, *case.flags, stdin=case.stdin)
     else:
@@ -166,10 +168,14 @@ def try_case(case: Case, drivers: Drivers) -> str:
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     is_one = len(errors) == 1 and result.err.endswith(f"{errors[0]}\n")
     expect(is_one, f"not one line at the end:\n{result.err[-2000:]}")
-    if case.output is not None:
-        left = [path.name for path in case.output.parent.glob(f"*{case.output.name}*")]
-        expect(not left, f"left behind {left} after {errors[0]}")
+    left = _beside(case.output) - before
+    expect(not left, f"left behind {left} after {errors[0]}")
     return "refused"
+
+
+def _beside(output: pathlib.Path | None) -> set[str]:
+    """Returns the names in the folder of an output."""
+    return set(os.listdir(output.parent)) if output and output.parent.is_dir() else set()
 
 
 def check_finite(value: Any) -> None:
