@@ -36,6 +36,7 @@ from bert_jax.objectives.losses import Params
 from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"  # in the directory of a run
+_SCORE_ITEM = "metrics"  # as Orbax calls it
 DAMAGED = "damaged"  # in the directory of a run: checkpoints that were set aside
 CHECKPOINT_FORMAT = 2  # written into the metadata; a later one is refused
 
@@ -62,6 +63,9 @@ class Checkpoints:
           keep: number of newest checkpoints to keep.
           keep_best: also keep the checkpoint with the highest score.
           keep_every_steps: also keep every checkpoint whose step is a multiple of this; 0: none.
+
+        Raises:
+          DamagedCheckpoint: with `keep_best`, if the score of a checkpoint cannot be read.
         """
         policies: list[Any] = [LatestN(keep)]
         if keep_every_steps:
@@ -70,6 +74,8 @@ class Checkpoints:
             policies.append(
                 BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
             )
+            for step in steps_in(workdir):  # the manager would end in any exception
+                _read_score(pathlib.Path(workdir) / FOLDER / str(step))
         self._manager = ocp.CheckpointManager(
             literal_path(workdir) / FOLDER,
             options=ocp.CheckpointManagerOptions(
@@ -150,7 +156,7 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
         or one CHECKPOINTS/STEP.
 
     Raises:
-      UserError: if there is no checkpoint.
+      UserError: if there is no checkpoint, or one of them has a damaged score.
     """
     given = given_path(directory).absolute()
     if (given / "metadata").is_dir():
@@ -163,14 +169,26 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
             f"{directory} has no checkpoint: name the directory of a run (its --workdir)"
             " or one of its checkpoints/STEP"
         )
-    manager = ocp.CheckpointManager(
-        literal_path(run) / FOLDER,
-        options=ocp.CheckpointManagerOptions(read_only=True, best_fn=_score),
-    )
-    scores = {step: _score(each) for step in steps if (each := manager.metrics(step))}
-    manager.close()
-    best = max(scores, key=lambda step: scores[step]) if scores else steps[-1]
+    scores = {step: _read_score(run / FOLDER / str(step)) for step in steps}
+    found = {step: score for step, score in scores.items() if score is not None}
+    best = max(found, key=lambda step: found[step]) if found else steps[-1]
     return run / FOLDER / str(best)
+
+
+def _read_score(checkpoint: pathlib.Path) -> float | None:
+    """Returns the score of a checkpoint, None if it was saved without one.
+
+    Raises:
+      DamagedCheckpoint: if it cannot be read.
+    """
+    path = checkpoint / _SCORE_ITEM
+    if not path.is_dir():
+        return None
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler(filename=_SCORE_ITEM)) as reader:
+            return float(_score(reader.restore(literal_path(path))))
+    except Exception as error:  # as below
+        raise _damaged(path, _reason(error)) from error
 
 
 def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:

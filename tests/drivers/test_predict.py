@@ -1,6 +1,7 @@
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,17 @@ from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.tokenizer import tokenizer_from_dict
-from tests.fixtures.drivers import COLD, WARM, Drivers, Run, log_of, newest, state_of
+from tests.fixtures.drivers import (
+    COLD,
+    WARM,
+    Drivers,
+    Run,
+    copied,
+    finetune_flags,
+    log_of,
+    newest,
+    state_of,
+)
 
 
 def predict(drivers: Drivers, run: Run, lines: list[str], *flags: str) -> list[dict]:
@@ -175,3 +186,26 @@ def test_a_line_that_cannot_be_answered_is_named_before_any_is(
     path = {"PRETRAINED": pretrained, "FINETUNED": finetuned}[run][0]
     flags = f"--checkpoint={path}", "--batch_size=1"
     assert message in drivers.run("predict", *flags, stdin=lines).error()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"score": "x"}', b"[]", b"\xff", b"{}"])
+def test_a_damaged_score_is_named_and_its_remedy_works(
+    content: bytes,
+    drivers: Drivers,
+    task: pathlib.Path,
+    pretrained: Run,
+    finetuned: Run,
+    tmp_path: pathlib.Path,
+) -> None:
+    run = copied(finetuned, tmp_path / "run")
+    path = newest(run) / "metrics"
+    (path / "metrics").write_bytes(content)
+    flags = f"--checkpoint={run}", "--text=red"
+    message = drivers.run("predict", *flags).error()
+    assert message.startswith(f"{path} is damaged (") and "remove this checkpoint" in message
+    if content == b"{":
+        again = drivers.run("finetune", *finetune_flags(task, pretrained, run))
+        assert again.status == 1 and again.err == f"error: {message}\n", again
+        shutil.copytree(newest(finetuned[0]), newest(run).with_name("1"))
+        shutil.rmtree(newest(run))
+        assert drivers.run("predict", *flags).status == 0
