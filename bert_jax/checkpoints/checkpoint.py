@@ -181,14 +181,29 @@ def _read_score(checkpoint: pathlib.Path) -> float | None:
     Raises:
       DamagedCheckpoint: if it cannot be read.
     """
-    path = checkpoint / _SCORE_ITEM
-    if not path.is_dir():
+    if not (checkpoint / _SCORE_ITEM).is_dir():
         return None
+    score = _read_json_item(checkpoint, _SCORE_ITEM).get("score")
+    if not isinstance(score, int | float):
+        raise _damaged(checkpoint / _SCORE_ITEM, "it has no score")
+    return score
+
+
+def _read_json_item(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
+    """Returns the object in an item of a checkpoint.
+
+    Raises:
+      DamagedCheckpoint: if it cannot be read.
+    """
+    jax.process_index()  # starts the backend, so that what is wrong there is not taken for damage
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler(filename=_SCORE_ITEM)) as reader:
-            return float(_score(reader.restore(literal_path(path))))
-    except Exception as error:  # as below
-        raise _damaged(path, _reason(error)) from error
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler(filename=item)) as reader:
+            values = reader.restore(literal_path(checkpoint) / item)
+    except Exception as error:  # on damaged files Orbax raises exceptions of any type
+        raise _damaged(checkpoint / item, _reason(error)) from error
+    if not isinstance(values, dict):
+        raise _damaged(checkpoint / item, "it is no JSON object")
+    return values
 
 
 def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
@@ -198,12 +213,8 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
       DamagedCheckpoint: if it cannot be read, or differs from what was saved.
       UserError: if a later version of this package wrote it.
     """
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            metadata = reader.restore(literal_path(checkpoint) / "metadata")
-        digest = metadata.pop("digest", None)
-    except Exception as error:  # on damaged files Orbax raises exceptions of any type
-        raise _damaged(checkpoint / "metadata", _reason(error)) from error
+    metadata = _read_json_item(checkpoint, "metadata")
+    digest = metadata.pop("digest", None)
     if digest != json_digest(metadata):  # all formats have this digest
         raise _damaged(checkpoint / "metadata", "its content differs from what was saved")
     if (version := metadata["format"]) > CHECKPOINT_FORMAT:

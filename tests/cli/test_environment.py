@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.drivers import ROOT, Drivers, Run
+from tests.fixtures.drivers import ROOT, Drivers, Run, newest
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,17 @@ def test_a_wrong_value_is_named(switch: str, pretrained: Run) -> None:
         return
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done
     assert done.stderr.startswith(f"error: {switch}: ") and "or unset it" in done.stderr
+
+
+def test_a_wrong_platform_is_no_damage_of_a_checkpoint(pretrained: Run, finetuned: Run) -> None:
+    for checkpoint in (finetuned[0], newest(pretrained[0])):
+        done = subprocess.run(
+            [sys.executable, "-m", "bert_jax.predict", f"--checkpoint={checkpoint}", "--text=red"],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "nonsense"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, done
+        assert done.stderr.startswith("error: JAX_PLATFORMS=nonsense: "), done
+        assert "damaged" not in done.stderr
