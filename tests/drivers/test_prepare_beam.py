@@ -55,7 +55,8 @@ def test_what_a_piece_shows_to_be_wrong_is_one_line(tmp_path: pathlib.Path) -> N
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\n")
     flags = prepare_flags(tmp_path / "?.txt", tmp_path / "corpus")
-    result = small_pieces("prepare_beam", *flags, f"--tokenizer={vocab}", *RUNNER)
+    flags += [f"--tokenizer={vocab}", "--lower_case"]
+    result = small_pieces("prepare_beam", *flags, *RUNNER)
     assert "1.txt is not UTF-8 at byte 5601" in result.error()
     assert (tmp_path / ".corpus.partial/finished/00000.json").exists()
 
