@@ -22,6 +22,7 @@ from tests.fixtures import compiled
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 compiled.use(compiled.cache_folder())
+compiled.lend(compiled.cache_folder())
 # A shell's background jobs ignore ctrl-C, and so would the drivers that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -34,12 +34,10 @@ STUDY = Study(
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What all drivers of this module have: runs of one config share their compiled programs."""
+def environment() -> Iterator[None]:
+    """What all drivers of this module have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", f"{DEVICES}1")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 
 

@@ -22,15 +22,6 @@ from experiments.study import Run
 from tests.fixtures.drivers import PATIENCE_SECONDS, ROOT, log_of
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Programs are compiled once for all runs."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
 def command(study_file: pathlib.Path, workdir: pathlib.Path, *flags: str) -> list[str]:
     data = study_file.parent / "data"
     words = [sys.executable, "-m", "launch.sweep", str(study_file), f"--data={data}"]
@@ -41,12 +32,11 @@ Sweep = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def sweep(study_file: pathlib.Path, environment: dict[str, str]) -> Sweep:
+def sweep(study_file: pathlib.Path) -> Sweep:
     def call(workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(study_file, workdir, *flags),
             cwd=ROOT,
-            env=environment,
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE_SECONDS,
@@ -106,9 +96,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def start(
-    study_file: pathlib.Path, environment: dict[str, str]
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(study_file: pathlib.Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a sweep in the background; what it left is ended."""
     started = []
 
@@ -116,7 +104,6 @@ def start(
         process = subprocess.Popen(
             command(study_file, workdir, *flags),
             cwd=ROOT,
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -193,7 +180,7 @@ def test_stopped_and_killed_in_the_middle_it_ends_as_if_it_had_not_been(
 
 
 def test_what_fails_is_tried_again_then_left_and_the_others_go_on(
-    study_file: pathlib.Path, environment: dict[str, str], tmp_path: pathlib.Path
+    study_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     other = tmp_path / "small.py"
     text = study_file.read_text()
@@ -205,7 +192,7 @@ def test_what_fails_is_tried_again_then_left_and_the_others_go_on(
     flags = ("--seeds=1", "--retries=1", "--variants=pairs,no_loss")
     words = command(study_file, workdir, *flags)
     words[3] = str(other)
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
     *events, last = done.stderr.splitlines()
     assert last.startswith("error: failed: pretrain/no_loss/seed-0, and 1 more wait for them:")
