@@ -24,8 +24,25 @@ class Norm(enum.Enum):
     PRE = "pre"  # x + f(norm(x))
 
 
+class NormKind(enum.Enum):
+    """The normalisation of vectors; a scale is always learned."""
+
+    LAYER_NORM = "layer_norm"  # Ba et al. (2016), with a bias, as BERT was published
+    LAYER_NORM_NO_BIAS = "layer_norm_no_bias"  # ModernBERT, section 2.1.1
+    RMS_NORM = "rms_norm"  # no mean is taken away (Zhang and Sennrich, 2019)
+
+
+class PositionEncoding(enum.Enum):
+    """What tells tokens their places; a place counts from the start of its example."""
+
+    LEARNED = "learned"  # a trained table, added to the embeddings, as BERT was published
+    SINUSOIDAL = "sinusoidal"  # fixed sines and cosines, added too (Vaswani et al., section 3.5)
+    ROTARY = "rotary"  # queries and keys are turned by their place (Su et al., 2021)
+    NONE = "none"
+
+
 class PositionInit(enum.Enum):
-    """The initial position table, which is trained in any case."""
+    """The initial values of a learned position table."""
 
     NORMAL = "normal"  # as every other table, as BERT was published
     SINUSOIDAL = "sinusoidal"  # the fixed table of the Transformer (Vaswani et al., section 3.5)
@@ -37,6 +54,28 @@ class Activation(enum.Enum):
     GELU = "gelu"  # the exact one, x Phi(x) (Hendrycks and Gimpel, 2016)
     GELU_TANH = "gelu_tanh"  # its approximation by tanh (the same, section 2)
     RELU = "relu"
+    SILU = "silu"  # x sigmoid(x) (the same, section 2)
+
+
+class MlpKind(enum.Enum):
+    """The feed-forward sublayer."""
+
+    PLAIN = "plain"  # down(activation(up(x)))
+    GATED = "gated"  # down(activation(up(x)) * gate(x)): GeGLU, SwiGLU, ReGLU (Shazeer, 2020)
+
+
+class InputPooling(enum.Enum):
+    """The tokens that a head of whole inputs reads."""
+
+    CLS = "cls"  # the first one, [CLS]; the last one if the encoder is causal
+    MEAN = "mean"  # the mean of all, [CLS] and [SEP] too
+
+
+class PoolerKind(enum.Enum):
+    """What stands between the pooled vector and a head of whole inputs."""
+
+    TANH = "tanh"  # an affine map and tanh, as BERT was published
+    NONE = "none"
 
 
 class Optimizer(enum.Enum):
@@ -142,17 +181,39 @@ class EncoderConfig:
     width: int = 768  # D
     layers: int = 12  # L
     heads: int = 12  # H; K = D / H
-    mlp_width: int = 3072  # F
-    max_length: int = 512  # rows of the position table, so the longest example, in tokens
-    segments: int = 2  # rows of the segment table
-    norm: Norm = Norm.POST
-    activation: Activation = Activation.GELU
+    kv_heads: int = 0  # of keys and values, shared by groups of queries (Ainslie et al.); 0: heads
+    mlp_width: int = 3072  # F, after gating
+    embedding_width: int = 0  # E of the tables, mapped to D (ALBERT, section 3.1); 0: D
+    max_length: int = 512  # the longest example, in tokens: rows of a position table
+    segments: int = 2  # rows of the segment table; 0: there is none
+    position_encoding: PositionEncoding = PositionEncoding.LEARNED
+    position_init: PositionInit = PositionInit.NORMAL  # of LEARNED
+    rope_theta: float = 10_000.0  # of ROTARY: the longest wavelength is 2 pi times that
+    rope_theta_local: float = 0.0  # in windowed layers (ModernBERT, section 2.1.2); 0: rope_theta
+    window: int = 0  # tokens to each side that a token sees, the last included; 0: all
+    global_every: int = 0  # with a window: layers 0, n, 2n, ... see all tokens; 0: no layer does
     causal: bool = False  # True: a token attends only to itself and those before it
+    norm: Norm = Norm.POST
+    norm_kind: NormKind = NormKind.LAYER_NORM
     norm_epsilon: float = 1e-12
+    embedding_norm: bool = True  # after the sum of the embeddings
+    first_norm: bool = True  # False: none before the attention of layer 0 (pre-norm alone)
+    final_norm: bool = True  # of pre-norm: after the last layer; post-norm layers end in their own
+    qk_norm: bool = False  # of each head's queries and keys (Dehghani et al., 2023, section 2.1)
+    biases: bool = True  # of the affine maps, those of the masked-LM transform and pooler too
+    mlp: MlpKind = MlpKind.PLAIN
+    activation: Activation = Activation.GELU
+    pooling: InputPooling = InputPooling.CLS
+    pooler: PoolerKind = PoolerKind.TANH
+    mlm_transform: bool = True  # an affine map, activation and norm before the output matrix
+    mlm_tied: bool = True  # the output matrix is the token table
+    mlm_bias: bool = True  # of the output matrix
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
-    position_init: PositionInit = PositionInit.NORMAL
-    dropout_rate: float = 0.1
+    depth_scaled_init: bool = False  # True: / sqrt(2 L) for what adds to the residual (Megatron)
+    dropout_rate: float = 0.1  # on embeddings, the outputs of sublayers, and pooled vectors
     attention_dropout_rate: float = 0.1  # on attention probabilities
+    attention_output_dropout_rate: float = -1.0  # -1: dropout_rate
+    mlp_output_dropout_rate: float = -1.0  # -1: dropout_rate
     compute_type: ComputeType = ComputeType.FLOAT32
     attention: AttentionKernel = AttentionKernel.PRODUCTS
     remat: Remat = Remat.NONE
@@ -388,26 +449,74 @@ def validate(config: RootConfig) -> None:
 
 def validate_encoder(config: EncoderConfig) -> None:
     """Checks the encoder's shape; also for one that was read from a checkpoint."""
-    for name in ("width", "layers", "heads", "mlp_width", "max_length", "segments", "unroll"):
+    for name in ("width", "layers", "heads", "mlp_width", "max_length", "unroll"):
         _at_least(f"encoder.{name}", getattr(config, name), 1)
-    _at_least("encoder.vocab_size", config.vocab_size, 0)
+    for name in ("vocab_size", "segments", "kv_heads", "embedding_width", "window", "global_every"):
+        _at_least(f"encoder.{name}", getattr(config, name), 0)
     if config.width % config.heads:
         raise UserError(
             f"--config.encoder.heads={config.heads} does not divide encoder.width={config.width}:"
             f" choose heads among {_divisors(config.width, 16)}"
         )
+    if config.kv_heads and config.heads % config.kv_heads:
+        raise UserError(
+            f"--config.encoder.kv_heads={config.kv_heads} does not divide encoder.heads="
+            f"{config.heads}: choose among {_divisors(config.heads, 16)}"
+        )
     for name in ("dropout_rate", "attention_dropout_rate"):
         _rate(f"encoder.{name}", getattr(config, name), below_one=True)
+    for name in ("attention_output_dropout_rate", "mlp_output_dropout_rate"):
+        if getattr(config, name) != -1:
+            _rate(f"encoder.{name}", getattr(config, name), below_one=True)
     if config.attention is AttentionKernel.FUSED and config.attention_dropout_rate:
         raise UserError(
             f"--config.encoder.attention_dropout_rate={config.attention_dropout_rate}:"
             " encoder.attention=fused has no dropout: set it to 0, or encoder.attention=products"
         )
-    _positive("encoder.norm_epsilon", config.norm_epsilon)
-    _positive("encoder.init_stddev", config.init_stddev)
-    if config.position_init is PositionInit.SINUSOIDAL and config.width % 2:
+    for name in ("norm_epsilon", "init_stddev", "rope_theta"):
+        _positive(f"encoder.{name}", getattr(config, name))
+    _at_least("encoder.rope_theta_local", config.rope_theta_local, 0)
+    _validate_positions(config)
+    if config.global_every and not config.window:
         raise UserError(
-            f"--config.encoder.width={config.width} is odd: encoder.position_init=sinusoidal needs"
+            f"--config.encoder.global_every={config.global_every} without a window: every layer"
+            " sees all tokens; set encoder.window, or global_every=0"
+        )
+    if config.norm is Norm.POST:
+        for name in ("first_norm", "final_norm"):
+            if not getattr(config, name):
+                raise UserError(
+                    f"--config.encoder.{name}=False is of encoder.norm=pre: set one of the two"
+                )
+
+
+def _validate_positions(config: EncoderConfig) -> None:
+    """Checks the settings of places, each of which belongs to one encoding."""
+    encoding, head_width = config.position_encoding, config.width // config.heads
+    name = f"position_encoding={encoding.value}"
+    if encoding is PositionEncoding.ROTARY and head_width % 2:
+        raise UserError(
+            f"--config.encoder.heads={config.heads} makes heads {head_width} wide:"
+            f" encoder.{name} turns pairs, so width / heads must be even"
+        )
+    if encoding is not PositionEncoding.LEARNED and config.position_init is not PositionInit.NORMAL:
+        raise UserError(
+            f"--config.encoder.position_init={config.position_init.value} is of a learned table,"
+            f" and encoder.{name} has none: set one of the two"
+        )
+    if config.rope_theta_local and not (encoding is PositionEncoding.ROTARY and config.window):
+        raise UserError(
+            f"--config.encoder.rope_theta_local={config.rope_theta_local:g} is of windowed layers"
+            " with rotary positions: set encoder.window and encoder.position_encoding=rotary, or"
+            " rope_theta_local=0"
+        )
+    is_sinusoidal = PositionInit.SINUSOIDAL is config.position_init
+    width = config.embedding_width or config.width
+    if width % 2 and (is_sinusoidal or encoding is PositionEncoding.SINUSOIDAL):
+        field = "embedding_width" if config.embedding_width else "width"
+        which = "position_init=sinusoidal" if is_sinusoidal else name
+        raise UserError(
+            f"--config.encoder.{field}={width} is odd: encoder.{which} needs"
             " as many sines as cosines"
         )
 
@@ -446,6 +555,11 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("data.random_b_rate", data.random_b_rate)
     _rate("data.short_rate", data.short_rate)
     _validate_objective(data)
+    if data.objective is not SentenceObjective.NONE and not config.encoder.segments:
+        raise UserError(
+            f"--config.encoder.segments=0: data.objective={data.objective.value} needs two texts"
+            " told apart: set segments=2, or data.objective=none"
+        )
     _validate_phases(config)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _validate_masking(config.masking, config.encoder)

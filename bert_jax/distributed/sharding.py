@@ -97,8 +97,15 @@ def check_batch_size(batch_size: int, mesh: Mesh, count: int = 1) -> None:
 
 def check_encoder(config: EncoderConfig, mesh: Mesh) -> None:
     """Raises UserError unless the mesh divides the encoder's sizes that it splits."""
-    for field, axis in (("width", "fsdp"), ("heads", "tensor"), ("mlp_width", "tensor")):
-        size, shards = getattr(config, field), mesh.shape[axis]
+    split = {
+        "width": "fsdp",
+        "embedding_width": "fsdp",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp_width": "tensor",
+    }
+    for field, axis in split.items():
+        size, shards = getattr(config, field), mesh.shape[axis]  # a size of 0 is another's
         if size % shards:
             raise UserError(
                 f"--config.mesh.{axis}={shards} does not divide encoder.{field}={size}:"

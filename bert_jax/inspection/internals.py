@@ -17,8 +17,10 @@ from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.inspection.tables import Table
-from bert_jax.model.attention import attention_probabilities
+from bert_jax.model.attention import Tokens, attention_probabilities, visible
 from bert_jax.model.encoder import Batch, Embeddings, EncoderBlock
+from bert_jax.model.rotary import rotations_of
+from bert_jax.model.stack import layer_kinds
 from bert_jax.objectives.losses import Params
 from bert_jax.tasks.evaluation import check_finite
 from bert_jax.tasks.predictors import check_fits
@@ -48,26 +50,25 @@ def encoder_internals(
       pre-norm encoder normalises it once more before its heads. And the attention probabilities,
       [L, B, H, T, T] float32.
     """
-    example_ids = batch["example_ids"]
-    embeddings, block = Embeddings(config), EncoderBlock(config)
-    x: Any = embeddings.apply({"params": params["embeddings"]}, batch, deterministic=True)
-    places = jnp.arange(x.shape[1], dtype=jnp.int32)[None] if config.causal else None
-
-    def layer(x: jax.Array, layer_params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        y, kept = block.apply(
-            {"params": layer_params},
+    x: Any = Embeddings(config).apply({"params": params["embeddings"]}, batch, deterministic=True)
+    index = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+    tokens = Tokens(batch["example_ids"], index)
+    rotations = rotations_of(config, batch["position_ids"])
+    hidden, attention = [x], []
+    for number, kind in enumerate(layer_kinds(config)):
+        x, kept = EncoderBlock(config, kind).apply(
+            {"params": jax.tree.map(lambda leaf, number=number: leaf[number], params["layers"])},
             x,
-            example_ids,
+            tokens,
+            rotations[kind.window > 0],
             deterministic=True,
-            capture_intermediates=lambda module, _: module.name in ("query", "key"),
             mutable=["intermediates"],
         )
         made: Any = kept["intermediates"]["attention"]
-        query, key = (made[name]["__call__"][0] for name in ("query", "key"))
-        return y, (y, attention_probabilities(query, key, example_ids, example_ids, places))
-
-    _, (outputs, attention) = jax.lax.scan(layer, x, params["layers"])
-    return jnp.concatenate([x[None], outputs]), attention
+        mask = visible(tokens, tokens, causal=config.causal, window=kind.window)
+        hidden.append(x)
+        attention.append(attention_probabilities(made["query"][0], made["key"][0], mask))
+    return jnp.stack(hidden), jnp.stack(attention)
 
 
 def text_internals(encoder: TrainedEncoder, text: str, text_pair: str = "") -> Internals:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,6 +15,7 @@ from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.inspection.choices import Pooling
 from bert_jax.model.encoder import Batch, Encoder
+from bert_jax.model.heads import example_means
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
 from bert_jax.text.tokenizer import SpecialIds, Tokenizer
@@ -120,7 +120,7 @@ class TextVectors:
             positions = batch["pool_positions"] if pooling is Pooling.CLS else None
             x = model.apply({"params": params}, batch, positions, deterministic=True)
             assert isinstance(x, jax.Array)
-            return _means(x, batch) if pooling is Pooling.MEAN else x, {}
+            return example_means(x, batch) if pooling is Pooling.MEAN else x, {}
 
         self._step = jax.jit(step, out_shardings=sharding.replicated(mesh))
 
@@ -146,11 +146,3 @@ class TextVectors:
             whole_inputs=self._pooling is not Pooling.TOKENS,
         )
         return batches.outputs(self._step, self._encoder.params)[0]
-
-
-def _means(x: jax.Array, batch: Batch) -> jax.Array:
-    """Averages the vectors of each example: [B, T, D] -> [B, N, D] float32."""
-    numbers = 1 + jnp.arange(batch["pool_positions"].shape[1], dtype=jnp.int32)
-    own = batch["example_ids"][:, None, :] == numbers[None, :, None]  # [B, N, T]
-    sums = jnp.einsum("bnt,btd->bnd", own.astype(jnp.float32), x.astype(jnp.float32))
-    return sums / jnp.maximum(own.sum(axis=-1, keepdims=True), 1)

@@ -1,9 +1,10 @@
 """config.json of transformers: the names of the encoder's fields, and checks that it is a BERT."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
-from bert_jax.config import Activation, EncoderConfig, Norm, validate_encoder
+from bert_jax.config import Activation, EncoderConfig, validate_encoder
 from bert_jax.errors import UserError
 
 # Theirs: ours. Defaults of missing fields are the same in both projects: those of BERT base.
@@ -27,11 +28,27 @@ _ACTIVATIONS = {
     "gelu_fast": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
     "relu": Activation.RELU,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
 }
 _WRITTEN_ACTIVATIONS = {
     Activation.GELU: "gelu",
     Activation.GELU_TANH: "gelu_new",
     Activation.RELU: "relu",
+    Activation.SILU: "silu",
+}
+# Ours that do not have BERT's value alone: they are written, or change no output.
+_FREE = frozenset(_FIELDS.values()) | {
+    "activation",
+    "position_init",
+    "depth_scaled_init",
+    "rope_theta",
+    "attention_output_dropout_rate",
+    "mlp_output_dropout_rate",
+    "compute_type",
+    "attention",
+    "remat",
+    "unroll",
 }
 # Fields that must have one value if they are present; a field that is off, such as false, passes.
 _ONLY = {
@@ -129,13 +146,15 @@ def write_encoder_config(encoder: EncoderConfig) -> dict[str, Any]:
     """Returns the fields of config.json that describe an encoder.
 
     Raises:
-      UserError: if transformers' BERT cannot represent it: pre-norm or causal.
+      UserError: if transformers' BERT cannot represent it, such as pre-norm.
     """
-    for name, wanted in (("norm", Norm.POST), ("causal", False)):
-        if (value := getattr(encoder, name)) != wanted:
+    bert = EncoderConfig()
+    for field in dataclasses.fields(encoder):
+        value, wanted = getattr(encoder, field.name), getattr(bert, field.name)
+        if value != wanted and field.name not in _FREE:
             raise UserError(
-                f"encoder.{name}={getattr(value, 'value', value)} cannot be exported: only"
-                f" {name}={getattr(wanted, 'value', wanted)} is BERT in transformers"
+                f"encoder.{field.name}={getattr(value, 'value', value)} cannot be exported: only"
+                f" {field.name}={getattr(wanted, 'value', wanted)} is BERT in transformers"
             )
     fields = {name: getattr(encoder, ours) for name, ours in _FIELDS.items()}
     return {

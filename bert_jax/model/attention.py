@@ -2,78 +2,98 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.model.dropout import dropout_mask
+from bert_jax.model.layers import gather_positions
 
 AttentionFn = Callable[..., jax.Array]  # `attention`, or its fused counterpart
 
 
-def attention_probabilities(
-    query: jax.Array,
-    key: jax.Array,
-    query_examples: jax.Array,
-    key_examples: jax.Array,
-    query_index: jax.Array | None = None,
-) -> jax.Array:
-    """Returns the attention probabilities of each token over the tokens of its own example.
+def attention_probabilities(query: jax.Array, key: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the attention probabilities of each token over those that it sees.
 
-    The arguments are those of `attention`. Padding (example 0) attends to padding, so that no row
-    of probabilities is empty; nothing reads what comes of it.
+    Where a token sees none, all have the same probability: finite, and nothing reads it.
+
+    Args:
+      query: [B, P, H, K] float.
+      key: [B, T, H, K] float.
+      mask: [B, 1, P, T] bool, from `visible`.
 
     Returns:
       [B, H, P, T] float32; the last axis adds up to 1.
     """
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("bthk,bshk->bhts", query * scale, key, preferred_element_type=jnp.float32)
-    mask = visible(query_examples, key_examples, query_index)
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
+    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
 
 
-def visible(
-    query_examples: jax.Array, key_examples: jax.Array, query_index: jax.Array | None
-) -> jax.Array:
-    """Returns the mask of the keys that each query sees, [B, 1, P, T] bool; see `attention`."""
-    mask = query_examples[:, None, :, None] == key_examples[:, None, None, :]
-    if query_index is not None:
-        key_index = jnp.arange(key_examples.shape[1], dtype=jnp.int32)
-        mask &= query_index[:, None, :, None] >= key_index[None, None, None, :]
-    return mask
+class Tokens(NamedTuple):
+    """What decides who sees whom: of queries [B, P], of keys [B, T], both int32."""
+
+    examples: jax.Array  # the example of each token; 0: padding
+    index: jax.Array  # of each token in its row; the first axis may be 1
+
+    def at(self, positions: jax.Array | None) -> "Tokens":
+        """Picks [B, P] tokens of whole rows, whose index is 0 to T - 1; None picks all."""
+        if positions is None:
+            return self
+        return Tokens(gather_positions(self.examples, positions), positions)
+
+
+def visible(queries: Tokens, keys: Tokens, *, causal: bool, window: int = 0) -> jax.Array:
+    """Returns the mask of the keys that each query sees, [B, 1, P, T] bool.
+
+    Tokens see their own example; padding sees padding, so that none sees nothing.
+
+    Args:
+      queries: P tokens of each row.
+      keys: T tokens of each row.
+      causal: True: no query sees later keys.
+      window: greatest distance of a key that is seen; 0: any.
+    """
+    mask = queries.examples[:, :, None] == keys.examples[:, None, :]
+    distance = queries.index[:, :, None] - keys.index[:, None, :]
+    if causal:
+        mask &= distance >= 0
+    if window:
+        mask &= jnp.abs(distance) <= window
+    return mask[:, None]
 
 
 def attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    query_examples: jax.Array,
-    key_examples: jax.Array,
-    query_index: jax.Array | None = None,
+    queries: Tokens,
+    keys: Tokens,
     *,
+    causal: bool,
+    window: int = 0,
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Lets each token attend to the tokens of its own example: all, or none after itself.
+    """Lets each token attend to the tokens that it sees.
 
     Args:
       query: [B, P, H, K] float.
       key: [B, T, H, K] float.
       value: [B, T, H, K] float.
-      query_examples: [B, P] int32, the example of each query.
-      key_examples: [B, T] int32, the example of each key.
-      query_index: [B, P] or [1, P] int32 in [0, T), the index of each query in its row, for causal
-        attention: it does not see later keys; None: it sees all.
+      queries: [B, P], as `visible`.
+      keys: [B, T], as `visible`.
+      causal: as `visible`.
+      window: as `visible`.
       dropout_rate: on the probabilities, in [0, 1).
       dropout_key: a jax key; None: no dropout.
 
     Returns:
       [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
-    probabilities = attention_probabilities(query, key, query_examples, key_examples, query_index)
-    probabilities = probabilities.astype(value.dtype)
+    mask = visible(queries, keys, causal=causal, window=window)
+    probabilities = attention_probabilities(query, key, mask).astype(value.dtype)
     if dropout_key is None:
         return jnp.einsum("bhts,bshk->bthk", probabilities, value)
     return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)

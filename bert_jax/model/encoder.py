@@ -11,95 +11,140 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig, Norm, PositionInit
-from bert_jax.model.attention import AttentionFn, attention
+from bert_jax.config import EncoderConfig, MlpKind, Norm, PositionEncoding, PositionInit
+from bert_jax.model.attention import AttentionFn, Tokens, attention
 from bert_jax.model.layers import (
-    ACTIVATIONS,
+    ActivatedDense,
     Dropout,
     dense,
     gather_positions,
     kernel_init,
     layer_norm,
     sinusoidal_init,
+    sinusoids,
 )
-from bert_jax.model.stack import LAYERS, init_stack, run_stack
+from bert_jax.model.rotary import Rotation, rotate, rotations_of
+from bert_jax.model.stack import LAYERS, LayerKind, init_stack, run_stack
+from bert_jax.model.windowed_attention import windowed_attention
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
 
 
 class Embeddings(nn.Module):
-    """The sum of three embeddings, normalised (BERT, figure 2)."""
+    """The sum of the embeddings of token, segment and place, normalised (BERT, figure 2)."""
 
     config: EncoderConfig
 
     def setup(self) -> None:
-        config, width = self.config, self.config.width
-        is_normal = config.position_init is PositionInit.NORMAL
-        position_init = kernel_init if is_normal else sinusoidal_init
+        config = self.config
+        width = config.embedding_width or config.width
         self.tokens = self.param(
             "tokens", kernel_init(config, "vocab", "embed"), (config.vocab_size, width)
         )
-        self.positions = self.param(
-            "positions", position_init(config, "positions", "embed"), (config.max_length, width)
-        )
-        self.segments = self.param(
-            "segments", kernel_init(config, "segments", "embed"), (config.segments, width)
-        )
-        self.norm = layer_norm(config, "norm")
-        self.drop = Dropout(config.dropout_rate)
+        if config.position_encoding is PositionEncoding.LEARNED:
+            is_normal = config.position_init is PositionInit.NORMAL
+            position_init = kernel_init if is_normal else sinusoidal_init
+            self.positions = self.param(
+                "positions", position_init(config, "positions", "embed"), (config.max_length, width)
+            )
+        if config.segments:
+            self.segments = self.param(
+                "segments", kernel_init(config, "segments", "embed"), (config.segments, width)
+            )
+        if config.embedding_norm:
+            self.norm = layer_norm(config, "norm")
+        self.drop = Dropout()
+        if width != config.width:
+            self.projection = dense(
+                config, config.width, ("factor", "embed"), "projection", use_bias=config.biases
+            )
 
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns [B, T, D]."""
-        # A model with one segment was trained with 0 for both texts.
-        segment_ids = jnp.minimum(batch["segment_ids"], self.config.segments - 1)
-        x = (
-            jnp.take(self.tokens, batch["token_ids"], axis=0)
-            + jnp.take(self.segments, segment_ids, axis=0)
-            + jnp.take(self.positions, batch["position_ids"], axis=0)
-        )
-        return self.drop(self.norm(x), deterministic=deterministic)
+        config = self.config
+        x = jnp.take(self.tokens, batch["token_ids"], axis=0)
+        if config.segments:
+            # A model with one segment was trained with 0 for both texts.
+            segment_ids = jnp.minimum(batch["segment_ids"], config.segments - 1)
+            x = x + jnp.take(self.segments, segment_ids, axis=0)
+        if config.position_encoding is PositionEncoding.LEARNED:
+            x = x + jnp.take(self.positions, batch["position_ids"], axis=0)
+        elif config.position_encoding is PositionEncoding.SINUSOIDAL:
+            # With the spread of the other embeddings, as a learned table begins.
+            table = config.init_stddev * 2**0.5 * sinusoids(config.max_length, x.shape[-1])
+            x = x + jnp.take(table, batch["position_ids"], axis=0)
+        x = self.norm(x) if config.embedding_norm else x
+        x = self.drop(x, config.dropout_rate, deterministic=deterministic)
+        x = x if x.shape[-1] == config.width else self.projection(x)
+        return x.astype(config.compute_type.value)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention inside examples."""
+    """Multi-head self-attention inside examples, of all their tokens or of a window."""
 
     config: EncoderConfig
+    window: int = 0  # tokens to each side that are seen; 0: all
     attend: AttentionFn = attention
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        example_ids: jax.Array,
+        tokens: Tokens,
+        rotation: Rotation | None,
         output_positions: jax.Array | None = None,
         *,
         deterministic: bool,
     ) -> jax.Array:
         """Maps [B, T, D] to [B, P, D]: what the output tokens read from all that they see."""
         config = self.config
-        project = functools.partial(
-            dense, config, (config.heads, config.width // config.heads), ("embed", "heads", "kv")
-        )
-        query_index = None  # [1 or B, P], position of each query, the last one that it sees
-        if config.causal:
-            every_index = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-            query_index = every_index if output_positions is None else output_positions
+        width = config.width // config.heads
+        kv_heads = config.kv_heads or config.heads
+        project = functools.partial(dense, config, use_bias=config.biases)
+        axes = ("embed", "heads", "kv")
+        # Windowed attention picks its queries itself: it may need all to be quick.
+        asked = None if self.window else output_positions
+        query = project((config.heads, width), axes, "query")(gather_positions(x, asked))
+        key = project((kv_heads, width), axes, "key")(x)
+        value = project((kv_heads, width), axes, "value")(x)
+        if config.qk_norm:
+            query = layer_norm(config, "query_norm", "kv")(query)
+            key = layer_norm(config, "key_norm", "kv")(key)
+        if rotation is not None:
+            query = rotate(query, Rotation(*(gather_positions(each, asked) for each in rotation)))
+            key = rotate(key, rotation)
+        if kv_heads != config.heads:
+            key, value = (
+                jnp.repeat(each, config.heads // kv_heads, axis=2) for each in (key, value)
+            )
+        self.sow("intermediates", "query", query)  # for `inspection`
+        self.sow("intermediates", "key", key)
+
         drops = not deterministic and config.attention_dropout_rate > 0
-        x = self.attend(
-            project("query")(gather_positions(x, output_positions)),
-            project("key")(x),
-            project("value")(x),
-            gather_positions(example_ids, output_positions),
-            example_ids,
-            query_index,
-            dropout_rate=config.attention_dropout_rate,
-            dropout_key=self.make_rng("dropout") if drops else None,
-        )
-        return dense(config, config.width, ("heads", "kv", "embed"), "out", input_axes=2)(x)
+        options: dict[str, Any] = {
+            "causal": config.causal,
+            "dropout_rate": config.attention_dropout_rate,
+            "dropout_key": self.make_rng("dropout") if drops else None,
+        }
+        if self.window:
+            x = windowed_attention(
+                query, key, value, tokens, output_positions, window=self.window, **options
+            )
+        else:
+            x = self.attend(query, key, value, tokens.at(output_positions), tokens, **options)
+        return dense(
+            config,
+            config.width,
+            ("heads", "kv", "embed"),
+            "out",
+            input_axes=2,
+            to_residual=True,
+            use_bias=config.biases,
+        )(x)
 
 
 class FeedForward(nn.Module):
-    """Two affine maps with the activation between them."""
+    """Two affine maps with the activation, and perhaps a gate, between them."""
 
     config: EncoderConfig
 
@@ -107,9 +152,12 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D]."""
         config = self.config
-        activation = ACTIVATIONS[config.activation]
-        x = dense(config, config.mlp_width, ("embed", "mlp"), "up")(x)
-        return dense(config, config.width, ("mlp", "embed"), "down", input_activation=activation)(x)
+        up = functools.partial(dense, config, name="up", use_bias=config.biases)
+        if config.mlp is MlpKind.GATED:
+            x = up((2, config.mlp_width), ("embed", "gate", "mlp"))(x)
+        else:
+            x = up(config.mlp_width, ("embed", "mlp"))(x)
+        return ActivatedDense(config, name="down")(x)
 
 
 class EncoderBlock(nn.Module):
@@ -120,13 +168,15 @@ class EncoderBlock(nn.Module):
     """
 
     config: EncoderConfig
+    kind: LayerKind = LayerKind()
     attend: AttentionFn = attention
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        example_ids: jax.Array,
+        tokens: Tokens,
+        rotation: Rotation | None,
         output_positions: jax.Array | None = None,
         *,
         deterministic: bool,
@@ -135,26 +185,34 @@ class EncoderBlock(nn.Module):
 
         Args:
           x: the vectors of all tokens.
-          example_ids: [B, T] int32.
+          tokens: [B, T], who sees whom.
+          rotation: [B, T, K / 2], of queries and keys by their place; None: they stay.
           output_positions: [B, P] int32 in [0, T), the tokens to compute; None: all, P = T.
           deterministic: False draws dropout from the 'dropout' stream.
         """
         config = self.config
         attend = functools.partial(
-            SelfAttention(config, self.attend, name="attention"),
-            example_ids=example_ids,
+            SelfAttention(config, self.kind.window, self.attend, name="attention"),
+            tokens=tokens,
+            rotation=rotation,
             output_positions=output_positions,
             deterministic=deterministic,
         )
         feed_forward = FeedForward(config, name="mlp")
         attention_norm, mlp_norm = (layer_norm(config, f"{f}_norm") for f in ("attention", "mlp"))
-        drop = functools.partial(Dropout(config.dropout_rate), deterministic=deterministic)
+        drop = functools.partial(Dropout(), deterministic=deterministic)
+        attention_rate, mlp_rate = (
+            config.dropout_rate if rate == -1 else rate
+            for rate in (config.attention_output_dropout_rate, config.mlp_output_dropout_rate)
+        )
 
         if config.norm is Norm.PRE:
-            x = gather_positions(x, output_positions) + drop(attend(attention_norm(x)))
-            return x + drop(feed_forward(mlp_norm(x)))
-        x = attention_norm(gather_positions(x, output_positions) + drop(attend(x)))
-        return mlp_norm(x + drop(feed_forward(x)))
+            normed = attention_norm(x) if self.kind.attention_norm else x
+            x = gather_positions(x, output_positions) + drop(attend(normed), attention_rate)
+            return x + drop(feed_forward(mlp_norm(x)), mlp_rate)
+        x = gather_positions(x, output_positions) + drop(attend(x), attention_rate)
+        x = attention_norm(x)
+        return mlp_norm(x + drop(feed_forward(x), mlp_rate))
 
 
 class Encoder(nn.Module):
@@ -166,15 +224,16 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
         self.layers = self.param(LAYERS, self._init_layers)
-        if self.config.norm is Norm.PRE:
+        self.has_final_norm = self.config.norm is Norm.PRE and self.config.final_norm
+        if self.has_final_norm:
             self.final_norm = layer_norm(self.config, "final_norm")
 
     def _init_layers(self, key: jax.Array) -> Any:
         block = EncoderBlock(self.config, parent=None)
-        x, example_ids = jnp.zeros((1, 1, self.config.width)), jnp.zeros((1, 1), jnp.int32)
+        x, zero = jnp.zeros((1, 1, self.config.width)), jnp.zeros((1, 1), jnp.int32)
 
         def init_layer(key: jax.Array) -> Any:
-            return block.init(key, x, example_ids, deterministic=True)["params"]
+            return block.init(key, x, Tokens(zero, zero), None, deterministic=True)["params"]
 
         return init_stack(init_layer, key, self.config.layers)
 
@@ -200,19 +259,26 @@ class Encoder(nn.Module):
         Returns:
           [B, P, G D] of the compute type, the lowest of the G layers first.
         """
-        block = EncoderBlock(self.config, self.attend, parent=None)
+        config = self.config
         dropout_keys = None  # [L]
         if not deterministic:
-            dropout_keys = jax.random.split(self.make_rng("dropout"), self.config.layers)
+            dropout_keys = jax.random.split(self.make_rng("dropout"), config.layers)
+        index = jnp.arange(batch["token_ids"].shape[1], dtype=jnp.int32)[None]
+        tokens = Tokens(batch["example_ids"], index)
+        rotations = rotations_of(config, batch["position_ids"])
 
         def apply_layer(
-            x: jax.Array, layer: tuple[Any, Any], output_positions: jax.Array | None = None
+            x: jax.Array,
+            layer: tuple[Any, Any],
+            kind: LayerKind,
+            output_positions: jax.Array | None = None,
         ) -> Any:
             params, dropout_key = layer
-            return block.apply(
+            return EncoderBlock(config, kind, self.attend, parent=None).apply(
                 {"params": params},
                 x,
-                batch["example_ids"],
+                tokens,
+                rotations[kind.window > 0],
                 output_positions,
                 deterministic=deterministic,
                 rngs=None if deterministic else {"dropout": dropout_key},
@@ -220,18 +286,20 @@ class Encoder(nn.Module):
 
         x = self.embeddings(batch, deterministic=deterministic)
         stack = (self.layers, dropout_keys)
-        wanted = run_stack(apply_layer, x, stack, self.config, output_positions, layers)
-        if self.config.norm is Norm.PRE:
+        wanted = run_stack(apply_layer, x, stack, config, output_positions, layers)
+        if self.has_final_norm:
             wanted = [self.final_norm(x) for x in wanted]
         return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
 
 
 class Pooler(nn.Module):
-    """The vector of a whole example: an affine map and tanh of its [CLS] (or last) token's."""
+    """An affine map and tanh of the vector of a whole example."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
-        return jnp.tanh(dense(self.config, self.config.width, ("embed", "pooled"), "dense")(x))
+        config = self.config
+        affine = dense(config, config.width, ("embed", "pooled"), "dense", use_bias=config.biases)
+        return jnp.tanh(affine(x))

@@ -4,7 +4,8 @@ They are those of the model, not of the compiled program: recomputed activations
 neither do savings, such as the tokens of the last layer that nothing reads.
 """
 
-from bert_jax.config import EncoderConfig, EncoderMode
+from bert_jax.config import EncoderConfig, EncoderMode, MlpKind
+from bert_jax.model.stack import layer_kinds
 
 _BACKWARD = 2  # passes over the products for one forward: to the activations, to the parameters
 
@@ -13,30 +14,39 @@ def encoder_flops(encoder: EncoderConfig, length: int) -> float:
     """Returns the operations of the encoder's forward pass for a token: L (8 D^2 + 4 D F + 4 T D).
 
     A product of [A, B] with [B, C] counts 2 A B C: the query, key, value and output maps are
-    8 D^2, the feed-forward layer 4 D F (16 D^2 where F = 4 D), scores and their use 4 T D.
+    8 D^2, the feed-forward layer 4 D F (16 D^2 where F = 4 D), scores and their use 4 T D. Shared
+    keys and values make the maps smaller, a gate the feed-forward layer 6 D F, and a windowed layer
+    reads 2 W + 1 tokens at most.
 
     Args:
       encoder: the shape.
       length: T, tokens in a row.
     """
-    width = encoder.width
-    layer = 8 * width**2 + 4 * width * encoder.mlp_width + 4 * length * width
-    return float(encoder.layers * layer)
+    width, heads = encoder.width, encoder.heads
+    maps = 4 * width**2 * (1 + (encoder.kv_heads or heads) / heads)
+    products = 3 if encoder.mlp is MlpKind.GATED else 2
+    layer = maps + 2 * products * width * encoder.mlp_width
+    seen = sum(
+        min(length, 2 * kind.window + 1) if kind.window else length for kind in layer_kinds(encoder)
+    )
+    projection = 2 * width * encoder.embedding_width
+    return float(encoder.layers * layer + 4 * seen * width + projection)
 
 
 def pretraining_flops(encoder: EncoderConfig, length: int, slots: int) -> float:
     """Returns the operations of a pretraining step for a token of a full row.
 
-    3 [L (8 D^2 + 4 D F + 4 T D) + (M / T) (2 D V + 2 D^2)]: forward and backward, with the masked
-    slots alone read by the MLM head.
+    3 [L (8 D^2 + 4 D F + 4 T D) + (M / T) (2 D V + 2 D^2)] for BERT: forward and backward, with
+    the masked slots alone read by the MLM head.
 
     Args:
       encoder: the shape, with its vocabulary size.
       length: T, tokens in a row.
       slots: M, masked slots in a row (`masking.masked_slots`).
     """
-    width = encoder.width
-    head = slots / length * (2 * width * encoder.vocab_size + 2 * width**2)
+    table_width = encoder.embedding_width or encoder.width
+    transform = 2 * encoder.width * table_width if encoder.mlm_transform else 0
+    head = slots / length * (2 * table_width * encoder.vocab_size + transform)
     return (1 + _BACKWARD) * (encoder_flops(encoder, length) + head)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from bert_jax.config import ComputeType, EncoderConfig
 from bert_jax.distributed.sharding import BATCH_SPEC, LOGICAL_AXIS_RULES
 from bert_jax.errors import UserError
-from bert_jax.model.attention import AttentionFn, attention, visible
+from bert_jax.model.attention import AttentionFn, Tokens, attention, visible
 
 _BLOCK = 128  # tokens; on a TPU rows are whole blocks
 
@@ -50,7 +50,8 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
     """Returns the fused counterpart of `attention.attention` on a mesh.
 
     Small scores are left to `attention`: in the last layer, which computes only some queries, and
-    in rows shorter than a block, such as those that parameters are initialised with.
+    in rows shorter than a block, such as those that parameters are initialised with. Windowed
+    layers do not come here: `windowed_attention` has blocks of its own.
 
     Args:
       mesh: from `sharding.make_mesh`.
@@ -62,10 +63,10 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
         query: jax.Array,
         key: jax.Array,
         value: jax.Array,
-        query_examples: jax.Array,
-        key_examples: jax.Array,
-        query_index: jax.Array | None = None,
+        queries: Tokens,
+        keys: Tokens,
         *,
+        causal: bool,
         dropout_rate: float,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
@@ -74,19 +75,19 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
                 query,
                 key,
                 value,
-                query_examples,
-                key_examples,
-                query_index,
+                queries,
+                keys,
+                causal=causal,
                 dropout_rate=dropout_rate,
                 dropout_key=dropout_key,
             )
         assert dropout_key is None  # config.validate_encoder requires a rate of 0
-        return kernel(query, key, value, key_examples, query_index)
+        return kernel(query, key, value, keys, causal)
 
     return attend
 
 
-def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, query_index: Any) -> Any:
+def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, tokens: Tokens, causal: bool) -> Any:
     from jax.experimental.pallas.ops.tpu import flash_attention as tpu  # loads Pallas
 
     heads = dict(LOGICAL_AXIS_RULES)["heads"]
@@ -98,7 +99,7 @@ def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, query_i
             key,
             value,
             segment_ids=tpu.SegmentIds(examples, examples),
-            causal=query_index is not None,
+            causal=causal,
             sm_scale=query.shape[-1] ** -0.5,
         )
 
@@ -111,14 +112,14 @@ def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, examples: Any, query_i
         check_vma=False,
     )
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    return each(query, key, value, examples).swapaxes(1, 2)
+    return each(query, key, value, tokens.examples).swapaxes(1, 2)
 
 
-def _on_gpu(query: Any, key: Any, value: Any, examples: Any, query_index: Any) -> Any:
+def _on_gpu(query: Any, key: Any, value: Any, tokens: Tokens, causal: bool) -> Any:
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=visible(examples, examples, query_index),
+        mask=visible(tokens, tokens, causal=causal),
         implementation="cudnn",
     )

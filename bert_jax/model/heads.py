@@ -10,28 +10,53 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig, SentenceObjective
+from bert_jax.config import EncoderConfig, InputPooling, PoolerKind, SentenceObjective
 from bert_jax.model.attention import AttentionFn, attention
 from bert_jax.model.encoder import Batch, Encoder, Pooler
-from bert_jax.model.layers import ACTIVATIONS, Dropout, bias_init, dense, layer_norm
+from bert_jax.model.layers import (
+    ACTIVATIONS,
+    Dropout,
+    bias_init,
+    dense,
+    gather_positions,
+    kernel_init,
+    layer_norm,
+)
 
 
 class MaskedLMHead(nn.Module):
-    """Transform, then a product with the token table (tied) and a bias."""
+    """A transform, a product with the token table (tied) or a matrix of its own, and a bias."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, token_table: jax.Array) -> jax.Array:
-        """Maps [B, M, D] and the table [V, D] to float32 logits [B, M, V]."""
+        """Maps [B, M, D] and the table [V, E] to float32 logits [B, M, V]."""
         config = self.config
-        x = dense(config, config.width, ("embed", "transformed"), "transform")(x)
-        x = layer_norm(config, "norm")(ACTIVATIONS[config.activation](x))
+        if config.mlm_transform:
+            width = token_table.shape[-1]
+            axes = ("embed", "transformed")
+            x = dense(config, width, axes, "transform", use_bias=config.biases)(x)
+            x = layer_norm(config, "norm")(ACTIVATIONS[config.activation](x))
+        matrix = token_table
+        if not config.mlm_tied:
+            shape = (config.vocab_size, x.shape[-1])
+            matrix = self.param("output", kernel_init(config, "vocab", "embed"), shape)
         logits = jnp.einsum(
-            "bmd,vd->bmv", x, token_table.astype(x.dtype), preferred_element_type=jnp.float32
+            "bmd,vd->bmv", x, matrix.astype(x.dtype), preferred_element_type=jnp.float32
         )
+        if not config.mlm_bias:
+            return logits
         bias: jax.Array = self.param("bias", bias_init("vocab"), (config.vocab_size,))
         return logits + bias[None, None, :]
+
+
+def example_means(x: jax.Array, batch: Batch) -> jax.Array:
+    """Averages the vectors of each example: [B, T, D] to [B, N, D] float32."""
+    numbers = 1 + jnp.arange(batch["pool_positions"].shape[1], dtype=jnp.int32)
+    own = batch["example_ids"][:, None, :] == numbers[None, :, None]  # [B, N, T]
+    sums = jnp.einsum("bnt,btd->bnd", own.astype(jnp.float32), x.astype(jnp.float32))
+    return sums / jnp.maximum(own.sum(axis=-1, keepdims=True), 1)
 
 
 class SentenceHead(nn.Module):
@@ -58,7 +83,7 @@ class TaskHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [B, N or T, D] to float32 [B, N or T, C]."""
-        x = Dropout(self.config.dropout_rate)(x, deterministic=deterministic)
+        x = Dropout()(x, self.config.dropout_rate, deterministic=deterministic)
         outputs = dense(self.config, self.outputs, ("embed", "classes"), "dense")(x)
         return outputs.astype(jnp.float32)
 
@@ -90,21 +115,27 @@ class PretrainingModel(nn.Module):
         if self.objective is SentenceObjective.NONE:
             masked = encoder(batch, masked_positions, deterministic=deterministic)
             return PretrainingLogits(mlm_head(masked, encoder.embeddings.tokens), None)
-        output_positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
-        x = encoder(batch, output_positions, deterministic=deterministic)
-        masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
+        if self.config.pooling is InputPooling.MEAN:
+            x = encoder(batch, deterministic=deterministic)
+            masked = gather_positions(x, masked_positions)
+            pooled = example_means(x, batch).astype(x.dtype)
+        else:
+            output_positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
+            x = encoder(batch, output_positions, deterministic=deterministic)
+            masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
+        if self.config.pooler is PoolerKind.TANH:
+            pooled = Pooler(self.config, name="pooler")(pooled)
         sentence_head = SentenceHead(self.config, name=f"{self.objective.value}_head")
         return PretrainingLogits(
-            mlm=mlm_head(masked, encoder.embeddings.tokens),
-            sentence=sentence_head(Pooler(self.config, name="pooler")(pooled)),
+            mlm=mlm_head(masked, encoder.embeddings.tokens), sentence=sentence_head(pooled)
         )
 
 
 class TaskModel(nn.Module):
     """Encoder and the head of a labelled task.
 
-    Tasks of whole inputs read [CLS] through the pooler; tasks of tokens read every token. The name
-    of the head is that of its parameter group, as `tasks/kinds.py` has it.
+    Tasks of whole inputs read [CLS], or a mean, through the pooler; tasks of tokens read every
+    one. The name of the head is that of its parameter group, as `tasks/kinds.py` has it.
     """
 
     config: EncoderConfig
@@ -119,12 +150,14 @@ class TaskModel(nn.Module):
 
     def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns the vectors that the head reads: [B, N, G D] of inputs, [B, T, G D] of tokens."""
+        means = self.whole_inputs and self.config.pooling is InputPooling.MEAN
         x = self.encoder(
             batch,
-            batch["pool_positions"] if self.whole_inputs else None,
+            batch["pool_positions"] if self.whole_inputs and not means else None,
             deterministic=deterministic or self.frozen_encoder,
             layers=self.feature_layers,
         )
+        x = example_means(x, batch).astype(x.dtype) if means else x
         return jax.lax.stop_gradient(x) if self.frozen_encoder else x
 
     @nn.compact
@@ -136,6 +169,6 @@ class TaskModel(nn.Module):
         x = batch.get("features")
         if x is None:
             x = self.features(batch, deterministic=deterministic)
-        if self.whole_inputs:
+        if self.whole_inputs and self.config.pooler is PoolerKind.TANH:
             x = Pooler(self.config, name="pooler")(x)
         return TaskHead(self.config, self.outputs, name=self.head)(x, deterministic=deterministic)

@@ -2,11 +2,12 @@
 
 A scan runs all layers but the last, so that compiling takes the same time for any number of them.
 The last one stands apart: where only some tokens are read, it computes no others (decision 0003).
+Where windowed and global layers take turns, the scan runs a period of them at once.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,8 +17,28 @@ from bert_jax.model.layers import gather_positions
 
 LAYERS = "layers"  # the parameter group whose arrays are stacked on a leading axis of size L
 
-# x [B, T, D], (the layer's parameters, its dropout key), positions [B, P] or None -> [B, P, D]
+# x [B, T, D], (the layer's parameters, its dropout key), its kind, positions [B, P] or None
+# -> [B, P, D]
 ApplyLayer = Callable[..., jax.Array]
+
+
+class LayerKind(NamedTuple):
+    """What distinguishes a layer from others of its encoder; their parameters have one shape."""
+
+    window: int = 0  # tokens to each side that are seen; 0: all
+    attention_norm: bool = True  # False: its own stays unused, as layer 0's without `first_norm`
+
+
+def layer_kinds(config: EncoderConfig) -> tuple[LayerKind, ...]:
+    """Returns the kind of each layer, the lowest first."""
+    every = config.global_every
+    return tuple(
+        LayerKind(
+            window=0 if every and layer % every == 0 else config.window,
+            attention_norm=config.first_norm or layer > 0,
+        )
+        for layer in range(config.layers)
+    )
 
 
 def init_stack(init_layer: Callable[[jax.Array], Any], key: jax.Array, layers: int) -> Any:
@@ -40,24 +61,48 @@ def run_stack(
       apply_layer: computes one layer.
       x: [B, T, D], the embeddings.
       stack: what `apply_layer` takes for a layer, each array with a leading axis of size L.
-      config: for `remat` and `unroll`.
+      config: for the kinds of layers, `remat` and `unroll`.
       output_positions: [B, P] int32, the tokens whose vectors are wanted; None: all, P = T.
       outputs: number of layers, from the top, whose vectors are wanted.
 
     Returns:
       [B, P, D] of each wanted layer, the lowest first.
     """
+    *below, top = layer_kinds(config)
     apply_layer = _rematerialised(apply_layer, config)
-    below, last = _split_last(stack)
+    # A first layer of its own kind, periods in a scan, what is left of one, and the last layer.
+    first = 1 if below and not below[0].attention_norm else 0
+    period = _period(below[first:])
+    periods = (len(below) - first) // period
+    rest = len(below) - first - periods * period
+    parts = _split(stack, (first, periods * period, rest, 1))
+    kept: list[jax.Array] = []  # [B, P, D] of each layer below the last, if they are wanted
 
-    def step(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
-        x = apply_layer(x, layer)
-        return x, gather_positions(x, output_positions) if outputs > 1 else None
+    def step(x: jax.Array, layers: Any, kinds: Sequence[LayerKind]) -> Any:
+        wanted = []
+        for number, kind in enumerate(kinds):
+            layer = jax.tree.map(lambda leaf, number=number: leaf[number], layers)
+            x = apply_layer(x, layer, kind)
+            wanted += [gather_positions(x, output_positions)] if outputs > 1 else []
+        return x, wanted
 
-    kept: Any  # [L - 1, B, P, D]
-    x, kept = jax.lax.scan(step, x, below, unroll=config.unroll)
-    top = apply_layer(x, last, output_positions)
-    return [*kept[1 - outputs :], top] if outputs > 1 else [top]
+    def scan(x: jax.Array, layers: Any) -> Any:
+        return step(x, layers, below[first : first + period])
+
+    x, wanted = step(x, parts[0], below[:first])
+    kept += wanted
+    by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, period, *leaf.shape[1:]), parts[1])
+    x, scanned = jax.lax.scan(scan, x, by_period, unroll=max(1, config.unroll // period))
+    kept += [each[number] for number in range(periods) for each in scanned]
+    x, wanted = step(x, parts[2], below[len(below) - rest :])
+    kept += wanted
+    last = jax.tree.map(lambda leaf: leaf.squeeze(0), parts[3])
+    return [*kept[len(kept) + 1 - outputs :], apply_layer(x, last, top, output_positions)]
+
+
+def _period(kinds: Sequence[LayerKind]) -> int:
+    """Returns the least number of layers after which the kinds repeat."""
+    return next(n for n in range(1, len(kinds) + 2) if list(kinds[n:]) == list(kinds[:-n]))
 
 
 def _rematerialised(apply_layer: ApplyLayer, config: EncoderConfig) -> ApplyLayer:
@@ -66,16 +111,16 @@ def _rematerialised(apply_layer: ApplyLayer, config: EncoderConfig) -> ApplyLaye
         return apply_layer
     # Where the scan is unrolled, the compiler would join the two computations, and keep all.
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=config.unroll > 1)
-    if config.remat is Remat.INPUTS:
-        return checkpoint(apply_layer)
-    return checkpoint(apply_layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    policy = None
+    if config.remat is Remat.PRODUCTS:
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return checkpoint(apply_layer, policy=policy, static_argnums=(2,))  # the kind of the layer
 
 
-def _split_last(stack: Any) -> tuple[Any, Any]:
-    """Splits stacked arrays into all layers but the last, and the last without its axis."""
+def _split(stack: Any, sizes: Sequence[int]) -> list[Any]:
+    """Splits stacked arrays along the layers."""
     leaves, tree = jax.tree.flatten(stack)
-    # `split`, not two slices: its gradient is one concatenation rather than a sum of two arrays
-    # of the whole stack's size.
-    parts = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
-    below, last = (tree.unflatten([part[i] for part in parts]) for i in range(2))
-    return below, jax.tree.map(lambda leaf: leaf.squeeze(0), last)
+    # `split`, not slices: its gradient is one concatenation rather than a sum of arrays of the
+    # whole stack's size.
+    parts = [jax.lax.split(leaf, sizes) for leaf in leaves]
+    return [tree.unflatten([part[number] for part in parts]) for number in range(len(sizes))]

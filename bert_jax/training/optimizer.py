@@ -81,7 +81,7 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
     Returns:
       The tree of `params`, each leaf a factor that broadcasts with the parameter.
     """
-    layers = params["encoder"][LAYERS]["mlp"]["up"]["bias"].shape[0]
+    layers = params["encoder"][LAYERS]["mlp"]["up"]["kernel"].shape[0]
     below_top = jnp.arange(layers - 1, -1, -1)
 
     def rate(path: tuple, leaf: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from bert_jax.config import Activation, ComputeType, EncoderConfig, Norm, PositionInit
+from bert_jax.model.attention import Tokens
 from bert_jax.model.dropout import dropout
 from bert_jax.model.encoder import Encoder, EncoderBlock
 from bert_jax.model.heads import PretrainingModel
@@ -305,7 +306,7 @@ def test_a_key_alone_does_not_turn_dropout_on():
         (0.0, False, True),
         (0.5, False, False),
     ):
-        y: Any = Dropout(rate).apply({}, x, deterministic=deterministic, rngs=rngs)
+        y: Any = Dropout().apply({}, x, rate, deterministic=deterministic, rngs=rngs)
         assert bool((y == x).all()) == unchanged
 
 
@@ -336,15 +337,16 @@ def test_layers_and_sublayers_drop_different_elements(tiny_encoder):
 
 def test_pre_norm_block_without_branches_is_the_identity(tiny_encoder):
     x = np.random.default_rng(0).standard_normal((16, 14, 24)).astype(np.float32)
-    example_ids = make_batch(tiny_encoder)["example_ids"]
+    places = np.arange(14, dtype=np.int32)[None]
+    seen = Tokens(make_batch(tiny_encoder)["example_ids"], places), None
 
     def output(norm: Norm) -> jax.Array:
         block = EncoderBlock(replace(tiny_encoder, norm=norm))
-        variables = nn.unbox(block.init(run_key(0), x, example_ids, deterministic=True))
+        variables = nn.unbox(block.init(run_key(0), x, *seen, deterministic=True))
         for branch, last in (("attention", "out"), ("mlp", "down")):
             leaves = variables["params"][branch]
             leaves[last] = jax.tree.map(jnp.zeros_like, leaves[last])
-        return block.apply(variables, x, example_ids, deterministic=True)  # type: ignore[return-value]
+        return block.apply(variables, x, *seen, deterministic=True)  # type: ignore[return-value]
 
     np.testing.assert_array_equal(output(Norm.PRE), x)
     assert np.abs(output(Norm.POST) - x).max() > 0.1

@@ -1,0 +1,330 @@
+"""Against transformers' modern encoders, random ones: the same weights, logits and gradients.
+
+Weights are carried over here, by the few rules below; `interop` does not know these models yet.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.config import (
+    Activation,
+    EncoderConfig,
+    MlpKind,
+    Norm,
+    NormKind,
+    PositionEncoding,
+    SentenceObjective,
+)
+from bert_jax.model.heads import PretrainingModel
+from tests.fixtures.batches import Batch, make_batch
+
+pytestmark = pytest.mark.hf
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+replace = dataclasses.replace
+Tensors = dict[str, np.ndarray]
+Carry = Callable[[Tensors, EncoderConfig], Any]
+
+MODERN = EncoderConfig(
+    vocab_size=90,
+    width=48,
+    layers=7,
+    heads=4,
+    mlp_width=40,
+    max_length=160,
+    segments=0,
+    position_encoding=PositionEncoding.ROTARY,
+    rope_theta=160_000.0,
+    rope_theta_local=10_000.0,
+    window=4,
+    global_every=3,
+    norm=Norm.PRE,
+    norm_kind=NormKind.LAYER_NORM_NO_BIAS,
+    norm_epsilon=1e-5,
+    first_norm=False,
+    biases=False,
+    mlp=MlpKind.GATED,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+)
+
+
+def modern(config: EncoderConfig, local_attention: int) -> Any:
+    every = config.global_every
+    return transformers.ModernBertForMaskedLM(
+        transformers.ModernBertConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp_width,
+            max_position_embeddings=config.max_length,
+            local_attention=local_attention,
+            layer_types=[
+                "sliding_attention" if layer % every else "full_attention"
+                for layer in range(config.layers)
+            ],
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": config.rope_theta},
+                "sliding_attention": {
+                    "rope_type": "default",
+                    "rope_theta": config.rope_theta_local or config.rope_theta,
+                },
+            },
+            norm_eps=config.norm_epsilon,
+            norm_bias=config.norm_kind is NormKind.LAYER_NORM,
+            attention_bias=config.biases,
+            mlp_bias=config.biases,
+            classifier_bias=config.biases,
+            decoder_bias=config.mlm_bias,
+            hidden_activation=config.activation.value,
+            classifier_activation=config.activation.value,
+            tie_word_embeddings=config.mlm_tied,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            cls_token_id=1,
+            sep_token_id=2,
+            attn_implementation="eager",
+        )
+    )
+
+
+def stacked(tensors: Tensors, name: str, config: EncoderConfig) -> np.ndarray:
+    """Stacks a tensor of all layers, [L, ...]; matrices become [inputs, outputs]."""
+    found = [tensors[f"model.layers.{layer}.{name}"] for layer in range(config.layers)]
+    return np.stack([each.T if each.ndim == 2 else each for each in found])
+
+
+def affine(tensors: Tensors, name: str, config: EncoderConfig, *shape: int) -> dict[str, Any]:
+    """Returns kernel [L, inputs, *shape] and bias of a map of all layers."""
+    kernel = stacked(tensors, f"{name}.weight", config)
+    found = {"kernel": kernel.reshape(*kernel.shape[:2], *shape)}
+    if config.biases:
+        found["bias"] = stacked(tensors, f"{name}.bias", config).reshape(config.layers, *shape)
+    return found
+
+
+def norm(tensors: Tensors, name: str) -> dict[str, Any]:
+    theirs = {"scale": "weight", "bias": "bias"}
+    return {
+        ours: tensors[f"{name}.{other}"]
+        for ours, other in theirs.items()
+        if f"{name}.{other}" in tensors
+    }
+
+
+def carry_modern(tensors: Tensors, config: EncoderConfig) -> Any:
+    heads, width = config.heads, config.width // config.heads
+    unused = np.zeros(config.width, np.float32)  # layer 0 has no attention norm of its own
+    first = {f"model.layers.0.attn_norm.{name}": unused for name in ("weight", "bias")}
+    tensors = first | tensors
+    has_bias = config.norm_kind is NormKind.LAYER_NORM
+    together = affine(tensors, "attn.Wqkv", config, 3, heads, width)
+    out = affine(tensors, "attn.Wo", config, config.width)
+    out["kernel"] = out["kernel"].reshape(config.layers, heads, width, config.width)
+
+    def norms(name: str) -> dict[str, Any]:
+        found = {"scale": stacked(tensors, f"{name}.weight", config)}
+        return found | ({"bias": stacked(tensors, f"{name}.bias", config)} if has_bias else {})
+
+    def part(number: int) -> dict[str, Any]:
+        """Returns the query, key or value map: the third axis from the end of a bias too."""
+        return {name: np.take(leaf, number, axis=leaf.ndim - 3) for name, leaf in together.items()}
+
+    head = {"transform": {"kernel": tensors["head.dense.weight"].T}}
+    if config.biases:
+        head["transform"]["bias"] = tensors["head.dense.bias"]
+    head["norm"] = norm(tensors, "head.norm")
+    if config.mlm_bias:
+        head["bias"] = tensors["decoder.bias"]
+    if not config.mlm_tied:
+        head["output"] = tensors["decoder.weight"]
+    return {
+        "encoder": {
+            "embeddings": {
+                "tokens": tensors["model.embeddings.tok_embeddings.weight"],
+                "norm": norm(tensors, "model.embeddings.norm"),
+            },
+            "layers": {
+                "attention": {
+                    "query": part(0),
+                    "key": part(1),
+                    "value": part(2),
+                    "out": out,
+                },
+                "attention_norm": norms("attn_norm"),
+                "mlp_norm": norms("mlp_norm"),
+                "mlp": {
+                    "up": affine(tensors, "mlp.Wi", config, 2, config.mlp_width),
+                    "down": affine(tensors, "mlp.Wo", config, config.width),
+                },
+            },
+            "final_norm": norm(tensors, "model.final_norm"),
+        },
+        "mlm_head": head,
+    }
+
+
+EURO = EncoderConfig(
+    vocab_size=90,
+    width=48,
+    layers=3,
+    heads=6,
+    mlp_width=40,
+    max_length=160,
+    segments=0,
+    position_encoding=PositionEncoding.ROTARY,
+    rope_theta=250_000.0,
+    norm=Norm.PRE,
+    norm_kind=NormKind.RMS_NORM,
+    norm_epsilon=1e-5,
+    embedding_norm=False,
+    biases=False,
+    mlp=MlpKind.GATED,
+    activation=Activation.SILU,
+    mlm_transform=False,
+    mlm_tied=False,
+    mlm_bias=False,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+)
+
+
+def euro(config: EncoderConfig) -> Any:
+    return transformers.EuroBertForMaskedLM(
+        transformers.EuroBertConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads or config.heads,
+            head_dim=config.width // config.heads,
+            intermediate_size=config.mlp_width,
+            max_position_embeddings=config.max_length,
+            hidden_act=config.activation.value,
+            rms_norm_eps=config.norm_epsilon,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=config.mlm_tied,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            attn_implementation="eager",
+        )
+    )
+
+
+def carry_euro(tensors: Tensors, config: EncoderConfig) -> Any:
+    heads, width = config.heads, config.width // config.heads
+    kv_heads = config.kv_heads or heads
+    out = affine(tensors, "self_attn.o_proj", config, config.width)
+    out["kernel"] = out["kernel"].reshape(config.layers, heads, width, config.width)
+    gate, up = (stacked(tensors, f"mlp.{name}_proj.weight", config) for name in ("gate", "up"))
+    return {
+        "encoder": {
+            "embeddings": {"tokens": tensors["model.embed_tokens.weight"]},
+            "layers": {
+                "attention": {
+                    "query": affine(tensors, "self_attn.q_proj", config, heads, width),
+                    "key": affine(tensors, "self_attn.k_proj", config, kv_heads, width),
+                    "value": affine(tensors, "self_attn.v_proj", config, kv_heads, width),
+                    "out": out,
+                },
+                "attention_norm": {"scale": stacked(tensors, "input_layernorm.weight", config)},
+                "mlp_norm": {"scale": stacked(tensors, "post_attention_layernorm.weight", config)},
+                "mlp": {
+                    "up": {"kernel": np.stack([gate, up], axis=2)},
+                    "down": affine(tensors, "mlp.down_proj", config, config.width),
+                },
+            },
+            "final_norm": norm(tensors, "model.norm"),
+        },
+        "mlm_head": {} if config.mlm_tied else {"output": tensors["lm_head.weight"]},
+    }
+
+
+def compare(peer: Any, config: EncoderConfig, carry: Carry, length: int) -> None:
+    """Compares logits and gradients: examples packed into rows here, each alone there."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in peer.parameters():  # off 0 and 1, and wide enough that all matters
+            scale = 0.1 if parameter.ndim == 1 else 3 * parameter.std()
+            parameter.add_(scale * torch.randn(parameter.shape))
+    peer.train()
+    carried = carry({n: p.detach().numpy().copy() for n, p in peer.named_parameters()}, config)
+    model = PretrainingModel(config, SentenceObjective.NONE)
+    batch: Batch = make_batch(config, rows=3, length=length, examples=2, seed=1)
+    batch["mlm_positions"] = np.tile(np.arange(length, dtype=np.int32), (3, 1))
+    weights = np.random.default_rng(0).standard_normal((3, length, config.vocab_size))
+    weights = (weights * (batch["example_ids"] > 0)[..., None]).astype(np.float32)
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        logits = model.apply({"params": params}, batch, deterministic=True).mlm
+        return jnp.sum(logits * weights), logits
+
+    shapes = jax.tree.map(jnp.shape, carried)
+    init = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, deterministic=True))
+    carried = {name: group for name, group in carried.items() if group}
+    assert shapes == jax.tree.map(jnp.shape, nn.unbox(init)["params"])
+    gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(carried)
+
+    total, compared = 0.0, 0
+    for row in range(3):
+        for example in range(1, batch["example_ids"][row].max() + 1):
+            own = batch["example_ids"][row] == example
+            ids = torch.tensor(batch["token_ids"][row][own]).long()[None]
+            theirs = peer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+            np.testing.assert_allclose(
+                logits[row][own],
+                theirs.detach().numpy(),
+                rtol=2e-5,
+                atol=2e-5 * float(theirs.std()),
+            )
+            total = total + (theirs * torch.tensor(weights[row][own])).sum()
+            compared += int(own.sum())
+    assert compared > length
+    total.backward()
+    zero = {n: np.zeros(p.shape, np.float32) for n, p in peer.named_parameters()}
+    found = {n: p.grad.numpy() for n, p in peer.named_parameters() if p.grad is not None}
+    expected = carry(zero | found, config)
+    for (path, ours), other in zip(
+        jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(
+            ours, other, rtol=1e-3, atol=1e-4 * np.abs(other).max(), err_msg=str(path)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "local_attention", "length"),
+    [
+        ({}, 8, 150),  # in blocks
+        ({}, 8, 60),  # as one product
+        ({"window": 3}, 7, 150),  # an odd width, as they round it
+        ({"window": 40}, 80, 140),
+        ({"global_every": 2, "layers": 4, "activation": Activation.RELU}, 8, 130),
+        ({"biases": True, "norm_kind": NormKind.LAYER_NORM, "layers": 3}, 8, 130),
+        ({"mlm_tied": False, "mlm_bias": False, "rope_theta_local": 0.0, "layers": 2}, 8, 40),
+        ({"layers": 1}, 8, 40),
+    ],
+    ids=str,
+)
+def test_modern_bert(changes: dict[str, Any], local_attention: int, length: int) -> None:
+    config = replace(MODERN, **changes)
+    compare(modern(config, local_attention), config, carry_modern, length)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kv_heads": 2}, {"kv_heads": 1, "mlm_tied": True}], ids=str
+)
+def test_euro_bert(changes: dict[str, Any]) -> None:
+    config = replace(EURO, **changes)
+    compare(euro(config), config, carry_euro, 60)
