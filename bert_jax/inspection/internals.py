@@ -67,7 +67,7 @@ def encoder_internals(
         made: Any = kept["intermediates"]["attention"]
         mask = visible(tokens, tokens, causal=config.causal, window=kind.window)
         hidden.append(x)
-        attention.append(attention_probabilities(made["query"][0], made["key"][0], mask))
+        attention.append(attention_probabilities(made["queries"][0], made["keys"][0], mask))
     return jnp.stack(hidden), jnp.stack(attention)
 
 

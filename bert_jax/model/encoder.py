@@ -117,8 +117,8 @@ class SelfAttention(nn.Module):
             key, value = (
                 jnp.repeat(each, config.heads // kv_heads, axis=2) for each in (key, value)
             )
-        self.sow("intermediates", "query", query)  # for `inspection`
-        self.sow("intermediates", "key", key)
+        self.sow("intermediates", "queries", query)  # for `inspection`
+        self.sow("intermediates", "keys", key)
 
         drops = not deterministic and config.attention_dropout_rate > 0
         options: dict[str, Any] = {

@@ -20,7 +20,7 @@ from bert_jax.config import (
 )
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
-from bert_jax.model.attention import attention
+from bert_jax.model.attention import Tokens, attention
 from bert_jax.model.fused_attention import check_fused, fused_attention
 
 FUSED = EncoderConfig(
@@ -40,13 +40,20 @@ def test_the_kernel_of_a_tpu_is_attention_and_has_its_gradient(causal):
     examples = np.zeros((4, 128), np.int32)
     for row in range(4):
         examples[row, : 100 + 7 * row] = 1 + np.sort(rng.integers(0, 3, 100 + 7 * row))
-    places = jnp.arange(128, dtype=jnp.int32)[None] if causal else None
+    tokens = Tokens(jnp.asarray(examples), jnp.arange(128, dtype=jnp.int32)[None])
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=1, tensor=2), jax.devices()[:4])
 
     def outcome(attend: Any) -> Any:
         def total(query: Any, key: Any, value: Any) -> Any:
             out = attend(
-                query, key, value, examples, examples, places, dropout_rate=0.0, dropout_key=None
+                query,
+                key,
+                value,
+                tokens,
+                tokens,
+                causal=causal,
+                dropout_rate=0.0,
+                dropout_key=None,
             )
             return jnp.sum(jnp.sin(out) * (examples > 0)[:, :, None, None]), out
 
@@ -62,9 +69,10 @@ def test_few_scores_are_left_to_products():
     mesh = sharding.make_mesh(MeshConfig())
     query, key = jnp.ones((8, 3, 2, 16)), jnp.ones((8, 128, 2, 16))
     asked, seen = jnp.ones((8, 3), jnp.int32), jnp.ones((8, 128), jnp.int32)
-    arguments = (query, key, key, asked, seen, None)
-    ours = fused_attention(mesh, "tpu")(*arguments, dropout_rate=0.0, dropout_key=None)
-    expected = attention(*arguments, dropout_rate=0.0, dropout_key=None)
+    arguments = (query, key, key, Tokens(asked, asked), Tokens(seen, seen))
+    options: dict[str, Any] = {"causal": False, "dropout_rate": 0.0, "dropout_key": None}
+    ours = fused_attention(mesh, "tpu")(*arguments, **options)
+    expected = attention(*arguments, **options)
     np.testing.assert_array_equal(ours, expected)
 
 

@@ -247,8 +247,7 @@ def carry_euro(tensors: Tensors, config: EncoderConfig) -> Any:
             },
             "final_norm": norm(tensors, "model.norm"),
         },
-        "mlm_head": {} if config.mlm_tied else {"output": tensors["lm_head.weight"]},
-    }
+    } | ({} if config.mlm_tied else {"mlm_head": {"output": tensors["lm_head.weight"]}})
 
 
 def compare(peer: Any, config: EncoderConfig, carry: Carry, length: int) -> None:
@@ -270,10 +269,8 @@ def compare(peer: Any, config: EncoderConfig, carry: Carry, length: int) -> None
         logits = model.apply({"params": params}, batch, deterministic=True).mlm
         return jnp.sum(logits * weights), logits
 
-    shapes = jax.tree.map(jnp.shape, carried)
     init = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, deterministic=True))
-    carried = {name: group for name, group in carried.items() if group}
-    assert shapes == jax.tree.map(jnp.shape, nn.unbox(init)["params"])
+    assert jax.tree.map(jnp.shape, carried) == jax.tree.map(jnp.shape, nn.unbox(init)["params"])
     gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(carried)
 
     total, compared = 0.0, 0
@@ -282,12 +279,8 @@ def compare(peer: Any, config: EncoderConfig, carry: Carry, length: int) -> None
             own = batch["example_ids"][row] == example
             ids = torch.tensor(batch["token_ids"][row][own]).long()[None]
             theirs = peer(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-            np.testing.assert_allclose(
-                logits[row][own],
-                theirs.detach().numpy(),
-                rtol=2e-5,
-                atol=2e-5 * float(theirs.std()),
-            )
+            other = theirs.detach().numpy()
+            np.testing.assert_allclose(logits[row][own], other, rtol=2e-5, atol=2e-5 * other.std())
             total = total + (theirs * torch.tensor(weights[row][own])).sum()
             compared += int(own.sum())
     assert compared > length
