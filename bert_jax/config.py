@@ -482,6 +482,13 @@ def validate_encoder(config: EncoderConfig) -> None:
             f"--config.encoder.global_every={config.global_every} without a window: every layer"
             " sees all tokens; set encoder.window, or global_every=0"
         )
+    if config.embedding_width not in (0, config.width) and config.mlm_tied:
+        if not config.mlm_transform:
+            raise UserError(
+                f"--config.encoder.embedding_width={config.embedding_width}: without a transform"
+                f" the token table cannot read vectors of width={config.width}: set"
+                " encoder.mlm_transform=True, or mlm_tied=False"
+            )
     if config.norm is Norm.POST:
         for name in ("first_norm", "final_norm"):
             if not getattr(config, name):

@@ -11,6 +11,7 @@ from bert_jax.config import (
     MaskStrategy,
     Norm,
     PhaseConfig,
+    PositionEncoding,
     PositionInit,
     PretrainConfig,
     SentenceObjective,
@@ -106,6 +107,45 @@ def test_sinusoidal_positions_need_an_even_width() -> None:
     config.encoder.width, config.encoder.heads = 769, 1
     with pytest.raises(UserError, match="width=769 is odd: encoder.position_init=sinusoidal"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kv_heads": 5}, "kv_heads=5 does not divide encoder.heads=12: choose among [1, 2, 3"),
+        ({"kv_heads": -1}, "kv_heads=-1 must be at least 0"),
+        ({"global_every": 3}, "global_every=3 without a window"),
+        ({"window": -1}, "window=-1 must be at least 0"),
+        ({"position_encoding": PositionEncoding.ROTARY, "heads": 256}, "heads 3 wide"),
+        ({"rope_theta": 0.0}, "rope_theta=0.0 must be above 0"),
+        ({"rope_theta_local": 10.0}, "rope_theta_local=10 is of windowed layers with rotary"),
+        (
+            {"position_encoding": PositionEncoding.NONE, "position_init": PositionInit.SINUSOIDAL},
+            "position_init=sinusoidal is of a learned table",
+        ),
+        (
+            {"position_encoding": PositionEncoding.SINUSOIDAL, "embedding_width": 9},
+            "embedding_width=9 is odd: encoder.position_encoding=sinusoidal",
+        ),
+        ({"first_norm": False}, "first_norm=False is of encoder.norm=pre"),
+        ({"final_norm": False}, "final_norm=False is of encoder.norm=pre"),
+        ({"segments": 0}, "segments=0: data.objective=nsp needs two texts told apart"),
+        (
+            {"embedding_width": 64, "mlm_transform": False},
+            "embedding_width=64: without a transform",
+        ),
+        ({"mlp_output_dropout_rate": 1.0}, "mlp_output_dropout_rate=1.0 must be a rate"),
+        ({"attention_output_dropout_rate": -0.5}, "attention_output_dropout_rate=-0.5 must be a"),
+    ],
+    ids=str,
+)
+def test_encoders_that_make_no_sense(changes: dict[str, object], message: str) -> None:
+    config = pretrain_config()
+    for name, value in changes.items():
+        assign(config, f"encoder.{name}", value)
+    with pytest.raises(UserError) as raised:
+        validate(config)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_causal_encoder_predicts_the_next_token() -> None:
