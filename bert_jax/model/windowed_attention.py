@@ -102,7 +102,8 @@ def _by_query(
     """Computes few queries, each of which gathers the keys of its window."""
     rows, wanted = positions.shape
     length = key.shape[1]
-    near = positions[:, :, None] + jnp.arange(-window, window + 1, dtype=jnp.int32)  # [B, P, S]
+    offsets = jnp.arange(-window, window + 1, dtype=jnp.int32)
+    near = positions[:, :, None] + offsets[None, None]  # [B, P, S]
     inside = (near >= 0) & (near < length)
     near = jnp.clip(near, 0, length - 1).reshape(rows, -1)
 
