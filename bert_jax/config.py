@@ -33,7 +33,7 @@ class NormKind(enum.Enum):
 
 
 class PositionEncoding(enum.Enum):
-    """What tells tokens their places; a place counts from the start of its example."""
+    """The encoding of places, each counted from the start of its example."""
 
     LEARNED = "learned"  # a trained table, added to the embeddings, as BERT was published
     SINUSOIDAL = "sinusoidal"  # fixed sines and cosines, added too (Vaswani et al., section 3.5)
@@ -72,7 +72,7 @@ class InputPooling(enum.Enum):
 
 
 class PoolerKind(enum.Enum):
-    """What stands between the pooled vector and a head of whole inputs."""
+    """The map between the pooled vector and a head of whole inputs."""
 
     TANH = "tanh"  # an affine map and tanh, as BERT was published
     NONE = "none"

@@ -32,7 +32,7 @@ def attention_probabilities(query: jax.Array, key: jax.Array, mask: jax.Array) -
 
 
 class Tokens(NamedTuple):
-    """What decides who sees whom: of queries [B, P], of keys [B, T], both int32."""
+    """Examples and places, which decide who sees whom: of queries [B, P], of keys [B, T]; int32."""
 
     examples: jax.Array  # the example of each token; 0: padding
     index: jax.Array  # of each token in its row; the first axis may be 1

@@ -23,7 +23,7 @@ ApplyLayer = Callable[..., jax.Array]
 
 
 class LayerKind(NamedTuple):
-    """What distinguishes a layer from others of its encoder; their parameters have one shape."""
+    """Differences among the layers of an encoder, whose parameters have one shape."""
 
     window: int = 0  # tokens to each side that are seen; 0: all
     attention_norm: bool = True  # False: its own stays unused, as layer 0's without `first_norm`
