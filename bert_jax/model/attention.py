@@ -56,11 +56,10 @@ def visible(queries: Tokens, keys: Tokens, *, causal: bool, window: int = 0) -> 
       window: greatest distance of a key that is seen; 0: any.
     """
     mask = queries.examples[:, :, None] == keys.examples[:, None, :]
-    distance = queries.index[:, :, None] - keys.index[:, None, :]
     if causal:
-        mask &= distance >= 0
+        mask &= queries.index[:, :, None] >= keys.index[:, None, :]
     if window:
-        mask &= jnp.abs(distance) <= window
+        mask &= jnp.abs(queries.index[:, :, None] - keys.index[:, None, :]) <= window
     return mask[:, None]
 
 
