@@ -1,13 +1,10 @@
 """JAX's switches have their meaning, or are refused in one line before the first step."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
-from tests.fixtures.drivers import ROOT, Drivers, Run, newest
+from tests.fixtures.drivers import Drivers, Run, newest, python_m
 
 
 @pytest.mark.parametrize(
@@ -38,30 +35,17 @@ def test_what_no_run_can_work_with_is_refused(
 )
 def test_a_wrong_value_is_named(switch: str, pretrained: Run) -> None:
     name, _, value = switch.partition("=")
-    command = [sys.executable, "-m", "bert_jax.predict", f"--checkpoint={pretrained[0]}"]
-    done = subprocess.run(
-        [*command, "--text=red [MASK]"],
-        cwd=ROOT,
-        env=os.environ | {name: value},
-        capture_output=True,
-        text=True,
-    )
+    flags = (f"--checkpoint={pretrained[0]}", "--text=red [MASK]")
+    result = python_m("predict", *flags, environment={name: value})
     if value == "0":
-        assert done.returncode == 0, done
+        assert result.status == 0, result
         return
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done
-    assert done.stderr.startswith(f"error: {switch}: ") and "or unset it" in done.stderr
+    message = result.error()
+    assert message.startswith(f"{switch}: ") and "or unset it" in message
 
 
 def test_a_wrong_platform_is_no_damage_of_a_checkpoint(pretrained: Run, finetuned: Run) -> None:
     for checkpoint in (finetuned[0], newest(pretrained[0])):
-        done = subprocess.run(
-            [sys.executable, "-m", "bert_jax.predict", f"--checkpoint={checkpoint}", "--text=red"],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "nonsense"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 1, done
-        assert done.stderr.startswith("error: JAX_PLATFORMS=nonsense: "), done
-        assert "damaged" not in done.stderr
+        flags = (f"--checkpoint={checkpoint}", "--text=red")
+        message = python_m("predict", *flags, environment={"JAX_PLATFORMS": "nonsense"}).error()
+        assert message.startswith("JAX_PLATFORMS=nonsense: ") and "damaged" not in message

@@ -176,7 +176,9 @@ def test_an_element_that_asks_for_it_goes_on_and_one_that_is_cancelled_does_not(
     slurm: Slurm, tmp_path: pathlib.Path
 ):
     asks = tmp_path / "python"  # in place of a run: it saves and ends when it is asked to
-    step = f'trap "exit 75" TERM; touch {tmp_path}/set-$SLURM_ARRAY_TASK_ID; sleep 99 & wait'
+    # SLURM signals every process of a step, and `sleep` may get it first: then the loop goes on.
+    wait = "while :; do sleep 0.2 & wait; done"
+    step = f'trap "exit 75" TERM; touch {tmp_path}/set-$SLURM_ARRAY_TASK_ID; {wait}'
     asks.write_text(f"#!/bin/bash\ntrap : TERM\nsrun bash -c '{step}'\n")
     asks.chmod(0o755)
     script = str(ROOT / "launch" / "slurm_job.sh")
