@@ -78,25 +78,25 @@ def run_stack(
     parts = _split(stack, (first, periods * period, rest, 1))
     kept: list[jax.Array] = []  # [B, P, D] of each layer below the last, if they are wanted
 
-    def step(x: jax.Array, layers: Any, kinds: Sequence[LayerKind]) -> Any:
+    def run(x: jax.Array, layers: Sequence[Any], kinds: Sequence[LayerKind]) -> Any:
         wanted = []
-        for number, kind in enumerate(kinds):
-            layer = jax.tree.map(lambda leaf, number=number: leaf[number], layers)
+        for layer, kind in zip(layers, kinds, strict=True):
             x = apply_layer(x, layer, kind)
             wanted += [gather_positions(x, output_positions)] if outputs > 1 else []
         return x, wanted
 
-    def scan(x: jax.Array, layers: Any) -> Any:
-        return step(x, layers, below[first : first + period])
+    def scan(x: jax.Array, layers: Sequence[Any]) -> Any:
+        return run(x, layers, below[first : first + period])
 
-    x, wanted = step(x, parts[0], below[:first])
+    x, wanted = run(x, _unstack(parts[0], first), below[:first])
     kept += wanted
     by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, period, *leaf.shape[1:]), parts[1])
-    x, scanned = jax.lax.scan(scan, x, by_period, unroll=max(1, config.unroll // period))
+    by_layer = _unstack(by_period, period, axis=1)
+    x, scanned = jax.lax.scan(scan, x, by_layer, unroll=max(1, config.unroll // period))
     kept += [each[number] for number in range(periods) for each in scanned]
-    x, wanted = step(x, parts[2], below[len(below) - rest :])
+    x, wanted = run(x, _unstack(parts[2], rest), below[len(below) - rest :])
     kept += wanted
-    last = jax.tree.map(lambda leaf: leaf.squeeze(0), parts[3])
+    [last] = _unstack(parts[3], 1)
     return [*kept[len(kept) + 1 - outputs :], apply_layer(x, last, top, output_positions)]
 
 
@@ -117,10 +117,16 @@ def _rematerialised(apply_layer: ApplyLayer, config: EncoderConfig) -> ApplyLaye
     return checkpoint(apply_layer, policy=policy, static_argnums=(2,))  # the kind of the layer
 
 
-def _split(stack: Any, sizes: Sequence[int]) -> list[Any]:
-    """Splits stacked arrays along the layers."""
+def _unstack(stack: Any, count: int, axis: int = 0) -> list[Any]:
+    """Returns the `count` trees of which `axis` of each array is made."""
+    parts = _split(stack, (1,) * count, axis)
+    return [jax.tree.map(lambda leaf: leaf.squeeze(axis), part) for part in parts]
+
+
+def _split(stack: Any, sizes: Sequence[int], axis: int = 0) -> list[Any]:
+    """Splits each array along an axis."""
     leaves, tree = jax.tree.flatten(stack)
     # `split`, not slices: its gradient is one concatenation rather than a sum of arrays of the
     # whole stack's size.
-    parts = [jax.lax.split(leaf, sizes) for leaf in leaves]
+    parts = [jax.lax.split(leaf, sizes, axis) for leaf in leaves]
     return [tree.unflatten([part[number] for part in parts]) for number in range(len(sizes))]
