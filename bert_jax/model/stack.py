@@ -90,10 +90,13 @@ def run_stack(
 
     x, wanted = run(x, _unstack(parts[0], first), below[:first])
     kept += wanted
-    by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, period, *leaf.shape[1:]), parts[1])
-    by_layer = _unstack(by_period, period, axis=1)
-    x, scanned = jax.lax.scan(scan, x, by_layer, unroll=max(1, config.unroll // period))
-    kept += [each[number] for number in range(periods) for each in scanned]
+    if periods:
+        by_period = jax.tree.map(
+            lambda leaf: leaf.reshape(periods, period, *leaf.shape[1:]), parts[1]
+        )
+        by_layer = _unstack(by_period, period, axis=1)
+        x, scanned = jax.lax.scan(scan, x, by_layer, unroll=max(1, config.unroll // period))
+        kept += [each[number] for number in range(periods) for each in scanned]
     x, wanted = run(x, _unstack(parts[2], rest), below[len(below) - rest :])
     kept += wanted
     [last] = _unstack(parts[3], 1)
