@@ -30,17 +30,21 @@ def rotations_of(
     """
     if config.position_encoding is not PositionEncoding.ROTARY:
         return None, None
-    width = config.width // config.heads
-    found = _rotation(position_ids, width, config.rope_theta)
+    found = _rotation(config, config.rope_theta, position_ids)
     if not config.rope_theta_local:
         return found, found
-    return found, _rotation(position_ids, width, config.rope_theta_local)
+    return found, _rotation(config, config.rope_theta_local, position_ids)
 
 
-def _rotation(position_ids: jax.Array, width: int, theta: float) -> Rotation:
+def _rotation(config: EncoderConfig, theta: float, position_ids: jax.Array) -> Rotation:
+    width = config.width // config.heads
     frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)  # [K / 2]
-    angles = position_ids[:, :, None].astype(jnp.float32) * frequencies[None, None]
-    return Rotation(jnp.cos(angles), jnp.sin(angles))
+    # A table, as the compiler would repeat sines and cosines wherever a layer uses them.
+    angles = jnp.outer(jnp.arange(config.max_length, dtype=jnp.float32), frequencies)
+    cos, sin = (
+        jnp.take(table, position_ids, axis=0) for table in (jnp.cos(angles), jnp.sin(angles))
+    )
+    return Rotation(cos, sin)
 
 
 def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
