@@ -4,6 +4,7 @@ There are two rates: of one large product, and of the products of a training ste
 own shape, one after another with nothing in between.
 """
 
+import collections
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig
+from bert_jax.config import EncoderConfig, MlpKind
 from bert_jax.model.flops import pretraining_flops
+from bert_jax.model.stack import layer_kinds
+from bert_jax.model.windowed_attention import blocks_of
 
 # The side of the large product, and the number of runs in one measurement: on a GPU each kernel is
 # launched while the previous one runs.
@@ -36,15 +39,22 @@ def step_products(
     """
     tokens, width, heads = rows * length, encoder.width, encoder.heads
     masked, layers = rows * slots, encoder.layers
-    return [
+    up = encoder.mlp_width * (2 if encoder.mlp is MlpKind.GATED else 1)
+    products = [
         (4 * layers, (1, tokens, width, width)),
-        (layers, (1, tokens, width, encoder.mlp_width)),
+        (layers, (1, tokens, width, up)),
         (layers, (1, tokens, encoder.mlp_width, width)),
-        (layers, (rows * heads, length, width // heads, length)),
-        (layers, (rows * heads, length, length, width // heads)),
         (1, (1, masked, width, width)),
         (1, (1, masked, width, encoder.vocab_size)),
     ]
+    for window, count in collections.Counter(each.window for each in layer_kinds(encoder)).items():
+        queries, keys = blocks_of(window, length) if window else (length, length)
+        batch, channels = rows * heads * -(-length // queries), width // heads
+        products += [
+            (count, (batch, queries, channels, keys)),
+            (count, (batch, queries, keys, channels)),
+        ]
+    return products
 
 
 class MatrixRate:

@@ -17,7 +17,14 @@ from absl import app, flags
 
 from benchmarks.matrix_rate import MatrixRate
 from benchmarks.rows import full_rows
-from benchmarks.sizes import SIZES, VOCAB, encoder_of, vocabulary_of
+from benchmarks.sizes import (
+    SIZES,
+    VOCAB,
+    Family,
+    encoder_of,
+    modern_encoder_of,
+    vocabulary_of,
+)
 from benchmarks.turns import Figures, serve
 from bert_jax.config import (
     AttentionKernel,
@@ -34,6 +41,7 @@ from bert_jax.runs.steps import pretraining_step
 from bert_jax.training.compilations import Compilations
 from bert_jax.training.state import init_params, init_state
 
+_FAMILY = flags.DEFINE_enum_class("family", Family.BERT, Family, "of the model")
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
@@ -50,9 +58,15 @@ _BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full 
 _WARM_UP = 2
 
 
-def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:
+def config_of(examples: int) -> PretrainConfig:
     """Returns the config that the flags describe, with at most `examples` examples in a row."""
-    encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
+    config = PretrainConfig(batch_size=_BATCH.value, steps=1_000_000)
+    if _FAMILY.value is Family.MODERN:
+        config.encoder = modern_encoder_of(_SIZE.value, length=_LENGTH.value)
+        config.data.objective, config.masking.rate = SentenceObjective.NONE, 0.3
+    else:
+        config.encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
+    encoder = config.encoder
     encoder.compute_type = ComputeType(_DTYPE.value)
     encoder.unroll = _UNROLL.value or encoder.layers
     encoder.remat, encoder.attention = _REMAT.value, _ATTENTION.value
@@ -60,9 +74,7 @@ def config_of(examples: int, objective: SentenceObjective) -> PretrainConfig:
         encoder.dropout_rate = 0.0
     if not (_DROPOUT.value and _ATTENTION_DROPOUT.value):
         encoder.attention_dropout_rate = 0.0
-    config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value, steps=1_000_000)
     config.data.length, config.data.max_examples_per_row = _LENGTH.value, examples
-    config.data.objective = objective
     return config
 
 
@@ -78,7 +90,7 @@ class Step:
             count = len(fields["token_ids"])
             batches = [{name: field[i] for name, field in fields.items()} for i in range(count)]
         examples = batches[0]["weights"].shape[1]
-        config = config_of(examples, SentenceObjective.NSP)
+        config = config_of(examples)
         mesh = sharding.make_mesh(MeshConfig())
         vocabulary = vocabulary_of(VOCAB)
         compiled = pretraining_step(config, vocabulary, mesh)

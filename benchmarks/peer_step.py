@@ -2,9 +2,9 @@
 
     python -m benchmarks.peer_step --size=base --batch=8 --length=128
 
-It is `BertForPreTraining` as its users train it: fused AdamW with clipping, PyTorch's
-`scaled_dot_product_attention`, and padded rows with an attention mask. `bench` adds --compile on a
-GPU.
+It is `BertForPreTraining`, or `ModernBertForMaskedLM` with logits of the masked tokens alone, as
+their users train them: fused AdamW with clipping, PyTorch's `scaled_dot_product_attention`, and
+padded rows with an attention mask. `bench` adds --compile on a GPU.
 """
 
 import itertools
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from absl import app, flags
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
-from benchmarks.sizes import SIZES, VOCAB
+from benchmarks.sizes import SIZES, VOCAB, Family, modern_encoder_of
 from benchmarks.turns import Figures, serve
 
+_FAMILY = flags.DEFINE_enum_class("family", Family.BERT, Family, "of the model")
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
@@ -29,8 +30,9 @@ _DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
 _ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
 _BATCHES = flags.DEFINE_string("batches", "", "an .npz of padded examples; '': full rows")
 
-_MASKED_SHARE = 0.15
+_MASKED_SHARE = {Family.BERT: 0.15, Family.MODERN: 0.3}
 _IGNORED = -100  # a label that the loss leaves out
+_SPECIAL = ("pad", "cls", "sep", "bos", "eos")  # its default ids are above our vocabulary
 _WARM_UP = 2
 
 Inputs = dict[str, torch.Tensor]
@@ -40,6 +42,8 @@ def full_rows(generator: torch.Generator) -> Inputs:
     """Returns random rows without padding, as in `our_step`."""
     shape = (_BATCH.value, _LENGTH.value)
     ids = torch.randint(5, VOCAB, shape, generator=generator)
+    if _FAMILY.value is Family.MODERN:
+        return {"input_ids": ids}
     types = (torch.arange(_LENGTH.value) >= _LENGTH.value // 2).long().expand(shape)
     labels = torch.randint(0, 2, (_BATCH.value,), generator=generator)
     return {"input_ids": ids, "token_type_ids": types.contiguous(), "next_sentence_label": labels}
@@ -59,6 +63,37 @@ def read_batches(path: str) -> list[Inputs]:
         ]
 
 
+def _bert() -> Any:
+    layers, width, heads = SIZES[_SIZE.value]
+    config: Any = BertConfig(
+        vocab_size=VOCAB,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        hidden_dropout_prob=0.1 if _DROPOUT.value else 0.0,
+        attention_probs_dropout_prob=(0.1 if _DROPOUT.value and _ATTENTION_DROPOUT.value else 0.0),
+        max_position_embeddings=max(512, _LENGTH.value),
+    )
+    return BertForPreTraining(config)
+
+
+def _modern_bert() -> Any:
+    ours = modern_encoder_of(_SIZE.value, length=_LENGTH.value)
+    special: Any = {f"{name}_token_id": number for number, name in enumerate(_SPECIAL)}
+    config: Any = ModernBertConfig(
+        vocab_size=VOCAB,
+        hidden_size=ours.width,
+        num_hidden_layers=ours.layers,
+        num_attention_heads=ours.heads,
+        intermediate_size=ours.mlp_width,
+        max_position_embeddings=_LENGTH.value,
+        sparse_prediction=True,
+        **special,
+    )
+    return ModernBertForMaskedLM(config)
+
+
 class Step:
     """The step, its batches and its model."""
 
@@ -67,20 +102,7 @@ class Step:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
-        layers, width, heads = SIZES[_SIZE.value]
-        config: Any = BertConfig(
-            vocab_size=VOCAB,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            hidden_dropout_prob=0.1 if _DROPOUT.value else 0.0,
-            attention_probs_dropout_prob=(
-                0.1 if _DROPOUT.value and _ATTENTION_DROPOUT.value else 0.0
-            ),
-            max_position_embeddings=max(512, _LENGTH.value),
-        )
-        model: Any = BertForPreTraining(config)
+        model = _modern_bert() if _FAMILY.value is Family.MODERN else _bert()
         self._model = model.to(self._device).train()
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=1e-4, weight_decay=0.01, fused=True
@@ -93,7 +115,7 @@ class Step:
 
     def _prepared(self, batch: Inputs, generator: torch.Generator) -> tuple[Inputs, int]:
         ids, mask = batch["input_ids"], batch.get("attention_mask")
-        chosen = torch.rand(ids.shape, generator=generator) < _MASKED_SHARE
+        chosen = torch.rand(ids.shape, generator=generator) < _MASKED_SHARE[_FAMILY.value]
         if mask is not None:
             chosen &= mask > 0
         labels = torch.where(chosen, ids, _IGNORED)

@@ -1,8 +1,11 @@
 """Sizes of the models to measure."""
 
+import enum
+
 import numpy as np
 
-from bert_jax.config import EncoderConfig
+from bert_jax.cli.recipes import resolve_config
+from bert_jax.config import EncoderConfig, PretrainConfig
 from bert_jax.objectives.masking import MaskVocabulary
 
 # name -> layers, width, heads; the feed-forward layer is four times as wide.
@@ -16,6 +19,13 @@ SIZES = {
 VOCAB = 30_522
 
 
+class Family(enum.Enum):
+    """The model that is measured."""
+
+    BERT = "bert"
+    MODERN = "modern"  # ModernBERT, whose base has 22 layers
+
+
 def encoder_of(size: str, *, length: int = 512, vocab: int = VOCAB) -> EncoderConfig:
     """Returns the encoder of a size, with dropout as published."""
     layers, width, heads = SIZES[size]
@@ -27,6 +37,17 @@ def encoder_of(size: str, *, length: int = 512, vocab: int = VOCAB) -> EncoderCo
         mlp_width=4 * width,
         max_length=max(512, length),
     )
+
+
+def modern_encoder_of(size: str, *, length: int, vocab: int = VOCAB) -> EncoderConfig:
+    """Returns the encoder of ModernBERT at a size, without dropout."""
+    encoder = resolve_config("pretrain_modern_base", [], PretrainConfig).encoder
+    encoder.vocab_size, encoder.max_length = vocab, length
+    encoder.attention_output_dropout_rate = 0.0  # transformers would drop probabilities, too
+    if size != "base":
+        encoder.layers, encoder.width, encoder.heads = SIZES[size]
+        encoder.mlp_width = encoder.width * 3 // 2
+    return encoder
 
 
 def vocabulary_of(size: int) -> MaskVocabulary:

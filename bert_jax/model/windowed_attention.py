@@ -38,8 +38,9 @@ def windowed_attention(
     Returns:
       [B, P, H, K], of the type of `value`.
     """
-    length, block = key.shape[1], max(window, _LEAST_BLOCK)
-    if length <= 3 * block:  # blocks would read as much
+    length = key.shape[1]
+    block, _ = blocks_of(window, length)
+    if block == length:
         query, wanted = gather_positions(query, output_positions), tokens.at(output_positions)
         return attention(query, key, value, wanted, tokens, window=window, **options)
     few = output_positions is not None and output_positions.shape[1] * (2 * window + 1) < length
@@ -47,6 +48,17 @@ def windowed_attention(
         return _by_query(query, key, value, tokens, output_positions, window=window, **options)
     out = _by_block(query, key, value, tokens, block, window=window, **options)
     return gather_positions(out, output_positions)
+
+
+def blocks_of(window: int, length: int) -> tuple[int, int]:
+    """Returns the number of queries in a block, and that of the keys that it reads.
+
+    Args:
+      window: W, from 1.
+      length: T; where it is short, one block has all queries and keys.
+    """
+    block = max(window, _LEAST_BLOCK)
+    return (block, 3 * block) if length > 3 * block else (length, length)
 
 
 def _by_block(
