@@ -12,7 +12,17 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.checkpoints.fingerprint import leaf_name
-from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, Remat
+from bert_jax.config import (
+    EncoderConfig,
+    InputPooling,
+    MeshConfig,
+    MlpKind,
+    Norm,
+    NormKind,
+    OptimizerConfig,
+    PositionEncoding,
+    Remat,
+)
 from bert_jax.distributed import sharding
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives.losses import (
@@ -49,7 +59,7 @@ FAST = {(8, 1, 1), (2, 2, 2), (1, 2, 4)}
 
 def cases() -> list[Any]:
     """Every mesh with every kind of batch; `make test` has some of them."""
-    kinds = ("packed", "unpacked", "classes", "tags")
+    kinds = ("packed", "unpacked", "classes", "tags", "switches")
     chosen = {(mesh, "packed") for mesh in FAST} | {((2, 2, 2), kind) for kind in kinds[2:]}
     return [
         pytest.param(case, marks=[] if case in chosen else pytest.mark.slow, id=f"{case}")
@@ -72,10 +82,35 @@ def unevenly_weighted(batch: Batch) -> Batch:
     return batch
 
 
+def switched(config: EncoderConfig) -> EncoderConfig:
+    """Returns an encoder with every switch that has arrays or axes of its own."""
+    return dataclasses.replace(
+        config,
+        layers=5,
+        max_length=104,
+        window=3,
+        global_every=3,
+        norm=Norm.PRE,
+        norm_kind=NormKind.LAYER_NORM_NO_BIAS,
+        first_norm=False,
+        qk_norm=True,
+        biases=False,
+        position_encoding=PositionEncoding.ROTARY,
+        segments=0,
+        mlp=MlpKind.GATED,
+        embedding_width=16,
+        mlm_tied=False,
+        pooling=InputPooling.MEAN,
+    )
+
+
 def problem(kind: str, config: EncoderConfig) -> tuple[PretrainingModel | TaskModel, Loss, Batch]:
     """Returns a model, its loss and a batch of 16 rows."""
-    batch = with_targets(make_batch(config, examples=1 if kind == "unpacked" else 2))
-    if kind in ("packed", "unpacked"):
+    length = 14
+    if kind == "switches":
+        config, length = switched(config), 104  # three blocks of a windowed layer, and a rest
+    batch = with_targets(make_batch(config, length=length, examples=1 if kind == "unpacked" else 2))
+    if kind in ("packed", "unpacked", "switches"):
         model = PretrainingModel(config)
         return model, make_pretraining_loss(model, sentence_weight=0.7), unevenly_weighted(batch)
     task = TaskModel(config, "tagger" if kind == "tags" else "classifier", 3, kind == "classes")
@@ -140,12 +175,14 @@ def test_every_mesh_gives_the_step_of_one_device(tiny_encoder, case):
     assert_same_step((state, totals), reference(kind, tiny_encoder))
 
     # Witness: each device holds its share of the parameters and of their moments, no more.
+    config = switched(tiny_encoder) if kind == "switches" else tiny_encoder
+    depth, table_width = config.layers, config.embedding_width or config.width
     for tree in (state.params, state.opt_state.trace):
         layers = tree["encoder"]["layers"]
         for leaf, piece in (
-            (layers["attention"]["query"]["kernel"], (2, 24 // fsdp, 4 // tensor, 6)),
-            (layers["mlp"]["down"]["kernel"], (2, 40 // tensor, 24 // fsdp)),
-            (tree["encoder"]["embeddings"]["tokens"], (60, 24 // fsdp)),
+            (layers["attention"]["query"]["kernel"], (depth, 24 // fsdp, 4 // tensor, 6)),
+            (layers["mlp"]["down"]["kernel"], (depth, 40 // tensor, 24 // fsdp)),
+            (tree["encoder"]["embeddings"]["tokens"], (60, table_width // fsdp)),
         ):
             assert leaf.addressable_shards[0].data.shape == piece
 
