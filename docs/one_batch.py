@@ -24,7 +24,7 @@ from bert_jax.data.packing.packing import pack
 from bert_jax.data.pretraining.examples import Purpose, pair_examples
 from bert_jax.data.pretraining.plan import plan_block
 from bert_jax.data.pretraining.rows import make_rows, row_format
-from bert_jax.model.attention import visible
+from bert_jax.model.attention import tokens_of, visible
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import cross_entropy, make_pretraining_loss, mean
@@ -147,7 +147,8 @@ def run_step(
         seen["vectors"], seen["embeddings"] = (
             each["__call__"][0] for each in (encoder, encoder["embeddings"])
         )
-        return seen | {"visible": visible(batch["example_ids"], batch["example_ids"], None)}
+        tokens = tokens_of(batch["example_ids"])
+        return seen | {"visible": visible(tokens, tokens, causal=False)}
 
     return jax.device_get(step(run, rows))
 

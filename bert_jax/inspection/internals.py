@@ -17,7 +17,7 @@ from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
 from bert_jax.inspection.tables import Table
-from bert_jax.model.attention import Tokens, attention_probabilities, visible
+from bert_jax.model.attention import attention_probabilities, tokens_of, visible
 from bert_jax.model.encoder import Batch, Embeddings, EncoderBlock
 from bert_jax.model.rotary import rotations_of
 from bert_jax.model.stack import layer_kinds
@@ -51,8 +51,7 @@ def encoder_internals(
       [L, B, H, T, T] float32.
     """
     x: Any = Embeddings(config).apply({"params": params["embeddings"]}, batch, deterministic=True)
-    index = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-    tokens = Tokens(batch["example_ids"], index)
+    tokens = tokens_of(batch["example_ids"])
     rotations = rotations_of(config, batch["position_ids"])
     hidden, attention = [x], []
     for number, kind in enumerate(layer_kinds(config)):

@@ -35,13 +35,18 @@ class Tokens(NamedTuple):
     """Examples and places, which decide who sees whom: of queries [B, P], of keys [B, T]; int32."""
 
     examples: jax.Array  # the example of each token; 0: padding
-    index: jax.Array  # of each token in its row; the first axis may be 1
+    places: jax.Array  # the index of each token in its row; the first axis may be 1
 
     def at(self, positions: jax.Array | None) -> "Tokens":
-        """Picks [B, P] tokens of whole rows, whose index is 0 to T - 1; None picks all."""
+        """Picks [B, P] tokens of whole rows, whose places are 0 to T - 1; None picks all."""
         if positions is None:
             return self
         return Tokens(gather_positions(self.examples, positions), positions)
+
+
+def tokens_of(example_ids: jax.Array) -> Tokens:
+    """Returns all tokens of rows: [B, T] int32, as a batch has it."""
+    return Tokens(example_ids, jnp.arange(example_ids.shape[1], dtype=jnp.int32)[None])
 
 
 def visible(queries: Tokens, keys: Tokens, *, causal: bool, window: int = 0) -> jax.Array:
@@ -57,9 +62,9 @@ def visible(queries: Tokens, keys: Tokens, *, causal: bool, window: int = 0) -> 
     """
     mask = queries.examples[:, :, None] == keys.examples[:, None, :]
     if causal:
-        mask &= queries.index[:, :, None] >= keys.index[:, None, :]
+        mask &= queries.places[:, :, None] >= keys.places[:, None, :]
     if window:
-        mask &= jnp.abs(queries.index[:, :, None] - keys.index[:, None, :]) <= window
+        mask &= jnp.abs(queries.places[:, :, None] - keys.places[:, None, :]) <= window
     return mask[:, None]
 
 

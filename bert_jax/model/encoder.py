@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.config import EncoderConfig, MlpKind, Norm, PositionEncoding, PositionInit
-from bert_jax.model.attention import AttentionFn, Tokens, attention
+from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of
 from bert_jax.model.layers import (
     ActivatedDense,
     Dropout,
@@ -230,10 +230,10 @@ class Encoder(nn.Module):
 
     def _init_layers(self, key: jax.Array) -> Any:
         block = EncoderBlock(self.config, parent=None)
-        x, zero = jnp.zeros((1, 1, self.config.width)), jnp.zeros((1, 1), jnp.int32)
+        x, tokens = jnp.zeros((1, 1, self.config.width)), tokens_of(jnp.zeros((1, 1), jnp.int32))
 
         def init_layer(key: jax.Array) -> Any:
-            return block.init(key, x, Tokens(zero, zero), None, deterministic=True)["params"]
+            return block.init(key, x, tokens, None, deterministic=True)["params"]
 
         return init_stack(init_layer, key, self.config.layers)
 
@@ -263,8 +263,7 @@ class Encoder(nn.Module):
         dropout_keys = None  # [L]
         if not deterministic:
             dropout_keys = jax.random.split(self.make_rng("dropout"), config.layers)
-        index = jnp.arange(batch["token_ids"].shape[1], dtype=jnp.int32)[None]
-        tokens = Tokens(batch["example_ids"], index)
+        tokens = tokens_of(batch["example_ids"])
         rotations = rotations_of(config, batch["position_ids"])
 
         def apply_layer(

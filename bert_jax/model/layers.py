@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from bert_jax.config import Activation, EncoderConfig, MlpKind, NormKind, Remat
 from bert_jax.model.dropout import dropout
@@ -103,7 +104,7 @@ class ActivatedDense(nn.Module):
         kernel: jax.Array = self.param(
             "kernel", kernel_init(config, "mlp", "embed", to_residual=True), (x.shape[-1], width)
         )
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=config.compute_type.value)
+        x, kernel = promote_dtype(x, kernel, dtype=config.compute_type.value)
 
         def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return activate(config, x) @ kernel

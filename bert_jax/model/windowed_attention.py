@@ -30,7 +30,7 @@ def windowed_attention(
       query: [B, T, H, K] float, of all tokens.
       key: [B, T, H, K] float.
       value: [B, T, H, K] float.
-      tokens: [B, T]; the index is 0 to T - 1.
+      tokens: [B, T]; their places are 0 to T - 1.
       output_positions: [B, P] int32 in [0, T), the queries that are wanted; None: all, P = T.
       window: W, from 1.
       **options: of `attention`.
@@ -43,8 +43,7 @@ def windowed_attention(
     if block == length:
         query, wanted = gather_positions(query, output_positions), tokens.at(output_positions)
         return attention(query, key, value, wanted, tokens, window=window, **options)
-    few = output_positions is not None and output_positions.shape[1] * (2 * window + 1) < length
-    if few:
+    if output_positions is not None and output_positions.shape[1] * (2 * window + 1) < length:
         return _by_query(query, key, value, tokens, output_positions, window=window, **options)
     out = _by_block(query, key, value, tokens, block, window=window, **options)
     return gather_positions(out, output_positions)
@@ -72,7 +71,7 @@ def _by_block(
     """Computes all queries, in blocks that each see three blocks of keys."""
     rows, length, *heads = query.shape
     blocks = -(-length // block)
-    index = jnp.broadcast_to(tokens.index, tokens.examples.shape)
+    places = jnp.broadcast_to(tokens.places, tokens.examples.shape)
 
     def cut(x: jax.Array, before: int, fill: int) -> jax.Array:
         """Pads the tokens by blocks, and returns [B, before + blocks + before, block, ...]."""
@@ -94,8 +93,8 @@ def _by_block(
         queries_of(query),
         keys_of(key),
         keys_of(value),
-        Tokens(queries_of(tokens.examples), queries_of(index)),
-        Tokens(keys_of(tokens.examples, -1), keys_of(index)),  # no query is of example -1
+        Tokens(queries_of(tokens.examples), queries_of(places)),
+        Tokens(keys_of(tokens.examples, -1), keys_of(places)),  # no query is of example -1
         **options,
     )
     return out.reshape(rows, blocks * block, *heads)[:, :length]

@@ -12,7 +12,7 @@ from benchmarks import device_parity, turns
 from benchmarks.matrix_rate import step_products
 from benchmarks.report import Row, slower, table
 from benchmarks.rows import packed_batches, padded
-from benchmarks.sizes import encoder_of
+from benchmarks.sizes import encoder_of, modern_encoder_of
 from bert_jax.config import ComputeType, ExampleFormat
 from bert_jax.model.flops import pretraining_flops
 from tests.fixtures.drivers import ROOT
@@ -45,9 +45,15 @@ def test_a_program_that_fails_ends_the_others():
         turns.take_turns(commands, 1)
 
 
-@pytest.mark.parametrize(("rows", "length", "slots"), [(8, 128, 24), (2, 512, 80)])
-def test_the_products_of_a_step_are_those_of_the_formula(rows, length, slots):
-    encoder = encoder_of("base")
+@pytest.mark.parametrize(
+    ("encoder", "rows", "length", "slots"),
+    [
+        (encoder_of("base"), 8, 128, 24),
+        (encoder_of("base"), 2, 512, 80),
+        (modern_encoder_of("base", length=128), 8, 128, 40),
+    ],
+)
+def test_the_products_of_a_step_are_those_of_the_formula(encoder, rows, length, slots):
     forward = sum(
         count * 2 * batch * a * b * c
         for count, (batch, a, b, c) in step_products(encoder, rows, length, slots)
@@ -97,9 +103,11 @@ def test_this_device_computes_what_the_cpu_does():
 
 
 @pytest.mark.hf
-def test_both_steps_run_beside_each_other():
+@pytest.mark.parametrize("family", ["bert", "modern"])
+def test_both_steps_run_beside_each_other(family):
     pytest.importorskip("transformers")
     command = [sys.executable, "-m", "benchmarks.pretrain_step", "--size=tiny", "--batch=2"]
+    command += [f"--family={family}", "--length=256"]
     done = subprocess.run([*command, "--turns=1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done
     figures = json.loads(done.stdout)
