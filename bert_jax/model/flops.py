@@ -29,7 +29,8 @@ def encoder_flops(encoder: EncoderConfig, length: int) -> float:
     seen = sum(
         min(length, 2 * kind.window + 1) if kind.window else length for kind in layer_kinds(encoder)
     )
-    projection = 2 * width * encoder.embedding_width
+    table_width = encoder.embedding_width or width
+    projection = 2 * width * table_width if table_width != width else 0
     return float(encoder.layers * layer + 4 * seen * width + projection)
 
 

@@ -348,3 +348,4 @@ def test_operations_count_windows_gates_and_shared_keys(tiny_encoder: EncoderCon
     assert at(replace(base, mlp=MlpKind.GATED)) - at(base) == 6 * 2 * width * mlp
     assert at(base) - at(replace(base, kv_heads=1)) == 6 * 4 * width**2 * 3 / 4
     assert at(replace(base, embedding_width=8)) - at(base) == 2 * width * 8
+    assert at(replace(base, embedding_width=width)) == at(base)  # no map is needed
