@@ -19,7 +19,7 @@ def get_config() -> PretrainConfig:
     1.72 T tokens in rows of 1,024, then 0.3 T in rows of 8,192; the paper changes the learning rate
     and theta between the two.
     """
-    config = PretrainConfig(steps=428_000, batch_size=4_608, sentence_loss_weight=0.0)
+    config = PretrainConfig(steps=428_000, batch_size=4_608)
     encoder = config.encoder
     encoder.layers = 22
     encoder.mlp, encoder.mlp_width = MlpKind.GATED, 1_152
