@@ -153,11 +153,15 @@ def test_blocks_of_a_long_row(
     """Rows of 131 tokens are no whole number of blocks; `wanted` of them are read, 0: all."""
     config = replace(tiny_encoder, window=window, layers=2, max_length=131, causal=causal, **ROTARY)
     batch = make_batch(config, rows=2, length=131, examples=3)
+    end = np.count_nonzero(batch["example_ids"][1])  # the second row is filled to its end
+    batch["example_ids"][1, end:] = batch["example_ids"][1, end - 1]
+    batch["position_ids"][1, end:] = batch["position_ids"][1, end - 1] + np.arange(1, 132 - end)
     model = Encoder(config)
     params = random_params(model, batch)
     positions = None
     if wanted:
         positions = np.random.default_rng(0).integers(0, 131, (2, wanted), dtype=np.int32)
+        positions[:, 0] = 0, 130  # windows that end at the edges of a row
     x = apply(model, params, batch, positions)
     oracle = reference.to_float64(params)
     shape = Shape(theta=10_000.0, window=window, causal=causal)
