@@ -1,5 +1,6 @@
 """Fills the masks of a text with a pretrained model: the likeliest tokens at each."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from bert_jax.tasks.predictors import check_fits, shown_texts, texts
 from bert_jax.text.tokenizer import Tokenizer
 
 MASK_TEXT = "[MASK]"
+_SPACE_AND_MASK = re.compile(rf"\s*{re.escape(MASK_TEXT)}")  # the space is part of what is masked
 
 # What the classes of a sentence objective say of a pair.
 _SENTENCE_CLASSES = {
@@ -109,7 +111,8 @@ class FillMask:
 
 def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
     """Encodes a text in which [MASK] is the mask; what is between is encoded as text."""
-    parts = [tokenizer.encode(part) for part in text.split(MASK_TEXT)]
+    first, *others = _SPACE_AND_MASK.split(text)
+    parts = [tokenizer.encode(first), *map(tokenizer.encode_continuation, others)]
     mask = np.array([tokenizer.special.mask], np.int32)
     joined = [ids for part in parts for ids in (part, mask)]
     return np.concatenate(joined[:-1])

@@ -7,14 +7,12 @@ and normalizer. Rare texts get different ids, for two reasons:
 - If normalization changes a character before a combining mark, the library drops the mark.
 """
 
-import base64
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, decoders, models, normalizers, processors
 
 from bert_jax.errors import UserError
@@ -54,7 +52,7 @@ def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
-    proto = _proto(tokenizer)
+    proto = tokenizer.proto()
     _check_sentencepiece(proto)
     make_model = _unigram if proto.trainer_spec.model_type == _UNIGRAM else _bpe
     fast = tokenizers.Tokenizer(make_model(proto))
@@ -64,12 +62,6 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
         steps.append(decoders.Strip(" ", 1, 0))
     fast.decoder = decoders.Sequence(steps)
     return fast
-
-
-def _proto(tokenizer: SentencePieceTokenizer) -> Any:
-    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
-    proto.ParseFromString(base64.b64decode(tokenizer.to_dict()["model"]))
-    return proto
 
 
 def are_equally_likely(tokenizer: Tokenizer, one: Sequence[int], other: Sequence[int]) -> bool:
@@ -82,7 +74,7 @@ def are_equally_likely(tokenizer: Tokenizer, one: Sequence[int], other: Sequence
     """
     if not isinstance(tokenizer, SentencePieceTokenizer):
         return False
-    proto = _proto(tokenizer)
+    proto = tokenizer.proto()
     texts = ["".join(proto.pieces[id].piece for id in ids) for ids in (one, other)]
     scores = [sum(proto.pieces[id].score for id in ids) for ids in (one, other)]
     return (

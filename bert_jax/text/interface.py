@@ -62,6 +62,13 @@ class Tokenizer(abc.ABC):
           UserError: if the text has half of a surrogate pair, which is not valid Unicode.
         """
 
+    def encode_continuation(self, text: str) -> np.ndarray:
+        """Encodes text that stands right behind another token, such as "." behind a mask.
+
+        As `encode`, but no word begins at its first character, unless white space is before it.
+        """
+        return self.encode(text)
+
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encodes many texts, faster than `encode`, on one thread; do not modify the arrays."""

@@ -1,11 +1,13 @@
 """SentencePiece models, trained here or elsewhere."""
 
 import base64
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from bert_jax.errors import UserError
 from bert_jax.text.interface import Encoded, SpecialIds, Tokenizer, check_unicode, fingerprint
@@ -78,6 +80,24 @@ class SentencePieceTokenizer(Tokenizer):
         """See `Tokenizer.encode`."""
         return self.encode_batch([text])[0].copy()
 
+    def encode_continuation(self, text: str) -> np.ndarray:
+        """See `Tokenizer.encode_continuation`."""
+        processor, drops_space = self._continuing
+        if drops_space and text[:1].isspace():
+            return self.encode(text)
+        check_unicode([text])
+        return processor.encode(text, return_type="numpy")
+
+    @functools.cached_property
+    def _continuing(self) -> tuple[sentencepiece.SentencePieceProcessor, bool]:
+        """The model without a space before texts, and if it drops those that a text begins with."""
+        proto = self.proto()
+        if proto.trainer_spec.treat_whitespace_as_suffix:
+            return self._processor, False
+        proto.normalizer_spec.add_dummy_prefix = False
+        processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        return processor, proto.normalizer_spec.remove_extra_whitespaces
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `Tokenizer.encode_batch`."""
         try:
@@ -128,6 +148,12 @@ class SentencePieceTokenizer(Tokenizer):
             "settings": {},
             "model": base64.b64encode(self._model).decode("ascii"),
         }
+
+    def proto(self) -> Any:
+        """Returns the model as SentencePiece's message, a copy."""
+        proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+        proto.ParseFromString(self._model)
+        return proto
 
     def _decode_text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)

@@ -1,34 +1,54 @@
-"""Pictures of a run."""
+"""Pictures of runs."""
 
 import pathlib
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
 from bert_jax.training.logs import LOG_FILE, read_log
 
-_PANELS = (("mlm_loss", "MLM loss (nats)"), ("nsp_loss", "NSP loss (nats)"))
+_PANELS = (
+    ("mlm_loss", "MLM loss (nats)"),
+    ("nsp_loss", "NSP loss (nats)"),
+    ("sop_loss", "SOP loss (nats)"),
+)
 
 
-def plot_losses(workdir: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    """Draws the losses of a pretraining run over its steps, training and held out, as a PNG.
+def plot_losses(
+    runs: Mapping[str, pathlib.Path], path: pathlib.Path, *, unigram_entropy: float
+) -> pathlib.Path:
+    """Draws the losses of pretraining runs over their steps, training and held out, as a PNG.
 
     Args:
-      workdir: of the run; its log.jsonl is read.
+      runs: name -> workdir, whose log.jsonl is read.
       path: the picture to write.
+      unigram_entropy: of their corpus, in nats: drawn where the MLM losses are.
 
     Returns:
       `path`.
     """
-    entries = read_log(workdir / LOG_FILE)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
-        for prefix, style, label in (("", "-", "training"), ("heldout_", "o-", "held out")):
-            points = [(e["step"], e[prefix + name]) for e in entries if prefix + name in e]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
+    logs = {name: read_log(workdir / LOG_FILE) for name, workdir in runs.items()}
+    panels = [each for each in _PANELS if any(each[0] in e for log in logs.values() for e in log)]
+    figure = Figure(figsize=(4.5 * max(len(panels), 1) + 1, 3.5), layout="constrained")
+    for column, (loss, title) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), column + 1)
+        for number, (name, entries) in enumerate(logs.items()):
+            for prefix, style in (("", {"alpha": 0.4}), ("heldout_", {"marker": "o"})):
+                points = [(e["step"], e[prefix + loss]) for e in entries if prefix + loss in e]
+                if points:
+                    label = f"{name}, {'held out' if prefix else 'training'}"
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        color=f"C{number}",
+                        markersize=4,
+                        label=label,
+                        **style,
+                    )
+        if loss == "mlm_loss":
+            axes.axhline(unigram_entropy, color="gray", linestyle=":", label="unigram entropy")
         axes.set_xlabel("step")
         axes.set_title(title)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     return path

@@ -203,6 +203,30 @@ def test_words_that_only_their_ends_mark_are_refused(all_tokenizers: dict[str, T
         all_tokenizers["suffix"].word_starts()
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes", "verbatim", "uncased", "cased"])
+def test_text_behind_a_word_is_encoded_as_in_the_whole_text(
+    all_tokenizers: dict[str, Tokenizer], kind: str
+) -> None:
+    """Each word that is one token is taken out: the rest has the tokens of the whole text."""
+    tokenizer = all_tokenizers[kind]
+    compared = glued = 0
+    for text in sentences()[:100]:
+        text = f"{text[:-1]}, {text}"
+        ids, begins, ends = tokenizer.encode_with_offsets(text)
+        for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+            is_word = (
+                f" {text}"[begin] == " " and f"{text} "[end] in " ,." and text[begin:end].isalpha()
+            )
+            if is_word and np.count_nonzero((begins < end) & (ends > begin)) == 1:
+                before, after = text[:begin].rstrip(), text[end:]
+                parts = [tokenizer.encode(before), ids[i : i + 1]]
+                found = np.concatenate([*parts, tokenizer.encode_continuation(after)])
+                np.testing.assert_array_equal(found, ids, err_msg=f"{before}[MASK]{after}")
+                compared += 1
+                glued += text[end] != " "
+    assert compared > 200 and glued > 20
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u200b"])
 def test_empty_text(all_tokenizers: dict[str, Tokenizer], text: str) -> None:
     for name in ("unigram", "bpe", "uncased", "cased"):

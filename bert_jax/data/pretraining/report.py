@@ -21,6 +21,7 @@ _CHUNK = 1 << 18  # documents measured at a time
 _BLOCK_EXAMPLES = 1 << 17  # in the plan; enough to estimate shares
 _UNKNOWN_SENTENCES = 1 << 18  # in which `prepare` counts [UNK], at most
 _UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for [UNK], at most
+_ENTROPY_TOKENS = 1 << 26  # training tokens that are counted, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +121,26 @@ def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthRepo
                 f"{title:24}{measured.mean:>10,.1f}{measured.quantile(0.5):>10,}"
                 f"{measured.quantile(0.99):>10,}{measured.values[-1]:>10,}"
             )
+        lines += [
+            "",
+            f"unigram entropy: {unigram_entropy(train):.2f} nats, the MLM loss of a model that has"
+            " learnt the frequencies of tokens alone",
+        ]
     lines += ["", *_tokenizer_lines(manifest["splits"]["heldout"], heldout, tokenizer)]
     if train.documents >= 2:  # a pair needs two
         lines += ["", *(_packing_line(train, length) for length in ROW_LENGTHS)]
         lines += ["", "sample rows:", *_example_rows(train, tokenizer)]
     return lines, lengths
+
+
+def unigram_entropy(corpus: Corpus) -> float:
+    """Returns the entropy of single tokens in nats, over the first ones of a corpus that has any.
+
+    It is the MLM loss of a model that has learnt their frequencies and nothing of their context.
+    """
+    counts = np.bincount(corpus.token_ids(np.arange(min(corpus.tokens, _ENTROPY_TOKENS))))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 class Unknown(NamedTuple):

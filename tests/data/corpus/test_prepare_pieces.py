@@ -465,6 +465,10 @@ def test_describe_tells_and_draws(drivers: Drivers, copy: pathlib.Path) -> None:
         str(int(np.quantile(lengths, 0.99, method="inverted_cdf"))),
         str(max(lengths)),
     ]
+    tokens = np.concatenate([np.concatenate(d) for d in documents_of(copy, "train")])
+    shares = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    entropy = -np.sum(shares * np.log(shares))
+    assert f"unigram entropy: {entropy:.2f} nats" in result.out
     for part in ("bytes a token", "words a token", "0.000% unknown", "rows of 512", "[CLS] "):
         assert part in result.out
     picture = copy.with_name("copy.lengths.png")
