@@ -250,7 +250,9 @@ def _cut_row(
 ) -> tuple[_Units, _Units]:
     """Returns the units to sample, and the sub-units that a span may be truncated to."""
     if config.strategy is MaskStrategy.TOKENS:
-        tokens = _units(owner, jnp.ones(owner.shape, bool))
+        # Not by `_units`: compilers would fold its scans of constants, for minutes.
+        places = jnp.arange(owner.shape[0], dtype=jnp.int32)
+        tokens = _Units(owner, places, jnp.ones_like(places))
         return tokens, tokens
     begins = word_begins(token_ids, owner, vocabulary.word_starts)
     words = _units(owner, begins)
