@@ -18,9 +18,10 @@ def get_config() -> PretrainConfig:
     config.encoder.unroll = 4
     config.data.length = 128
     config.batch_size = 16
-    config.steps = 7_000
+    config.steps = 8_000
     config.log_steps = 50
     config.eval_steps = config.checkpoint_steps = 500
     config.optimizer.learning_rate = 2e-3
+    config.optimizer.decay_share = 0.25
     config.optimizer.warmup_steps = 150
     return config

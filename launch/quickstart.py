@@ -5,20 +5,33 @@ can be stopped and restarted. All its files are in runs/quickstart.
 """
 
 import hashlib
+import json
 import pathlib
 import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
+from bert_jax.data.corpus.corpus import open_corpus
 from bert_jax.data.corpus.python_docs import Docstring, python_docstrings
+from bert_jax.data.pretraining.report import unigram_entropy
 from bert_jax.files import write_atomically
+from bert_jax.runs.finetuning import best_scores
+from bert_jax.training.logs import LOG_FILE, read_log
 from bert_jax.training.plots import plot_losses
 
 ROOT = pathlib.Path("runs/quickstart")
 LABELS = ("jax", "matplotlib", "numpy", "python", "scipy")  # 'python': the standard library
+# Texts with a mask, and the word that was there; written down before the first run.
+SENTENCES = {
+    "Return True if the array is empty, False [MASK].": "otherwise",
+    "This function is deprecated and will be [MASK] in a future version.": "removed",
+    "The data [MASK] of the returned array.": "type",
+    "The name of the file, which is used [MASK] error messages.": "for",
+    "Compute the distance [MASK] two points.": "between",
+}
 _EXAMPLES = 1000  # per label, at most
 _SENTENCES = 3  # of a docstring, in an example
 _DEV_SHARE = 0.2  # of the modules
@@ -58,21 +71,50 @@ def write_labels(directory: pathlib.Path) -> None:
         write_atomically(directory / f"{split}.tsv", content.encode())
 
 
-def run(*arguments: str) -> None:
-    """Prints a command and runs it; exits with its status if it fails."""
+def run(*arguments: str) -> str:
+    """Prints a command and runs it; exits with its status if it fails.
+
+    Returns:
+      Its output where that is JSON lines, which are not printed; else "".
+    """
     print(f"\n$ python -m {shlex.join(arguments)}", flush=True)
     begin = time.monotonic()
-    finished = subprocess.run([sys.executable, "-m", *arguments], check=False)
+    output = subprocess.PIPE if "--json" in arguments else None
+    finished = subprocess.run([sys.executable, "-m", *arguments], stdout=output, check=False)
     if finished.returncode:
         sys.exit(finished.returncode)
     print(f"({time.monotonic() - begin:.0f} s)", flush=True)
+    return (finished.stdout or b"").decode()
+
+
+def fill_masks(pretrained: pathlib.Path) -> None:
+    """Shows the likeliest tokens at the masks of `SENTENCES`, and how often the word is found."""
+    lines = ROOT / "masks.txt"
+    write_atomically(lines, "\n".join([*SENTENCES, ""]).encode())
+    answers = run("bert_jax.predict", f"--checkpoint={pretrained}", f"--input={lines}", "--json")
+    found = 0
+    for (text, word), line in zip(SENTENCES.items(), answers.splitlines(), strict=True):
+        tokens = [each["token"].removeprefix("▁") for each in json.loads(line)["masks"][0]]
+        found += word in tokens
+        print(f"  {text:62} {word:10} {'yes' if word in tokens else 'no':4} {' '.join(tokens)}")
+    print(f"the word is among the first five in {found} of {len(SENTENCES)} sentences")
+
+
+def compare_scores(tuned: dict[str, pathlib.Path], labels: pathlib.Path) -> None:
+    """Prints the accuracy of each fine-tuned model, and of the most frequent label."""
+    rows = (labels / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    (_, most) = Counter(row.rpartition("\t")[2] for row in rows).most_common(1)[0]
+    print(f"\naccuracy on {len(rows):,} held-out docstrings:")
+    for name, workdir in tuned.items():
+        print(f"  {best_scores(workdir)['dev_accuracy']:.4f}  {name}")
+    print(f"  {most / len(rows):.4f}  the most frequent package")
 
 
 def main() -> None:
-    """Prepares, pretrains, fine-tunes, predicts, and lists the files."""
+    """Prepares, pretrains, fills masks, fine-tunes twice, predicts, and lists the files."""
     begin = time.monotonic()
     corpus, labels = ROOT / "corpus", ROOT / "labels"
-    pretrained, tuned = ROOT / "pretrain", ROOT / "finetune"
+    pretrained, tuned, untransferred = ROOT / "pretrain", ROOT / "finetune", ROOT / "random"
     # Labels and corpus come from the same files, which are read at the same time.
     reader = threading.Thread(target=write_labels, args=(labels,))
     if not (labels / "dev.tsv").exists():
@@ -86,38 +128,46 @@ def main() -> None:
         )
     run(
         "bert_jax.pretrain",
-        "--config=configs/quickstart_pretrain.py",
+        "--config=pretrain_modern_tiny",
         f"--config.data.corpus={corpus}",
         f"--workdir={pretrained}",
     )
+    entropy = unigram_entropy(open_corpus(corpus, "train"))
+    losses = (each.get("heldout_mlm_loss") for each in read_log(pretrained / LOG_FILE))
+    loss = [each for each in losses if each is not None][-1]
+    print(
+        f"held-out MLM loss {loss:.2f}: {entropy - loss:.2f} nats below the unigram entropy"
+        f" ({entropy:.2f}), where a model is that has learnt the frequencies of tokens alone"
+    )
+    fill_masks(pretrained)
     if reader.ident:
         reader.join()
-    run(
-        "bert_jax.finetune",
-        "--config=configs/quickstart_finetune.py",
-        f"--checkpoint={pretrained}",
-        f"--config.data.train={labels}/train.tsv",
-        f"--config.data.dev={labels}/dev.tsv",
-        f"--workdir={tuned}",
-    )
+    for workdir, transfer in ((tuned, "True"), (untransferred, "False")):
+        run(
+            "bert_jax.finetune",
+            "--config=quickstart_finetune",
+            f"--checkpoint={pretrained}",
+            f"--config.transfer={transfer}",
+            f"--config.data.train={labels}/train.tsv",
+            f"--config.data.dev={labels}/dev.tsv",
+            f"--workdir={workdir}",
+        )
+    compare_scores({"pretrained": tuned, "random weights": untransferred}, labels)
     run(
         "bert_jax.predict",
-        f"--checkpoint={pretrained}",
-        "--text=Return the [MASK] of the array.",
-        "--top_k=3",
+        f"--checkpoint={tuned}",
+        "--text=Return the eigenvalues of a square sparse matrix.",
     )
-    for text in (
-        "Return the eigenvalues of a square sparse matrix.",
-        "Draw a line on the axes of the figure.",
-    ):
-        run("bert_jax.predict", f"--checkpoint={tuned}", f"--text={text}")
-    picture = plot_losses(pretrained, ROOT / "losses.png")
+    picture = plot_losses(
+        {"pretrain_modern_tiny": pretrained}, ROOT / "losses.png", unigram_entropy=entropy
+    )
     print(
         f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes. The results are in\n"
         f"  {corpus}      the tokenized text and its tokenizer\n"
         f"  {pretrained}    checkpoints, log.jsonl and tensorboard/ of the pretraining\n"
         f"  {labels}      the task, docstrings with their package: train.tsv, dev.tsv\n"
         f"  {tuned}    the fine-tuned model\n"
+        f"  {untransferred}      the same from random weights\n"
         f"  {picture}  a plot of the losses"
     )
 

@@ -1,10 +1,12 @@
 """Growth of a step's time and memory with rows, tokens, layers, width, vocabulary and devices.
 
     python -m docs.performance.growth --output=docs/performance/growth.png
+    python -m docs.performance.growth --long_rows
 
 Starting from one small shape, it doubles one size at a time. After each figure stands its ratio to
 the one before, also for model FLOPs by the formula (`model/flops.py`) and bytes of the state. With
-several devices the step is only compiled; figures are per device.
+several devices the step is only compiled; figures are per device. `--long_rows` doubles the tokens
+of a single row to 8,192, where layers see all tokens, and where they see windows.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.rows import full_rows
 from benchmarks.sizes import vocabulary_of
-from bert_jax.config import EncoderConfig, MeshConfig, PretrainConfig
+from bert_jax.config import EncoderConfig, MeshConfig, PositionEncoding, PretrainConfig
 from bert_jax.distributed import sharding
 from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.masking import MaskVocabulary, masked_slots
@@ -32,13 +34,15 @@ from bert_jax.training.state import init_params, init_state
 
 _OUTPUT = flags.DEFINE_string("output", "", "file for a plot; '': none")
 _TURNS = flags.DEFINE_integer("turns", 5, "steps of each shape; the medians are printed")
+_LONG_ROWS = flags.DEFINE_bool("long_rows", False, "long rows instead, with windows and without")
 
 _DEVICES = 8
+_LONGEST = 512  # T of BERT
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of a step: rows, tokens in a row, layers, width, vocabulary and devices."""
+    """Sizes of a step: rows, tokens in a row, layers, width, vocabulary, devices and window."""
 
     B: int = 16
     T: int = 128
@@ -46,6 +50,7 @@ class Shape:
     D: int = 256
     V: int = 8192
     devices: int = 1
+    window: int = 0
 
     def config(self) -> PretrainConfig:
         """Returns the config of the shape, with dropout as published and heads of width 64."""
@@ -56,21 +61,39 @@ class Shape:
             heads=self.D // 64,
             mlp_width=4 * self.D,
             max_length=max(512, self.T),
+            window=self.window,
         )
+        if self.T > _LONGEST:  # no model of so long rows has a table of places, or drops attention
+            encoder.position_encoding = PositionEncoding.ROTARY
+            encoder.attention_dropout_rate = 0.0
         config = PretrainConfig(encoder=encoder, batch_size=self.B)
         config.data.length, config.data.max_examples_per_row = self.T, 1
         return config
 
 
-FIRST = Shape()
 GROWN = {
     "B": (8, 16, 32, 64),
-    "T": (64, 128, 256, 512),
+    "T": (64, 128, 256, _LONGEST),
     "L": (2, 4, 8, 16),
     "D": (128, 256, 512, 1024),
     "V": (4096, 8192, 16384, 32768),
     "devices": (1, 2, 4, 8),
 }
+LONG = (1024, 2048, 4096, 8192)
+
+
+def shapes() -> dict[str, dict[int, Shape]]:
+    """Returns what is measured: axis -> size -> shape."""
+    if _LONG_ROWS.value:
+        windows = {"T, windows of 64": 64, "T, all tokens": 0}
+        return {
+            name: {size: Shape(B=1, T=size, window=window) for size in LONG}
+            for name, window in windows.items()
+        }
+    return {
+        axis: {size: dataclasses.replace(Shape(), **{axis: size}) for size in sizes}
+        for axis, sizes in GROWN.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +165,7 @@ def lines(axis: str, costs: Mapping[int, Cost]) -> Iterator[str]:
 def draw(costs: Mapping[str, Mapping[int, Cost]], path: pathlib.Path) -> None:
     """Plots seconds, traffic, temporaries and FLOPs over each axis, relative to the first."""
     figure = Figure(figsize=(12, 7), layout="constrained")
-    axes = figure.subplots(2, 3)
+    axes = figure.subplots(2, -(-len(costs) // 2))
     shown = {
         "flops": ("model FLOPs", "k--"),
         "seconds": ("seconds", "C0o-"),
@@ -171,10 +194,8 @@ def main(_: list[str]) -> None:
     )
     print("|---|---|---|---|---|---|---|")
     costs: dict[str, dict[int, Cost]] = {}
-    for axis, sizes in GROWN.items():
-        for size in sizes:
-            shape = dataclasses.replace(FIRST, **{axis: size})
-            costs.setdefault(axis, {})[size] = measure(shape, _TURNS.value)
+    for axis, grown in shapes().items():
+        costs[axis] = {size: measure(shape, _TURNS.value) for size, shape in grown.items()}
         for line in lines(axis, costs[axis]):
             print(line, flush=True)
     if _OUTPUT.value:
