@@ -2,10 +2,12 @@
 
 from bert_jax.config import (
     ExampleFormat,
+    InputPooling,
     MlpKind,
     Norm,
     NormKind,
     PhaseConfig,
+    PoolerKind,
     PositionEncoding,
     PretrainConfig,
     Schedule,
@@ -33,6 +35,7 @@ def get_config() -> PretrainConfig:
     encoder.first_norm = False
     encoder.biases = False
     encoder.depth_scaled_init = True
+    encoder.pooling, encoder.pooler = InputPooling.MEAN, PoolerKind.NONE  # nothing trains [CLS]
     encoder.dropout_rate = encoder.attention_dropout_rate = 0.0
     encoder.attention_output_dropout_rate = 0.1
     config.data.format = ExampleFormat.DOC_SENTENCES

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 
 from bert_jax.data.corpus.corpus import open_corpus
 from bert_jax.data.corpus.python_docs import Docstring, python_docstrings
@@ -23,7 +23,6 @@ from bert_jax.training.logs import LOG_FILE, read_log
 from bert_jax.training.plots import plot_losses
 
 ROOT = pathlib.Path("runs/quickstart")
-LABELS = ("jax", "matplotlib", "numpy", "python", "scipy")  # 'python': the standard library
 # Texts with a mask, and the word that was there; written down before the first run.
 SENTENCES = {
     "Return True if the array is empty, False [MASK].": "otherwise",
@@ -32,8 +31,9 @@ SENTENCES = {
     "The name of the file, which is used [MASK] error messages.": "for",
     "Compute the distance [MASK] two points.": "between",
 }
-_EXAMPLES = 1000  # per label, at most
-_SENTENCES = 3  # of a docstring, in an example
+IN_ORDER, SWAPPED = "in order", "swapped"
+_EXAMPLES = {"train": 8000, "dev": 1000}
+_WORDS = range(8, 25)  # in a sentence of the task
 _DEV_SHARE = 0.2  # of the modules
 
 
@@ -43,22 +43,26 @@ def _draw(text: str) -> float:
 
 
 def label_rows(docstrings: list[Docstring]) -> dict[str, list[str]]:
-    """Makes a classification task: the package that a docstring belongs to.
+    """Makes a classification task: is a sentence as it was written, or are two words swapped?
 
-    The splits have different modules, so no text of a held-out module is trained on.
+    The splits have different modules, so no sentence of a held-out module is trained on.
 
     Returns:
-      'train' and 'dev' -> lines of text, a tab and the package.
+      'train' and 'dev' -> lines of text, a tab and the label.
     """
-    by_label = defaultdict(list)
-    for docstring in docstrings:
-        text = " ".join(docstring.sentences[:_SENTENCES]).replace("\t", " ")
-        if docstring.package in LABELS and len(text) >= 60:
-            by_label[docstring.package].append((_draw(text), text, docstring.module))
-    rows: dict[str, list[str]] = {"train": [], "dev": []}
-    for label, candidates in sorted(by_label.items()):
-        for _, text, module in sorted(candidates)[:_EXAMPLES]:
-            rows["dev" if _draw(module) < _DEV_SHARE else "train"].append(f"{text}\t{label}")
+    modules = {text: each.module for each in docstrings for text in each.sentences}
+    rows: dict[str, list[str]] = {split: [] for split in _EXAMPLES}
+    for text in sorted(modules, key=_draw):
+        words = text.split()
+        split = "dev" if _draw(modules[text]) < _DEV_SHARE else "train"
+        if len(words) in _WORDS and len(rows[split]) < _EXAMPLES[split]:
+            # Not the first and last word, which a capital and a dot would betray.
+            place = 1 + int(_draw(f"place {text}") * (len(words) - 3))
+            first, second = words[place : place + 2]
+            label = SWAPPED if first != second and _draw(f"label {text}") < 0.5 else IN_ORDER
+            if label == SWAPPED:
+                words[place : place + 2] = second, first
+            rows[split].append(f"{' '.join(words)}\t{label}")
     return rows
 
 
@@ -101,13 +105,13 @@ def fill_masks(pretrained: pathlib.Path) -> None:
 
 
 def compare_scores(tuned: dict[str, pathlib.Path], labels: pathlib.Path) -> None:
-    """Prints the accuracy of each fine-tuned model, and of the most frequent label."""
+    """Prints the accuracy of each fine-tuned model, and of the more frequent label."""
     rows = (labels / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     (_, most) = Counter(row.rpartition("\t")[2] for row in rows).most_common(1)[0]
-    print(f"\naccuracy on {len(rows):,} held-out docstrings:")
+    print(f"\naccuracy on {len(rows):,} held-out sentences:")
     for name, workdir in tuned.items():
         print(f"  {best_scores(workdir)['dev_accuracy']:.4f}  {name}")
-    print(f"  {most / len(rows):.4f}  the most frequent package")
+    print(f"  {most / len(rows):.4f}  the more frequent label")
 
 
 def main() -> None:
@@ -153,11 +157,8 @@ def main() -> None:
             f"--workdir={workdir}",
         )
     compare_scores({"pretrained": tuned, "random weights": untransferred}, labels)
-    run(
-        "bert_jax.predict",
-        f"--checkpoint={tuned}",
-        "--text=Return the eigenvalues of a square sparse matrix.",
-    )
+    for text in ("Return the eigenvalues of a matrix.", "Return the of eigenvalues a matrix."):
+        run("bert_jax.predict", f"--checkpoint={tuned}", f"--text={text}")
     picture = plot_losses(
         {"pretrain_modern_tiny": pretrained}, ROOT / "losses.png", unigram_entropy=entropy
     )
@@ -165,7 +166,7 @@ def main() -> None:
         f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes. The results are in\n"
         f"  {corpus}      the tokenized text and its tokenizer\n"
         f"  {pretrained}    checkpoints, log.jsonl and tensorboard/ of the pretraining\n"
-        f"  {labels}      the task, docstrings with their package: train.tsv, dev.tsv\n"
+        f"  {labels}      the task, sentences with and without swapped words: train.tsv, dev.tsv\n"
         f"  {tuned}    the fine-tuned model\n"
         f"  {untransferred}      the same from random weights\n"
         f"  {picture}  a plot of the losses"

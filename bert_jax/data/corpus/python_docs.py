@@ -1,7 +1,7 @@
 """Extracts English prose from the docstrings of the installed Python and its packages.
 
 Every machine has this text: `sources` reads it as a pretraining corpus, and the quickstart makes a
-classification task of it (which package is a docstring from?). Files are parsed, never imported.
+classification task of it (are two words swapped?). Files are parsed, never imported.
 """
 
 import ast
