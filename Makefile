@@ -20,7 +20,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 quickstart: setup  ## text to predictions on this machine, in minutes
 	$(BIN)/python -m launch.quickstart
 
-notebooks: quickstart  ## executes the notebooks on what the quickstart made
+notebooks: quickstart  ## executes the notebooks on what the quickstart made, and on BERT tiny
+	$(BIN)/python -m bert_jax.pretrain --config=pretrain_tiny_cpu --workdir=runs/walkthrough \
+		--config.data.corpus=runs/quickstart/corpus
 	$(BIN)/python -m notebooks.execute
 
 test: setup

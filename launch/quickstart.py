@@ -96,11 +96,12 @@ def fill_masks(pretrained: pathlib.Path) -> None:
     lines = ROOT / "masks.txt"
     write_atomically(lines, "\n".join([*SENTENCES, ""]).encode())
     answers = run("bert_jax.predict", f"--checkpoint={pretrained}", f"--input={lines}", "--json")
-    found = 0
+    found, width = 0, max(map(len, SENTENCES))
     for (text, word), line in zip(SENTENCES.items(), answers.splitlines(), strict=True):
         tokens = [each["token"].removeprefix("▁") for each in json.loads(line)["masks"][0]]
         found += word in tokens
-        print(f"  {text:62} {word:10} {'yes' if word in tokens else 'no':4} {' '.join(tokens)}")
+        is_found = "yes" if word in tokens else "no"
+        print(f"  {text:{width}}  {word:9} {is_found:3}  {' '.join(tokens)}")
     print(f"the word is among the first five in {found} of {len(SENTENCES)} sentences")
 
 

@@ -33,17 +33,14 @@ def plot_losses(
     for column, (loss, title) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), column + 1)
         for number, (name, entries) in enumerate(logs.items()):
-            for prefix, style in (("", {"alpha": 0.4}), ("heldout_", {"marker": "o"})):
+            for prefix, part, alpha, marker in (
+                ("", "training", 0.4, ""),
+                ("heldout_", "held out", 1.0, "o"),
+            ):
                 points = [(e["step"], e[prefix + loss]) for e in entries if prefix + loss in e]
                 if points:
-                    label = f"{name}, {'held out' if prefix else 'training'}"
-                    axes.plot(
-                        *zip(*points, strict=True),
-                        color=f"C{number}",
-                        markersize=4,
-                        label=label,
-                        **style,
-                    )
+                    (line,) = axes.plot(*zip(*points, strict=True), marker, label=f"{name}, {part}")
+                    line.set(color=f"C{number}", alpha=alpha, linestyle="-", markersize=4)
         if loss == "mlm_loss":
             axes.axhline(unigram_entropy, color="gray", linestyle=":", label="unigram entropy")
         axes.set_xlabel("step")
