@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Large pages for large arrays: a step on a CPU takes 0.80 to 0.95 of the time (glibc 2.35 and newer).
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: setup quickstart notebooks test faults odd-inputs bench test-beam lint format
 
@@ -16,6 +14,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=23.1'  # older ones fail to build seqeval
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# Large pages for large arrays: a step on a CPU takes 0.80 to 0.95 of the time (glibc 2.35 and newer).
+quickstart notebooks: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 quickstart: setup  ## text to predictions on this machine, in minutes
 	$(BIN)/python -m launch.quickstart

@@ -85,7 +85,7 @@ LONG = (1024, 2048, 4096, 8192)
 def shapes() -> dict[str, dict[int, Shape]]:
     """Returns what is measured: axis -> size -> shape."""
     if _LONG_ROWS.value:
-        windows = {"T, windows of 64": 64, "T, all tokens": 0}
+        windows = {"windows of 64, T": 64, "all tokens, T": 0}
         return {
             name: {size: Shape(B=1, T=size, window=window) for size in LONG}
             for name, window in windows.items()

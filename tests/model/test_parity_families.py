@@ -17,18 +17,15 @@ import pytest
 from bert_jax.config import (
     Activation,
     EncoderConfig,
-    MeshConfig,
     MlpKind,
     Norm,
     NormKind,
     PositionEncoding,
     SentenceObjective,
 )
-from bert_jax.distributed import sharding
-from bert_jax.interop.names import from_theirs
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.training.state import abstract_params
 from tests.fixtures.batches import Batch, make_batch
+from tests.fixtures.interop import to_params
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -37,6 +34,12 @@ transformers = pytest.importorskip("transformers")
 replace = dataclasses.replace
 Tensors = dict[str, np.ndarray]
 Carry = Callable[[Tensors, EncoderConfig], Any]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
 
 MODERN = EncoderConfig(
     vocab_size=90,
@@ -305,14 +308,11 @@ def carry_roberta(tensors: Tensors, config: EncoderConfig) -> Any:
         tensors = {each.replace(old, name): tensor for each, tensor in tensors.items()}
     places = "bert.embeddings.position_embeddings.weight"
     tensors = tensors | {places: tensors[places][-config.max_length :]}
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = abstract_params(PretrainingModel(config, SentenceObjective.NONE), mesh)
-    return from_theirs(abstract, tensors.__getitem__)
+    return to_params(tensors, PretrainingModel(config, SentenceObjective.NONE))
 
 
 def compare(peer: Any, config: EncoderConfig, carry: Carry, length: int) -> None:
     """Compares logits and gradients: examples packed into rows here, each alone there."""
-    torch.manual_seed(0)
     with torch.no_grad():
         for parameter in peer.parameters():  # off 0 and 1, and wide enough that all matters
             scale = 0.1 if parameter.ndim == 1 else 3 * parameter.std()

@@ -10,13 +10,13 @@ import pytest
 from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig
 from bert_jax.distributed import sharding
 from bert_jax.inspection.internals import encoder_internals
-from bert_jax.interop.names import from_theirs
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.objectives.losses import Params, make_pretraining_loss, mean
+from bert_jax.objectives.losses import make_pretraining_loss, mean
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.training.state import abstract_params, abstract_state, init_state, make_run_inputs
+from bert_jax.training.state import abstract_state, init_state, make_run_inputs
 from tests.fixtures.batches import Batch, make_batch, with_targets
+from tests.fixtures.interop import to_params
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -77,13 +77,6 @@ def run_peer(model: Any, batch: Batch, **wanted: bool) -> Any:
     return model(**inputs, **wanted)
 
 
-def to_params(tensors: dict[str, np.ndarray], config: EncoderConfig) -> Params:
-    """Maps their values, or gradients, to our tree."""
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    abstract = abstract_params(PretrainingModel(config), mesh)
-    return from_theirs(abstract, tensors.__getitem__)
-
-
 def values(model: Any) -> dict[str, np.ndarray]:
     """Copies their parameters, by name."""
     return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -95,7 +88,7 @@ def test_forward_logits_agree(peer, widening):
         for parameter in peer.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(widening)
-    model, params = PretrainingModel(CONFIG), to_params(values(peer), CONFIG)
+    model, params = PretrainingModel(CONFIG), to_params(values(peer), PretrainingModel(CONFIG))
     batch = make_pairs(0)
     logits = jax.jit(lambda p, b: model.apply({"params": p}, b, deterministic=True))(params, batch)
     theirs = run_peer(peer, batch)
@@ -111,7 +104,7 @@ def test_forward_logits_agree(peer, widening):
 
 
 def test_hidden_states_and_attention_agree(peer):
-    params, batch = to_params(values(peer), CONFIG)["encoder"], make_pairs(0)
+    params, batch = to_params(values(peer), PretrainingModel(CONFIG))["encoder"], make_pairs(0)
     hidden, attention = jax.device_get(encoder_internals(CONFIG, params, batch))
     theirs = run_peer(peer, batch, output_hidden_states=True, output_attentions=True)
     real = batch["example_ids"] > 0
@@ -123,7 +116,7 @@ def test_hidden_states_and_attention_agree(peer):
 
 
 def test_gradients_agree(peer):
-    params = to_params(values(peer), CONFIG)
+    params = to_params(values(peer), PretrainingModel(CONFIG))
     batch = make_pairs(0)
     loss_fn = make_pretraining_loss(PretrainingModel(CONFIG))
     (loss, _), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params, batch, None)
@@ -131,7 +124,9 @@ def test_gradients_agree(peer):
     theirs.backward()
     np.testing.assert_allclose(loss, theirs.item(), rtol=1e-5)
 
-    expected = to_params({n: p.grad.numpy() for n, p in peer.named_parameters()}, CONFIG)
+    expected = to_params(
+        {n: p.grad.numpy() for n, p in peer.named_parameters()}, PretrainingModel(CONFIG)
+    )
     difference = jax.tree.map(np.subtract, grads, expected)
     assert optax.tree.norm(difference) <= 1e-4 * optax.tree.norm(expected)
     norms = jax.tree.map(lambda d, e: (np.linalg.norm(d), np.linalg.norm(e)), difference, expected)
@@ -168,7 +163,7 @@ def test_loss_curves_of_50_steps_agree(peer):
         make_pretraining_loss(model), lambda batch, key, step: batch, tx, abstract
     )
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    params = jax.device_put(to_params(values(peer), CONFIG), placed)
+    params = jax.device_put(to_params(values(peer), PretrainingModel(CONFIG)), placed)
     state = init_state(params, tx, abstract)
     run = make_run_inputs(mesh, 0, schedule, steps)
     optimizer = torch_adamw(peer, config)

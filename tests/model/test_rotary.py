@@ -4,21 +4,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bert_jax.config import ComputeType, EncoderConfig, PositionEncoding
+from bert_jax.config import EncoderConfig, PositionEncoding
 from bert_jax.model.rotary import rotate, rotations_of
 from tests.fixtures import reference
 
 K = 8
 
 
-def turned(x: np.ndarray, places: np.ndarray, **changes: float) -> np.ndarray:
+def turned(x: np.ndarray, places: np.ndarray, theta: float = 10_000.0) -> np.ndarray:
     """Turns [T, K] as the encoder does."""
     config = EncoderConfig(
         width=K,
         heads=1,
         max_length=int(places.max()) + 1,
         position_encoding=PositionEncoding.ROTARY,
-        **changes,
+        rope_theta=theta,
     )
     rotation, _ = rotations_of(config, places[None].astype(np.int32))
     assert rotation is not None
@@ -35,7 +35,7 @@ def neighbours_turned(x: np.ndarray, theta: float) -> np.ndarray:
 
 def test_pairs_are_channels_of_two_halves() -> None:
     x = np.random.default_rng(0).standard_normal((16, K))
-    ours = turned(x.astype(np.float32), np.arange(16), rope_theta=100.0)
+    ours = turned(x.astype(np.float32), np.arange(16), 100.0)
     np.testing.assert_allclose(ours, reference.turned(x, 100.0), atol=1e-5)
     other = neighbours_turned(x, 100.0)
     np.testing.assert_allclose(ours[0], other[0], atol=1e-6)  # nothing is turned at place 0
@@ -58,7 +58,7 @@ def test_a_token_sees_distances_alone() -> None:
 def test_angles_keep_their_precision_in_bfloat16(place: int) -> None:
     """In bfloat16 the place 8,191 would be 8,192, and the angle of the first pair off by 1."""
     x = np.random.default_rng(0).standard_normal((1, K)).astype(ml_dtypes.bfloat16)
-    ours = turned(x, np.array([place]), compute_type=ComputeType.BFLOAT16)
+    ours = turned(x, np.array([place]))
     assert ours.dtype == ml_dtypes.bfloat16
     exact = reference.turned(np.tile(x.astype(np.float64), (place + 1, 1)), 10_000.0)[-1:]
     np.testing.assert_allclose(ours.astype(np.float64), exact, rtol=2**-8, atol=2**-9)

@@ -17,7 +17,7 @@ from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 ROW_LENGTHS = (128, 512)  # T of BERT's two phases
 _EXAMPLE_ROWS = 3
 _EXAMPLE_LENGTH = 128
-_CHUNK = 1 << 18  # documents measured at a time
+_CHUNK = 1 << 18  # documents, or tokens, measured at a time
 _BLOCK_EXAMPLES = 1 << 17  # in the plan; enough to estimate shares
 _UNKNOWN_SENTENCES = 1 << 18  # in which `prepare` counts [UNK], at most
 _UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for [UNK], at most
@@ -138,7 +138,13 @@ def unigram_entropy(corpus: Corpus) -> float:
 
     It is the MLM loss of a model that has learnt their frequencies and nothing of their context.
     """
-    counts = np.bincount(corpus.token_ids(np.arange(min(corpus.tokens, _ENTROPY_TOKENS))))
+    counts = np.zeros(0, np.int64)
+    end = min(corpus.tokens, _ENTROPY_TOKENS)
+    for begin in range(0, end, _CHUNK):
+        ids = corpus.token_ids(np.arange(begin, min(begin + _CHUNK, end)))
+        found = np.bincount(ids, minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
