@@ -47,7 +47,8 @@ def gradients(
     model = PretrainingModel(encoder, attend=attend)
     loss = make_pretraining_loss(model)
     vocabulary = vocabulary_of(VOCAB)
-    prepare = make_mask_fn(MaskingConfig(), 1, vocabulary)
+    masking = MaskingConfig()
+    prepare = make_mask_fn(masking, vocabulary)
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         mesh = sharding.make_mesh(MeshConfig(), [device])
         params = init_params(model, 0, abstract_params(model, mesh))
@@ -55,7 +56,7 @@ def gradients(
 
         @jax.jit
         def gradient(params, batch):
-            batch = prepare(batch, run_key(0), 0)
+            batch = prepare(batch, run_key(0), np.float32(masking.rate))
             return jax.value_and_grad(loss, has_aux=True)(params, batch, run_key(1))
 
         (value, _), grads = jax.device_get(gradient(params, batch))

@@ -31,7 +31,8 @@ from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
 from bert_jax.tasks.evaluation import InputBatches, make_outputs_step
 from bert_jax.text.tokenizer import load_tokenizer
-from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.schedules import task_settings
 from bert_jax.training.state import abstract_state, init_params, init_state, make_run_inputs
 from bert_jax.training.step import make_train_step
 
@@ -75,7 +76,7 @@ def our_epochs() -> Epoch:
     dev = InputBatches(task.dev["dev"].inputs, batch_format, mesh, whole_inputs=True)
     eval_step = make_outputs_step(model, class_totals, mesh)
     rows = np.arange(batches.rows)
-    run = make_run_inputs(mesh, 0, learning_rate_schedule(optimizer, steps), steps)
+    run = make_run_inputs(mesh, 0, task_settings(optimizer, steps), steps)
     local = load_batches(stream.rows, batches=steps, batch_size=batches.rows, host_rows=rows)
 
     def epoch() -> tuple[float, float, int]:

@@ -37,7 +37,7 @@ from bert_jax.config import (
 from bert_jax.distributed import sharding
 from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.masking import masked_slots
-from bert_jax.runs.steps import pretraining_step
+from bert_jax.runs.steps import pretraining_steps
 from bert_jax.training.compilations import Compilations
 from bert_jax.training.state import init_params, init_state
 
@@ -93,7 +93,7 @@ class Step:
         config = config_of(examples)
         mesh = sharding.make_mesh(MeshConfig())
         vocabulary = vocabulary_of(VOCAB)
-        compiled = pretraining_step(config, vocabulary, mesh)
+        [compiled] = pretraining_steps(config, vocabulary, mesh)
         params = init_params(compiled.model, 0, compiled.abstract.params)
         self._state = init_state(params, compiled.tx, compiled.abstract)
         del params

@@ -82,16 +82,22 @@ class Optimizer(enum.Enum):
     """The optimizer."""
 
     ADAMW = "adamw"  # Loshchilov and Hutter (2019), as BERT used it
+    STABLE_ADAMW = "stable_adamw"  # slower where gradients surprise (Wortsman et al., 2023)
     LAMB = "lamb"  # You et al. (2020): each layer moves in proportion to its own norm
+    MUON = "muon"  # the layers' kernels move by orthogonal matrices (Jordan et al., 2024), with
+    # the spread of AdamW's updates (Liu et al., 2025, section 2.2); AdamW moves all else
 
 
 class Schedule(enum.Enum):
-    """The decay of the learning rate to 0 after its linear warm-up."""
+    """The fall of the learning rate after its linear warm-up; t goes from 0 to 1 meanwhile."""
 
-    LINEAR = "linear"
-    POLYNOMIAL = "polynomial"  # (steps left / steps) ** 2
-    COSINE = "cosine"
+    LINEAR = "linear"  # 1 - t
+    POLYNOMIAL = "polynomial"  # (1 - t) ** 2
+    COSINE = "cosine"  # (1 + cos(pi t)) / 2
+    SQRT = "sqrt"  # 1 - sqrt(t)
+    CONSTANT = "constant"  # it stays
     STABLE = "stable"  # it stays, and falls linearly over the last decay_share of the run
+    OF_RUN = "of_run"  # of a phase: the run's goes on
 
 
 class ComputeType(enum.Enum):
@@ -238,11 +244,21 @@ class PretrainDataConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class PhaseConfig:
-    """A part of the run with rows of its own, such as BERT's last tenth at length 512."""
+    """A part of the run, such as BERT's last tenth at length 512.
+
+    Phases of one length read on where the one before ended, as for a batch size that grows; with
+    another length the rows are others, and the corpus begins anew.
+    """
 
     share: float = 1.0  # of the run's steps
     length: int = 0  # T; 0: data.length
     batch_size: int = 0  # B; 0: the run's
+    learning_rate: float = 0.0  # the highest; 0: the run's
+    schedule: Schedule = Schedule.OF_RUN  # others: over the phase's steps, without a warm-up
+    weight_decay: float = -1.0  # -1: the run's
+    mask_rate: float = 0.0  # 0: the run's
+    rope_theta: float = 0.0  # 0: the encoder's
+    window: int = -1  # -1: the encoder's
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -260,19 +276,22 @@ class MaskingConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """The update rule and the learning rate: a linear warm-up, then down to 0 at the last step."""
+    """The update rule and the learning rate: a linear warm-up, then down until the last step."""
 
     rule: Optimizer = Optimizer.ADAMW
     learning_rate: float = 1e-4  # the highest
     warmup_steps: int = 10_000
     schedule: Schedule = Schedule.LINEAR
     decay_share: float = 0.1  # of STABLE: part of the run
+    final_share: float = 0.0  # of the highest rate, reached at the last step
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-6
     bias_correction: bool = True  # False: as the published BERT code
     first_moment_type: ComputeType = ComputeType.FLOAT32  # BFLOAT16 saves 2 bytes a parameter
-    weight_decay: float = 0.01  # not on biases and layer norms
+    momentum: float = 0.95  # of MUON
+    weight_decay: float = 0.01  # times the learning rate; not on biases and norms
+    decoupled_decay: bool = False  # True: times learning rate / highest learning rate
     clip_norm: float = 1.0  # of the global gradient norm; 0: off
 
 
@@ -609,11 +628,49 @@ def _validate_phases(config: PretrainConfig) -> None:
             _at_least(f"{name}.length", phase.length, 8)
             _fits_position_table(f"{name}.length", phase.length, config.encoder.max_length)
         _at_least(f"{name}.batch_size", phase.batch_size, 0)
+        for field in ("learning_rate", "rope_theta"):
+            _at_least(f"{name}.{field}", getattr(phase, field), 0)
+        _rate(f"{name}.mask_rate", phase.mask_rate, below_one=True)
+        if phase.weight_decay != -1:
+            _at_least(f"{name}.weight_decay", phase.weight_decay, 0)
+        _at_least(f"{name}.window", phase.window, -1)
+        _validate_phase_encoder(name, phase, config.encoder)
     if len(config.phases) > MAX_PHASES:
         raise UserError(f"--config.phases has {len(config.phases)} phases: {MAX_PHASES} at most")
+    _validate_phase_rates(config)
     total = sum(phase.share for phase in config.phases)
     if config.phases and abs(total - 1) > 1e-6:
         raise UserError(f"--config.phases have shares that add up to {total:g}: make it 1")
+
+
+def _validate_phase_encoder(name: str, phase: PhaseConfig, encoder: EncoderConfig) -> None:
+    """Refuses what changes an encoder that has no such thing."""
+    encoding = encoder.position_encoding
+    if phase.rope_theta and encoding is not PositionEncoding.ROTARY:
+        raise UserError(
+            f"--config.{name}.rope_theta={phase.rope_theta:g}: positions are"
+            f" {encoding.value}: set encoder.position_encoding=rotary, or leave it out"
+        )
+    if phase.window > 0 and not encoder.window:
+        raise UserError(
+            f"--config.{name}.window={phase.window}: set encoder.window as well, and the"
+            " phases without one to window=0"
+        )
+
+
+def _validate_phase_rates(config: PretrainConfig) -> None:
+    """Refuses a warm-up that a phase with another rate cuts off: its rate would not be reached."""
+    optimizer, share = config.optimizer, 0.0
+    for number, phase in enumerate(config.phases):
+        is_own = phase.learning_rate or phase.schedule is not Schedule.OF_RUN
+        end = round(share * config.steps)
+        if number and is_own and end < optimizer.warmup_steps:
+            raise UserError(
+                f"--config.optimizer.warmup_steps={optimizer.warmup_steps}: phases[{number - 1}]"
+                f" ends after step {end}, so that learning_rate={optimizer.learning_rate:g} is"
+                " never reached: lower warmup_steps, or raise the phase's share"
+            )
+        share += phase.share
 
 
 def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
@@ -694,6 +751,11 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
         _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
     _positive("optimizer.decay_share", config.decay_share)
     _rate("optimizer.decay_share", config.decay_share)
+    _rate("optimizer.final_share", config.final_share)
+    _rate("optimizer.momentum", config.momentum, below_one=True)
+    if config.schedule is Schedule.OF_RUN:
+        others = ", ".join(each.value for each in Schedule if each is not Schedule.OF_RUN)
+        raise UserError(f"--config.optimizer.schedule=of_run is of phases: choose one of {others}")
 
 
 def _fits_position_table(name: str, length: int, max_length: int) -> None:

@@ -22,6 +22,7 @@ from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey
 from bert_jax.data.packing.packing import pack
 from bert_jax.data.pretraining.examples import Purpose, pair_examples
+from bert_jax.data.pretraining.phases import resolve_phases
 from bert_jax.data.pretraining.plan import plan_block
 from bert_jax.data.pretraining.rows import make_rows, row_format
 from bert_jax.model.attention import tokens_of, visible
@@ -31,8 +32,9 @@ from bert_jax.objectives.losses import cross_entropy, make_pretraining_loss, mea
 from bert_jax.objectives.masking import mask_tokens
 from bert_jax.runs.steps import make_mask_fn, mask_vocabulary
 from bert_jax.text.tokenizer import Tokenizer
-from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key, tabulate
+from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.schedules import pretraining_settings, tabulate
+from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key
 from bert_jax.training.step import make_update
 from docs.word_corpus import prepare_words
 
@@ -116,10 +118,11 @@ def run_step(
     model = PretrainingModel(config.encoder, config.data.objective)
     loss = make_pretraining_loss(model)
     tx = make_optimizer(config.optimizer)
-    schedule = learning_rate_schedule(config.optimizer, config.steps)
-    run = RunInputs(run_key(config.seed), tabulate(schedule, config.steps))
+    phases = resolve_phases(config)
+    settings = pretraining_settings(config.optimizer, config.masking, phases, config.steps)
+    run = RunInputs(run_key(config.seed), tabulate(settings, config.steps))
     vocabulary = mask_vocabulary(config.masking, tokenizer)
-    mask = make_mask_fn(config.masking, config.steps, vocabulary)
+    mask = make_mask_fn(config.masking, vocabulary)
 
     @jax.jit
     def step(run: RunInputs, rows: dict[str, jax.Array]) -> dict[str, Any]:

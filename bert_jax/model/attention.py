@@ -1,4 +1,4 @@
-"""Dot-product attention inside examples."""
+"""Dot-product attention inside examples; in long rows a block of queries at a time."""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +11,10 @@ from bert_jax.model.dropout import dropout_mask
 from bert_jax.model.layers import gather_positions
 
 AttentionFn = Callable[..., jax.Array]  # `attention`, or its fused counterpart
+
+# More queries are cut into blocks, whose probabilities are computed again in the backward pass: so
+# a row of 8,192 tokens keeps none of its 67 million a head.
+_MOST_QUERIES, _BLOCK = 1024, 256
 
 
 def attention_probabilities(query: jax.Array, key: jax.Array, mask: jax.Array) -> jax.Array:
@@ -96,10 +100,62 @@ def attention(
     Returns:
       [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
+    attend = functools.partial(
+        _attend, causal=causal, window=window, dropout_rate=dropout_rate, dropout_key=dropout_key
+    )
+    if query.shape[1] <= _MOST_QUERIES:
+        return attend(query, key, value, queries, keys)
+    return _by_block(attend, query, key, value, queries, keys)
+
+
+def _by_block(
+    attend: AttentionFn,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    queries: Tokens,
+    keys: Tokens,
+) -> jax.Array:
+    """Computes `attend` for a block of queries after another."""
+    rows, length, *heads = query.shape
+    blocks = -(-length // _BLOCK)
+
+    def cut(x: jax.Array) -> jax.Array:
+        """Fills the last block with zeros, and returns [blocks, B, block, ...]."""
+        x = jnp.pad(x, [(0, 0), (0, blocks * _BLOCK - length), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(rows, blocks, _BLOCK, *x.shape[2:]), 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def attend_block(block: tuple[jax.Array, jax.Array, Tokens]) -> jax.Array:
+        number, query, queries = block
+        return attend(query, key, value, queries, keys, block=number)
+
+    places = jnp.broadcast_to(queries.places, queries.examples.shape)
+    cut_queries = Tokens(cut(queries.examples), cut(places))
+    out = jax.lax.map(attend_block, (jnp.arange(blocks), cut(query), cut_queries))
+    return jnp.moveaxis(out, 0, 1).reshape(rows, blocks * _BLOCK, *heads)[:, :length]
+
+
+def _attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    queries: Tokens,
+    keys: Tokens,
+    *,
+    causal: bool,
+    window: int,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+    block: jax.Array | None = None,
+) -> jax.Array:
+    """Computes `attention` at once; `block` is the number of the block that the queries are."""
     mask = visible(queries, keys, causal=causal, window=window)
     probabilities = attention_probabilities(query, key, mask).astype(value.dtype)
     if dropout_key is None:
         return jnp.einsum("bhts,bshk->bthk", probabilities, value)
+    if block is not None:
+        dropout_key = jax.random.fold_in(dropout_key, block)
     return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
 
 

@@ -17,7 +17,7 @@ from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.distributed import sharding
 from bert_jax.model import flops
 from bert_jax.objectives.masking import MaskVocabulary, masked_slots
-from bert_jax.runs.steps import CompiledStep, finetuning_step, pretraining_step
+from bert_jax.runs.steps import CompiledStep, finetuning_step, pretraining_steps
 from bert_jax.tasks.kinds import KINDS, make_model
 
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
@@ -74,12 +74,11 @@ def abstract_pretraining_steps(
     for phase in phases:
         sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
-    compiled = pretraining_step(config, vocabulary, mesh)
     steps = []
-    for phase in phases:
+    for phase, compiled in zip(phases, pretraining_steps(config, vocabulary, mesh), strict=True):
         rows, length = phase.batch_size, phase.data.length
-        slots = masked_slots(length, phase.data.max_examples_per_row, config.masking)
-        per_token = flops.pretraining_flops(config.encoder, length, slots)
+        slots = masked_slots(length, phase.data.max_examples_per_row, phase.masking)
+        per_token = flops.pretraining_flops(phase.encoder, length, slots)
         steps.append(
             AbstractStep(
                 name=f"phase {phase.number + 1}" if len(phases) > 1 else "pretraining",

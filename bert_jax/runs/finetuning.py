@@ -54,6 +54,7 @@ from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.state import TrainState, init_state
+from bert_jax.training.step import UpdateFn
 
 
 def transferred_state(
@@ -145,15 +146,18 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
     watch = LossWatch(rows_of, resumed=first_step > 0)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, lambda step: flops, watch)
-    train_step = compiled.train_step
-    if config.debug:
-        train_step = watched(train_step, rows_of)
     step, run = first_step, compiled.inputs(seed)
-    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
-    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
+    rates = np.asarray(run.settings.learning_rate)
+    reports = StepReports(log, config.log_steps, rates, lambda step: flops, watch)
+
+    def train_step_of(_: int) -> UpdateFn:
+        return compiled.train_step
+
+    checked_step_of = watched(train_step_of, rows_of) if config.debug else train_step_of
+    profile = profiled(checked_step_of, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as profiled_step_of:
         trained = run_steps(
-            train_step,
+            profiled_step_of,
             state,
             map(to_devices, local_batches),
             run,

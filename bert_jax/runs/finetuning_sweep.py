@@ -45,6 +45,7 @@ from bert_jax.training.debugging import profiled
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
+from bert_jax.training.schedules import tabulate
 from bert_jax.training.state import TrainState, abstract_params
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -215,8 +216,8 @@ def train_runs(
 
     flops = finetuning_flops(setup.encoder, config.data.length, config.encoder_mode)
     watch = LossWatch(rows_of, resumed=False)
-    schedule = task_optimizer(config, steps)[1]
-    reports = StepReports(log, config.log_steps, schedule, lambda step: flops, watch)
+    highest = np.asarray(tabulate(task_optimizer(config, steps)[1], steps).learning_rate)
+    reports = StepReports(log, config.log_steps, highest, lambda step: flops, watch)
     skipped: list[jax.Array] = []  # of the steps of an epoch, [runs] each
 
     def train_step(state: TrainState, batch: Batch, runs: Runs) -> tuple[TrainState, Any]:
@@ -225,10 +226,10 @@ def train_runs(
         return state, totals
 
     metric, step = f"dev_{setup.metric}", 0
-    profile = profiled(train_step, 0, config.profile, workdir / "profile")
-    with stop_request() as stop, jax.transfer_guard("disallow"), profile as profiled_step:
+    profile = profiled(lambda _: train_step, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as profiled_step_of:
         trained = run_steps(
-            profiled_step, state, global_batches, runs, steps=steps, reports=reports, stop=stop
+            profiled_step_of, state, global_batches, runs, steps=steps, reports=reports, stop=stop
         )
         for step, state, _ in trained:
             if step == 1:

@@ -55,7 +55,7 @@ from bert_jax.runs.steps import (
     describe_words,
     make_mask_fn,
     mask_vocabulary,
-    pretraining_step,
+    pretraining_steps,
     resolve_vocabulary,
 )
 from bert_jax.stopping import Stopped
@@ -64,8 +64,9 @@ from bert_jax.training.debugging import check_ids, explain_step, profiled, watch
 from bert_jax.training.logs import StartClock, StepReports, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
+from bert_jax.training.parameter_rules import describe_rules
 from bert_jax.training.state import TrainState, init_params, init_state, run_key_on
-from bert_jax.training.step import PrepareFn, evaluate, make_eval_step
+from bert_jax.training.step import UpdateFn, evaluate, make_eval_step
 
 
 class Start(NamedTuple):
@@ -76,11 +77,11 @@ class Start(NamedTuple):
     messages: list[str]  # that say where both come from
 
 
-def held_out_masking(encoder: EncoderConfig, tokenizer: Tokenizer) -> PrepareFn:
+def held_out_masking(encoder: EncoderConfig) -> MaskingConfig:
     """Returns the masking that makes held-out losses of all runs comparable: the published one."""
-    strategy = MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
-    config = MaskingConfig(strategy=strategy)
-    return make_mask_fn(config, 1, mask_vocabulary(config, tokenizer))
+    return MaskingConfig(
+        strategy=MaskStrategy.NEXT_TOKEN if encoder.causal else MaskStrategy.TOKENS
+    )
 
 
 def resume(
@@ -152,8 +153,11 @@ class HeldOut:
         """Compiles nothing yet, and reads no row."""
         self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
         self._batches, self._row_format = config.eval_batches, setup.row_format
-        mask_fn = held_out_masking(config.encoder, setup.corpora.tokenizer)
-        self._step = make_eval_step(setup.compiled.loss, mask_fn)
+        masking = held_out_masking(config.encoder)
+        mask_fn = make_mask_fn(masking, mask_vocabulary(masking, setup.corpora.tokenizer))
+        # Phases that share their train step share this one.
+        step_of = functools.cache(lambda loss: make_eval_step(loss, mask_fn, masking.rate))
+        self._steps = [step_of(compiled.loss) for compiled in setup.compiled]
         self._key = run_key_on(setup.mesh, 0)  # the same for all runs
         self._rows = functools.cache(self._make_rows)
 
@@ -166,7 +170,7 @@ class HeldOut:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
         phase = phase_of(self._phases, step)
         parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
-        return evaluate(self._step, params, parts, self._key)
+        return evaluate(self._steps[phase.number], params, parts, self._key)
 
 
 class PretrainingSetup:
@@ -178,10 +182,11 @@ class PretrainingSetup:
         Raises:
           UserError: for what does not suit, before anything is written.
         """
-        self.config, self.phases = config, resolve_phases(config)
+        self.config = config
         self.corpora = open_corpora(config.data, evaluated=config.eval_steps > 0)
         tokenizer = self.corpora.tokenizer
         resolve_vocabulary(config, tokenizer)
+        self.phases = resolve_phases(config)
         vocabulary = mask_vocabulary(config.masking, tokenizer)
         self.words = describe_words(config.masking, self.corpora)
         clock.mark("data")
@@ -189,7 +194,7 @@ class PretrainingSetup:
         for phase in self.phases:
             sharding.check_batch_size(phase.batch_size, self.mesh, config.micro_batches)
         sharding.check_encoder(config.encoder, self.mesh)
-        self.compiled = pretraining_step(config, vocabulary, self.mesh)
+        self.compiled = pretraining_steps(config, vocabulary, self.mesh)
         self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
 
     def row_format(self, phase: Phase) -> RowFormat:
@@ -226,19 +231,24 @@ class PretrainingSetup:
             rows = self.host_rows(phase.batch_size)
             yield sharding.global_batch(batch, rows, phase.batch_size, self.mesh)
 
+    def train_step_of(self, step: int) -> UpdateFn:
+        """Returns the compiled update of a step."""
+        return self.compiled[phase_of(self.phases, step).number].train_step
+
     def flops_of(self, step: int) -> float:
         """Returns the floating-point operations of the model for a real token of a step."""
-        data = phase_of(self.phases, step).data
-        slots = masked_slots(data.length, data.max_examples_per_row, self.config.masking)
-        return pretraining_flops(self.config.encoder, data.length, slots)
+        phase = phase_of(self.phases, step)
+        data = phase.data
+        slots = masked_slots(data.length, data.max_examples_per_row, phase.masking)
+        return pretraining_flops(phase.encoder, data.length, slots)
 
-    def metadata(self) -> dict[str, Any]:
-        """Returns the metadata of all checkpoints of the run, ready for JSON."""
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Returns the metadata of the checkpoint of a step but for its cursor, ready for JSON."""
         config, tokenizer = self.config, self.corpora.tokenizer
         return {
             "kind": "pretraining",
             "config": to_dict(config),
-            "encoder": to_dict(config.encoder),
+            "encoder": to_dict(phase_of(self.phases, step).encoder),
             "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
             "corpus": self.corpora.fingerprint,
         }
@@ -280,7 +290,7 @@ def replay(
     """
     setup, _ = set_up(dataclasses.replace(config, debug=True), workdir, init, launch)
     checkpoint = max((step for step in steps_in(workdir) if step < last), default=0)
-    compiled, corpora = setup.compiled, setup.corpora
+    compiled, corpora = setup.compiled[0], setup.corpora
     if checkpoint:
         path = workdir / FOLDER / str(checkpoint)
         state, metadata = restore_state(path, compiled.abstract), read_metadata(path)
@@ -293,10 +303,10 @@ def replay(
     batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
     for step, batch in enumerate(batches, start=checkpoint + 1):
         if step == last:
-            found = explain_step(compiled.train_step, state, batch, run)
+            found = explain_step(setup.train_step_of(step), state, batch, run)
             print(f"step {step:,} ({feed.rows_of(step)}): {found}")
         else:
-            state, _ = compiled.train_step(state, batch, run)
+            state, _ = setup.train_step_of(step)(state, batch, run)
 
 
 def pretrain(
@@ -317,7 +327,7 @@ def pretrain(
     setup, clock = set_up(config, workdir, init, launch)
 
     # Parameters: resumed, transferred or fresh.
-    compiled, corpora = setup.compiled, setup.corpora
+    compiled, corpora = setup.compiled[0], setup.corpora
     newest = newest_metadata(workdir).get("step", 0)
     check_agreed("a run at step", newest, "keep --workdir where all hosts see it")
     if newest >= config.steps:
@@ -339,24 +349,26 @@ def pretrain(
     log = open_log(workdir, first_step=first_step, steps=config.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     messages.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
-    for line in (*messages, *corpora.copied, corpora.describe(), *setup.words):
+    rules = describe_rules(config.optimizer, compiled.abstract.params)
+    for line in (*messages, *rules, *corpora.copied, corpora.describe(), *setup.words):
         log.message(line)
     feed = setup.feed(first_step, cursor, log.message)
-    train_step = compiled.train_step
+    train_step_of = setup.train_step_of
     if config.debug:
-        train_step = watched(train_step, feed.rows_of)
+        train_step_of = watched(train_step_of, feed.rows_of)
     watch = LossWatch(feed.rows_of, resumed=first_step > 0)
-    reports = StepReports(log, config.log_steps, compiled.learning_rate, setup.flops_of, watch)
+    run = compiled.inputs(config.seed)
+    rates = np.asarray(run.settings.learning_rate)
+    reports = StepReports(log, config.log_steps, rates, setup.flops_of, watch)
     held_out = HeldOut(setup, config)
     checkpoints = Checkpoints(
         workdir, keep=config.keep_checkpoints, keep_every_steps=config.keep_every_steps
     )
-    metadata, run = setup.metadata(), compiled.inputs(config.seed)
     step = first_step
-    profile = profiled(train_step, first_step, config.profile, workdir / "profile")
-    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step:
+    profile = profiled(train_step_of, config.profile, workdir / "profile")
+    with stop_request() as stop, jax.transfer_guard("disallow"), profile as train_step_of:
         trained = run_steps(
-            train_step,
+            train_step_of,
             state,
             setup.global_batches(feed),
             run,
@@ -372,7 +384,7 @@ def pretrain(
                     log.held_out(step, held_out(step, state.params))
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused("checkpoint"):
-                    checkpoints.save(state, metadata | {"cursor": feed.cursor(step)})
+                    checkpoints.save(state, setup.metadata(step) | {"cursor": feed.cursor(step)})
         checkpoints.close()
     log.close()
     if step < config.steps:

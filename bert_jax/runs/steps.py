@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.transfer import frozen_groups
@@ -22,17 +21,18 @@ from bert_jax.config import (
     PretrainConfig,
 )
 from bert_jax.data.pretraining.corpora import Corpora
-from bert_jax.data.pretraining.phases import resolve_phases
+from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.errors import UserError
 from bert_jax.model.attention import attention
 from bert_jax.model.encoder import Batch
 from bert_jax.model.fused_attention import check_fused, fused_attention
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives.losses import Loss, make_pretraining_loss
-from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.objectives.masking import MaskVocabulary, mask_tokens
 from bert_jax.tasks.kinds import training_loss
 from bert_jax.text.tokenizer import Tokenizer
-from bert_jax.training.optimizer import layer_rates, learning_rate_schedule, make_optimizer
+from bert_jax.training.optimizer import OptimizerFn, layer_rates, make_optimizer
+from bert_jax.training.schedules import SettingsFn, pretraining_settings, task_settings
 from bert_jax.training.state import (
     RunInputs,
     TrainState,
@@ -55,16 +55,16 @@ class CompiledStep(NamedTuple):
       tx: the optimizer, without the learning rate.
       abstract: the state: shapes, dtypes and shardings.
       steps: of the run.
-      learning_rate: the schedule, steps from 0 -> rate.
+      settings: the schedules, a step from 0 -> its settings.
       loss: of the model.
       train_step: from `training/step.py`.
     """
 
     model: PretrainingModel | TaskModel
-    tx: optax.GradientTransformation
+    tx: OptimizerFn
     abstract: TrainState
     steps: int
-    learning_rate: optax.Schedule
+    settings: SettingsFn
     loss: Loss
     train_step: UpdateFn
 
@@ -75,7 +75,7 @@ class CompiledStep(NamedTuple):
 
     def inputs(self, seed: int) -> RunInputs:
         """Returns what every step of a run with this seed takes."""
-        return make_run_inputs(self.mesh, seed, self.learning_rate, self.steps)
+        return make_run_inputs(self.mesh, seed, self.settings, self.steps)
 
     def abstract_inputs(self) -> RunInputs:
         """Returns the shapes of what `inputs` returns."""
@@ -129,50 +129,59 @@ def describe_words(config: MaskingConfig, corpora: Corpora) -> list[str]:
     return lines
 
 
-def make_mask_fn(config: MaskingConfig, steps: int, vocabulary: MaskVocabulary) -> PrepareFn:
-    """Returns the masking of a batch, bound to a vocabulary and to a run of so many steps."""
+def make_mask_fn(config: MaskingConfig, vocabulary: MaskVocabulary) -> PrepareFn:
+    """Returns the masking of a batch, bound to a vocabulary."""
 
-    def prepare(batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
-        rate = mask_rate(config, step, steps)
+    def prepare(batch: Batch, key: jax.Array, rate: jax.Array) -> Batch:
         return mask_tokens(batch, key, rate, config, vocabulary=vocabulary)
 
     return prepare
 
 
-def pretraining_step(
+def pretraining_steps(
     config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh
-) -> CompiledStep:
-    """Builds the step of a pretraining run.
+) -> list[CompiledStep]:
+    """Builds the step of each phase of a pretraining run; phases that allow it share theirs.
+
+    Their states are one: phases differ in what has no parameters.
 
     Args:
       config: of the run, with its vocabulary size.
       vocabulary: of its tokenizer.
       mesh: from `sharding.make_mesh`.
     """
-    attend = attention
-    if config.encoder.attention is AttentionKernel.FUSED:
-        lengths = [phase.data.length for phase in resolve_phases(config)]
-        platform = mesh.devices.flat[0].platform
-        check_fused(config.encoder, lengths, platform)
-        attend = fused_attention(mesh, platform)
-    model = PretrainingModel(config.encoder, config.data.objective, attend)
-    tx = make_optimizer(config.optimizer)
-    abstract = abstract_state(model, tx, mesh)
-    loss = make_pretraining_loss(
-        model,
-        sentence_weight=config.sentence_loss_weight,
-    )
-    mask_fn = make_mask_fn(config.masking, config.steps, vocabulary)
-    train_step = make_train_step(
-        loss,
-        mask_fn,
-        tx,
-        abstract,
-        config.micro_batches,
-        donate=not config.debug,
-    )
-    rate = learning_rate_schedule(config.optimizer, config.steps)
-    return CompiledStep(model, tx, abstract, config.steps, rate, loss, train_step)
+    phases = resolve_phases(config)
+    tx = make_optimizer(config.optimizer, mesh=mesh)
+    settings = pretraining_settings(config.optimizer, config.masking, phases, config.steps)
+
+    def build(phase: Phase) -> CompiledStep:
+        attend = attention
+        if phase.encoder.attention is AttentionKernel.FUSED:
+            platform = mesh.devices.flat[0].platform
+            check_fused(phase.encoder, [each.data.length for each in phases], platform)
+            attend = fused_attention(mesh, platform)
+        model = PretrainingModel(phase.encoder, config.data.objective, attend)
+        abstract = abstract_state(model, tx, mesh)
+        loss = make_pretraining_loss(model, sentence_weight=config.sentence_loss_weight)
+        train_step = make_train_step(
+            loss,
+            make_mask_fn(phase.masking, vocabulary),
+            tx,
+            abstract,
+            config.micro_batches,
+            donate=not config.debug,
+        )
+        return CompiledStep(model, tx, abstract, config.steps, settings, loss, train_step)
+
+    built: list[tuple[Phase, CompiledStep]] = []
+    for phase in phases:
+        alike = [
+            step
+            for each, step in built
+            if (each.encoder, each.masking) == (phase.encoder, phase.masking)
+        ]
+        built.append((phase, alike[0] if alike else build(phase)))
+    return [step for _, step in built]
 
 
 def finetuning_step(
@@ -191,7 +200,7 @@ def finetuning_step(
       steps: of the run.
       class_weights: from `kinds.class_weights`.
     """
-    tx, rate = task_optimizer(config, steps)
+    tx, settings = task_optimizer(config, steps)
     abstract = abstract_state(model, tx, mesh)
     loss = training_loss(model, config, class_weights)
     train_step = make_train_step(
@@ -202,13 +211,11 @@ def finetuning_step(
         config.micro_batches,
         donate=not config.debug,
     )
-    return CompiledStep(model, tx, abstract, steps, rate, loss, train_step)
+    return CompiledStep(model, tx, abstract, steps, settings, loss, train_step)
 
 
-def task_optimizer(
-    config: FinetuneConfig, steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the optimizer of a fine-tuning run and its learning rate.
+def task_optimizer(config: FinetuneConfig, steps: int) -> tuple[OptimizerFn, SettingsFn]:
+    """Returns the optimizer of a fine-tuning run and the settings of its steps.
 
     Args:
       config: of the run; `optimizer.learning_rate` may be a traced float32 scalar, for runs that
@@ -225,7 +232,7 @@ def task_optimizer(
         head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
         relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
     tx = make_optimizer(optimizer, frozen=frozen, relative_rates=relative_rates)
-    return tx, learning_rate_schedule(optimizer, steps)
+    return tx, task_settings(optimizer, steps)
 
 
 def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
@@ -234,7 +241,7 @@ def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
     return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 
 
-def no_preparation(batch: Any, key: jax.Array, step: Any) -> Any:
+def no_preparation(batch: Any, key: jax.Array, rate: Any) -> Any:
     """Returns the batch as it is: a task's batches are complete when they leave the host."""
-    del key, step
+    del key, rate
     return batch

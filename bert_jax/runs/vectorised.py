@@ -26,7 +26,8 @@ from bert_jax.runs.steps import no_preparation, task_optimizer
 from bert_jax.tasks.evaluation import OutputsFn, make_outputs
 from bert_jax.tasks.kinds import KINDS, training_loss
 from bert_jax.training.compiler_options import compiler_options
-from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key, tabulate
+from bert_jax.training.schedules import tabulate
+from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key
 from bert_jax.training.step import make_update
 
 _SPLIT, _WHOLE = PartitionSpec(RUNS_AXIS), PartitionSpec()
@@ -36,7 +37,7 @@ _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
 class Runs(NamedTuple):
     """The arrays in which runs differ."""
 
-    inputs: RunInputs  # keys [runs], learning rates [runs, S]
+    inputs: RunInputs  # keys [runs], settings [runs, S]
     highest_rate: Any  # [runs] float32
 
 
@@ -133,10 +134,10 @@ def place_runs(
     """
     filling = -len(runs) % mesh.shape[RUNS_AXIS]
     seeds, rates = zip(*runs, *[runs[0]] * filling, strict=True)
-    schedules = [task_optimizer(with_rate(config, rate), steps)[1] for rate in rates]
+    tables = [tabulate(task_optimizer(with_rate(config, rate), steps)[1], steps) for rate in rates]
     inputs = RunInputs(
         jnp.stack([run_key(seed) for seed in seeds]),
-        np.stack([tabulate(schedule, steps) for schedule in schedules]),
+        jax.tree.map(lambda *columns: np.stack(columns), *tables),
     )
     placed = Runs(inputs, np.array(rates, np.float32))
     return jax.device_put(placed, NamedSharding(mesh, _SPLIT)), filling

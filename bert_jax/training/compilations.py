@@ -1,10 +1,11 @@
-"""Watches the programs that a run compiles: one for each shape of its batches, and no more.
+"""Watches the programs that a run compiles: one for each step and shape of its batches.
 
 After each, the memory that the compiler has freed goes back to the system before the program runs:
 the C library would keep it, 0.4 GB in base on a CPU.
 """
 
 import ctypes
+import inspect
 from typing import Any, Self
 
 import jax
@@ -13,12 +14,12 @@ _EVENT = "/jax/core/compile/backend_compile_duration"  # also where the program 
 
 
 class Compilations:
-    """Counts those of one compiled function; to be used in a `with`."""
+    """Counts those of compiled functions of one name; to be used in a `with`."""
 
     def __init__(self, function: Any) -> None:
-        """Takes what `jax.jit` returned; it is known by its name."""
+        """Takes one of them, as `jax.jit` returned it."""
         self._name = f"jit({getattr(function, '__name__', '')})"
-        self._shapes: set[tuple] = set()
+        self._known: set[tuple] = set()
         self.count = 0
 
     def __enter__(self) -> Self:
@@ -34,13 +35,14 @@ class Compilations:
             self.count += 1
             _give_back_memory()
 
-    def needless(self, batch: Any) -> int:
-        """Takes the batch of the call that was made; returns how many compilations it did not need.
+    def needless(self, function: Any, batch: Any) -> int:
+        """Takes the call that was made; returns how many compilations it did not need.
 
         What was told once is not told again.
         """
-        self._shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(batch)))
-        needless = max(self.count - len(self._shapes), 0)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        self._known.add((inspect.unwrap(function), shapes))
+        needless = max(self.count - len(self._known), 0)
         self.count -= needless
         return needless
 

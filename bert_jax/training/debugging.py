@@ -14,7 +14,7 @@ from bert_jax.config import EncoderConfig
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.training.state import RunInputs, TrainState
-from bert_jax.training.step import UpdateFn
+from bert_jax.training.step import StepOf, UpdateFn
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
@@ -71,67 +71,73 @@ def explain_step(train_step: UpdateFn, state: TrainState, batch: Batch, run: Run
     return f"no NaN was made; loss {float(loss):.6g}, skipped: {bool(totals['skipped'].sum)}"
 
 
-def watched(train_step: UpdateFn, rows_of: Callable[[int], str]) -> UpdateFn:
+def watched(train_step_of: StepOf, rows_of: Callable[[int], str]) -> StepOf:
     """Ends a run at the first step that would be skipped, and says what made it so.
 
     Each step is waited for, and its state is kept until then: this is slow and takes memory.
 
     Args:
-      train_step: one that does not donate its state.
+      train_step_of: of the run; its steps do not donate their state.
       rows_of: a step -> the names of its rows, in words.
 
     Returns:
-      A step that raises UserError.
+      The steps, which raise UserError.
     """
 
-    def step(state: TrainState, batch: Batch, run: RunInputs) -> tuple[TrainState, Any]:
-        after, totals = train_step(state, batch, run)
-        if jax.device_get(totals["skipped"].sum):
-            number = int(state.step) + 1
-            reason = explain_step(train_step, state, batch, run)
-            raise UserError(f"step {number} ({rows_of(number)}): {reason}")
-        return after, totals
+    def step_of(number: int) -> Callable[..., tuple[TrainState, Any]]:
+        train_step = train_step_of(number)
 
-    return step
+        @functools.wraps(train_step)
+        def step(state: TrainState, batch: Batch, run: RunInputs) -> tuple[TrainState, Any]:
+            after, totals = train_step(state, batch, run)
+            if jax.device_get(totals["skipped"].sum):
+                reason = explain_step(train_step, state, batch, run)
+                raise UserError(f"step {number} ({rows_of(number)}): {reason}")
+            return after, totals
+
+        return step
+
+    return step_of
 
 
 @contextlib.contextmanager
-def profiled(
-    train_step: Callable[..., Any], first_step: int, span: str, directory: pathlib.Path
-) -> Iterator[Callable[..., Any]]:
-    """Yields a train step that records a profile of some of the steps.
+def profiled(train_step_of: StepOf, span: str, directory: pathlib.Path) -> Iterator[StepOf]:
+    """Yields the steps of a run, some of which record a profile.
 
     The profile ends with the last of these steps, before the run evaluates or saves; or with the
     `with` block, where a run ends earlier.
 
     Args:
-      train_step: of the run.
-      first_step: steps that are finished.
+      train_step_of: of the run.
       span: 'FIRST:LAST', the steps to record; '': none.
       directory: for the profile, which TensorBoard's XProf opens.
     """
     if not span:
-        yield train_step
+        yield train_step_of
         return
     first, last = (int(step) for step in span.split(":"))
-    step, is_recording = first_step, False
+    is_recording = False
 
-    @functools.wraps(train_step)
-    def recorded_step(*arguments: Any) -> Any:
-        nonlocal step, is_recording
-        step += 1
-        if first <= step <= last and not is_recording:
-            jax.profiler.start_trace(str(directory))
-            is_recording = True
-        result = train_step(*arguments)
-        if is_recording and step == last:
-            jax.block_until_ready(result)
-            jax.profiler.stop_trace()
-            is_recording = False
-        return result
+    def recorded_step_of(number: int) -> Callable[..., tuple[TrainState, Any]]:
+        train_step = train_step_of(number)
+
+        @functools.wraps(train_step)
+        def recorded_step(*arguments: Any) -> Any:
+            nonlocal is_recording
+            if first <= number <= last and not is_recording:
+                jax.profiler.start_trace(str(directory))
+                is_recording = True
+            result = train_step(*arguments)
+            if is_recording and number == last:
+                jax.block_until_ready(result)
+                jax.profiler.stop_trace()
+                is_recording = False
+            return result
+
+        return recorded_step
 
     try:
-        yield recorded_step
+        yield recorded_step_of
     finally:
         if is_recording:
             jax.profiler.stop_trace()

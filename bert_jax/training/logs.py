@@ -162,7 +162,7 @@ class StepReports:
         self,
         log: RunLog,
         log_steps: int,
-        learning_rate: Callable[[int], Any],
+        learning_rates: np.ndarray,
         flops_of: Callable[[int], float],
         watch: LossWatch,
     ) -> None:
@@ -171,11 +171,11 @@ class StepReports:
         Args:
           log: takes the reports.
           log_steps: between them.
-          learning_rate: the schedule, to be logged.
+          learning_rates: [S] of each step, to be logged.
           flops_of: a step -> operations of the model for a real token (`flops.py`).
           watch: checks every step.
         """
-        self._log, self._log_steps, self._learning_rate = log, log_steps, learning_rate
+        self._log, self._log_steps, self._learning_rates = log, log_steps, learning_rates
         self._flops_of, self._watch = flops_of, watch
         self._totals: list[Any] = []  # of the steps since the last report, on the device
         self._step = 0
@@ -205,8 +205,7 @@ class StepReports:
         del means["tokens"], means["skipped"]
         # Where every step was skipped there is no loss to report.
         values: dict[str, Any] = {name: x for name, x in means.items() if math.isfinite(x)}
-        with jax.transfer_guard("allow"):
-            values["learning_rate"] = float(self._learning_rate(self._step - 1))
+        values["learning_rate"] = float(self._learning_rates[self._step - 1])
         first = self._step + 1 - len(fetched)
         tokens = [float(np.sum(each["tokens"].sum)) for each in fetched]
         flops = sum(n * self._flops_of(step) for step, n in enumerate(tokens, start=first))

@@ -1,4 +1,4 @@
-"""AdamW and LAMB, the learning rate over the run, and groups with rates of their own or none."""
+"""The optimizer of a run: AdamW, StableAdamW, LAMB or Muon, and groups with other rates or none."""
 
 import functools
 from collections.abc import Callable
@@ -7,31 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from bert_jax.config import Optimizer, OptimizerConfig, Schedule
+from bert_jax.config import Optimizer, OptimizerConfig
 from bert_jax.model.stack import LAYERS
+from bert_jax.training.muon import scale_by_muon
+from bert_jax.training.parameter_rules import is_decayed, matrices_of, names_of, rules_of
 
-
-def names_of(path: tuple) -> list[str]:
-    """Returns the names in the path of a parameter or of its moments."""
-    return [each.key for each in path if isinstance(each, jax.tree_util.DictKey)]
-
-
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Rises linearly from 0 in `warmup_steps`, then falls to 0 at `steps` as the config says."""
-    rate, left = config.learning_rate, steps - config.warmup_steps
-    warmup = optax.schedules.linear_schedule(0.0, rate, config.warmup_steps)
-    match config.schedule:
-        case Schedule.LINEAR:
-            fall = optax.schedules.linear_schedule(rate, 0.0, left)
-        case Schedule.POLYNOMIAL:
-            fall = optax.schedules.polynomial_schedule(rate, 0.0, 2, left)
-        case Schedule.COSINE:
-            fall = optax.schedules.cosine_decay_schedule(rate, left)
-        case Schedule.STABLE:
-            falling = min(max(round(config.decay_share * steps), 1), left)
-            fall = optax.schedules.linear_schedule(rate, 0.0, falling, left - falling)
-    return optax.schedules.join_schedules([warmup, fall], [config.warmup_steps])
+OptimizerFn = optax.GradientTransformationExtraArgs
 
 
 def make_optimizer(
@@ -39,21 +22,23 @@ def make_optimizer(
     *,
     frozen: frozenset[str] = frozenset(),
     relative_rates: Callable[[Any], Any] | None = None,
-) -> optax.GradientTransformation:
+    mesh: Mesh | None = None,
+) -> OptimizerFn:
     """Clips, adapts and decays; the step then moves the parameters by -rate times the result.
+
+    `update` takes `weight_decay`, of the step (`schedules.StepSettings`).
 
     Args:
       config: of the run.
       frozen: top-level parameter groups that keep their values; they get no moments either.
       relative_rates: parameters -> what multiplies the rate of each, as `layer_rates` makes it;
         None: all have the same.
+      mesh: whose devices share the work that is no one's own; None: each does it all.
     """
-    adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
-    moment_type = jnp.dtype(config.first_moment_type.value)
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        adam(config.beta1, config.beta2, config.epsilon, mu_dtype=moment_type),
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        _scale_by_rule(config, mesh),
+        add_decayed_weights(),
         scale_by_layer_norms() if config.rule is Optimizer.LAMB else optax.identity(),
         scale_each(relative_rates) if relative_rates else optax.identity(),
     )
@@ -66,6 +51,23 @@ def make_optimizer(
         )
 
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)
+
+
+def _scale_by_rule(config: OptimizerConfig, mesh: Mesh | None) -> optax.GradientTransformation:
+    """Returns what makes an update of a gradient, before weight decay and rates."""
+    moment_type = jnp.dtype(config.first_moment_type.value)
+    make_adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    adam = make_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=moment_type)
+    match config.rule:
+        case Optimizer.STABLE_ADAMW:
+            return stabilized(adam, config)
+        case Optimizer.MUON:
+            muon = scale_by_muon(
+                matrices_of, momentum=config.momentum, momentum_type=moment_type, mesh=mesh
+            )
+            transforms: Any = {Optimizer.MUON.value: muon, Optimizer.ADAMW.value: adam}
+            return optax.partition(transforms, functools.partial(rules_of, config))
+    return adam
 
 
 def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[str, Any]:
@@ -95,6 +97,15 @@ def layer_rates(params: dict[str, Any], *, decay: float, head: float) -> dict[st
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
+def by_layer(fn: Callable[..., jax.Array]) -> Callable[..., Any]:
+    """Maps a function of arrays over trees of parameters; stacked layers have one call each."""
+
+    def of_leaf(path: tuple, *leaves: Any) -> Any:
+        return (jax.vmap(fn) if LAYERS in names_of(path) else fn)(*leaves)
+
+    return functools.partial(jax.tree_util.tree_map_with_path, of_leaf)
+
+
 def scale_by_layer_norms() -> optax.GradientTransformation:
     """Scales each update to the norm of its parameter, as LAMB (You et al., 2020, algorithm 2).
 
@@ -105,10 +116,7 @@ def scale_by_layer_norms() -> optax.GradientTransformation:
     def scale(update: Any, param: Any) -> Any:
         return by_norms.update(update, optax.EmptyState(), param)[0]
 
-    def scale_leaf(path: tuple, update: Any, param: Any) -> Any:
-        return (jax.vmap(scale) if LAYERS in names_of(path) else scale)(update, param)
-
-    return optax.stateless(functools.partial(jax.tree_util.tree_map_with_path, scale_leaf))
+    return optax.stateless(by_layer(scale))
 
 
 def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
@@ -118,13 +126,43 @@ def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
     )
 
 
-def is_decayed(params: Any) -> Any:
-    """Marks what weight decay applies to: all but biases and layer norms, chosen by name."""
+def add_decayed_weights() -> OptimizerFn:
+    """Adds `weight_decay`, an argument of `update`, times each parameter that decays."""
 
-    def decayed(path: tuple, _: Any) -> bool:
-        return names_of(path)[-1] not in ("bias", "scale")
+    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        def add(update: Any, param: Any, decays: bool) -> Any:
+            return update + arguments["weight_decay"] * param if decays else update
 
-    return jax.tree_util.tree_map_with_path(decayed, params)
+        return jax.tree.map(add, updates, params, is_decayed(params)), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def stabilized(
+    adam: optax.GradientTransformation, config: OptimizerConfig
+) -> optax.GradientTransformation:
+    """Slows Adam's update of an array whose gradient is larger than its second moment foretold.
+
+    StableAdamW (Wortsman et al., 2023, section 3.5), as ModernBERT has it: the update is divided
+    by the root mean square of g / sqrt(v), where that is above 1. Each layer has its own.
+
+    Args:
+      adam: `optax.scale_by_adam` or `scale_by_uncorrected_adam`, with the settings of `config`.
+      config: of the run.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        adapted, state = adam.update(updates, state, params)
+        correction = 1 - config.beta2**state.count if config.bias_correction else 1.0
+
+        def slow(adapted: jax.Array, gradient: jax.Array, moment: jax.Array) -> jax.Array:
+            expected = jnp.maximum(moment / correction, config.epsilon**2)
+            spread = jnp.sqrt(jnp.mean(gradient**2 / expected))
+            return adapted / jnp.maximum(spread, 1)
+
+        return by_layer(slow)(adapted, updates, state.nu), state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def scale_by_uncorrected_adam(

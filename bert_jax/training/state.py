@@ -1,7 +1,6 @@
 """The state of a run: what a step changes, and what stays the same through all steps."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.config import OptimizerConfig
 from bert_jax.distributed.sharding import parameter_shardings, replicated
 from bert_jax.objectives.losses import Params
+from bert_jax.training.schedules import SettingsFn, StepSettings, tabulate, task_settings
 
 # What the run's key is folded with, so that no two uses share their draws.
 INIT_STREAM, ROWS_STREAM, DROPOUT_STREAM = range(3)
@@ -28,12 +29,12 @@ class TrainState(NamedTuple):
 class RunInputs(NamedTuple):
     """The inputs of every step of a run, beside its state and batch.
 
-    The learning rates are data, not constants of the program: a run with another rate, warm-up or
-    number of steps finds the compiled step of this one.
+    The settings are data, not constants of the program: a run with another rate, warm-up or number
+    of steps finds the compiled step of this one.
     """
 
     key: Any  # a threefry key, from the seed
-    learning_rates: Any  # [S] float32; the rate of step i, counted from 0, is the i-th
+    settings: StepSettings  # [S] each; those of step i, counted from 0, are the i-th
 
 
 def run_key(seed: int) -> jax.Array:
@@ -46,35 +47,26 @@ def run_key_on(mesh: Mesh, seed: int) -> jax.Array:
     return jax.jit(functools.partial(run_key, seed), out_shardings=replicated(mesh))()
 
 
-def make_run_inputs(mesh: Mesh, seed: int, schedule: optax.Schedule, steps: int) -> RunInputs:
+def make_run_inputs(mesh: Mesh, seed: int, settings: SettingsFn, steps: int) -> RunInputs:
     """Returns the inputs of a run on every device of a mesh.
 
     Args:
       mesh: from `sharding.make_mesh`.
       seed: of the run.
-      schedule: steps from 0 -> learning rate.
+      settings: of its steps.
       steps: of the run.
     """
 
     def make() -> RunInputs:
-        return RunInputs(run_key(seed), tabulate(schedule, steps))
+        return RunInputs(run_key(seed), tabulate(settings, steps))
 
     return jax.jit(make, out_shardings=replicated(mesh))()
 
 
-def tabulate(schedule: optax.Schedule, steps: int) -> jax.Array:
-    """Returns the learning rate of every step, [S] float32, S >= steps.
-
-    S is a power of two and at least 1,024, so that runs of similar length share a program.
-    """
-    size = max(1024, 2 ** math.ceil(math.log2(steps)))
-    return jnp.asarray(jax.vmap(schedule)(jnp.arange(size)), jnp.float32)
-
-
 def abstract_run_inputs(mesh: Mesh, steps: int) -> RunInputs:
     """Returns the shapes, dtypes and shardings of what `make_run_inputs` returns."""
-    flat = optax.constant_schedule(0.0)
-    shapes = jax.eval_shape(lambda: RunInputs(run_key(0), tabulate(flat, steps)))
+    settings = task_settings(OptimizerConfig(), steps)
+    shapes = jax.eval_shape(lambda: RunInputs(run_key(0), tabulate(settings, steps)))
     return jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), shapes)
 
 

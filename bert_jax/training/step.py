@@ -18,8 +18,8 @@ from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.logs import divide
 from bert_jax.training.state import DROPOUT_STREAM, ROWS_STREAM, RunInputs, TrainState
 
-# batch, the run's row key, finished steps (int32 scalar) -> batch
-PrepareFn = Callable[[Batch, jax.Array, jax.Array | int], Batch]
+# batch, the run's row key, the step's rate of masking -> batch
+PrepareFn = Callable[[Batch, jax.Array, jax.Array], Batch]
 
 # A loss and all totals, and the gradient of the loss.
 Gradient = tuple[tuple[jax.Array, Totals], Params]
@@ -27,6 +27,8 @@ Gradient = tuple[tuple[jax.Array, Totals], Params]
 GradientFn = Callable[[Params, Batch, jax.Array], Gradient]
 # state, batch, what is the same for all steps -> the next state, totals
 UpdateFn = Callable[[TrainState, Batch, RunInputs], tuple[TrainState, Totals]]
+# a step, counted from 1 -> its update, an `UpdateFn` or that of several runs at once
+StepOf = Callable[[int], Callable[..., tuple[TrainState, Any]]]
 
 
 def accumulate_gradient(
@@ -75,9 +77,11 @@ def make_update(
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer, without the learning rate.
     """
+    tx = optax.with_extra_args_support(tx)
 
     def update(state: TrainState, batch: Batch, run: RunInputs) -> tuple[TrainState, Totals]:
-        batch = prepare_fn(batch, jax.random.fold_in(run.key, ROWS_STREAM), state.step)
+        now = jax.tree.map(lambda table: table[state.step], run.settings)
+        batch = prepare_fn(batch, jax.random.fold_in(run.key, ROWS_STREAM), now.mask_rate)
         dropout_key = jax.random.fold_in(jax.random.fold_in(run.key, DROPOUT_STREAM), state.step)
         (value, totals), grads = gradient(state.params, batch, dropout_key)
         norm = optax.tree.norm(grads)
@@ -86,9 +90,10 @@ def make_update(
         def unless_skipped(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        learning_rate = run.learning_rates[state.step]
-        updates = jax.tree.map(lambda update: -learning_rate * update, updates)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, weight_decay=now.weight_decay
+        )
+        updates = jax.tree.map(lambda update: -now.learning_rate * update, updates)
         params = unless_skipped(optax.apply_updates(state.params, updates), state.params)
         opt_state = unless_skipped(opt_state, state.opt_state)
         one = jnp.ones(())
@@ -137,13 +142,13 @@ def make_train_step(
 
 
 def make_eval_step(
-    loss: Loss, prepare_fn: PrepareFn
+    loss: Loss, prepare_fn: PrepareFn, mask_rate: float
 ) -> Callable[[Params, Batch, jax.Array], Totals]:
     """Returns the compiled evaluation (params, batch, run key) -> totals, without dropout."""
 
     @jax.jit
     def eval_step(params: Params, batch: Batch, key: jax.Array) -> Totals:
-        batch = prepare_fn(batch, jax.random.fold_in(key, ROWS_STREAM), 0)
+        batch = prepare_fn(batch, jax.random.fold_in(key, ROWS_STREAM), jnp.float32(mask_rate))
         return loss.totals(params, batch, None)
 
     return eval_step

@@ -29,7 +29,7 @@ from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.masking import MaskVocabulary, masked_slots
 from bert_jax.planning.abstract_steps import abstract_pretraining_steps
 from bert_jax.planning.compile_ahead import compile_step
-from bert_jax.runs.steps import pretraining_step
+from bert_jax.runs.steps import pretraining_steps
 from bert_jax.training.state import init_params, init_state
 
 _OUTPUT = flags.DEFINE_string("output", "", "file for a plot; '': none")
@@ -130,7 +130,7 @@ def measure(shape: Shape, turns: int) -> Cost:
 
 def run(config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Any, turns: int) -> float:
     """Returns the median seconds of a step on full rows."""
-    compiled = pretraining_step(config, vocabulary, mesh)
+    [compiled] = pretraining_steps(config, vocabulary, mesh)
     params = init_params(compiled.model, 0, compiled.abstract.params)
     state = init_state(params, compiled.tx, compiled.abstract)
     rows = sharding.host_rows(config.batch_size, mesh)

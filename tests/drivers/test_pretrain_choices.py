@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 
 import pytest
@@ -78,6 +79,75 @@ def test_a_run_in_phases_over_a_mixture_is_resumed_across_the_border(
     last = log_of(whole)[-1]
     assert {"heldout_sop_loss", "heldout_sop_accuracy", "heldout_sop_swapped_share"} <= last.keys()
     assert {"encoder", "pooler", "mlm_head", "sop_head"} == set(groups_in(newest(whole)))
+
+
+MODERN = """
+    from bert_jax import config as configs
+
+    config.optimizer.rule = configs.Optimizer.RULE
+    config.optimizer.schedule = configs.Schedule.CONSTANT
+    config.optimizer.weight_decay, config.optimizer.decoupled_decay = 1e-2, True
+    encoder = config.encoder
+    encoder.position_encoding = configs.PositionEncoding.ROTARY
+    encoder.window, encoder.global_every, encoder.segments = 4, 2, 0
+    config.data.format = configs.ExampleFormat.DOC_SENTENCES
+    config.data.objective = configs.SentenceObjective.NONE
+    config.data.length = 16
+    config.phases = [
+        configs.PhaseConfig(share=0.25, batch_size=2),
+        configs.PhaseConfig(share=0.25, mask_rate=0.3),
+        configs.PhaseConfig(share=0.25, length=32, learning_rate=1e-3, rope_theta=500.0, window=3),
+        configs.PhaseConfig(
+            share=0.25,
+            length=32,
+            learning_rate=5e-4,
+            schedule=configs.Schedule.SQRT,
+            rope_theta=500.0,
+            window=0,
+            weight_decay=0.0,
+        ),
+    ]
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends"),
+    [
+        ("MUON", (1, 5, 8, 11)),
+        pytest.param("STABLE_ADAMW", (1, 3, 5, 6, 8, 9, 11), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_of_todays_phases_goes_on_from_any_of_them(
+    drivers: Drivers,
+    corpus: pathlib.Path,
+    tmp_path: pathlib.Path,
+    rule: str,
+    ends: tuple[int, ...],
+) -> None:
+    recipe, whole = tmp_path / "modern.py", tmp_path / "whole"
+    text = PRETRAIN_RECIPE.removesuffix("    return config\n") + MODERN.replace("RULE", rule)
+    recipe.write_text(text)
+    flags = [f"--config={recipe}", f"--config.data.corpus={corpus}"]
+    flags += ["--config.checkpoint_steps=1", "--config.keep_checkpoints=99"]
+    result = drivers.run("pretrain", *flags, f"--workdir={whole}")
+    assert result.status == 0, result
+    assert f"{rule.lower()}, decay 0.01" in result.err
+    steps = steps_in(whole)
+    assert steps == list(range(1, 13))
+    windows = [read_metadata(whole / "checkpoints" / str(n))["encoder"]["window"] for n in steps]
+    assert windows == [4] * 6 + [3] * 3 + [0] * 3
+    # As after a kill: in the warm-up and inside the other phases, or at the end of one.
+    for last in ends:
+        killed = tmp_path / f"killed{last}"
+        shutil.copytree(whole, killed)
+        for step in steps[last:]:
+            shutil.rmtree(killed / "checkpoints" / str(step))
+        result = drivers.run("pretrain", *flags, f"--workdir={killed}")
+        assert result.status == 0 and f"resuming at step {last} " in result.err, result
+        assert_same_bits(state_of(newest(killed)), state_of(newest(whole)))
+        assert log_of(killed) == log_of(whole)
+        assert read_metadata(newest(killed))["cursor"] == read_metadata(newest(whole))["cursor"]
 
 
 @pytest.mark.parametrize(

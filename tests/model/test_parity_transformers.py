@@ -13,7 +13,8 @@ from bert_jax.inspection.internals import encoder_internals
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import make_pretraining_loss, mean
 from bert_jax.training import step as training
-from bert_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from bert_jax.training.optimizer import make_optimizer
+from bert_jax.training.schedules import learning_rate_schedule, task_settings
 from bert_jax.training.state import abstract_state, init_state, make_run_inputs
 from tests.fixtures.batches import Batch, make_batch, with_targets
 from tests.fixtures.interop import to_params
@@ -165,7 +166,7 @@ def test_loss_curves_of_50_steps_agree(peer):
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     params = jax.device_put(to_params(values(peer), PretrainingModel(CONFIG)), placed)
     state = init_state(params, tx, abstract)
-    run = make_run_inputs(mesh, 0, schedule, steps)
+    run = make_run_inputs(mesh, 0, task_settings(config, steps), steps)
     optimizer = torch_adamw(peer, config)
 
     batches = [make_pairs(seed) for seed in range(5)]  # seen ten times each, so that the loss falls

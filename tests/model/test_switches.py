@@ -27,7 +27,7 @@ from bert_jax.model.encoder import Encoder
 from bert_jax.model.flops import encoder_flops
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.model.stack import layer_kinds
-from bert_jax.training.optimizer import is_decayed
+from bert_jax.training.parameter_rules import is_decayed
 from bert_jax.training.state import run_key
 from tests.fixtures import reference
 from tests.fixtures.batches import Batch, make_batch, random_params

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from bert_jax.training.debugging import explain_step, profiled
+from bert_jax.training.schedules import StepSettings
 from bert_jax.training.state import RunInputs, TrainState
 from bert_jax.training.step import make_update
 
@@ -23,7 +24,7 @@ def gradient(params, batch, key):
     tx = optax.sgd(1.0)
     update = make_update(names["gradient"], lambda batch, key, step: batch, tx)
     state = TrainState(jnp.int32(0), jnp.float32(0.0), tx.init(0.0))
-    run = RunInputs(jax.random.key(0), jnp.ones(1))
+    run = RunInputs(jax.random.key(0), StepSettings(*jnp.ones((3, 1))))
     message = explain_step(update, state, {"example_ids": jnp.ones((1, 1))}, run)
     assert message.startswith("invalid value (nan) encountered in mul, in ")
     last = message.split(" > ")[-1]
@@ -40,8 +41,8 @@ def test_a_profile_ends_with_its_last_step_or_with_the_run(
     def train_step(state: jax.Array) -> jax.Array:
         return state + 1
 
-    with profiled(train_step, 4, f"5:{4 + steps}", tmp_path) as step:
-        assert step.__name__ == "train_step"
-        state = step(step(jnp.float32(0)))
+    with profiled(lambda _: train_step, f"5:{4 + steps}", tmp_path) as step_of:
+        assert step_of(5).__name__ == "train_step"
+        state = step_of(6)(step_of(5)(jnp.float32(0)))
         assert state == 2 and finished() is ended
     assert finished()

@@ -1,5 +1,6 @@
 """The schedule, AdamW against NumPy, weight decay by name, and frozen groups."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,15 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import Optimizer, OptimizerConfig, Schedule
+from bert_jax.config import MlpKind, Norm, NormKind, Optimizer, OptimizerConfig, Schedule
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.training.optimizer import (
-    is_decayed,
-    layer_rates,
-    learning_rate_schedule,
-    make_optimizer,
-    scale_by_layer_norms,
-)
+from bert_jax.training.optimizer import layer_rates, make_optimizer, scale_by_layer_norms
+from bert_jax.training.parameter_rules import is_decayed
+from bert_jax.training.schedules import learning_rate_schedule, task_settings
 from tests.fixtures.batches import classification_model, make_batch, random_params, with_targets
 
 
@@ -60,12 +57,14 @@ def descend(
     params: Any,
     gradients: list[Any],
     rate: optax.Schedule = lambda step: 0.1,
+    weight_decay: float = 0.01,
 ) -> Any:
     """Takes a step for each gradient; returns the last parameters and optimizer state."""
+    tx = optax.with_extra_args_support(tx)
     params = jax.tree.map(jnp.asarray, params)
     state = tx.init(params)
     for step, gradient in enumerate(gradients):
-        updates, state = tx.update(gradient, state, params)
+        updates, state = tx.update(gradient, state, params, weight_decay=weight_decay)
         params = jax.tree.map(lambda p, u, step=step: p - rate(step) * u, params, updates)
     return params, state
 
@@ -121,7 +120,8 @@ def test_five_steps_agree_with_numpy(bias_correction, clip_norm):
     assert min(norms) < 1 < max(norms)
     start = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
-    params, _ = descend(make_optimizer(config), start, gradients, learning_rate_schedule(config, 7))
+    rate = learning_rate_schedule(config, 7)
+    params, _ = descend(make_optimizer(config), start, gradients, rate, weight_decay=0.3)
     expected = numpy_adamw(config, start, gradients, steps=7)
     for name in shapes:
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
@@ -144,6 +144,95 @@ def test_biases_and_layer_norms_are_not_decayed(tiny_encoder):
         "nsp_head/dense/kernel",
         "pooler/dense/kernel",
     }
+
+
+@pytest.mark.parametrize("rule", Optimizer)
+def test_what_is_no_kernel_or_table_never_decays(rule: Optimizer, tiny_encoder) -> None:
+    """(families.md, 16) Every norm there is, by its role and not by its name."""
+    encoder = dataclasses.replace(
+        tiny_encoder,
+        norm=Norm.PRE,
+        norm_kind=NormKind.RMS_NORM,
+        qk_norm=True,
+        biases=False,
+        embedding_width=16,
+        mlp=MlpKind.GATED,
+    )
+    start = random_params(PretrainingModel(encoder), with_targets(make_batch(encoder)))
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    tx = make_optimizer(OptimizerConfig(rule=rule))
+    moved, _ = descend(tx, start, [zeros], lambda step: 0.5, weight_decay=0.1)
+    leaves = jax.tree_util.tree_leaves_with_path(start)
+    for (path, before), after in zip(leaves, jax.tree.leaves(moved), strict=True):
+        name = "/".join(key.key for key in path)
+        is_kernel = name.endswith(("kernel", "embeddings/tokens", "positions", "segments"))
+        # LAMB gives an update of decay alone the norm of its parameter.
+        share = (0.5 if rule is Optimizer.LAMB else 0.05) if is_kernel else 0.0
+        np.testing.assert_allclose(after, before * (1 - share), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.hf
+def test_20_steps_of_stable_adamw_agree_with_a_torch_loop(tiny_encoder) -> None:
+    """As ModernBERT trains: debiased betas, a spread for each array, decay by rate / highest."""
+    torch = pytest.importorskip("torch")
+    config = OptimizerConfig(
+        rule=Optimizer.STABLE_ADAMW,
+        learning_rate=0.02,
+        warmup_steps=5,
+        beta2=0.98,
+        weight_decay=0.05,
+        decoupled_decay=True,
+        clip_norm=0.0,
+    )
+    params = random_params(classification_model(tiny_encoder), make_batch(tiny_encoder))
+    rng = np.random.default_rng(0)
+    # Each step's gradients have another size, so that some surprise.
+    gradients = [
+        jax.tree.map(
+            lambda p, size=size: (size * rng.standard_normal(p.shape)).astype(np.float32), params
+        )
+        for size in np.exp(rng.standard_normal(20))
+    ]
+    settings = task_settings(config, 20)
+    ours, state = jax.tree.map(jnp.asarray, params), None
+    tx = make_optimizer(config)
+    state = tx.init(ours)
+    for step, gradient in enumerate(gradients):
+        now = settings(step)
+        updates, state = tx.update(gradient, state, ours, weight_decay=now.weight_decay)
+        ours = jax.tree.map(lambda p, u, now=now: p - now.learning_rate * u, ours, updates)
+
+    def by_layer(tree: Any) -> dict[str, np.ndarray]:
+        found = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = "/".join(key.key for key in path)
+            parts = enumerate(leaf) if "layers" in name else [(0, leaf)]
+            found |= {f"{name} {number}": np.asarray(part) for number, part in parts}
+        return found
+
+    weights = {name: torch.tensor(value) for name, value in by_layer(params).items()}
+    first = {name: torch.zeros_like(value) for name, value in weights.items()}
+    second = {name: torch.zeros_like(value) for name, value in weights.items()}
+    slowed = 0
+    for step, gradient in enumerate(map(by_layer, gradients)):
+        rate = config.learning_rate * min(step / 5, (20 - step) / 15)
+        beta1, beta2 = (
+            (beta ** (step + 1) - beta) / (beta ** (step + 1) - 1)
+            for beta in (config.beta1, config.beta2)
+        )
+        for name, weight in weights.items():
+            g = torch.tensor(gradient[name])
+            first[name] = torch.lerp(g, first[name], beta1)
+            second[name] = beta2 * second[name] + (1 - beta2) * g * g
+            spread = (g**2 / second[name].clamp(min=config.epsilon**2)).mean().sqrt()
+            slowed += spread > 1.05
+            if not name.split(" ")[0].endswith(("bias", "scale")):
+                weight = weight * (1 - config.weight_decay * rate / config.learning_rate)
+            update = first[name] / (second[name].sqrt() + config.epsilon)
+            weights[name] = weight - rate / max(1, spread) * update
+    assert slowed > 20
+    for name, value in by_layer(ours).items():
+        np.testing.assert_allclose(value, weights[name], rtol=0, atol=5e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])
@@ -184,6 +273,7 @@ def test_layer_rates_fall_from_the_head_down(tiny_encoder):
         make_optimizer(config, relative_rates=rates),
         start,
         [jax.tree.map(jnp.ones_like, start)],
+        weight_decay=0.0,
     )
     steps = jax.tree.map(lambda a, b: np.asarray(a - b), start, moved)
     for leaf in jax.tree.leaves(steps["encoder"]["layers"]):
@@ -208,7 +298,7 @@ def test_lamb_on_stacked_layers_is_optax_lamb_on_the_layers_one_by_one(tiny_enco
         for _ in range(4)
     ]
     rate = learning_rate_schedule(config, 9)
-    ours, _ = descend(make_optimizer(config), start, gradients, rate)
+    ours, _ = descend(make_optimizer(config), start, gradients, rate, weight_decay=0.1)
 
     def unstack(tree: Any) -> Any:
         layers = tree["encoder"]["layers"]

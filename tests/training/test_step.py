@@ -21,7 +21,7 @@ from bert_jax.objectives.losses import (
     make_task_loss,
     mean,
 )
-from bert_jax.objectives.masking import MaskVocabulary, mask_rate, mask_tokens
+from bert_jax.objectives.masking import MaskVocabulary, mask_tokens
 from bert_jax.training import step as training
 from bert_jax.training.optimizer import make_optimizer
 from bert_jax.training.state import (
@@ -57,8 +57,7 @@ def prepare_fn(config: EncoderConfig) -> training.PrepareFn:
     starts = np.ones(config.vocab_size, bool)
     vocabulary = MaskVocabulary(SPECIAL_IDS, MASK, config.vocab_size, starts)
 
-    def prepare(batch: Any, key: jax.Array, step: jax.Array | int) -> Any:
-        rate = mask_rate(masking, step, 1)
+    def prepare(batch: Any, key: jax.Array, rate: jax.Array) -> Any:
         return mask_tokens(batch, key, rate, masking, vocabulary=vocabulary)
 
     return prepare
@@ -179,26 +178,28 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
         for key in (batch["key"], dropout_key):  # masks and dropout are the same on every device
             assert str(jax.random.key_impl(key)) == "threefry2x32"
         bits = [jax.random.key_data(key) for key in (dropout_key, batch["key"])]
-        return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1], "step": batch["step"][None]}
+        return jnp.zeros(()), {"dropout": bits[0], "rows": bits[1], "rate": batch["rate"][None]}
 
-    def prepare(batch: Any, key: jax.Array, step: Any) -> Any:
-        return batch | {"key": key, "step": jnp.int32(step)}
+    def prepare(batch: Any, key: jax.Array, rate: jax.Array) -> Any:
+        return batch | {"key": key, "rate": rate}
 
     step = training.make_train_step(loss_fn, prepare, tx, abstract)
     state, batch = start(model, tx, abstract), place(make_batch(tiny_encoder), mesh)
-    seen, names = [], {"dropout", "rows", "step"}
+    seen, names, run = [], {"dropout", "rows", "rate"}, run_inputs()
+    rates = np.float32([0.1, 0.2, 0.3])
+    run = run._replace(settings=run.settings._replace(mask_rate=rates))
     for _ in range(3):
-        state, totals = step(state, batch, run_inputs())
+        state, totals = step(state, batch, run)
         seen.append({name: tuple(np.asarray(totals[name])) for name in names})
     assert len({bits["dropout"] for bits in seen}) == 3
     assert len({bits["rows"] for bits in seen}) == 1
     assert seen[0]["dropout"] != seen[0]["rows"]
-    # What is prepared knows the finished steps; an evaluation is always of the first.
-    assert [bits["step"] for bits in seen] == [(0,), (1,), (2,)]
-    only_the_step: Any = lambda params, batch, key: {"step": batch["step"]}  # noqa: E731
-    nothing = Loss(only_the_step, lambda batch: {}, {})
-    totals = training.make_eval_step(nothing, prepare)(state.params, batch, run_key(0))
-    assert totals["step"] == 0
+    # What is prepared knows the rate of masking of the step; an evaluation has one of its own.
+    assert [bits["rate"] for bits in seen] == [(rate,) for rate in rates]
+    only_the_rate: Any = lambda params, batch, key: {"rate": batch["rate"]}  # noqa: E731
+    nothing = Loss(only_the_rate, lambda batch: {}, {})
+    totals = training.make_eval_step(nothing, prepare, 0.25)(state.params, batch, run_key(0))
+    assert totals["rate"] == 0.25
 
 
 def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
@@ -206,7 +207,7 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
     prepare = prepare_fn(tiny_encoder)
     params = random_params(PretrainingModel(still), with_targets(batch))
     evaluate, without_dropout = (
-        training.make_eval_step(make_pretraining_loss(PretrainingModel(config)), prepare)
+        training.make_eval_step(make_pretraining_loss(PretrainingModel(config)), prepare, 0.15)
         for config in (tiny_encoder, still)
     )
     totals = evaluate(params, batch, key)

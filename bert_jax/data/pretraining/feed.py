@@ -17,12 +17,12 @@ class Cursor(NamedTuple):
     """Position in the data of a run: that of the next row to read. Checkpoints store it."""
 
     phase: int
-    row: int  # of the phase
+    row: int  # of the stream that the phase reads
     positions: tuple[Position, ...]  # in each corpus, in the order of the config
 
     @classmethod
     def at_start(cls, phase: int, corpora: int) -> "Cursor":
-        """Returns the cursor at the begin of a phase."""
+        """Returns the cursor at the begin of a phase with a stream of its own."""
         return cls(phase, 0, (START,) * corpora)
 
     @classmethod
@@ -61,13 +61,13 @@ class PhaseRows:
                 phase.data,
                 row_format,
                 seed=seed,
-                phase=phase.number,
+                phase=phase.stream,
                 number=number,
                 start=position,
             )
             for number, (corpus, position) in enumerate(zip(corpora, start.positions, strict=True))
         ]
-        self._mixture = Mixture(weights, seed=seed, phase=phase.number)
+        self._mixture = Mixture(weights, seed=seed, phase=phase.stream)
         self._phase, self._start = phase.number, start.row
         self._before = self._mixture.before(start.row)
 
@@ -121,7 +121,7 @@ class Feed:
         cursor = self._cursor
         for phase in self._phases[cursor.phase :]:
             if phase.number > cursor.phase:
-                cursor = Cursor.at_start(phase.number, len(cursor.positions))
+                cursor = self.cursor(phase.first_step)
             first_step = max(self._first_step, phase.first_step)
             rows = self._open_rows(phase, cursor)
             self._opened.append((phase, first_step, rows))
@@ -137,10 +137,15 @@ class Feed:
     def cursor(self, step: int) -> Cursor:
         """Returns the cursor after a step whose batch has been read."""
         for phase, first_step, rows in reversed(self._opened):
-            if step == phase.end_step and phase is not self._phases[-1]:
-                return Cursor.at_start(phase.number + 1, len(self._cursor.positions))
-            if step >= first_step:
-                return rows.cursor((step - first_step) * phase.batch_size)
+            if step < first_step:
+                continue
+            cursor = rows.cursor((step - first_step) * phase.batch_size)
+            if step < phase.end_step or phase is self._phases[-1]:
+                return cursor
+            following = self._phases[phase.number + 1]
+            if following.stream == phase.stream:
+                return cursor._replace(phase=following.number)
+            return Cursor.at_start(following.number, len(cursor.positions))
         return self._cursor
 
     def rows_of(self, step: int) -> str:

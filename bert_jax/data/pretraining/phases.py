@@ -3,7 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
-from bert_jax.config import PhaseConfig, PretrainConfig, PretrainDataConfig
+from bert_jax.config import (
+    EncoderConfig,
+    MaskingConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+    Schedule,
+)
 from bert_jax.errors import UserError
 
 _TOKENS_PER_EXAMPLE = 32  # decides N where the config does not
@@ -11,13 +19,33 @@ _TOKENS_PER_EXAMPLE = 32  # decides N where the config does not
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of a run in which all batches have one shape."""
+    """A part of a run in which all batches have one shape.
 
-    number: int  # from 0
-    first_step: int  # number of steps finished when it begins
-    end_step: int  # number of steps finished when it ends
-    batch_size: int  # B
-    data: PretrainDataConfig  # with the phase's T and N
+    Attributes:
+      number: from 0.
+      first_step: number of steps finished when it begins.
+      end_step: number of steps finished when it ends.
+      batch_size: B.
+      data: with the phase's T and N.
+      stream: number of the first phase of those, one after another, that read on in one stream.
+      encoder: with what the phase changes.
+      masking: the same.
+      optimizer: the same; its schedule is the run's, or, with `own_schedule`, over the phase alone.
+      own_schedule: True if the phase has a schedule.
+      own_mask_rate: True if the phase has a rate of masking.
+    """
+
+    number: int
+    first_step: int
+    end_step: int
+    batch_size: int
+    data: PretrainDataConfig
+    stream: int
+    encoder: EncoderConfig
+    masking: MaskingConfig
+    optimizer: OptimizerConfig
+    own_schedule: bool
+    own_mask_rate: bool
 
 
 def with_length(data: PretrainDataConfig, length: int) -> PretrainDataConfig:
@@ -35,19 +63,62 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
     Raises:
       UserError: if a phase is shorter than a step.
     """
-    phases, share, begin = [], 0.0, 0
-    for number, phase in enumerate(config.phases or [PhaseConfig()]):
-        share += phase.share
-        end = round(share * config.steps)
+    phases: list[Phase] = []
+    share = 0.0
+    for number, own in enumerate(config.phases or [PhaseConfig()]):
+        share += own.share
+        begin, end = phases[-1].end_step if phases else 0, round(share * config.steps)
         if end <= begin:
             raise UserError(
-                f"--config.phases[{number}].share={phase.share} of steps={config.steps} is less"
+                f"--config.phases[{number}].share={own.share} of steps={config.steps} is less"
                 " than one step: raise one of them"
             )
-        data = with_length(config.data, phase.length or config.data.length)
-        phases.append(Phase(number, begin, end, phase.batch_size or config.batch_size, data))
-        begin = end
+        data = with_length(config.data, own.length or config.data.length)
+        reads_on = bool(phases) and phases[-1].data.length == data.length
+        phases.append(
+            Phase(
+                number=number,
+                first_step=begin,
+                end_step=end,
+                batch_size=own.batch_size or config.batch_size,
+                data=data,
+                stream=phases[-1].stream if reads_on else number,
+                encoder=_encoder(config.encoder, own),
+                masking=_masking(config.masking, own),
+                optimizer=_optimizer(config.optimizer, own),
+                own_schedule=own.schedule is not Schedule.OF_RUN,
+                own_mask_rate=own.mask_rate > 0,
+            )
+        )
     return phases
+
+
+def _encoder(config: EncoderConfig, own: PhaseConfig) -> EncoderConfig:
+    window = config.window if own.window == -1 else own.window
+    return dataclasses.replace(
+        config,
+        rope_theta=own.rope_theta or config.rope_theta,
+        window=window,
+        rope_theta_local=config.rope_theta_local if window else 0.0,
+        global_every=config.global_every if window else 0,
+    )
+
+
+def _masking(config: MaskingConfig, own: PhaseConfig) -> MaskingConfig:
+    if not own.mask_rate:
+        return config
+    return dataclasses.replace(config, rate=own.mask_rate, final_rate=0.0)
+
+
+def _optimizer(config: OptimizerConfig, own: PhaseConfig) -> OptimizerConfig:
+    own_schedule = own.schedule is not Schedule.OF_RUN
+    return dataclasses.replace(
+        config,
+        learning_rate=own.learning_rate or config.learning_rate,
+        schedule=own.schedule if own_schedule else config.schedule,
+        warmup_steps=0 if own_schedule else config.warmup_steps,
+        weight_decay=config.weight_decay if own.weight_decay == -1 else own.weight_decay,
+    )
 
 
 def phase_of(phases: Sequence[Phase], step: int) -> Phase:

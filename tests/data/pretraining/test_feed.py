@@ -1,5 +1,6 @@
 """Phases and corpora joined into the batches of a run, and taken up again anywhere."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -151,6 +152,45 @@ def test_cursors_after_a_resume_are_those_of_the_unbroken_run(corpora) -> None:
     cursors = [whole.cursor(step) for step, _ in enumerate(whole, start=1)]
     rest = feed(corpora, first_step=10, cursor=cursors[9])
     assert [rest.cursor(step) for step, _ in enumerate(rest, start=11)] == cursors[10:]
+
+
+GROWING = dataclasses.replace(
+    CONFIG,
+    phases=[
+        PhaseConfig(share=0.2, batch_size=2),
+        PhaseConfig(share=0.2, batch_size=4),
+        PhaseConfig(share=0.2),
+        PhaseConfig(share=0.4, length=40, batch_size=4),
+    ],
+)
+
+
+def test_a_batch_that_grows_reads_on_in_one_stream(corpora) -> None:
+    batches = batches_of(feed(corpora, config=GROWING))
+    sizes = [2] * 6 + [4] * 6 + [8] * 6 + [4] * 12
+    assert [len(batch["token_ids"]) for batch in batches] == sizes
+    # The rows of the first three phases are those of one phase, in their order.
+    rows = sum(sizes[:18])
+    steady = batches_of(feed(corpora, config=CONFIG))[: rows // 8 + 1]
+    joined, expected = (
+        {name: np.concatenate([batch[name] for batch in each])[:rows] for name in each[0]}
+        for each in (batches[:18], steady)
+    )
+    assert_equal_batches([joined], [expected])
+
+
+def test_a_batch_that_grows_is_taken_up_again_at_any_step(corpora) -> None:
+    whole = feed(corpora, config=GROWING)
+    batches, cursors = [], [whole.cursor(0)]
+    for step, (_, batch) in enumerate(whole, start=1):
+        batches.append(batch)
+        cursors.append(whole.cursor(step))
+    assert [cursor.phase for cursor in cursors] == [0] * 6 + [1] * 6 + [2] * 6 + [3] * 13
+    assert cursors[18] == Cursor.at_start(3, len(corpora))
+    for step, cursor in enumerate(cursors[:-1]):
+        rest = feed(corpora, config=GROWING, first_step=step, cursor=cursor)
+        assert_equal_batches(batches_of(rest), batches[step:])
+        assert rest.cursor(len(batches)) == cursors[-1]
 
 
 def test_static_copies_come_again(corpora) -> None:
