@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app
 
@@ -56,7 +57,7 @@ def gradients(
 
         @jax.jit
         def gradient(params, batch):
-            batch = prepare(batch, run_key(0), np.float32(masking.rate))
+            batch = prepare(batch, run_key(0), jnp.float32(masking.rate))
             return jax.value_and_grad(loss, has_aux=True)(params, batch, run_key(1))
 
         (value, _), grads = jax.device_get(gradient(params, batch))

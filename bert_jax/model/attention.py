@@ -117,7 +117,7 @@ def _by_block(
     keys: Tokens,
 ) -> jax.Array:
     """Computes `attend` for a block of queries after another."""
-    rows, length, *heads = query.shape
+    rows, length = query.shape[:2]
     blocks = -(-length // _BLOCK)
 
     def cut(x: jax.Array) -> jax.Array:
@@ -133,7 +133,8 @@ def _by_block(
     places = jnp.broadcast_to(queries.places, queries.examples.shape)
     cut_queries = Tokens(cut(queries.examples), cut(places))
     out = jax.lax.map(attend_block, (jnp.arange(blocks), cut(query), cut_queries))
-    return jnp.moveaxis(out, 0, 1).reshape(rows, blocks * _BLOCK, *heads)[:, :length]
+    out = jnp.moveaxis(out, 0, 1)
+    return out.reshape(rows, blocks * _BLOCK, *out.shape[3:])[:, :length]
 
 
 def _attend(
