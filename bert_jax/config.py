@@ -325,6 +325,7 @@ class PretrainConfig:
         default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
     )
     sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
+    average_decay: float = 0.0  # of a moving average of the parameters, kept too; 0: none is kept
     batch_size: int = 256  # B, rows in the global batch
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
     steps: int = 1_000_000
@@ -588,6 +589,7 @@ def _validate_pretraining(config: PretrainConfig) -> None:
         )
     _validate_phases(config)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
+    _rate("average_decay", config.average_decay, below_one=True)
     _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)

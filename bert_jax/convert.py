@@ -3,6 +3,7 @@
     python -m bert_jax.convert --from=hf:DIR --to=CHECKPOINT
     python -m bert_jax.convert --from=tf1:uncased_L-12_H-768_A-12/bert_model.ckpt --to=CHECKPOINT
     python -m bert_jax.convert --from=runs/base --to=hf:DIR
+    python -m bert_jax.convert --average=RUN/checkpoints/8000,RUN/checkpoints/9000 --to=CHECKPOINT
 
 A checkpoint is a directory that `finetune`, `predict`, `evaluate` and `pretrain --init` take. After
 the conversion both models run on the same sentences, where the other library is installed, and the
@@ -14,9 +15,16 @@ from collections.abc import Sequence
 from absl import flags
 
 from bert_jax.cli import app
+from bert_jax.errors import UserError
 
 _FROM = flags.DEFINE_string(
     "from", None, "the model: hf:DIR, tf1:PREFIX, or a run or RUN/checkpoints/STEP"
+)
+_AVERAGE = flags.DEFINE_string(
+    "average",
+    "",
+    "instead of --from: checkpoints A,B,... whose parameters to average; of a single one, the"
+    " moving average that its run kept (config.average_decay)",
 )
 _TO = flags.DEFINE_string("to", None, "a new directory: of a checkpoint, or hf:DIR")
 _TOKENIZER = flags.DEFINE_string(
@@ -36,8 +44,15 @@ _SENTENCES = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
     """Converts into a directory beside the target, which is renamed when it is complete."""
-    source = app.require("from", _FROM.value, "hf:DIR")
     target = app.require("to", _TO.value, "runs/imported")
+    if _AVERAGE.value:
+        if _FROM.value:
+            raise UserError(f"--average={_AVERAGE.value} --from={_FROM.value}: give one of the two")
+        with app.imports():
+            from bert_jax.interop.average import average
+        average(_AVERAGE.value, target)
+        return
+    source = app.require("from", _FROM.value, "hf:DIR")
     with app.imports():
         from bert_jax.interop.conversion import ImportOptions, convert
     options = ImportOptions(_TOKENIZER.value, _PAIRS.value, _PADDED.value)

@@ -5,6 +5,7 @@ also exactly, without optimizer state and step.
 
     CHECKPOINTS/STEP/params/     one array for each parameter
     CHECKPOINTS/STEP/opt_state/  the optimizer state; an imported checkpoint has none
+    CHECKPOINTS/STEP/average/    the moving average of the parameters, of a run that keeps one
     CHECKPOINTS/STEP/metadata/   JSON: config, tokenizer, data cursor, fingerprints, versions
 """
 
@@ -36,6 +37,7 @@ from bert_jax.objectives.losses import Params
 from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"  # in the directory of a run
+AVERAGE = "average"  # the item of the moving average
 _SCORE_ITEM = "metrics"  # as Orbax calls it
 DAMAGED = "damaged"  # in the directory of a run: checkpoints that were set aside
 CHECKPOINT_FORMAT = 2  # written into the metadata; a later one is refused
@@ -100,6 +102,8 @@ class Checkpoints:
         arrays = {"params": state.params}
         if state.opt_state is not None:
             arrays["opt_state"] = state.opt_state
+        if state.average is not None:
+            arrays[AVERAGE] = state.average
         metadata = metadata | {
             "format": CHECKPOINT_FORMAT,
             "step": step,
@@ -294,7 +298,7 @@ def _reason(error: Exception) -> str:
 
 
 def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
-    """Restores parameters, optimizer state and step, exactly.
+    """Restores parameters, optimizer state, step and, where there is one, average, exactly.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
@@ -307,11 +311,14 @@ def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
     params = _restore(checkpoint, "params", abstract.params, metadata)
     opt_state = _restore(checkpoint, "opt_state", abstract.opt_state, metadata)
     step = jax.device_put(jnp.asarray(metadata["step"], jnp.int32), abstract.step.sharding)
-    return TrainState(step, params, opt_state)
+    average = None
+    if abstract.average is not None:
+        average = _restore(checkpoint, AVERAGE, abstract.average, metadata)
+    return TrainState(step, params, opt_state, average)
 
 
 def restore_groups(
-    checkpoint: pathlib.Path, abstract_params: Params, groups: Iterable[str]
+    checkpoint: pathlib.Path, abstract_params: Params, groups: Iterable[str], item: str = "params"
 ) -> Params:
     """Restores named top-level parameter groups, exactly, and nothing else.
 
@@ -319,6 +326,7 @@ def restore_groups(
       checkpoint: CHECKPOINTS/STEP.
       abstract_params: shapes, dtypes and shardings of the receiving model's parameters.
       groups: such as ('encoder', 'pooler').
+      item: 'params', or AVERAGE for their moving average.
 
     Raises:
       UserError: if a name, a shape or a dtype in these groups differs, or any bit of an array.
@@ -326,7 +334,7 @@ def restore_groups(
     wanted = {group: abstract_params[group] for group in groups}
     if not wanted:
         return {}  # Orbax refuses an empty tree
-    return _restore(checkpoint, "params", wanted, read_metadata(checkpoint), partial=True)
+    return _restore(checkpoint, item, wanted, read_metadata(checkpoint), partial=True)
 
 
 def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def compile_step(step: AbstractStep) -> Footprint:
     """
     abstract = step.compiled.abstract
     arguments = {
-        "parameters": device_bytes(abstract.params),
+        "parameters": device_bytes((abstract.params, abstract.average)),
         "optimizer": device_bytes((abstract.step, abstract.opt_state)),
         "batch": device_bytes(step.batch),
     }

@@ -166,8 +166,18 @@ class HeldOut:
         rows = self._batches * wanted.batch_size
         return self._corpora.held_out(wanted.data, self._row_format(wanted), rows)
 
-    def __call__(self, step: int, params: Params) -> dict[str, float]:
-        """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them."""
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them.
+
+        Those of the moving average, where there is one, are `average_mlm_loss` and so on.
+        """
+        means = self._of_params(step, state.params)
+        if state.average is not None:
+            of_average = self._of_params(step, state.average)
+            means |= {f"average_{name}": value for name, value in of_average.items()}
+        return means
+
+    def _of_params(self, step: int, params: Params) -> dict[str, float]:
         phase = phase_of(self._phases, step)
         parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
         return evaluate(self._steps[phase.number], params, parts, self._key)
@@ -381,7 +391,7 @@ def pretrain(
                 log.started(clock, state)
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused("evaluation"):
-                    log.held_out(step, held_out(step, state.params))
+                    log.held_out(step, held_out(step, state))
             if step % config.checkpoint_steps == 0 or last:
                 with reports.paused("checkpoint"):
                     checkpoints.save(state, setup.metadata(step) | {"cursor": feed.cursor(step)})

@@ -161,7 +161,7 @@ def pretraining_steps(
             check_fused(phase.encoder, [each.data.length for each in phases], platform)
             attend = fused_attention(mesh, platform)
         model = PretrainingModel(phase.encoder, config.data.objective, attend)
-        abstract = abstract_state(model, tx, mesh)
+        abstract = abstract_state(model, tx, mesh, averages=config.average_decay > 0)
         loss = make_pretraining_loss(model, sentence_weight=config.sentence_loss_weight)
         train_step = make_train_step(
             loss,
@@ -169,6 +169,7 @@ def pretraining_steps(
             tx,
             abstract,
             config.micro_batches,
+            average_decay=config.average_decay,
             donate=not config.debug,
         )
         return CompiledStep(model, tx, abstract, config.steps, settings, loss, train_step)

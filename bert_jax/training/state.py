@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     step: Any  # int32 scalar, finished steps
     params: Any
     opt_state: Any
+    average: Any = None  # exponential moving average of `params`; None: none is kept
 
 
 class RunInputs(NamedTuple):
@@ -84,13 +85,16 @@ def abstract_params(model: nn.Module, mesh: Mesh) -> Params:
     return jax.tree.map(_placed, nn.unbox(variables)["params"], shardings)
 
 
-def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh, *, averages: bool = False
+) -> TrainState:
     """Returns the state's shapes, dtypes and shardings, without making it.
 
     Args:
       model: one of the models of `heads.py`.
       tx: the optimizer.
       mesh: from `sharding.make_mesh`.
+      averages: True if a moving average of the parameters is kept.
     """
     params = abstract_params(model, mesh)
     by_path = {path: leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -103,7 +107,7 @@ def abstract_state(model: nn.Module, tx: optax.GradientTransformation, mesh: Mes
 
     opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    return TrainState(step, params, opt_state)
+    return TrainState(step, params, opt_state, params if averages else None)
 
 
 def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -129,4 +133,6 @@ def init_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state))
     make = jax.jit(lambda p: (jnp.zeros((), jnp.int32), tx.init(p)), out_shardings=shardings)
     step, opt_state = make(params)
-    return TrainState(step, params, opt_state)
+    # A copy: a step's arguments must not share memory that is donated.
+    average = None if abstract.average is None else jax.tree.map(jnp.copy, params)
+    return TrainState(step, params, opt_state, average)

@@ -66,6 +66,7 @@ def make_update(
     gradient: GradientFn,
     prepare_fn: PrepareFn,
     tx: optax.GradientTransformation,
+    average_decay: float = 0.0,
 ) -> UpdateFn:
     """Returns the update of a run, to be compiled.
 
@@ -76,6 +77,8 @@ def make_update(
       gradient: of the loss.
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer, without the learning rate.
+      average_decay: of the moving average of the parameters, where the state has one; in the
+        first steps less, (1 + step) / (10 + step), so that it forgets the random values.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -95,13 +98,18 @@ def make_update(
         )
         updates = jax.tree.map(lambda update: -now.learning_rate * update, updates)
         params = unless_skipped(optax.apply_updates(state.params, updates), state.params)
+        average = None
+        if state.average is not None:
+            kept = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+            average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, state.average, params)
+            average = unless_skipped(average, state.average)
         opt_state = unless_skipped(opt_state, state.opt_state)
         one = jnp.ones(())
         totals |= {"loss": Total(value, one), "grad_norm": Total(norm, one)}
         totals = unless_skipped(totals, jax.tree.map(jnp.zeros_like, totals))
         totals["tokens"] = Total(jnp.sum(batch["example_ids"] > 0).astype(jnp.float32), one)
         totals["skipped"] = Total(1.0 - is_finite, one)
-        return TrainState(state.step + 1, params, opt_state), totals
+        return TrainState(state.step + 1, params, opt_state, average), totals
 
     return update
 
@@ -113,6 +121,7 @@ def make_train_step(
     abstract: TrainState,
     micro_batches: int = 1,
     *,
+    average_decay: float = 0.0,
     donate: bool = True,
 ) -> UpdateFn:
     """Returns the compiled update of a run; see `make_update`.
@@ -123,6 +132,7 @@ def make_train_step(
       tx: the optimizer.
       abstract: the state's shapes and shardings.
       micro_batches: that the batch is computed in, one after another, to save memory.
+      average_decay: as in `make_update`.
       donate: the new state takes the place of the one passed in, which must not be used again.
     """
     mesh = abstract.step.sharding.mesh
@@ -134,7 +144,7 @@ def make_train_step(
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        make_update(gradient, prepare_fn, tx),
+        make_update(gradient, prepare_fn, tx, average_decay),
         donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
         compiler_options=compiler_options(mesh),
