@@ -268,6 +268,10 @@ class MaskingConfig:
     strategy: MaskStrategy = MaskStrategy.TOKENS
     rate: float = 0.15  # share of an example's ordinary tokens that are predicted
     final_rate: float = 0.0  # rate of the last step, reached linearly; 0: the rate is constant
+    uniform_rate: bool = False  # True: each example draws its rate from 0 to 1; `rate` is not read
+    weigh_by_rate: bool = (
+        False  # True: losses count 1 / rate, as in masked diffusion (LLaDA)
+    )
     mask_share: float = 0.8  # of those, replaced by [MASK]
     random_share: float = 0.1  # of those, replaced by a random token; the rest is kept
     span_stop_rate: float = 0.2  # chance that a span ends after each of its words
@@ -687,12 +691,23 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
             f" random_share={config.random_share} add up to more than 1: lower one of them"
         )
     _at_least("masking.span_longest", config.span_longest, 1)
+    if config.uniform_rate and config.final_rate:
+        raise UserError(
+            f"--config.masking.final_rate={config.final_rate} is of a rate that all examples share:"
+            " set it to 0, or masking.uniform_rate=False"
+        )
     strategy = config.strategy
     if encoder.causal and strategy is not MaskStrategy.NEXT_TOKEN:
         raise UserError(
             f"--config.masking.strategy={strategy.value} hides what a causal encoder cannot look"
             " ahead for: set masking.strategy=next_token, or encoder.causal=False"
         )
+    for name in ("uniform_rate", "weigh_by_rate"):
+        if strategy is MaskStrategy.NEXT_TOKEN and getattr(config, name):
+            raise UserError(
+                f"--config.masking.{name}=True: masking.strategy=next_token hides nothing: leave it"
+                " out"
+            )
     if strategy is MaskStrategy.NEXT_TOKEN and not encoder.causal:
         raise UserError(
             "--config.masking.strategy=next_token asks for tokens that the encoder can see: set"

@@ -106,29 +106,39 @@ class PretrainingModel(nn.Module):
     objective: SentenceObjective = SentenceObjective.NSP
     attend: AttentionFn = attention
 
-    @nn.compact
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config, self.attend)
+        self.mlm_head = MaskedLMHead(self.config)
+        if self.objective is not SentenceObjective.NONE:
+            if self.config.pooler is PoolerKind.TANH:
+                self.pooler = Pooler(self.config)
+            setattr(self, f"{self.objective.value}_head", SentenceHead(self.config))
+
     def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
         """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
-        encoder = Encoder(self.config, self.attend, name="encoder")
-        mlm_head = MaskedLMHead(self.config, name="mlm_head")
+        masked, sentence = self.read(batch, deterministic=deterministic)
+        return PretrainingLogits(self.score_tokens(masked), sentence)
+
+    def read(self, batch: Batch, *, deterministic: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the vectors at `mlm_positions`, [B, M, D], and the logits of the pair."""
         masked_positions, pool_positions = batch["mlm_positions"], batch["pool_positions"]
         if self.objective is SentenceObjective.NONE:
-            masked = encoder(batch, masked_positions, deterministic=deterministic)
-            return PretrainingLogits(mlm_head(masked, encoder.embeddings.tokens), None)
+            return self.encoder(batch, masked_positions, deterministic=deterministic), None
         if self.config.pooling is InputPooling.MEAN:
-            x = encoder(batch, deterministic=deterministic)
+            x = self.encoder(batch, deterministic=deterministic)
             masked = gather_positions(x, masked_positions)
             pooled = example_means(x, batch).astype(x.dtype)
         else:
             output_positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
-            x = encoder(batch, output_positions, deterministic=deterministic)
+            x = self.encoder(batch, output_positions, deterministic=deterministic)
             masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
         if self.config.pooler is PoolerKind.TANH:
-            pooled = Pooler(self.config, name="pooler")(pooled)
-        sentence_head = SentenceHead(self.config, name=f"{self.objective.value}_head")
-        return PretrainingLogits(
-            mlm=mlm_head(masked, encoder.embeddings.tokens), sentence=sentence_head(pooled)
-        )
+            pooled = self.pooler(pooled)
+        return masked, getattr(self, f"{self.objective.value}_head")(pooled)
+
+    def score_tokens(self, x: jax.Array) -> jax.Array:
+        """Maps vectors of tokens, [B, M, D], to float32 logits [B, M, V]."""
+        return self.mlm_head(x, self.encoder.embeddings.tokens)
 
 
 class TaskModel(nn.Module):

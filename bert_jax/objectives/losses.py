@@ -18,6 +18,8 @@ from bert_jax.model.heads import PretrainingModel
 
 Params = dict[str, Any]
 
+_CHUNK = 64  # slots of a row whose vocabulary is scored at once, where nearly all have one
+
 
 class Total(NamedTuple):
     """A sum over the global batch and the weight that it covers; float32 scalars."""
@@ -114,14 +116,17 @@ def make_pretraining_loss(model: PretrainingModel, *, sentence_weight: float = 1
     if positive:
         factors[f"{name}_loss"] = sentence_weight
 
+    def score(params: Params, x: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x, method=model.score_tokens)  # pyright: ignore
+
     def totals_of(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
-        logits = _apply(model, params, batch, dropout_key)
-        mlm = logits.mlm, batch["mlm_labels"], batch["mlm_weights"]
-        totals = {f"{tokens}_loss": cross_entropy(*mlm), f"{tokens}_accuracy": accuracy(*mlm)}
-        if logits.sentence is None:
+        x, pair = _apply(model, params, batch, dropout_key, method=model.read)
+        loss, right = token_totals(functools.partial(score, params), x, batch)
+        totals = {f"{tokens}_loss": loss, f"{tokens}_accuracy": right}
+        if pair is None:
             return totals
         labels, weights = batch["labels"], batch["weights"]
-        sentence = logits.sentence, labels, weights
+        sentence = pair, labels, weights
         return totals | {
             f"{name}_loss": cross_entropy(*sentence),
             f"{name}_accuracy": accuracy(*sentence),
@@ -133,6 +138,45 @@ def make_pretraining_loss(model: PretrainingModel, *, sentence_weight: float = 1
         return {each: jnp.sum(weights[each]) for each in factors}
 
     return Loss(totals_of, weights_of, factors)
+
+
+def token_totals(
+    score: Callable[[jax.Array], jax.Array], x: jax.Array, batch: Batch
+) -> tuple[Total, Total]:
+    """Returns cross-entropy and accuracy of the language model.
+
+    Where many tokens of a row have a slot, the vocabulary is scored for some of them at a time, and
+    again in the backward pass: logits of all, [B, T, V], are never there.
+
+    Args:
+      score: [B, m, D] -> logits [B, m, V].
+      x: [B, M, D], the vectors of the slots.
+      batch: `mlm_labels` [B, M] int32, `mlm_weights` [B, M] float32.
+    """
+    fields = x, batch["mlm_labels"], batch["mlm_weights"]
+    slots = x.shape[1]
+
+    def totals(x: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[Total, Total]:
+        logits = score(x)
+        return cross_entropy(logits, labels, weights), accuracy(logits, labels, weights)
+
+    if slots <= batch["token_ids"].shape[1] // 2:
+        return totals(*fields)
+    chunks = -(-slots // _CHUNK)
+
+    def cut(field: jax.Array) -> jax.Array:
+        """Fills up with slots of weight 0, and returns [chunks, B, m, ...]."""
+        filling = [(0, 0), (0, chunks * _CHUNK - slots), *[(0, 0)] * (field.ndim - 2)]
+        field = jnp.pad(field, filling)
+        return jnp.moveaxis(field.reshape(len(field), chunks, _CHUNK, *field.shape[2:]), 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def add(sums: tuple[Total, Total], chunk: tuple[jax.Array, ...]) -> Any:
+        return jax.tree.map(jnp.add, sums, totals(*chunk)), None
+
+    zero = jnp.zeros((), jnp.float32)
+    sums = Total(zero, zero), Total(zero, zero)
+    return jax.lax.scan(add, sums, tuple(map(cut, fields)))[0]
 
 
 def make_task_loss(
@@ -233,8 +277,13 @@ def span_totals(logits: jax.Array, batch: Batch) -> Totals:
     return {"loss": loss, "accuracy": Total(jnp.sum(right * weights), weight)}
 
 
-def _apply(model: nn.Module, params: Params, batch: Batch, dropout_key: jax.Array | None) -> Any:
-    if dropout_key is None:
-        return model.apply({"params": params}, batch, deterministic=True)
-    rngs = {"dropout": dropout_key}
-    return model.apply({"params": params}, batch, deterministic=False, rngs=rngs)
+def _apply(
+    model: nn.Module,
+    params: Params,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+    method: Any = None,
+) -> Any:
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    is_still = dropout_key is None
+    return model.apply({"params": params}, batch, deterministic=is_still, rngs=rngs, method=method)

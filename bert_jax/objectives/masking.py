@@ -22,6 +22,8 @@ from bert_jax.config import MaskingConfig, MaskStrategy
 # the length of a word, so three suffice.
 _MORE_ROUNDS = 3
 
+_RATE_STREAM = 4  # what a row's key is folded with to draw rates
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskVocabulary:
@@ -54,7 +56,7 @@ def masked_slots(length: int, examples: int, config: MaskingConfig) -> int:
 
     Each example has at most rate x tokens + 1 targets, save where its shortest word has more.
     """
-    if config.strategy is MaskStrategy.NEXT_TOKEN:
+    if config.strategy is MaskStrategy.NEXT_TOKEN or config.uniform_rate:
         return length
     rate = max(config.rate, config.final_rate)
     return min(-(-(math.ceil(rate * length) + examples) // 8) * 8, length)
@@ -77,13 +79,17 @@ def mask_tokens(
     A target is replaced by [MASK], by a random ordinary token, or left as it is, which is decided
     once for a span; its label is the original token in all three cases.
 
+    With `uniform_rate` each example draws a rate of its own. With `weigh_by_rate` a target weighs
+    the ordinary tokens of its example over its targets, so that those weigh as much as the tokens.
+
     With NEXT_TOKEN, each token that has another one of its example after it has that for a label,
     in the slot of its own place, and nothing is hidden.
 
     Args:
       batch: with `token_ids`, `example_ids` [B, T], `pool_positions` [B, N], `row_ids` [B, 2].
       key: the run's masking key.
-      rate: float32 scalar, at most the larger of the two of `config`; see `mask_rate`.
+      rate: float32 scalar, at most the larger of the two of `config`; see `mask_rate`. Not read
+        with `uniform_rate`.
       config: the strategy and its shares.
       vocabulary: of the tokenizer.
 
@@ -139,6 +145,8 @@ def _mask_row(
     is_special = functools.reduce(jnp.logical_or, [token_ids == i for i in vocabulary.special_ids])
     owner = jnp.where(is_special, 0, example_ids)
 
+    if config.uniform_rate:
+        rate = jax.random.uniform(jax.random.fold_in(key, _RATE_STREAM), (examples + 1,))
     counts = jnp.sum(_members(owner, examples), axis=1, dtype=jnp.int32)
     quotas = jnp.round(rate * counts.astype(jnp.float32)).astype(jnp.int32)
     quotas = jnp.where(counts > 0, jnp.maximum(quotas, 1), 0)
@@ -149,9 +157,9 @@ def _mask_row(
     chosen = _choose([units] + more * [parts], parts.owner, quotas, draws)
 
     positions = jnp.sort(chosen)[:slots]
-    weights = positions < length
-    positions = jnp.where(weights, positions, 0)
-    labels = jnp.where(weights, token_ids[positions], 0)
+    is_used = positions < length
+    positions = jnp.where(is_used, positions, 0)
+    labels = jnp.where(is_used, token_ids[positions], 0)
 
     if config.strategy is MaskStrategy.SPANS:
         action = jax.random.uniform(action_key, (length,))[units.first[positions]]
@@ -164,12 +172,17 @@ def _mask_row(
         jnp.where(action < config.mask_share + config.random_share, ordinary, labels),
     )
     # Unused slots write outside the row, which drops them.
-    targets = jnp.where(weights, positions, length)
+    targets = jnp.where(is_used, positions, length)
+    weights = is_used.astype(jnp.float32)
+    if config.weigh_by_rate:
+        owners = jnp.where(is_used, owner[positions], 0)
+        found = jnp.zeros_like(counts).at[owners].add(1)
+        weights *= (counts / jnp.maximum(found, 1))[owners]
     return {
         "token_ids": token_ids.at[targets].set(replaced, mode="drop"),
         "mlm_positions": positions,
         "mlm_labels": labels,
-        "mlm_weights": weights.astype(jnp.float32),
+        "mlm_weights": weights,
     }
 
 

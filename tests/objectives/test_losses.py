@@ -1,5 +1,6 @@
 """Losses: against NumPy, and as sums that add."""
 
+import dataclasses
 import functools
 
 import jax
@@ -255,3 +256,31 @@ def test_a_head_on_given_features_is_the_head_on_the_encoder(tiny_encoder):
     apply = functools.partial(model.apply, {"params": params}, deterministic=True)
     features = apply(batch, method="features")
     np.testing.assert_array_equal(apply(batch | {"features": features}), apply(batch))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_scoring_some_slots_at_a_time_changes_no_sum(tiny_encoder, tied, monkeypatch):
+    model = PretrainingModel(dataclasses.replace(tiny_encoder, mlm_tied=tied))
+    batch = with_targets(make_batch(tiny_encoder))  # every position is a slot
+    params = random_params(model, batch)
+    loss = losses.make_pretraining_loss(model)
+    slots = batch["mlm_labels"].shape[1]
+
+    def gradient() -> tuple:
+        return jax.jit(jax.value_and_grad(lambda p: loss(p, batch, run_key(0)), has_aux=True))(
+            params
+        )
+
+    monkeypatch.setattr(losses, "_CHUNK", 5)
+    assert slots % 5  # the last chunk is not full
+    (value, totals), grads = gradient()
+    text = str(jax.make_jaxpr(lambda p: loss(p, batch, None)[0])(params))
+    rows, size = len(batch["token_ids"]), tiny_encoder.vocab_size
+    assert f"{rows},5,{size}" in text and f"{rows},{slots},{size}" not in text
+    monkeypatch.setattr(losses, "_CHUNK", slots)
+    (whole, whole_totals), whole_grads = gradient()
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    for name, total in totals.items():
+        np.testing.assert_allclose(total, whole_totals[name], rtol=1e-6, err_msg=name)
+    for one, other in zip(*map(jax.tree.leaves, (grads, whole_grads)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)

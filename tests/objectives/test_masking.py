@@ -601,3 +601,51 @@ def test_the_last_place_of_a_full_row_predicts_nothing():
     batch["example_ids"][:] = 1
     weights = mask(batch, strategy=NEXT_TOKEN)["mlm_weights"]
     np.testing.assert_array_equal(weights.sum(axis=0), [4] * 29 + [0])
+
+
+# --- a rate for each example, as masked diffusion has it
+
+
+def shares_of_examples(batch: Batch, masked: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns tokens, targets and weight of each example that has ordinary tokens."""
+    found = []
+    weights = np.zeros(masked["token_ids"].shape)
+    rows, slots = np.nonzero(masked["mlm_weights"])
+    weights[rows, masked["mlm_positions"][rows, slots]] = masked["mlm_weights"][rows, slots]
+    for example in range(1, 4):
+        own = (batch["example_ids"] == example) & ordinary(batch)
+        parts = [each.sum(axis=1) for each in (own, own & targets(masked), own * weights)]
+        found.append(np.stack(parts, axis=1)[parts[0] > 0])
+    tokens, hidden, weight = np.concatenate(found).T
+    return tokens, hidden, weight
+
+
+@hiding
+def test_each_example_draws_its_rate_evenly_and_weighs_as_much_as_its_tokens(strategy):
+    batch = make_rows(4_000, length=192)
+    masked = mask(batch, strategy=strategy, uniform_rate=True, weigh_by_rate=True)
+    tokens, hidden, weight = shares_of_examples(batch, masked)
+    np.testing.assert_allclose(weight, tokens, rtol=1e-5)
+    assert hidden.min() == 1 and (hidden == tokens).any()
+    long = tokens > 40
+    if strategy is TOKENS:
+        assert stats.kstest(hidden[long] / tokens[long], "uniform").statistic < 0.03
+    assert abs((hidden[long] / tokens[long]).mean() - 0.5) < 0.02
+    # Examples of one row do not share their rate.
+    one, other = ((batch["example_ids"] == n) & ordinary(batch) for n in (1, 2))
+    both = (one.sum(axis=1) > 20) & (other.sum(axis=1) > 20)
+    rates = [
+        (own & targets(masked)).sum(axis=1)[both] / own.sum(axis=1)[both] for own in (one, other)
+    ]
+    assert abs(np.corrcoef(*rates)[0, 1]) < 0.1
+
+
+def test_weights_without_rates_of_their_own_are_those_of_the_quota(batch):
+    masked = mask(batch, weigh_by_rate=True)
+    tokens, hidden, weight = shares_of_examples(batch, masked)
+    np.testing.assert_allclose(weight, tokens, rtol=1e-5)
+    np.testing.assert_array_equal(hidden, np.maximum(np.round(0.15 * tokens.astype(np.float32)), 1))
+
+
+def test_the_rows_have_a_slot_for_every_token():
+    assert masked_slots(128, 4, MaskingConfig(uniform_rate=True)) == 128
