@@ -254,7 +254,7 @@ class PhaseConfig:
     length: int = 0  # T; 0: data.length
     batch_size: int = 0  # B; 0: the run's
     learning_rate: float = 0.0  # the highest; 0: the run's
-    schedule: Schedule = Schedule.OF_RUN  # others: over the phase's steps, without a warm-up
+    schedule: Schedule = Schedule.OF_RUN  # others: over the phase's own steps
     weight_decay: float = -1.0  # -1: the run's
     mask_rate: float = 0.0  # 0: the run's
     rope_theta: float = 0.0  # 0: the encoder's
@@ -269,9 +269,7 @@ class MaskingConfig:
     rate: float = 0.15  # share of an example's ordinary tokens that are predicted
     final_rate: float = 0.0  # rate of the last step, reached linearly; 0: the rate is constant
     uniform_rate: bool = False  # True: each example draws its rate from 0 to 1; `rate` is not read
-    weigh_by_rate: bool = (
-        False  # True: losses count 1 / rate, as in masked diffusion (LLaDA)
-    )
+    weigh_by_rate: bool = False  # True: losses count 1 / rate, as in masked diffusion (LLaDA)
     mask_share: float = 0.8  # of those, replaced by [MASK]
     random_share: float = 0.1  # of those, replaced by a random token; the rest is kept
     span_stop_rate: float = 0.2  # chance that a span ends after each of its words
@@ -285,6 +283,7 @@ class OptimizerConfig:
     rule: Optimizer = Optimizer.ADAMW
     learning_rate: float = 1e-4  # the highest
     warmup_steps: int = 10_000
+    initial_share: float = 0.0  # of the highest rate, at step 0 of the warm-up
     schedule: Schedule = Schedule.LINEAR
     decay_share: float = 0.1  # of STABLE: part of the run
     final_share: float = 0.0  # of the highest rate, reached at the last step
@@ -670,7 +669,15 @@ def _validate_phase_rates(config: PretrainConfig) -> None:
     for number, phase in enumerate(config.phases):
         is_own = phase.learning_rate or phase.schedule is not Schedule.OF_RUN
         end = round(share * config.steps)
-        if number and is_own and end < optimizer.warmup_steps:
+        end_of_own = round((share + phase.share) * config.steps)
+        if not number and phase.schedule is not Schedule.OF_RUN:
+            if end_of_own <= optimizer.warmup_steps:
+                raise UserError(
+                    f"--config.optimizer.warmup_steps={optimizer.warmup_steps}: phases[0] ends"
+                    f" after step {end_of_own}, before its schedule begins: lower warmup_steps, or"
+                    " raise the phase's share"
+                )
+        elif number and is_own and end < optimizer.warmup_steps:
             raise UserError(
                 f"--config.optimizer.warmup_steps={optimizer.warmup_steps}: phases[{number - 1}]"
                 f" ends after step {end}, so that learning_rate={optimizer.learning_rate:g} is"
@@ -768,7 +775,8 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
         _rate(f"optimizer.{name}", getattr(config, name), below_one=True)
     _positive("optimizer.decay_share", config.decay_share)
     _rate("optimizer.decay_share", config.decay_share)
-    _rate("optimizer.final_share", config.final_share)
+    for name in ("initial_share", "final_share"):
+        _rate(f"optimizer.{name}", getattr(config, name))
     _rate("optimizer.momentum", config.momentum, below_one=True)
     if config.schedule is Schedule.OF_RUN:
         others = ", ".join(each.value for each in Schedule if each is not Schedule.OF_RUN)

@@ -1,7 +1,7 @@
 """ModernBERT at the size of BERT small: 4 layers of width 512."""
 
 import pretrain_modern_base
-from bert_jax.config import PretrainConfig
+from bert_jax.config import Optimizer, PretrainConfig, Schedule
 
 
 def get_config() -> PretrainConfig:
@@ -13,6 +13,9 @@ def get_config() -> PretrainConfig:
     config.encoder.mlp_width = 768
     config.encoder.max_length = 1_024
     config.phases = []
+    config.optimizer.rule, config.optimizer.clip_norm = Optimizer.ADAMW, 1.0
+    config.optimizer.decoupled_decay = False
+    config.optimizer.schedule = Schedule.STABLE
     config.batch_size = 256
     config.steps = 100_000
     config.optimizer.learning_rate = 1e-3

@@ -29,14 +29,15 @@ SettingsFn = Callable[[Any], StepSettings]
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Rises linearly from 0 in `warmup_steps`, then falls until `steps` as the config says.
+    """Rises linearly in `warmup_steps`, then falls until `steps` as the config says.
 
     Whatever the schedule, warm-up and fall together take `steps`: the floor, `final_share` of the
     highest rate, is reached there and not before.
     """
     rate, left, share = config.learning_rate, steps - config.warmup_steps, config.final_share
     floor = rate * share
-    warmup = optax.schedules.linear_schedule(0.0, rate, config.warmup_steps)
+    begin = rate * config.initial_share
+    warmup = optax.schedules.linear_schedule(begin, rate, config.warmup_steps)
     match config.schedule:
         case Schedule.LINEAR:
             fall = optax.schedules.linear_schedule(rate, floor, left)

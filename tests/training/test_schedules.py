@@ -73,6 +73,7 @@ HALF, NEAR = 90 / 180, 179 / 180
             {"schedule": Schedule.SQRT, "final_share": 0.2},
             {20: 1, 65: 0.6, 199: 0.2 + 0.8 * (1 - NEAR**0.5), 200: 0.2},
         ),
+        ({"initial_share": 0.25}, {0: 0.25, 10: 0.625, 20: 1, 110: 1 - HALF, 200: 0}),
         ({"schedule": Schedule.CONSTANT}, {0: 0, 19: 0.95, 20: 1, 110: 1, 199: 1}),
         (
             {"schedule": Schedule.STABLE, "decay_share": 0.1, "final_share": 0.5},
@@ -94,6 +95,16 @@ def test_a_phase_has_a_rate_of_its_own_and_a_schedule_of_its_own() -> None:
     expected = {0: 0, 10: 0.5, 99: 1, 100: 0.4, 149: 0.4, 150: 0.4}
     expected |= {150 + n: 0.4 * (1 - (n / 50) ** 0.5) for n in (1, 12, 25, 49)}
     close(table_of(config).learning_rate, expected)
+
+
+def test_the_first_phase_with_a_schedule_has_the_warm_up() -> None:
+    """Cosine to a tenth over the first half, then that rate (NeoBERT)."""
+    config = config_of(final_share=0.1)
+    config.phases = [
+        PhaseConfig(share=0.5, schedule=Schedule.COSINE),
+        PhaseConfig(share=0.5, learning_rate=0.1, schedule=Schedule.CONSTANT),
+    ]
+    close(table_of(config).learning_rate, {0: 0, 10: 0.5, 20: 1, 60: 0.55, 100: 0.1, 199: 0.1})
 
 
 def test_a_phase_without_a_schedule_scales_that_of_the_run() -> None:
@@ -180,6 +191,15 @@ def test_a_phase_changes_what_has_no_parameters() -> None:
         (
             {"phases": [PhaseConfig(share=0.05), PhaseConfig(share=0.95, learning_rate=0.5)]},
             r"warmup_steps=20: phases\[0\] ends after step 10, .* never reached",
+        ),
+        (
+            {
+                "phases": [
+                    PhaseConfig(share=0.05, schedule=Schedule.COSINE),
+                    PhaseConfig(share=0.95, schedule=Schedule.CONSTANT),
+                ]
+            },
+            r"warmup_steps=20: phases\[0\] ends after step 10, before its schedule begins",
         ),
     ],
 )

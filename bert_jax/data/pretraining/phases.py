@@ -85,7 +85,7 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
                 stream=phases[-1].stream if reads_on else number,
                 encoder=_encoder(config.encoder, own),
                 masking=_masking(config.masking, own),
-                optimizer=_optimizer(config.optimizer, own),
+                optimizer=_optimizer(config.optimizer, own, is_first=number == 0),
                 own_schedule=own.schedule is not Schedule.OF_RUN,
                 own_mask_rate=own.mask_rate > 0,
             )
@@ -110,13 +110,13 @@ def _masking(config: MaskingConfig, own: PhaseConfig) -> MaskingConfig:
     return dataclasses.replace(config, rate=own.mask_rate, final_rate=0.0)
 
 
-def _optimizer(config: OptimizerConfig, own: PhaseConfig) -> OptimizerConfig:
+def _optimizer(config: OptimizerConfig, own: PhaseConfig, *, is_first: bool) -> OptimizerConfig:
     own_schedule = own.schedule is not Schedule.OF_RUN
     return dataclasses.replace(
         config,
         learning_rate=own.learning_rate or config.learning_rate,
         schedule=own.schedule if own_schedule else config.schedule,
-        warmup_steps=0 if own_schedule else config.warmup_steps,
+        warmup_steps=0 if own_schedule and not is_first else config.warmup_steps,
         weight_decay=config.weight_decay if own.weight_decay == -1 else own.weight_decay,
     )
 
