@@ -12,7 +12,7 @@ import jax
 from bert_jax.config import Optimizer, OptimizerConfig
 from bert_jax.errors import UserError
 from bert_jax.model.stack import LAYERS
-from bert_jax.training.muon import Matrix
+from bert_jax.training.muon import Matrix, orthogonalization_flops
 
 _NOT_DECAYED = ("bias", "scale")  # of affine maps and of every norm
 
@@ -77,6 +77,8 @@ def rules_of(config: OptimizerConfig, params: Any) -> Any:
 def describe_rules(config: OptimizerConfig, params: Any) -> list[str]:
     """Returns a line for each rule: what it moves, whether that decays, and Muon's matrices.
 
+    A last line tells what those cost.
+
     Args:
       config: of the run.
       params: of the model; may be shapes.
@@ -84,6 +86,7 @@ def describe_rules(config: OptimizerConfig, params: Any) -> list[str]:
     groups: dict[str, list[str]] = defaultdict(list)
     rules, decayed = map(jax.tree.leaves, (rules_of(config, params), is_decayed(params)))
     leaves = jax.tree_util.tree_leaves_with_path(params)
+    sizes = []
     for (path, leaf), rule, decays, matrix in zip(
         leaves, rules, decayed, matrices_of(params), strict=True
     ):
@@ -92,5 +95,10 @@ def describe_rules(config: OptimizerConfig, params: Any) -> list[str]:
             count, inputs, outputs = matrix.sizes(leaf.shape)
             factor = matrix.factor(leaf.shape)
             text += f", {count} matrices of {inputs} x {outputs} times {factor:.3g}"
+            sizes.append((count, inputs, outputs))
         groups[text].append("/".join(names_of(path)).removeprefix("encoder/"))
-    return [f"{text}: {', '.join(names)}" for text, names in groups.items()]
+    lines = [f"{text}: {', '.join(names)}" for text, names in groups.items()]
+    if sizes:
+        cost = orthogonalization_flops(sizes) / 1e9
+        lines.append(f"orthogonal matrices take {cost:,.1f} GFLOP a step, over all devices")
+    return lines
