@@ -129,13 +129,12 @@ def scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
 def add_decayed_weights() -> OptimizerFn:
     """Adds `weight_decay`, an argument of `update`, times each parameter that decays."""
 
-    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
-        def add(update: Any, param: Any, decays: bool) -> Any:
-            return update + arguments["weight_decay"] * param if decays else update
+    def add(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        decay = arguments["weight_decay"]
+        return jax.tree.map(lambda u, p: u + decay * p, updates, params), state
 
-        return jax.tree.map(add, updates, params, is_decayed(params)), state
-
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    every = optax.GradientTransformationExtraArgs(optax.init_empty_state, add)
+    return optax.masked(every, is_decayed)
 
 
 def stabilized(

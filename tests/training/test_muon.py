@@ -73,7 +73,7 @@ def test_the_rules_are_told_with_their_matrices(tiny_encoder: EncoderConfig) -> 
     assert square.endswith(": " + ", ".join(f"layers/attention/{part}/kernel" for part in parts))
     assert "muon, decay 0.1, 3 matrices of 64 x 256 times 3.2: layers/mlp/up/kernel" in lines
     assert "muon, decay 0.1, 3 matrices of 256 x 64 times 3.2: layers/mlp/down/kernel" in lines
-    assert lines[-1].startswith("orthogonal matrices take 0.2 GFLOP a step")  # 3 layers x 300 x 64^3
+    assert lines[-1].startswith("orthogonal matrices take 0.2 GFLOP a step")  # 3 x 300 x 64^3
     assert any(line.startswith("adamw, no decay: ") and "mlp_norm/scale" in line for line in lines)
     assert any(line.startswith("adamw, decay 0.1: embeddings/positions") for line in lines)
 
