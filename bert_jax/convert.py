@@ -49,7 +49,7 @@ def main(_: Sequence[str]) -> None:
         if _FROM.value:
             raise UserError(f"--average={_AVERAGE.value} --from={_FROM.value}: give one of the two")
         with app.imports():
-            from bert_jax.interop.average import average
+            from bert_jax.checkpoints.average import average
         average(_AVERAGE.value, target)
         return
     source = app.require("from", _FROM.value, "hf:DIR")
