@@ -160,7 +160,7 @@ def token_totals(
         logits = score(x)
         return cross_entropy(logits, labels, weights), accuracy(logits, labels, weights)
 
-    if slots <= batch["token_ids"].shape[1] // 2:
+    if slots <= max(_CHUNK, batch["token_ids"].shape[1] // 2):
         return totals(*fields)
     chunks = -(-slots // _CHUNK)
 
