@@ -48,6 +48,11 @@ def main(_: Sequence[str]) -> None:
     if _AVERAGE.value:
         if _FROM.value:
             raise UserError(f"--average={_AVERAGE.value} --from={_FROM.value}: give one of the two")
+        if _TOKENIZER.value or _PAIRS.value or _PADDED.value or _SENTENCES.value:
+            raise UserError(
+                "--tokenizer, --pairs, --padded_vocabulary and --sentences are of a model from"
+                " elsewhere: leave them out with --average"
+            )
         with app.imports():
             from bert_jax.checkpoints.average import average
         average(_AVERAGE.value, target)

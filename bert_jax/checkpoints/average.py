@@ -5,22 +5,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from bert_jax.checkpoints.checkpoint import (
     AVERAGE,
-    Checkpoints,
     array_differences,
     arrays_in,
     find_checkpoint,
     read_array,
     read_metadata,
+    write_parameters,
 )
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder, path_list
 from bert_jax.objectives.losses import Params
-from bert_jax.text.tokenizer import tokenizer_from_dict
-from bert_jax.training.state import TrainState
 
 _PARAMS = "params"  # the item of a checkpoint
 
@@ -49,18 +48,15 @@ def average(sources: str, target: str) -> None:
     if not others:
         if not (first / AVERAGE).is_dir():
             raise UserError(
-                f"--average={sources} has no moving average: train with --config.average_decay,"
-                " or name several checkpoints with commas between"
+                f"--average={sources} has no moving average: train with"
+                " --config.average_decay=0.999, or name several checkpoints with commas between"
             )
         item, told = AVERAGE, f"the moving average of {first}"
     kept = {name: value for name, value in metadata[first].items() if name != "cursor"}
     kept["average_of"] = [str(checkpoint) for checkpoint in checkpoints]
     with new_folder(path) as made:
         params = _mean(metadata, item)
-        saved = Checkpoints(made, keep=1)
-        saved.save(TrainState(np.int32(0), jax.device_put(params), None), kept)
-        saved.close()
-        tokenizer_from_dict(kept["tokenizer"]).save(made / "tokenizer")
+        write_parameters(made, params, kept)
     leaves = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{target}: {told}, {leaves:,} parameters")
 
@@ -86,16 +82,12 @@ def _check_alike(
 
 def _mean(metadata: dict[pathlib.Path, dict[str, Any]], item: str) -> Params:
     """Averages an item of checkpoints, array by array: sums in float64 and one division."""
-    params: Params = {}
+    means = {}
     first = next(iter(metadata))
     for name, (_, dtype) in arrays_in(first, item).items():
         total = sum(
             read_array(checkpoint, item, name, own).astype(np.float64)
             for checkpoint, own in metadata.items()
         )
-        group = params
-        *folders, last = name.split("/")
-        for folder in folders:
-            group = group.setdefault(folder, {})
-        group[last] = np.asarray(total / len(metadata), dtype)
-    return params
+        means[name] = np.asarray(total / len(metadata), dtype)
+    return unflatten_dict(means, sep="/")

@@ -34,6 +34,7 @@ from bert_jax.distributed.processes import any_process, first_alone, versions
 from bert_jax.errors import UserError
 from bert_jax.files import given_path
 from bert_jax.objectives.losses import Params
+from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.state import TrainState
 
 FOLDER = "checkpoints"  # in the directory of a run
@@ -138,6 +139,20 @@ class Checkpoints:
                 f" ({'no space left' if full else _reason(error)}): free some space or repair the"
                 " disk, then run the same command again"
             ) from error
+
+
+def write_parameters(workdir: pathlib.Path, params: Params, metadata: dict[str, Any]) -> None:
+    """Writes step 0 of a run: parameters and metadata, no optimizer state; and the tokenizer.
+
+    Args:
+      workdir: of the run; has no checkpoint.
+      params: arrays of this host.
+      metadata: as for `Checkpoints.save`.
+    """
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(TrainState(np.int32(0), jax.device_put(params), None), metadata)
+    checkpoints.close()
+    tokenizer_from_dict(metadata["tokenizer"]).save(workdir / "tokenizer")
 
 
 def _score(metrics: Any) -> float:
@@ -318,7 +333,7 @@ def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
 
 
 def restore_groups(
-    checkpoint: pathlib.Path, abstract_params: Params, groups: Iterable[str], item: str = "params"
+    checkpoint: pathlib.Path, abstract_params: Params, groups: Iterable[str]
 ) -> Params:
     """Restores named top-level parameter groups, exactly, and nothing else.
 
@@ -326,7 +341,6 @@ def restore_groups(
       checkpoint: CHECKPOINTS/STEP.
       abstract_params: shapes, dtypes and shardings of the receiving model's parameters.
       groups: such as ('encoder', 'pooler').
-      item: 'params', or AVERAGE for their moving average.
 
     Raises:
       UserError: if a name, a shape or a dtype in these groups differs, or any bit of an array.
@@ -334,7 +348,7 @@ def restore_groups(
     wanted = {group: abstract_params[group] for group in groups}
     if not wanted:
         return {}  # Orbax refuses an empty tree
-    return _restore(checkpoint, item, wanted, read_metadata(checkpoint), partial=True)
+    return _restore(checkpoint, "params", wanted, read_metadata(checkpoint), partial=True)
 
 
 def groups_in(checkpoint: pathlib.Path) -> tuple[str, ...]:

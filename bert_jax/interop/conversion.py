@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import (
-    Checkpoints,
     find_checkpoint,
     groups_in,
     read_metadata,
     restore_groups,
+    write_parameters,
 )
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import MeshConfig
@@ -30,8 +30,7 @@ from bert_jax.interop.architectures import (
     groups_of_export,
 )
 from bert_jax.interop.names import Misfit, tensor_mappings
-from bert_jax.text.tokenizer import load_tokenizer, tokenizer_from_dict
-from bert_jax.training.state import TrainState
+from bert_jax.text.tokenizer import load_tokenizer
 
 _HF, _TF1 = "hf", "tf1"
 
@@ -79,15 +78,6 @@ def import_model(source: str, options: ImportOptions, mesh: Mesh) -> Model:
         padded_vocabulary=options.padded_vocabulary,
     )
     return model._replace(metadata=model.metadata | {"imported": source})
-
-
-def write_checkpoint(model: Model, workdir: pathlib.Path) -> None:
-    """Writes step 0 of a run: parameters and metadata, no optimizer state; and the tokenizer."""
-    checkpoints = Checkpoints(workdir, keep=1)
-    params = jax.device_put(model.params)
-    checkpoints.save(TrainState(np.int32(0), params, None), model.metadata)
-    checkpoints.close()
-    tokenizer_from_dict(model.metadata["tokenizer"]).save(workdir / "tokenizer")
 
 
 def read_groups(directory: pathlib.Path, mesh: Mesh, groups: Sequence[str] | None = None) -> Model:
@@ -160,7 +150,7 @@ def _import(
 ) -> None:
     """Makes a checkpoint of a model of the other library, and compares both on sentences."""
     model = import_model(source, options, mesh)
-    write_checkpoint(model, made)
+    write_parameters(made, model.params, model.metadata)
     _print_groups(model, f"{source} -> {target}")
     if sentences is None:
         print("not verified: --noverify")

@@ -100,23 +100,27 @@ def attention(
     Returns:
       [B, P, H, K], of the type of `value`. Probabilities are computed in float32.
     """
-    attend = functools.partial(
-        _attend, causal=causal, window=window, dropout_rate=dropout_rate, dropout_key=dropout_key
-    )
-    if query.shape[1] <= _MOST_QUERIES:
-        return attend(query, key, value, queries, keys)
-    return _by_block(attend, query, key, value, queries, keys)
+    if query.shape[1] > _MOST_QUERIES:
+        options = {"causal": causal, "window": window, "dropout_rate": dropout_rate}
+        return _by_block(query, key, value, queries, keys, dropout_key=dropout_key, **options)
+    mask = visible(queries, keys, causal=causal, window=window)
+    probabilities = attention_probabilities(query, key, mask).astype(value.dtype)
+    if dropout_key is None:
+        return jnp.einsum("bhts,bshk->bthk", probabilities, value)
+    return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
 
 
 def _by_block(
-    attend: AttentionFn,
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     queries: Tokens,
     keys: Tokens,
+    *,
+    dropout_key: jax.Array | None,
+    **options: Any,
 ) -> jax.Array:
-    """Computes `attend` for a block of queries after another."""
+    """Computes `attention` for a block of queries after another, each with its own dropout."""
     rows, length = query.shape[:2]
     blocks = -(-length // _BLOCK)
 
@@ -128,36 +132,14 @@ def _by_block(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def attend_block(block: tuple[jax.Array, jax.Array, Tokens]) -> jax.Array:
         number, query, queries = block
-        return attend(query, key, value, queries, keys, block=number)
+        own = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+        return attention(query, key, value, queries, keys, dropout_key=own, **options)
 
     places = jnp.broadcast_to(queries.places, queries.examples.shape)
     cut_queries = Tokens(cut(queries.examples), cut(places))
     out = jax.lax.map(attend_block, (jnp.arange(blocks), cut(query), cut_queries))
     out = jnp.moveaxis(out, 0, 1)
     return out.reshape(rows, blocks * _BLOCK, *out.shape[3:])[:, :length]
-
-
-def _attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    queries: Tokens,
-    keys: Tokens,
-    *,
-    causal: bool,
-    window: int,
-    dropout_rate: float,
-    dropout_key: jax.Array | None,
-    block: jax.Array | None = None,
-) -> jax.Array:
-    """Computes `attention` at once; `block` is the number of the block that the queries are."""
-    mask = visible(queries, keys, causal=causal, window=window)
-    probabilities = attention_probabilities(query, key, mask).astype(value.dtype)
-    if dropout_key is None:
-        return jnp.einsum("bhts,bshk->bthk", probabilities, value)
-    if block is not None:
-        dropout_key = jax.random.fold_in(dropout_key, block)
-    return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -27,9 +27,10 @@ from absl import app, flags
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
+from bert_jax.checkpoints.checkpoint import write_parameters
 from bert_jax.config import MeshConfig
 from bert_jax.distributed import sharding
-from bert_jax.interop import conversion, huggingface
+from bert_jax.interop import huggingface
 from bert_jax.interop.weights import SAFETENSORS_FILE
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of 30,522 pieces")
@@ -54,7 +55,7 @@ def import_tiny(directory: pathlib.Path, mesh: Mesh) -> None:
     """Imports a tiny model, which loads the libraries and compiles shared programs."""
     tiny = huggingface.read_directory(directory / "tiny", mesh)
     with tempfile.TemporaryDirectory() as target:
-        conversion.write_checkpoint(tiny, pathlib.Path(target, "run"))
+        write_parameters(pathlib.Path(target, "run"), tiny.params, tiny.metadata)
 
 
 def measure(what: str, directory: pathlib.Path) -> dict[str, float]:
@@ -69,7 +70,7 @@ def measure(what: str, directory: pathlib.Path) -> dict[str, float]:
     figures = {"parameters": seconds, "parameters cpu": cpu}
     with tempfile.TemporaryDirectory() as target:
         run = pathlib.Path(target, "run")
-        _, seconds, cpu = timed(lambda: conversion.write_checkpoint(model, run))
+        _, seconds, cpu = timed(lambda: write_parameters(run, model.params, model.metadata))
     figures |= {"checkpoint": seconds, "checkpoint cpu": cpu}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
     return figures | {"memory": (peak - before) / (directory / SAFETENSORS_FILE).stat().st_size}

@@ -63,6 +63,8 @@ def test_what_cannot_be_averaged_is_told(
         assert not (tmp_path / "made").exists()
     both = [f"--average={first}", f"--from={first}", f"--to={tmp_path / 'made'}"]
     assert "give one of the two" in drivers.run("convert", *both).error()
+    pairs = ["--pairs", f"--average={first}", f"--to={tmp_path / 'made'}"]
+    assert "leave them out with --average" in drivers.run("convert", *pairs).error()
 
 
 @pytest.fixture(scope="module")
