@@ -46,6 +46,7 @@ def _data(summary: Summary) -> dict[str, Any]:
 def _row(summary: Summary, row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
+        "against": row.against,
         "colour": colour(summary, row.name),
         "changes": row.changes,
         "done": row.done,

@@ -34,11 +34,19 @@ _NAME = re.compile(r"[\w.+=-]+")  # a valid name of a folder, a job and a column
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One of the settings to compare, as changes of the base config."""
+    """One of the settings to compare.
+
+    Attributes:
+      name: of its runs' folders, and in tables.
+      pretrain: changes of the pretraining recipe.
+      finetune: changes of every task's recipe.
+      against: name of the variant with which this one is compared; '': the study's base.
+    """
 
     name: str
     pretrain: Overrides = ()
-    finetune: Overrides = ()  # for every task
+    finetune: Overrides = ()
+    against: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,7 @@ class Study:
     """An experiment that answers a question.
 
     Attributes:
-      base: name of the variant with which the others are compared.
+      base: name of the variant with which the others are compared, unless they say.
       variants: the settings to compare.
       sizes: by name.
       tasks: each pretraining is fine-tuned on these.
@@ -168,6 +176,10 @@ class Plan:
         """Returns a variant by its name."""
         return next(variant for variant in self.variants if variant.name == name)
 
+    def against(self, variant: Variant) -> Variant:
+        """Returns the variant with which one is compared; the base with itself."""
+        return self.variant(variant.against or self.base)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dictionaries for JSON."""
         return dataclasses.asdict(self)
@@ -229,17 +241,19 @@ def check_study(study: Study) -> None:
     """Builds every config of a study.
 
     Raises:
-      UserError: if a name is not unique or not a valid folder, the base is not among the variants,
-        or an override does not apply.
+      UserError: if a name is not unique or not a valid folder, the base or another variant to
+        compare with is not among the variants, or an override does not apply.
     """
     for name, size in study.sizes.items():
         variants = variants_of(study, size)
         _check_names("variant", [variant.name for variant in variants])
-        if study.base not in [variant.name for variant in variants]:
-            names = ", ".join(variant.name for variant in variants)
-            raise UserError(
-                f"base={study.base} is not a variant of size {name}: choose one of {names}"
-            )
+        wanted = {study.base: "base"} | {v.against: "against" for v in variants if v.against}
+        for other, field in wanted.items():
+            if other not in [variant.name for variant in variants]:
+                names = ", ".join(variant.name for variant in variants)
+                raise UserError(
+                    f"{field}={other} is not a variant of size {name}: choose one of {names}"
+                )
         if study.one_pretraining and any(variant.pretrain for variant in variants):
             raise UserError(
                 "one_pretraining=True, and variants change the pretraining: set it to False or"

@@ -21,7 +21,7 @@ class Cell:
     Attributes:
       by_seed: its value for each seed.
       mean: over the seeds.
-      difference: to the base, over the seeds that both have; None for the base or without any.
+      difference: to the other variant, over the seeds that both have; None without any.
       verdict: conclusion from the difference; None if there is none.
     """
 
@@ -37,6 +37,7 @@ class Row:
 
     Attributes:
       name: of the variant.
+      against: name of the variant with which it is compared; '': with none, as the base.
       changes: its overrides.
       cells: by metric, for those that it has.
       done: number of finished runs.
@@ -47,6 +48,7 @@ class Row:
     """
 
     name: str
+    against: str
     changes: tuple[str, ...]
     cells: Mapping[str, Cell]
     done: int
@@ -124,20 +126,22 @@ def _row(
     values: Mapping[str, Mapping[str, Mapping[int, float]]],
     measured: Mapping[str, Measured],
 ) -> Row:
-    variant, base = plan.variant(name), plan.variant(plan.base)
+    variant = plan.variant(name)
+    other = plan.against(variant)
     cells = {}
     for metric, by_seed in values[name].items():
-        # With the same pretraining as the base there is no difference in its metrics.
-        same = name == base.name or (
-            metric.startswith("pretrain/") and variant.pretrain == base.pretrain
+        # With the same pretraining there is no difference in its metrics.
+        same = other is variant or (
+            metric.startswith("pretrain/") and variant.pretrain == other.pretrain
         )
-        theirs = {} if same else values[base.name].get(metric, {})
+        theirs = {} if same else values[other.name].get(metric, {})
         difference = paired_difference(by_seed, theirs)
         shown = difference and verdict(difference, lower_is_better=lower_is_better(metric))
         cells[metric] = Cell(by_seed, estimate(list(by_seed.values())), difference, shown)
     done = [measured[run.name] for run in runs if run.name in measured]
     return Row(
         name=name,
+        against="" if other is variant else other.name,
         changes=(*variant.pretrain, *variant.finetune),
         cells=cells,
         done=len(done),

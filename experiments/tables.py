@@ -47,14 +47,15 @@ def markdown(summary: Summary) -> str:
                 for row in summary.rows
             ],
         ),
-        f"Differences to `{plan.base}`, paired by seed. The intervals are not corrected for"
-        " multiple comparisons: one in twenty is wrong by chance.",
+        "Differences, paired by seed. The intervals are not corrected for multiple comparisons:"
+        " one in twenty is wrong by chance.",
         _table(
-            ["variant", *map(metric_words, metrics)],
+            ["variant", "compared with", *map(metric_words, metrics)],
             [
-                [row.name, *(_difference(row.cells.get(metric)) for metric in metrics)]
+                [row.name, row.against]
+                + [_difference(row.cells.get(metric)) for metric in metrics]
                 for row in summary.rows
-                if row.name != plan.base
+                if row.against
             ],
         ),
         "Cost of the finished runs, from the first step on, with its compilation.",

@@ -92,8 +92,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> T
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Total:
-    """Counts the weighted slots whose highest logit is the label; shapes as `cross_entropy`."""
-    return Total(jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights), jnp.sum(weights))
+    """Counts the weighted slots whose highest logit is the label; shapes as `cross_entropy`.
+
+    Of equal logits the first counts. `argmax` says the same, at many times the cost on a CPU.
+    """
+    labels = labels[:, :, None]
+    own = jnp.take_along_axis(logits, labels, axis=-1)
+    later = labels <= jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+    right = jnp.all((logits < own) | ((logits == own) & later), axis=-1)
+    return Total(jnp.sum(right * weights), jnp.sum(weights))
 
 
 def mean(total: Total) -> jax.Array:

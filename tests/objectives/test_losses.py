@@ -53,6 +53,18 @@ def test_accuracy_agrees_with_numpy(slots):
     assert total.weight == np.asarray(weights).sum()
 
 
+def test_the_first_of_equal_logits_counts_and_nan_never_is_right():
+    nan = float("nan")
+    logits = jnp.array([[[1, 2, 2], [2, 2, 1], [0, 0, 0], [nan, 1, 0], [nan, nan, nan]]] * 3)
+    labels = jnp.repeat(jnp.arange(3, dtype=jnp.int32)[:, None], 5, axis=1)
+    ones = jnp.ones(labels.shape)
+    right = np.argmax(logits[:, :3], axis=-1) == labels[:, :3]
+    for slot in range(3):
+        total = losses.accuracy(logits[:, [slot]], labels[:, [slot]], ones[:, [slot]])
+        assert total == (right[:, slot].sum(), 3)
+    assert losses.accuracy(logits[:, 3:], labels[:, 3:], ones[:, 3:]) == (0, 6)
+
+
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.accuracy])
 def test_halves_add_to_the_whole(slots, loss):
     whole = loss(*slots)
