@@ -84,8 +84,8 @@ class Optimizer(enum.Enum):
     ADAMW = "adamw"  # Loshchilov and Hutter (2019), as BERT used it
     STABLE_ADAMW = "stable_adamw"  # slower where gradients surprise (Wortsman et al., 2023)
     LAMB = "lamb"  # You et al. (2020): each layer moves in proportion to its own norm
-    MUON = "muon"  # the layers' kernels move by orthogonal matrices (Jordan et al., 2024), with
-    # the spread of AdamW's updates (Liu et al., 2025, section 2.2); AdamW moves all else
+    MUON = "muon"  # the layers' kernels move by orthogonal matrices (Jordan et al., 2024), as far
+    # as AdamW would move them (Liu et al., 2025, section 2.2); AdamW moves all else
 
 
 class Schedule(enum.Enum):
@@ -293,6 +293,7 @@ class OptimizerConfig:
     bias_correction: bool = True  # False: as the published BERT code
     first_moment_type: ComputeType = ComputeType.FLOAT32  # BFLOAT16 saves 2 bytes a parameter
     momentum: float = 0.95  # of MUON
+    update_rms: float = 0.2  # of MUON, times the learning rate; AdamW's is 0.2 to 0.4
     weight_decay: float = 0.01  # times the learning rate; not on biases and norms
     decoupled_decay: bool = False  # True: times learning rate / highest learning rate
     clip_norm: float = 1.0  # of the global gradient norm; 0: off
@@ -778,6 +779,7 @@ def _validate_optimizer(config: OptimizerConfig) -> None:
     for name in ("initial_share", "final_share"):
         _rate(f"optimizer.{name}", getattr(config, name))
     _rate("optimizer.momentum", config.momentum, below_one=True)
+    _positive("optimizer.update_rms", config.update_rms)
     if config.schedule is Schedule.OF_RUN:
         others = ", ".join(each.value for each in Schedule if each is not Schedule.OF_RUN)
         raise UserError(f"--config.optimizer.schedule=of_run is of phases: choose one of {others}")

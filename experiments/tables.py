@@ -52,8 +52,7 @@ def markdown(summary: Summary) -> str:
         _table(
             ["variant", "compared with", *map(metric_words, metrics)],
             [
-                [row.name, row.against]
-                + [_difference(row.cells.get(metric)) for metric in metrics]
+                [row.name, row.against] + [_difference(row.cells.get(metric)) for metric in metrics]
                 for row in summary.rows
                 if row.against
             ],

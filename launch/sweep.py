@@ -152,19 +152,24 @@ def chosen_size(study: Study) -> Size:
     if _SIZE.value not in study.sizes:
         raise UserError(f"--size={_SIZE.value}: choose one of {', '.join(study.sizes)}")
     size = study.sizes[_SIZE.value]
-    variants = variants_of(study, size)
-    names = [variant.name for variant in variants]
-    for name in _VARIANTS.value:
-        if name not in names:
-            raise UserError(f"--variants={name}: choose among {', '.join(names)}")
-    if _VARIANTS.value and study.base not in _VARIANTS.value:
-        given = ",".join(_VARIANTS.value)
+    variants = {variant.name: variant for variant in variants_of(study, size)}
+    given = _VARIANTS.value
+    for name in given:
+        if name not in variants:
+            raise UserError(f"--variants={name}: choose among {', '.join(variants)}")
+    if given and study.base not in given:
         raise UserError(
-            f"--variants={given} lacks the base, with which the others are compared: add"
+            f"--variants={','.join(given)} lacks the base, with which the others are compared: add"
             f" {study.base}"
         )
-    chosen = [each for each in variants if each.name in (_VARIANTS.value or names)]
-    return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=tuple(chosen))
+    for name in given:
+        if (against := variants[name].against) and against not in given:
+            raise UserError(
+                f"--variants={','.join(given)} lacks {against}, with which {name} is compared: add"
+                " it"
+            )
+    chosen = tuple(variant for name, variant in variants.items() if name in (given or variants))
+    return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=chosen)
 
 
 def chosen_options() -> dict[str, str]:

@@ -14,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPSILON = 1e-7
-_ADAMW_SPREAD = 0.2  # about the root mean square of AdamW's updates (Liu et al., 2025, section 2.2)
 
 
 class Matrix(NamedTuple):
@@ -41,13 +40,12 @@ class Matrix(NamedTuple):
         kernel = matrices.reshape([shape[axis] for axis in order])
         return jnp.transpose(kernel, [order.index(axis) for axis in range(len(shape))])
 
-    def factor(self, shape: tuple[int, ...]) -> float:
-        """Returns what an orthogonal matrix is multiplied by to have the spread of AdamW's update.
+    def factor(self, shape: tuple[int, ...], update_rms: float) -> float:
+        """Returns what an orthogonal matrix is multiplied by to have this root mean square.
 
-        An orthogonal matrix of I inputs and O outputs has the root mean square
-        1 / sqrt(max(I, O)).
+        As it is, one of I inputs and O outputs has 1 / sqrt(max(I, O)).
         """
-        return _ADAMW_SPREAD * math.sqrt(max(self.sizes(shape)[1:]))
+        return update_rms * math.sqrt(max(self.sizes(shape)[1:]))
 
     def _order(self, axes: int) -> tuple[int, ...]:
         counted = set(range(axes)) - {*self.inputs, *self.outputs}
@@ -57,16 +55,19 @@ class Matrix(NamedTuple):
 def scale_by_muon(
     matrices_of: Callable[[Any], list[Any]],
     *,
+    update_rms: float,
     momentum: float,
     momentum_type: Any,
     mesh: Mesh | None,
 ) -> optax.GradientTransformation:
-    """Returns updates that are orthogonal matrices, with the spread of AdamW's updates.
+    """Returns updates that are orthogonal matrices of one root mean square, whatever their size.
 
-    So one learning rate and one weight decay suit both. Momentum is Nesterov's.
+    With that of AdamW's updates, one learning rate and one weight decay suit both. Momentum is
+    Nesterov's.
 
     Args:
       matrices_of: kernels -> the matrix of each, in the order of the tree's leaves.
+      update_rms: the root mean square.
       momentum: share of the sum of gradients that a step keeps.
       momentum_type: dtype of that sum.
       mesh: whose devices share the matrices, as many to each; None: each computes them all.
@@ -85,7 +86,7 @@ def scale_by_muon(
             for number, stack in zip(numbers, done, strict=True):
                 stacks[number] = stack
         return tree.unflatten(
-            matrix.join(stack, leaf.shape) * matrix.factor(leaf.shape)
+            matrix.join(stack, leaf.shape) * matrix.factor(leaf.shape, update_rms)
             for matrix, stack, leaf in zip(matrices, stacks, kernels, strict=True)
         )
 

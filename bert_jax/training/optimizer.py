@@ -63,7 +63,11 @@ def _scale_by_rule(config: OptimizerConfig, mesh: Mesh | None) -> optax.Gradient
             return stabilized(adam, config)
         case Optimizer.MUON:
             muon = scale_by_muon(
-                matrices_of, momentum=config.momentum, momentum_type=moment_type, mesh=mesh
+                matrices_of,
+                update_rms=config.update_rms,
+                momentum=config.momentum,
+                momentum_type=moment_type,
+                mesh=mesh,
             )
             transforms: Any = {Optimizer.MUON.value: muon, Optimizer.ADAMW.value: adam}
             return optax.partition(transforms, functools.partial(rules_of, config))

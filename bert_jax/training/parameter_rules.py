@@ -93,7 +93,7 @@ def describe_rules(config: OptimizerConfig, params: Any) -> list[str]:
         text = f"{rule}, {f'decay {config.weight_decay:g}' if decays else 'no decay'}"
         if rule == Optimizer.MUON.value and matrix:
             count, inputs, outputs = matrix.sizes(leaf.shape)
-            factor = matrix.factor(leaf.shape)
+            factor = matrix.factor(leaf.shape, config.update_rms)
             text += f", {count} matrices of {inputs} x {outputs} times {factor:.3g}"
             sizes.append((count, inputs, outputs))
         groups[text].append("/".join(names_of(path)).removeprefix("encoder/"))

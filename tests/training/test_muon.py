@@ -20,7 +20,9 @@ from bert_jax.training.parameter_rules import describe_rules, matrices_of, rules
 from bert_jax.training.state import abstract_params, abstract_state, init_params, init_state
 from tests.fixtures.batches import make_batch, random_params, with_targets
 
-MUON = OptimizerConfig(rule=Optimizer.MUON, clip_norm=0.0, weight_decay=0.1, momentum=0.9)
+MUON = OptimizerConfig(
+    rule=Optimizer.MUON, clip_norm=0.0, weight_decay=0.1, momentum=0.9, update_rms=0.3
+)
 
 # Every switch that adds a parameter, and a feed-forward layer that is narrower than the encoder.
 FULL = {
@@ -66,13 +68,13 @@ def test_the_layers_kernels_alone_are_muons(encoder: EncoderConfig) -> None:
 def test_the_rules_are_told_with_their_matrices(tiny_encoder: EncoderConfig) -> None:
     config = dataclasses.replace(tiny_encoder, layers=3, width=64, heads=4, mlp_width=256)
     lines = describe_rules(MUON, params_of(config))
-    factor = 0.2 * 64**0.5
+    factor = MUON.update_rms * 64**0.5
     [square] = [line for line in lines if "3 matrices of 64 x 64" in line]
     assert square.startswith(f"muon, decay 0.1, 3 matrices of 64 x 64 times {factor:.3g}: ")
     parts = ("key", "out", "query", "value")
     assert square.endswith(": " + ", ".join(f"layers/attention/{part}/kernel" for part in parts))
-    assert "muon, decay 0.1, 3 matrices of 64 x 256 times 3.2: layers/mlp/up/kernel" in lines
-    assert "muon, decay 0.1, 3 matrices of 256 x 64 times 3.2: layers/mlp/down/kernel" in lines
+    assert "muon, decay 0.1, 3 matrices of 64 x 256 times 4.8: layers/mlp/up/kernel" in lines
+    assert "muon, decay 0.1, 3 matrices of 256 x 64 times 4.8: layers/mlp/down/kernel" in lines
     assert lines[-1].startswith("orthogonal matrices take 0.2 GFLOP a step")  # 3 x 300 x 64^3
     assert any(line.startswith("adamw, no decay: ") and "mlp_norm/scale" in line for line in lines)
     assert any(line.startswith("adamw, decay 0.1: embeddings/positions") for line in lines)
@@ -131,7 +133,7 @@ def torch_muon(params: Any, gradients: list[Any], config: OptimizerConfig, rate:
             g = torch.tensor(gradient[name])
             sums[name] = config.momentum * sums[name] + g
             update = orthogonal(g + config.momentum * sums[name])
-            update = 0.2 * max(weight.shape) ** 0.5 * update
+            update = config.update_rms * max(weight.shape) ** 0.5 * update
             weights[name] = weight - rate * (update + config.weight_decay * weight)
     return {name: value.numpy() for name, value in weights.items()}
 
@@ -204,7 +206,8 @@ def test_updates_are_those_of_torchs_muon_to_its_bfloat16() -> None:
     kernel = np.random.default_rng(0).standard_normal((2, 24, 40)).astype(np.float32)
     params = {"layers": {"mlp": {"down": {"kernel": kernel}}}}
     gradients = random_gradients(params, 5)
-    ours = descend(make_optimizer(MUON), params, gradients, 0.1)
+    as_theirs = dataclasses.replace(MUON, update_rms=0.2)
+    ours = descend(make_optimizer(as_theirs), params, gradients, 0.1)
     moved = ours["layers"]["mlp"]["down"]["kernel"]
     weights = [torch.nn.Parameter(torch.tensor(matrix.T)) for matrix in kernel]
     peer = torch.optim.Muon(
