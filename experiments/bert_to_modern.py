@@ -1,10 +1,10 @@
 """Which steps from BERT to the modern encoder pay at this size?
 
-`bert` is BERT's recipe. Each variant with `+` has everything of the one before it and one thing more,
-and is compared with that one; the last of them is the modern recipe. Each variant `with_...` is the
-modern recipe but for one thing, which is BERT's. Positions come first: a learned table keeps a model
-of this size on a plateau (decision 0008), where nothing else shows. Nothing is tuned for a variant:
-rate, batch and steps are the same.
+`bert` is BERT's recipe. Each variant with `+` has everything of the one before it and one thing
+more, and is compared with that one; the last of them is the modern recipe. Each variant `with_...`
+is the modern recipe but for one thing, which is BERT's. Positions come first: a learned table keeps
+a model of this size on a plateau (decision 0008), where nothing else shows. Nothing is tuned for a
+variant: rate, batch and steps are the same.
 """
 
 import itertools
@@ -124,7 +124,7 @@ STUDY = Study(
     variants=_all_variants(_TINY),
     tasks=(tasks.ENTITIES,),
     sizes={
-        "tiny": Size(
+        "cpu": Size(
             prepare=_PREPARE,
             recipe="configs/pretrain_modern_tiny.py",
             pretrain=_MUON,

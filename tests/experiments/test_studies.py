@@ -178,6 +178,10 @@ def change(found: Study, **changes: Any) -> Study:
     [
         ({"base": "none"}, "base=none is not a variant of size cpu: choose one of pairs, no_loss"),
         (
+            {"variants": (Variant("pairs"), Variant("x", pretrain=("steps=3",), against="y"))},
+            "against=y is not a variant of size cpu: choose one of pairs, x",
+        ),
+        (
             {"variants": (Variant("pairs"), Variant("pairs", pretrain=("steps=3",)))},
             "variant 'pairs' occurs twice",
         ),

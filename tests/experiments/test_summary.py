@@ -1,5 +1,6 @@
 """What is concluded from the logs of several seeds, and the page that shows it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -157,9 +158,22 @@ def test_a_summary_of_several_seeds(summary: Summary) -> None:
 def test_the_table_says_what_shows_and_what_does_not(summary: Summary) -> None:
     text = markdown(summary)
     assert "| base (base) | 6 of 6 | 2.200 ± 0.4968 | 0.8100 ± 0.0248 | 0 | 0 |" in text
-    assert "| better | -0.4967 ± 0.0143, **better** |" in text
+    assert "| better | base | -0.4967 ± 0.0143, **better** |" in text
     assert "not enough seeds to tell" in text
     assert "| x | 88.5 | - |" in text
+
+
+def test_a_variant_is_compared_with_the_one_that_it_names(folder: StudyFolder) -> None:
+    plan = folder.read_plan()
+    first, better, noisy = plan.variants
+    ladder = (first, better, dataclasses.replace(noisy, against="better"))
+    folder.write_plan(dataclasses.replace(plan, variants=ladder))
+    summary = summarise(folder)
+    assert [row.against for row in summary.rows] == ["", "base", "better"]
+    cell = summary.rows[2].cells["pretrain/mlm_loss"]
+    differences = np.subtract(LOSSES["noisy"], LOSSES["better"])
+    assert cell.difference == estimate(list(differences)) and cell.verdict is Verdict.WORSE
+    assert "| noisy | better | +0.4800 ± " in markdown(summary)
 
 
 @pytest.fixture
@@ -205,7 +219,8 @@ def test_the_page_sorts_and_switches_metrics(
     assert browser.title == "made_up"
     assert browser.find_element("id", "question").text.startswith("Is it </script><b>so</b>?")
     assert column(1) == ["base", "better", "noisy"]
-    assert column(5) == ["", "better", "not enough seeds to tell"]
+    assert column(4) == ["–", "base", "base"]
+    assert column(6) == ["", "better", "not enough seeds to tell"]
     click("#results th button", "mean", until=lambda: column(1) == ["better", "noisy", "base"])
     click("#results th button", "mean", until=lambda: column(1) == ["base", "noisy", "better"])
     click("#metrics button", "sst2 accuracy", until=lambda: "0.8100 ± 0.0248" in column(2))

@@ -234,6 +234,10 @@ def test_a_dry_run_prints_what_would_be_run(sweep: Sweep, tmp_path: pathlib.Path
         (["--size=huge"], "--size=huge: choose one of cpu"),
         (["--variants=pairs,none"], "--variants=none: choose among pairs, no_loss, slow"),
         (["--variants=slow"], "--variants=slow lacks the base, with which the others are compared"),
+        (
+            ["--variants=pairs,slow"],
+            "--variants=pairs,slow lacks no_loss, with which slow is compared: add it",
+        ),
         (["--checkpoint=runs/x"], "--checkpoint=runs/x: small pretrains its variants"),
         (["--option=zone"], "--option=zone: write it as --option=NAME=VALUE"),
         (["--option=zone=here"], "--option=zone is unknown: choose among none"),
