@@ -55,6 +55,7 @@ class Activation(enum.Enum):
     GELU_TANH = "gelu_tanh"  # its approximation by tanh (the same, section 2)
     RELU = "relu"
     SILU = "silu"  # x sigmoid(x) (the same, section 2)
+    OF_ENCODER = "of_encoder"  # of a head: that of the feed-forward layers
 
 
 class MlpKind(enum.Enum):
@@ -69,12 +70,16 @@ class InputPooling(enum.Enum):
 
     CLS = "cls"  # the first one, [CLS]; the last one if the encoder is causal
     MEAN = "mean"  # the mean of all, [CLS] and [SEP] too
+    LATE = "late"  # the same, of what the pooler makes of each (EuroBERT)
 
 
 class PoolerKind(enum.Enum):
     """The map between the pooled vector and a head of whole inputs."""
 
     TANH = "tanh"  # an affine map and tanh, as BERT was published
+    RELU = "relu"  # an affine map with a bias, and ReLU (DistilBERT)
+    GELU = "gelu"  # an affine map with a bias, and GELU (ELECTRA, EuroBERT)
+    TRANSFORM = "transform"  # as the masked-LM transform, and for heads of tokens too (ModernBERT)
     NONE = "none"
 
 
@@ -213,6 +218,7 @@ class EncoderConfig:
     pooler: PoolerKind = PoolerKind.TANH
     mlm_transform: bool = True  # an affine map, activation and norm before the output matrix
     mlm_tied: bool = True  # the output matrix is the token table
+    mlm_activation: Activation = Activation.OF_ENCODER  # of the transform
     mlm_bias: bool = True  # of the output matrix
     init_stddev: float = 0.02  # of a normal distribution cut at two standard deviations
     depth_scaled_init: bool = False  # True: / sqrt(2 L) for what adds to the residual (Megatron)
@@ -505,6 +511,16 @@ def validate_encoder(config: EncoderConfig) -> None:
         raise UserError(
             f"--config.encoder.global_every={config.global_every} without a window: every layer"
             " sees all tokens; set encoder.window, or global_every=0"
+        )
+    if config.activation is Activation.OF_ENCODER:
+        others = ", ".join(each.value for each in Activation if each is not Activation.OF_ENCODER)
+        raise UserError(
+            f"--config.encoder.activation=of_encoder is of mlm_activation: choose one of {others}"
+        )
+    if config.pooling is InputPooling.LATE and config.pooler is PoolerKind.NONE:
+        raise UserError(
+            "--config.encoder.pooling=late averages what the pooler makes, and encoder.pooler=none:"
+            " set encoder.pooling=mean, or a pooler"
         )
     if config.embedding_width not in (0, config.width) and config.mlm_tied:
         if not config.mlm_transform:

@@ -439,4 +439,4 @@ def grid(fields: Mapping[str, Sequence[Any]], *, of: str) -> tuple[Variant, ...]
 def _variant(values: Mapping[str, Any], of: str) -> Variant:
     name = "+".join(f"{field.rpartition('.')[2]}={value}" for field, value in values.items())
     overrides = tuple(f"{field}={value}" for field, value in values.items())
-    return Variant(name, **{of: overrides})
+    return Variant(name, **{of: overrides})  # pyright: ignore[reportArgumentType]

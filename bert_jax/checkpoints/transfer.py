@@ -15,12 +15,15 @@ from bert_jax.config import (
     EncoderConfig,
     EncoderMode,
     FinetuneConfig,
+    PoolerKind,
+    SentenceObjective,
     check_task_length,
+    from_dict,
 )
 from bert_jax.errors import UserError
-from bert_jax.model.heads import TaskModel
+from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives.losses import Params
-from bert_jax.training.state import init_params
+from bert_jax.training.state import abstract_params, init_params
 
 TRANSFERRED = ("encoder", "pooler")  # groups that pretrained and task models share
 
@@ -89,14 +92,34 @@ def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: Finetun
     """Restores the parameter groups that checkpoint and model share; {} if the run transfers none.
 
     A head is shared only with `keep_head`, after `check_head`. The pooler is left out if it would
-    read another number of layers than it was trained on.
+    read another number of layers than it was trained on. One that is a transform begins as that of
+    the masked-LM head, as ModernBERT's does.
     """
     stored = groups_in(checkpoint) if config.transfer else ()
     wanted = abstract if config.keep_head else TRANSFERRED
     groups = [group for group in wanted if group in stored and group in abstract]
-    if read_metadata(checkpoint)["config"].get("feature_layers", 1) != config.feature_layers:
+    metadata = read_metadata(checkpoint)
+    same_layers = metadata["config"].get("feature_layers", 1) == config.feature_layers
+    if not same_layers:
         groups = [group for group in groups if group != "pooler"]
-    return restore_groups(checkpoint, abstract, groups)
+    found = restore_groups(checkpoint, abstract, groups)
+    if same_layers and "pooler" in abstract and "pooler" not in stored and "mlm_head" in stored:
+        found |= _transform_of_masked_lm(checkpoint, abstract, metadata)
+    return found
+
+
+def _transform_of_masked_lm(
+    checkpoint: pathlib.Path, abstract: Params, metadata: dict[str, Any]
+) -> Params:
+    """Returns the masked-LM head's transform as the pooler; {} where the pooler is another map."""
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    has_its_shape = encoder.mlm_transform and encoder.embedding_width in (0, encoder.width)
+    if encoder.pooler is not PoolerKind.TRANSFORM or not has_its_shape:
+        return {}
+    mesh = abstract["pooler"]["dense"]["kernel"].sharding.mesh
+    model = PretrainingModel(encoder, SentenceObjective.NONE)
+    head = restore_groups(checkpoint, abstract_params(model, mesh), ["mlm_head"])["mlm_head"]
+    return {"pooler": {"dense": head["transform"], "norm": head["norm"]}}
 
 
 def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Params:

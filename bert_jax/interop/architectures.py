@@ -11,6 +11,9 @@ from jax.sharding import Mesh
 from bert_jax.config import (
     EncoderConfig,
     FinetuneConfig,
+    NormKind,
+    PoolerKind,
+    PositionEncoding,
     PretrainConfig,
     SentenceObjective,
     TaskKind,
@@ -19,7 +22,13 @@ from bert_jax.config import (
 )
 from bert_jax.distributed.sharding import replicated
 from bert_jax.errors import UserError
-from bert_jax.interop.huggingface_config import write_encoder_config
+from bert_jax.interop.families.bert import BERT
+from bert_jax.interop.families.eurobert import EUROBERT
+from bert_jax.interop.families.family import GROUPS, TASK_HEADS, Family, Head
+from bert_jax.interop.families.modernbert import MODERNBERT
+from bert_jax.interop.families.registry import FAMILIES
+from bert_jax.interop.families.roberta import ROBERTA
+from bert_jax.interop.huggingface_config import misfit
 from bert_jax.interop.names import make_shapes
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.objectives.losses import Params
@@ -28,34 +37,13 @@ from bert_jax.tasks.kinds import KINDS, make_model
 PRETRAINING_KIND = "pretraining"  # `kind` of a checkpoint
 ENCODER_KIND = "encoder"  # `kind` of a checkpoint without a head
 
-PRETRAINING = "BertForPreTraining"
-MASKED_LM = "BertForMaskedLM"
-ENCODER = "BertModel"
-CLASSES = "BertForSequenceClassification"
-TOKENS = "BertForTokenClassification"
-SPANS = "BertForQuestionAnswering"
-# Class of transformers -> the groups of parameters that it always has.
-GROUPS = {
-    PRETRAINING: ("encoder", "pooler", "mlm_head", "nsp_head"),
-    MASKED_LM: ("encoder", "mlm_head"),
-    ENCODER: ("encoder",),
-    CLASSES: ("encoder", "pooler", "classifier"),
-    TOKENS: ("encoder", "tagger"),
-    SPANS: ("encoder", "span"),
-}
 _OF_TASKS = {
-    TaskKind.CLASSIFICATION: CLASSES,
-    TaskKind.REGRESSION: CLASSES,
-    TaskKind.TAGS: TOKENS,
-    TaskKind.SPANS: SPANS,
+    TaskKind.CLASSIFICATION: Head.CLASSES,
+    TaskKind.REGRESSION: Head.CLASSES,
+    TaskKind.TAGS: Head.TOKENS,
+    TaskKind.SPANS: Head.SPANS,
 }
 _ORDER = ("encoder", "pooler", "mlm_head", "nsp_head", "classifier", "tagger", "span")
-# Optional group -> a tensor whose presence shows it.
-_SIGNS = {
-    "pooler": "bert.pooler.dense.weight",
-    "mlm_head": "cls.predictions.transform.dense.weight",
-    "nsp_head": "cls.seq_relationship.weight",
-}
 
 
 class Model(NamedTuple):
@@ -66,39 +54,52 @@ class Model(NamedTuple):
     notes: list[str]  # remarks for the user about reading it
 
 
-def groups_of_file(declared: str | None, names: Collection[str], where: object) -> tuple[str, ...]:
+def groups_of_file(
+    family: Family, declared: str | None, names: Collection[str], where: object
+) -> tuple[str, ...]:
     """Returns the groups of parameters in a file, from its declared architecture and its tensors.
 
     A pretrained model gets every group of its file: many files declared as a masked LM have a
     pooler and a sentence head as well. A fine-tuned one may have a pooler that nothing reads.
 
     Args:
+      family: of the model.
       declared: `architectures` of the config; None if it has none.
       names: canonical names of the tensors.
       where: the file or directory, for errors.
 
     Raises:
-      UserError: if the architecture is not in `GROUPS`, or cannot be inferred.
+      UserError: if the architecture is not implemented, or cannot be inferred.
     """
-    if declared is not None and declared not in GROUPS:
-        raise UserError(
-            f"{where}: architectures={declared} is not implemented: only {', '.join(GROUPS)} are"
-        )
+    classes = ", ".join(map(family.architecture, family.heads))
+    head = Head.ENCODER if declared is None else family.head_of(declared)
+    if head is None:
+        raise UserError(f"{where}: architectures={declared} is not implemented: only {classes} are")
     if declared is None and any(name.startswith(("classifier.", "qa_outputs.")) for name in names):
         raise UserError(
-            f"{where}: the config has a head and no architectures: add one of"
-            f" {', '.join(GROUPS)} to config.json"
+            f"{where}: the config has a head and no architectures: add one of {classes} to"
+            " config.json"
         )
-    groups = set(GROUPS[declared or ENCODER])
-    fine_tuned = declared in _OF_TASKS.values()
+    groups = set(groups_of_head(family, head))
+    signs = {"pooler": "pooler/dense"} if family.has_encoder_pooler else {}
+    if head not in TASK_HEADS:
+        signs |= {"mlm_head": "mlm_head/transform", "nsp_head": "nsp_head/dense"}
     groups |= {
         group
-        for group, sign in _SIGNS.items()
-        if sign in names and (group == "pooler" or not fine_tuned)
+        for group, module in signs.items()
+        if module in family.names and f"{family.names[module]}.weight" in names
     }
     if "nsp_head" in groups:
-        groups |= set(GROUPS[PRETRAINING])
+        groups |= set(GROUPS[Head.PRETRAINING])
     return tuple(group for group in _ORDER if group in groups)
+
+
+def groups_of_head(family: Family, head: Head) -> tuple[str, ...]:
+    """Returns the groups of parameters that a model of a family always has."""
+    groups = GROUPS[head]
+    if head in TASK_HEADS and family.pooler is PoolerKind.TRANSFORM and "pooler" not in groups:
+        return (*groups, "pooler")
+    return groups
 
 
 def pretrained_metadata(encoder: EncoderConfig, groups: Collection[str]) -> dict[str, Any]:
@@ -138,16 +139,17 @@ def fine_tuned_metadata(
     }
 
 
-def architecture_of(metadata: Mapping[str, Any]) -> str:
-    """Returns the class of transformers for a checkpoint.
+def head_of(metadata: Mapping[str, Any]) -> Head:
+    """Returns the head of a checkpoint.
 
     Raises:
-      UserError: if there is none.
+      UserError: if no class of transformers has it.
     """
     if metadata["kind"] == ENCODER_KIND:
-        return ENCODER
+        return Head.ENCODER
     if metadata["kind"] == PRETRAINING_KIND:
-        return MASKED_LM if _objective(metadata) is SentenceObjective.NONE else PRETRAINING
+        has_pairs = _objective(metadata) is not SentenceObjective.NONE
+        return Head.PRETRAINING if has_pairs else Head.MASKED_LM
     config = from_dict(FinetuneConfig, metadata["config"])
     if config.feature_layers > 1:
         raise UserError(
@@ -157,16 +159,53 @@ def architecture_of(metadata: Mapping[str, Any]) -> str:
     return _OF_TASKS[config.task]
 
 
+def family_of(metadata: Mapping[str, Any]) -> Family:
+    """Returns the family of a checkpoint: that of its import, or the first that fits.
+
+    Raises:
+      UserError: if there is none, or no class of its has the head.
+    """
+    head, encoder = head_of(metadata), from_dict(EncoderConfig, metadata["encoder"])
+    separators = metadata.get("tokenizer", {}).get("settings", {}).get("separators", 1)
+    closest = ROBERTA if separators > 1 else BERT
+    if encoder.position_encoding is PositionEncoding.ROTARY:
+        closest = EUROBERT if encoder.norm_kind is NormKind.RMS_NORM else MODERNBERT
+    if "family" in metadata:
+        closest = FAMILIES[metadata["family"]]
+    for family in (closest, *FAMILIES.values()):
+        if family.separators == separators and not misfit(family, encoder, head):
+            return family
+    reason = misfit(closest, encoder, head)
+    if reason in ("data.objective", "task"):
+        value = metadata["config"]["data"]["objective"] if reason != "task" else metadata["kind"]
+        raise UserError(
+            f"{reason}={value} cannot be exported: {closest.classes} of transformers has no class"
+            " for it"
+        )
+    raise UserError(
+        f"{reason or f'{separators} separators between two texts'} cannot be exported: it is not"
+        f" {closest.classes} of transformers, nor of another family"
+    )
+
+
+def architecture_of(metadata: Mapping[str, Any]) -> str:
+    """Returns the class of transformers for a checkpoint.
+
+    Raises:
+      UserError: if there is none.
+    """
+    return family_of(metadata).architecture(head_of(metadata))
+
+
 def groups_of_export(metadata: Mapping[str, Any], stored: Collection[str]) -> tuple[str, ...]:
     """Returns the groups of a checkpoint that its class of transformers has too.
 
     Raises:
       UserError: if there is no such class, or it cannot represent the encoder.
     """
-    architecture = architecture_of(metadata)
-    write_encoder_config(from_dict(EncoderConfig, metadata["encoder"]))  # raises if it cannot
-    groups = GROUPS[architecture]
-    if architecture == ENCODER and "pooler" in stored:
+    family, head = family_of(metadata), head_of(metadata)
+    groups = groups_of_head(family, head)
+    if head is Head.ENCODER and family.has_encoder_pooler and "pooler" in stored:
         groups = (*groups, "pooler")
     return tuple("sop_head" if g == "nsp_head" and "sop_head" in stored else g for g in groups)
 

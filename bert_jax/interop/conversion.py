@@ -27,6 +27,7 @@ from bert_jax.interop.architectures import (
     Model,
     abstract_groups,
     architecture_of,
+    family_of,
     groups_of_export,
 )
 from bert_jax.interop.names import Misfit, tensor_mappings
@@ -185,10 +186,11 @@ def _export(
 
 def _print_groups(model: Model, heading: str) -> None:
     """Prints the groups of a converted model with their sizes, and the notes about it."""
+    family = family_of(model.metadata)
     print(f"{heading}: {architecture_of(model.metadata)}")
     for group, tree in model.params.items():
         leaves = jax.tree.leaves(tree)
-        tensors = len(tensor_mappings({group: tree}))
+        tensors = len({each.name for each in tensor_mappings(family, {group: tree})})
         print(f"  {group:12}{sum(leaf.size for leaf in leaves):>14,} parameters, {tensors} tensors")
     for note in model.notes:
         print(f"  {note}")

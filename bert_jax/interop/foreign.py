@@ -8,15 +8,13 @@ from jax.sharding import Mesh
 from bert_jax.config import EncoderConfig, TaskKind
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import (
-    CLASSES,
-    SPANS,
-    TOKENS,
     Model,
     abstract_groups,
     fine_tuned_metadata,
     groups_of_file,
     pretrained_metadata,
 )
+from bert_jax.interop.families.family import Family, Head
 from bert_jax.interop.names import Tensor, check_tensors, from_theirs
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -57,6 +55,7 @@ def tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def read_foreign(
     where: str,
+    family: Family,
     values: Mapping[str, Any],
     encoder: EncoderConfig,
     tensors: Mapping[str, Tensor],
@@ -68,7 +67,9 @@ def read_foreign(
 
     Args:
       where: the file or directory, for errors.
-      values: `architectures`, `id2label`, `num_labels` and `problem_type`, as far as known.
+      family: of the model.
+      values: `architectures`, `id2label`, `num_labels`, `problem_type` and `pad_token_id`, as far
+        as known.
       encoder: its shape.
       tensors: by canonical name.
       mesh: of one device.
@@ -81,27 +82,41 @@ def read_foreign(
     if not isinstance(declared, list):
         raise UserError(f"{where}: architectures={declared} is not a list: correct config.json")
     declared = declared[0]
-    groups = groups_of_file(declared, tensors, where)
-    if declared == CLASSES:
+    groups = groups_of_file(family, declared, tensors, where)
+    head = None if declared is None else family.head_of(declared)
+    if head is Head.CLASSES:
         labels = read_labels(values, where)
         one_number = len(labels) == 1
         task = TaskKind.REGRESSION if one_number else TaskKind.CLASSIFICATION
         metadata = fine_tuned_metadata(encoder, task, [] if one_number else labels, pairs=pairs)
-    elif declared == TOKENS:
+    elif head is Head.TOKENS:
         labels = read_labels(values, where)
         metadata = fine_tuned_metadata(encoder, TaskKind.TAGS, labels, pairs=False)
-    elif declared == SPANS:
+    elif head is Head.SPANS:
         metadata = fine_tuned_metadata(encoder, TaskKind.SPANS, [], pairs=False)
     else:
         metadata = pretrained_metadata(encoder, groups)
-    if pairs and declared != CLASSES:
-        raise UserError(f"--pairs is for {CLASSES}, and {where} is {declared}: leave it out")
-    abstract = abstract_groups(metadata, groups, mesh)
-    check_tensors(where, tensors, abstract)
+    if pairs and head is not Head.CLASSES:
+        raise UserError(
+            f"--pairs is for {family.architecture(Head.CLASSES)}, and {where} is {declared}: leave"
+            " it out"
+        )
+    metadata["family"] = family.model_type
+    abstract, pad_id = abstract_groups(metadata, groups, mesh), pad_id_of(family, values)
     notes = []
+    if unread := check_tensors(where, family, tensors, abstract, pad_id):
+        notes.append(f"not read, as no head here has them: {', '.join(unread)}")
     if short := sorted({t.dtype for t in tensors.values()} & {"float16", "bfloat16"}):
         notes.append(f"{' and '.join(short)} converted to float32, with the same values")
-    return Model(from_theirs(abstract, lambda name: tensors[name].read()), metadata, notes)
+    params = from_theirs(family, abstract, lambda name: tensors[name].read(), pad_id)
+    return Model(params, metadata, notes)
+
+
+def pad_id_of(family: Family, values: Mapping[str, Any]) -> int:
+    """Returns the id of the padding piece by a config.json."""
+    found = values.get("pad_token_id")
+    found = family.defaults.get("pad_token_id", 0) if found is None else found
+    return found if isinstance(found, int) else 0
 
 
 def read_labels(values: Mapping[str, Any], where: object) -> list[str]:

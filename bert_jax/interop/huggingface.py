@@ -1,6 +1,5 @@
 """Reader and writer for directories of transformers."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,29 +10,32 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from bert_jax.checkpoints.fingerprint import fingerprints, json_digest
-from bert_jax.config import (
-    ComputeType,
-    EncoderConfig,
-    FinetuneConfig,
-    PositionInit,
-    PretrainConfig,
-    from_dict,
-)
+from bert_jax.config import EncoderConfig, FinetuneConfig, PretrainConfig, from_dict
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.interop.architectures import (
-    CLASSES,
-    ENCODER,
     ENCODER_KIND,
     PRETRAINING_KIND,
-    SPANS,
-    TOKENS,
     Model,
     abstract_groups,
-    architecture_of,
+    family_of,
+    head_of,
 )
-from bert_jax.interop.foreign import check_vocabulary, read_foreign, read_labels, tokenizer_metadata
-from bert_jax.interop.huggingface_config import read_encoder_config, write_encoder_config
+from bert_jax.interop.families.family import Family, Head
+from bert_jax.interop.families.registry import FAMILIES
+from bert_jax.interop.foreign import (
+    check_vocabulary,
+    pad_id_of,
+    read_foreign,
+    read_labels,
+    tokenizer_metadata,
+)
+from bert_jax.interop.huggingface_config import (
+    as_read,
+    find_family,
+    read_encoder_config,
+    write_encoder_config,
+)
 from bert_jax.interop.huggingface_tokenizer import (
     check_segments,
     read_max_length,
@@ -41,7 +43,7 @@ from bert_jax.interop.huggingface_tokenizer import (
     write_tokenizer,
 )
 from bert_jax.interop.model_card import make_card
-from bert_jax.interop.names import PREFIX, Tensor, check_tensors, from_theirs, to_theirs
+from bert_jax.interop.names import Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
@@ -74,14 +76,15 @@ def read_directory(
     if not path.is_file():
         raise UserError(f"{directory} has no {HF_CONFIG_FILE}: name a directory of transformers")
     values = read_json(path)
-    encoder = read_encoder_config(values, path)
-    tensors = open_weights(directory)
-    model = _read_own(directory, values, encoder, tensors, mesh)
+    family = find_family(values, FAMILIES, path)
+    encoder = read_encoder_config(family, values, path)
+    tensors = open_weights(directory, family)
+    model = _read_own(directory, family, values, encoder, tensors, mesh)
     if model is None:
-        model = read_foreign(str(directory), values, encoder, tensors, mesh, pairs=pairs)
+        model = read_foreign(str(directory), family, values, encoder, tensors, mesh, pairs=pairs)
         tokenizer = tokenizer or read_tokenizer(directory, rows=encoder.vocab_size)
         model.notes.extend(tokenizer.notes)
-        if encoder.segments > 1 and (pairs or architecture_of(model.metadata) == SPANS):
+        if encoder.segments > 1 and (pairs or head_of(model.metadata) is Head.SPANS):
             check_segments(directory)
         check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
         model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
@@ -92,6 +95,7 @@ def read_directory(
 
 def _read_own(
     directory: pathlib.Path,
+    family: Family,
     values: Mapping[str, Any],
     encoder: EncoderConfig,
     tensors: Mapping[str, Tensor],
@@ -106,20 +110,17 @@ def _read_own(
     if not path.is_file():
         return None
     metadata, of_params = _read_metadata(path)
-    stored = dataclasses.replace(
-        from_dict(EncoderConfig, metadata["encoder"]),
-        position_init=PositionInit.NORMAL,  # config.json has none of these three
-        compute_type=ComputeType.FLOAT32,
-        unroll=1,
-    )
-    if stored != encoder or values.get("architectures") != [architecture_of(metadata)]:
+    stored = from_dict(EncoderConfig, metadata["encoder"])
+    architecture = family.architecture(head_of(metadata))
+    if as_read(family, stored) != encoder or values.get("architectures") != [architecture]:
         return None
     if metadata.get("labels"):
         metadata["labels"] = read_labels(values, directory)
     groups = dict.fromkeys(name.partition("/")[0] for name in of_params)
     abstract = abstract_groups(metadata, groups, mesh)
-    check_tensors(str(directory), tensors, abstract)
-    params = from_theirs(abstract, lambda name: tensors[name].read())
+    pad_id = pad_id_of(family, values)
+    check_tensors(str(directory), family, tensors, abstract, pad_id)
+    params = from_theirs(family, abstract, lambda name: tensors[name].read(), pad_id)
     return Model(params, metadata, []) if fingerprints(params) == of_params else None
 
 
@@ -145,17 +146,19 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
       directory: exists and is empty.
 
     Raises:
-      UserError: if transformers' BERT or tokenizer.json cannot represent the model.
+      UserError: if no family of transformers, or no tokenizer.json, can represent the model.
     """
     metadata = model.metadata
     encoder = from_dict(EncoderConfig, metadata["encoder"])
     tokenizer = tokenizer_from_dict(metadata["tokenizer"])
-    architecture = architecture_of(metadata)
+    family, head = family_of(metadata), head_of(metadata)
+    special = tokenizer.special
     values = {
-        "architectures": [architecture],
-        **write_encoder_config(encoder),
-        **_write_labels(metadata, architecture),
-        "pad_token_id": tokenizer.special.pad,
+        "architectures": [family.architecture(head)],
+        **write_encoder_config(family, encoder, special.pad),
+        **_write_labels(metadata, head),
+        "pad_token_id": special.pad,
+        **{field: getattr(special, role) for field, role in family.special.items()},
     }
     write_tokenizer(tokenizer, directory, metadata.get("max_length", encoder.max_length))
     own = {name: metadata[name] for name in _OWN_METADATA if name in metadata}
@@ -163,29 +166,29 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     own["digest"] = json_digest(own)
     _write_json(directory / HF_CONFIG_FILE, values)
     _write_json(directory / OWN_METADATA_FILE, own)
-    (directory / CARD_FILE).write_text(make_card(model, architecture), encoding="utf-8")
-    prefix = PREFIX if architecture == ENCODER else ""  # transformers writes an encoder without it
+    (directory / CARD_FILE).write_text(make_card(model, family, head), encoding="utf-8")
+    prefix = family.base if head is Head.ENCODER else ""  # transformers writes it without
     tensors = {
         name.removeprefix(prefix): np.ascontiguousarray(tensor)
-        for name, tensor in to_theirs(model.params).items()
+        for name, tensor in to_theirs(family, model.params, special.pad).items()
     }
     save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "pt"})
     # The library creates files that only their owner can read.
     (directory / SAFETENSORS_FILE).chmod((directory / HF_CONFIG_FILE).stat().st_mode)
 
 
-_OWN_METADATA = ("kind", "config", "encoder", "tokenizer", "labels", "scores", "max_length")
+_OWN_METADATA = "kind config encoder family tokenizer labels scores max_length".split()
 
 
-def _write_labels(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def _write_labels(metadata: Mapping[str, Any], head: Head) -> dict[str, Any]:
     labels: Sequence[str] = metadata.get("labels", [])
-    if architecture == TOKENS:
+    if head is Head.TOKENS:
         return _named(labels)
-    if architecture == CLASSES and labels:
+    if head is Head.CLASSES and labels:
         return _named(labels) | {"problem_type": "single_label_classification"}
-    if architecture == CLASSES:
+    if head is Head.CLASSES:
         return _named(["LABEL_0"]) | {"problem_type": "regression"}
-    return _named(["LABEL_0", "LABEL_1"]) if architecture == SPANS else {}
+    return _named(["LABEL_0", "LABEL_1"]) if head is Head.SPANS else {}
 
 
 def _named(labels: Sequence[str]) -> dict[str, Any]:

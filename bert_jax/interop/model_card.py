@@ -5,30 +5,23 @@ from typing import Any
 import jax
 
 import bert_jax
-from bert_jax.interop.architectures import (
-    CLASSES,
-    ENCODER,
-    MASKED_LM,
-    PRETRAINING,
-    SPANS,
-    TOKENS,
-    Model,
-)
+from bert_jax.interop.architectures import Model
+from bert_jax.interop.families.family import Family, Head
 
 _PIPELINES = {
-    PRETRAINING: "fill-mask",
-    MASKED_LM: "fill-mask",
-    ENCODER: "feature-extraction",
-    CLASSES: "text-classification",
-    TOKENS: "token-classification",
-    SPANS: "question-answering",
+    Head.PRETRAINING: "fill-mask",
+    Head.MASKED_LM: "fill-mask",
+    Head.ENCODER: "feature-extraction",
+    Head.CLASSES: "text-classification",
+    Head.TOKENS: "token-classification",
+    Head.SPANS: "question-answering",
 }
 
 
-def make_card(model: Model, architecture: str) -> str:
+def make_card(model: Model, family: Family, head: Head) -> str:
     """Returns the card as Markdown, with what the checkpoint's metadata has."""
     metadata = model.metadata
-    pipeline = _PIPELINES[architecture]
+    architecture, pipeline = family.architecture(head), _PIPELINES[head]
     count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     encoder = metadata["encoder"]
     rows = {
@@ -44,10 +37,10 @@ def make_card(model: Model, architecture: str) -> str:
         "---",
         "library_name: transformers",
         f"pipeline_tag: {pipeline}",
-        "tags: [bert, bert_jax]",
+        f"tags: [{family.model_type}, bert_jax]",
         "---",
         "",
-        "# A BERT from bert_jax",
+        f"# A {family.classes} from bert_jax",
         "",
         "```python",
         f"from transformers import AutoTokenizer, {architecture}",

@@ -1,6 +1,7 @@
 """Models and tokenizers of transformers, loaded from a directory and run."""
 
 import contextlib
+import inspect
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +12,8 @@ from bert_jax.config import EncoderConfig, from_dict
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.interop import verify
-from bert_jax.interop.architectures import (
-    ENCODER,
-    MASKED_LM,
-    PRETRAINING,
-    SPANS,
-    Model,
-    architecture_of,
-)
+from bert_jax.interop.architectures import Model, family_of, head_of
+from bert_jax.interop.families.family import Family, Head
 from bert_jax.interop.huggingface_tokenizer import unstated_settings
 from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
@@ -35,13 +30,14 @@ class Loaded(NamedTuple):
 
 
 def load_model(
-    directory: pathlib.Path, architecture: str, *, pooler: bool, dtype: str = "float32"
+    directory: pathlib.Path, family: Family, head: Head, *, pooler: bool, dtype: str = "float32"
 ) -> Loaded:
     """Loads a model of transformers in evaluation mode.
 
     Args:
       directory: with config.json and weights.
-      architecture: the name of the class.
+      family: of the model.
+      head: on it.
       pooler: True if an encoder without a head has a pooler.
       dtype: of the computation.
     """
@@ -51,9 +47,10 @@ def load_model(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"attn_implementation": "eager", "dtype": getattr(torch, dtype)}
-    if architecture == ENCODER:
+    make = getattr(transformers, family.architecture(head))
+    if "add_pooling_layer" in inspect.signature(make).parameters:
         options["add_pooling_layer"] = pooler
-    model, info = getattr(transformers, architecture).from_pretrained(
+    model, info = make.from_pretrained(
         directory, output_loading_info=True, local_files_only=True, **options
     )
     model.eval()
@@ -62,27 +59,28 @@ def load_model(
         inputs = {
             "input_ids": batch["token_ids"],
             "attention_mask": (batch["example_ids"] > 0).astype(np.int32),
-            "token_type_ids": batch["segment_ids"],
         }
+        if "token_type_ids" in inspect.signature(model.forward).parameters:
+            inputs["token_type_ids"] = batch["segment_ids"]
         with torch.no_grad():
             out = model(**{name: torch.from_numpy(x).long() for name, x in inputs.items()})
-        return {name: x.numpy() for name, x in _named_outputs(out, architecture).items()}
+        return {name: x.numpy() for name, x in _named_outputs(out, head).items()}
 
     return Loaded(run, sorted(info["missing_keys"]), sorted(info["unexpected_keys"]))
 
 
-def _named_outputs(out: Any, architecture: str) -> dict[str, Any]:
+def _named_outputs(out: Any, head: Head) -> dict[str, Any]:
     """Returns the outputs of transformers under the names of `verify.our_outputs`."""
-    if architecture == PRETRAINING:
+    if head is Head.PRETRAINING:
         return {"mlm": out.prediction_logits, "sentence": out.seq_relationship_logits}
-    if architecture == MASKED_LM:
+    if head is Head.MASKED_LM:
         return {"mlm": out.logits}
-    if architecture == SPANS:
+    if head is Head.SPANS:
         import torch
 
         return {"logits": torch.stack([out.start_logits, out.end_logits], dim=-1)}
-    if architecture == ENCODER:
-        pooled = {} if out.pooler_output is None else {"pooled": out.pooler_output}
+    if head is Head.ENCODER:
+        pooled = {"pooled": out.pooler_output} if out.get("pooler_output") is not None else {}
         return {"hidden": out.last_hidden_state, **pooled}
     return {"logits": out.logits}
 
@@ -139,9 +137,8 @@ def compare_with_transformers(
         yield f"not verified: {' and '.join(LIBRARIES)} are not both installed"
         return
     with _told_in_one_line(directory):
-        loaded = load_model(
-            directory, architecture_of(model.metadata), pooler="pooler" in model.params
-        )
+        family, head = family_of(model.metadata), head_of(model.metadata)
+        loaded = load_model(directory, family, head, pooler="pooler" in model.params)
     if exported and (loaded.missing or loaded.unexpected):
         raise UserError(
             f"transformers misses the tensors {loaded.missing} and does not use"

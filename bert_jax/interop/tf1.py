@@ -14,10 +14,12 @@ from jax.sharding import Mesh
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
-from bert_jax.interop.architectures import CLASSES, SPANS, Model
+from bert_jax.interop.architectures import Model
+from bert_jax.interop.families.bert import BERT
+from bert_jax.interop.families.family import Head
 from bert_jax.interop.foreign import check_vocabulary, read_foreign, tokenizer_metadata
 from bert_jax.interop.huggingface_config import read_encoder_config
-from bert_jax.interop.names import Tensor, canonical
+from bert_jax.interop.names import Tensor
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.text.vocabulary import VOCAB_FILE
 
@@ -60,9 +62,9 @@ def read_tf1_checkpoint(
     if not path.is_file():
         raise UserError(f"{path} is missing: put the model's {TF1_CONFIG_FILE} next to {prefix}")
     values = read_json(path)
-    encoder = read_encoder_config(values, path)
+    encoder = read_encoder_config(BERT, values, path)
     values = {"architectures": None, **_head_of(tensors)}
-    model = read_foreign(str(prefix), values, encoder, tensors, mesh, pairs=pairs)
+    model = read_foreign(str(prefix), BERT, values, encoder, tensors, mesh, pairs=pairs)
     if tokenizer is None:
         path = prefix.with_name(VOCAB_FILE)
         if not path.is_file():
@@ -128,13 +130,16 @@ def their_name(variable: str) -> str:
         return _HEADS[variable]
     name = re.sub(r"/layer_(\d+)/", r"/layer.\1/", variable).replace("/", ".")
     name = re.sub(r"\.kernel$", ".weight", name)
-    return canonical(re.sub(r"_embeddings$", "_embeddings.weight", name))
+    return BERT.canonical(re.sub(r"_embeddings$", "_embeddings.weight", name))
 
 
 def _head_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Describes the head of a fine-tuned checkpoint as config.json would."""
     if "qa_outputs.weight" in tensors:
-        return {"architectures": [SPANS]}
+        return {"architectures": [BERT.architecture(Head.SPANS)]}
     if "classifier.weight" in tensors:
-        return {"architectures": [CLASSES], "num_labels": tensors["classifier.weight"].shape[0]}
+        return {
+            "architectures": [BERT.architecture(Head.CLASSES)],
+            "num_labels": tensors["classifier.weight"].shape[0],
+        }
     return {}

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bert_jax.errors import UserError
-from bert_jax.interop.names import Tensor, canonical
+from bert_jax.interop.families.family import Family
+from bert_jax.interop.names import Tensor
 
 SAFETENSORS_FILE = "model.safetensors"
 SHARD_INDEX_FILE = "model.safetensors.index.json"  # for weights in several files
@@ -26,8 +27,8 @@ _DTYPES = {
 }
 
 
-def open_weights(directory: pathlib.Path) -> dict[str, Tensor]:
-    """Returns the tensors of a directory, by canonical name; safetensors come before a pickle.
+def open_weights(directory: pathlib.Path, family: Family) -> dict[str, Tensor]:
+    """Returns the tensors of a directory, by the family's name; safetensors come before a pickle.
 
     Of safetensors files only the headers are read at first, and each tensor when it is used.
 
@@ -35,23 +36,22 @@ def open_weights(directory: pathlib.Path) -> dict[str, Tensor]:
       UserError: if there are no weights, or a file is damaged or has more than tensors.
     """
     if (directory / SAFETENSORS_FILE).is_file():
-        return _by_canonical_name(_open_safetensors(directory / SAFETENSORS_FILE), directory)
-    if (directory / SHARD_INDEX_FILE).is_file():
-        return _by_canonical_name(_open_shards(directory), directory)
-    if (directory / PICKLE_FILE).is_file():
-        return _by_canonical_name(_open_pickle(directory / PICKLE_FILE), directory)
-    raise UserError(
-        f"{directory} has no weights: copy {SAFETENSORS_FILE}, or {SHARD_INDEX_FILE} with its"
-        f" files, or {PICKLE_FILE} there"
-    )
-
-
-def _by_canonical_name(tensors: Mapping[str, Tensor], directory: pathlib.Path) -> dict[str, Tensor]:
+        tensors = _open_safetensors(directory / SAFETENSORS_FILE)
+    elif (directory / SHARD_INDEX_FILE).is_file():
+        tensors = _open_shards(directory)
+    elif (directory / PICKLE_FILE).is_file():
+        tensors = _open_pickle(directory / PICKLE_FILE)
+    else:
+        raise UserError(
+            f"{directory} has no weights: copy {SAFETENSORS_FILE}, or {SHARD_INDEX_FILE} with its"
+            f" files, or {PICKLE_FILE} there"
+        )
     found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if canonical(name) in found:
-            raise UserError(f"{directory} has two tensors for {canonical(name)}: remove one")
-        found[canonical(name)] = tensor
+    for old, tensor in tensors.items():
+        name = family.canonical(old)
+        if name in found:
+            raise UserError(f"{directory} has two tensors for {name}: remove one")
+        found[name] = tensor
     return found
 
 

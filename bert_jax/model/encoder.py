@@ -11,13 +11,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig, MlpKind, Norm, PositionEncoding, PositionInit
+from bert_jax.config import (
+    Activation,
+    EncoderConfig,
+    MlpKind,
+    Norm,
+    PoolerKind,
+    PositionEncoding,
+    PositionInit,
+)
 from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of
 from bert_jax.model.layers import (
+    ACTIVATIONS,
     ActivatedDense,
     Dropout,
     dense,
     gather_positions,
+    head_activation,
     kernel_init,
     layer_norm,
     sinusoidal_init,
@@ -292,13 +302,21 @@ class Encoder(nn.Module):
 
 
 class Pooler(nn.Module):
-    """An affine map and tanh of the vector of a whole example."""
+    """A map of vectors before the output layer of a task, of `config.PoolerKind`."""
 
     config: EncoderConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, N, D] to [B, N, D]."""
-        config = self.config
-        affine = dense(config, config.width, ("embed", "pooled"), "dense", use_bias=config.biases)
-        return jnp.tanh(affine(x))
+        config, kind = self.config, self.config.pooler
+        use_bias = config.biases or kind in (PoolerKind.RELU, PoolerKind.GELU)
+        x = dense(config, config.width, ("embed", "pooled"), "dense", use_bias=use_bias)(x)
+        match kind:
+            case PoolerKind.RELU:
+                return ACTIVATIONS[Activation.RELU](x)
+            case PoolerKind.GELU:
+                return ACTIVATIONS[Activation.GELU](x)
+            case PoolerKind.TRANSFORM:
+                return layer_norm(config, "norm")(head_activation(config)(x))
+        return jnp.tanh(x)

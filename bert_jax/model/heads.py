@@ -14,11 +14,11 @@ from bert_jax.config import EncoderConfig, InputPooling, PoolerKind, SentenceObj
 from bert_jax.model.attention import AttentionFn, attention
 from bert_jax.model.encoder import Batch, Encoder, Pooler
 from bert_jax.model.layers import (
-    ACTIVATIONS,
     Dropout,
     bias_init,
     dense,
     gather_positions,
+    head_activation,
     kernel_init,
     layer_norm,
 )
@@ -37,7 +37,7 @@ class MaskedLMHead(nn.Module):
             width = token_table.shape[-1]
             axes = ("embed", "transformed")
             x = dense(config, width, axes, "transform", use_bias=config.biases)(x)
-            x = layer_norm(config, "norm")(ACTIVATIONS[config.activation](x))
+            x = layer_norm(config, "norm")(head_activation(config)(x))
         matrix = token_table
         if not config.mlm_tied:
             shape = (config.vocab_size, x.shape[-1])
@@ -110,7 +110,7 @@ class PretrainingModel(nn.Module):
         self.encoder = Encoder(self.config, self.attend)
         self.mlm_head = MaskedLMHead(self.config)
         if self.objective is not SentenceObjective.NONE:
-            if self.config.pooler is PoolerKind.TANH:
+            if self.config.pooler is not PoolerKind.NONE:
                 self.pooler = Pooler(self.config)
             setattr(self, f"{self.objective.value}_head", SentenceHead(self.config))
 
@@ -124,28 +124,38 @@ class PretrainingModel(nn.Module):
         masked_positions, pool_positions = batch["mlm_positions"], batch["pool_positions"]
         if self.objective is SentenceObjective.NONE:
             return self.encoder(batch, masked_positions, deterministic=deterministic), None
-        if self.config.pooling is InputPooling.MEAN:
-            x = self.encoder(batch, deterministic=deterministic)
-            masked = gather_positions(x, masked_positions)
-            pooled = example_means(x, batch).astype(x.dtype)
-        else:
+        if self.config.pooling is InputPooling.CLS:
             output_positions = jnp.concatenate([masked_positions, pool_positions], axis=1)
             x = self.encoder(batch, output_positions, deterministic=deterministic)
-            masked, pooled = jnp.split(x, [masked_positions.shape[1]], axis=1)
-        if self.config.pooler is PoolerKind.TANH:
-            pooled = self.pooler(pooled)
-        return masked, getattr(self, f"{self.objective.value}_head")(pooled)
+            masked, x = jnp.split(x, [masked_positions.shape[1]], axis=1)
+        else:
+            x = self.encoder(batch, deterministic=deterministic)
+            masked = gather_positions(x, masked_positions)
+        if self.config.pooling is InputPooling.MEAN:
+            x = example_means(x, batch).astype(x.dtype)
+        if self.config.pooler is not PoolerKind.NONE:
+            x = self.pooler(x)
+        if self.config.pooling is InputPooling.LATE:
+            x = example_means(x, batch).astype(x.dtype)
+        return masked, getattr(self, f"{self.objective.value}_head")(x)
 
     def score_tokens(self, x: jax.Array) -> jax.Array:
         """Maps vectors of tokens, [B, M, D], to float32 logits [B, M, V]."""
         return self.mlm_head(x, self.encoder.embeddings.tokens)
 
 
+def reads_pooler(config: EncoderConfig, *, whole_inputs: bool) -> bool:
+    """Returns True if the head of a task reads vectors through the pooler."""
+    kind = config.pooler
+    return kind is PoolerKind.TRANSFORM or (whole_inputs and kind is not PoolerKind.NONE)
+
+
 class TaskModel(nn.Module):
     """Encoder and the head of a labelled task.
 
     Tasks of whole inputs read [CLS], or a mean, through the pooler; tasks of tokens read every
-    one. The name of the head is that of its parameter group, as `tasks/kinds.py` has it.
+    one, through the pooler where that is a transform. The name of the head is that of its parameter
+    group, as `tasks/kinds.py` has it.
     """
 
     config: EncoderConfig
@@ -159,15 +169,18 @@ class TaskModel(nn.Module):
         self.encoder = Encoder(self.config)
 
     def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
-        """Returns the vectors that the head reads: [B, N, G D] of inputs, [B, T, G D] of tokens."""
-        means = self.whole_inputs and self.config.pooling is InputPooling.MEAN
+        """Returns the vectors that pooler and head read.
+
+        Those of whole inputs are [B, N, G D], those of tokens, or for late pooling, [B, T, G D].
+        """
+        pooling = self.config.pooling if self.whole_inputs else None
         x = self.encoder(
             batch,
-            batch["pool_positions"] if self.whole_inputs and not means else None,
+            batch["pool_positions"] if pooling is InputPooling.CLS else None,
             deterministic=deterministic or self.frozen_encoder,
             layers=self.feature_layers,
         )
-        x = example_means(x, batch).astype(x.dtype) if means else x
+        x = example_means(x, batch).astype(x.dtype) if pooling is InputPooling.MEAN else x
         return jax.lax.stop_gradient(x) if self.frozen_encoder else x
 
     @nn.compact
@@ -179,6 +192,8 @@ class TaskModel(nn.Module):
         x = batch.get("features")
         if x is None:
             x = self.features(batch, deterministic=deterministic)
-        if self.whole_inputs and self.config.pooler is PoolerKind.TANH:
+        if reads_pooler(self.config, whole_inputs=self.whole_inputs):
             x = Pooler(self.config, name="pooler")(x)
+        if self.whole_inputs and self.config.pooling is InputPooling.LATE:
+            x = example_means(x, batch).astype(x.dtype)
         return TaskHead(self.config, self.outputs, name=self.head)(x, deterministic=deterministic)

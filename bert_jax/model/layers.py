@@ -4,6 +4,7 @@ Names of logical axes stand beside the parameters that have them; `distributed/s
 what they mean on a mesh.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -166,6 +167,17 @@ ACTIVATIONS = {
     Activation.RELU: jax.nn.relu,
     Activation.SILU: jax.nn.silu,
 }
+
+
+def resolved_mlm_activation(config: EncoderConfig) -> Activation:
+    """Returns the name of the activation of the masked-LM transform."""
+    own = config.mlm_activation
+    return config.activation if own is Activation.OF_ENCODER else own
+
+
+def head_activation(config: EncoderConfig) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of the masked-LM transform."""
+    return ACTIVATIONS[resolved_mlm_activation(config)]
 
 
 class Dropout(nn.Module):

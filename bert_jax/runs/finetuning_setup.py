@@ -12,7 +12,14 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.checkpoint import read_metadata
 from bert_jax.checkpoints.fingerprint import json_digest
 from bert_jax.checkpoints.transfer import check_head, task_encoder
-from bert_jax.config import EncoderConfig, FinetuneConfig, TaskKind, from_dict
+from bert_jax.config import (
+    EncoderConfig,
+    EncoderMode,
+    FinetuneConfig,
+    InputPooling,
+    TaskKind,
+    from_dict,
+)
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.tasks.batches import TaskBatches
@@ -60,6 +67,15 @@ class FinetuningSetup:
         self.encoder = task_encoder(from_dict(EncoderConfig, metadata["encoder"]), config)
         self.mesh = mesh
         sharding.check_encoder(self.encoder, self.mesh)
+        if (
+            config.encoder_mode is EncoderMode.CACHED
+            and self.encoder.pooling is InputPooling.LATE
+            and KINDS[config.task].whole_inputs
+        ):
+            raise UserError(
+                "--config.encoder_mode=cached keeps one vector of an input, and"
+                " encoder.pooling=late of this checkpoint reads all: set encoder_mode=frozen"
+            )
         self.task = read_task(config, self.tokenizer)
         check_head(metadata, config, self.task.labels)
         self.task_digest = self.task.fingerprint()

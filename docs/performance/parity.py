@@ -21,7 +21,8 @@ from absl import app, flags
 from bert_jax.config import EncoderConfig, MeshConfig, from_dict
 from bert_jax.distributed import sharding
 from bert_jax.interop import huggingface, peer, verify
-from bert_jax.interop.architectures import GROUPS
+from bert_jax.interop.families.bert import BERT
+from bert_jax.interop.families.family import Head
 from bert_jax.text.tokenizer import tokenizer_from_dict
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
@@ -56,10 +57,10 @@ def make_model(architecture: str, layers: int, vocab_size: int, *, trained: bool
 
 
 def run_float64(
-    directory: pathlib.Path, architecture: str, batch: verify.InputRows
+    directory: pathlib.Path, head: Head, batch: verify.InputRows
 ) -> verify.ModelOutputs:
     """Runs transformers in double precision."""
-    return peer.load_model(directory, architecture, pooler=True, dtype="float64").run(batch)
+    return peer.load_model(directory, BERT, head, pooler=True, dtype="float64").run(batch)
 
 
 def distance(
@@ -69,9 +70,10 @@ def distance(
     return max(each.greatest for each in verify.compare(one, other, batch))
 
 
-def measure(architecture: str, layers: int, *, trained: bool) -> None:
+def measure(head: Head, layers: int, *, trained: bool) -> None:
     """Prints two rows: for the import, and for the export."""
     mesh = sharding.make_mesh(MeshConfig(data=1), devices=jax.local_devices()[:1])
+    architecture = BERT.architecture(head)
     pieces = pathlib.Path(_VOCAB.value).read_text(encoding="utf-8").count("\n")
     with tempfile.TemporaryDirectory() as made:
         first, second = pathlib.Path(made, "first"), pathlib.Path(made, "second")
@@ -84,9 +86,9 @@ def measure(architecture: str, layers: int, *, trained: bool) -> None:
         tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
         batch = verify.make_input_rows(tokenizer, encoder, verify.SENTENCES)
         ours = verify.our_outputs(model, batch)
-        exact = run_float64(first, architecture, batch)
+        exact = run_float64(first, head, batch)
         for way, directory in (("to ours", first), ("to theirs", second)):
-            theirs = peer.load_model(directory, architecture, pooler=True).run(batch)
+            theirs = peer.load_model(directory, BERT, head, pooler=True).run(batch)
             found = verify.compare(ours, theirs, batch)
             largest = max(each.largest for each in found)
             greatest = max(each.greatest for each in found)
@@ -105,8 +107,8 @@ def main(_: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for layers in map(int, _LAYERS.value):
         for trained in (False, True):
-            for architecture in GROUPS:
-                measure(architecture, layers, trained=trained)
+            for head in Head:
+                measure(head, layers, trained=trained)
 
 
 if __name__ == "__main__":

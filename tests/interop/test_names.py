@@ -23,14 +23,16 @@ from bert_jax.interop.architectures import (
     Model,
     abstract_groups,
     architecture_of,
+    family_of,
     fine_tuned_metadata,
     groups_of_export,
     groups_of_file,
     module_of,
     pretrained_metadata,
 )
+from bert_jax.interop.families.bert import BERT
 from bert_jax.interop.foreign import tokenizer_metadata
-from bert_jax.interop.names import canonical, from_theirs, tensor_mappings, to_theirs
+from bert_jax.interop.names import from_theirs, tensor_mappings, to_theirs
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.training import ModelType, train_sentencepiece
 from tests.fixtures.batches import make_batch, random_params
@@ -59,16 +61,17 @@ def test_every_parameter_has_one_place(kind: str, tiny_encoder: EncoderConfig, m
     params = made(metadata, tiny_encoder).params
     abstract = abstract_groups(metadata, tuple(params), mesh)  # of the table: as the model's own
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract)
-    theirs = to_theirs(params)
-    assert len(theirs) == len(tensor_mappings(params))  # no two of one name
+    family = family_of(metadata)
+    theirs, mappings = to_theirs(family, params), tensor_mappings(family, params)
+    assert len(theirs) == len(mappings)  # no two of one name
     assert sum(t.size for t in theirs.values()) == sum(x.size for x in jax.tree.leaves(params))
-    assert all(theirs[mapping.name].shape == mapping.shape for mapping in tensor_mappings(params))
-    assert_same_bits(from_theirs(params, theirs.__getitem__), params)
+    assert all(theirs[mapping.name].shape == mapping.shape for mapping in mappings)
+    assert_same_bits(from_theirs(family, params, theirs.__getitem__), params)
 
 
 def test_layouts(tiny_encoder: EncoderConfig) -> None:
     params = made(pretrained_metadata(tiny_encoder, ALL), tiny_encoder).params
-    theirs, layers = to_theirs(params), params["encoder"]["layers"]
+    theirs, layers = to_theirs(BERT, params), params["encoder"]["layers"]
     query = theirs["bert.encoder.layer.1.attention.self.query.weight"]
     np.testing.assert_array_equal(
         query[7:9, 5], layers["attention"]["query"]["kernel"][1, 5, 1, 1:3]
@@ -80,23 +83,25 @@ def test_layouts(tiny_encoder: EncoderConfig) -> None:
 
 
 def test_names_that_they_have_used() -> None:
-    assert canonical("embeddings.LayerNorm.gamma") == "bert.embeddings.LayerNorm.weight"
-    assert canonical("bert.encoder.layer.3.output.LayerNorm.beta").endswith(".LayerNorm.bias")
-    assert canonical("pooler.dense.weight") == "bert.pooler.dense.weight"
-    assert canonical("cls.predictions.bias") == "cls.predictions.bias"
+    assert BERT.canonical("embeddings.LayerNorm.gamma") == "bert.embeddings.LayerNorm.weight"
+    assert BERT.canonical("bert.encoder.layer.3.output.LayerNorm.beta").endswith(".LayerNorm.bias")
+    assert BERT.canonical("pooler.dense.weight") == "bert.pooler.dense.weight"
+    assert BERT.canonical("cls.predictions.bias") == "cls.predictions.bias"
 
 
 def test_what_a_file_holds() -> None:
     pooler, mlm = "bert.pooler.dense.weight", "cls.predictions.transform.dense.weight"
     nsp = "cls.seq_relationship.weight"
-    assert groups_of_file(None, [pooler], "x") == ("encoder", "pooler")
-    assert groups_of_file("BertModel", [], "x") == ("encoder",)
-    assert groups_of_file("BertForMaskedLM", [pooler, mlm, nsp], "x") == ALL
-    assert groups_of_file("BertForMaskedLM", [nsp], "x") == ALL  # so that the pooler is missed
-    tags = groups_of_file("BertForTokenClassification", [pooler, mlm], "x")
+    assert groups_of_file(BERT, None, [pooler], "x") == ("encoder", "pooler")
+    assert groups_of_file(BERT, "BertModel", [], "x") == ("encoder",)
+    assert groups_of_file(BERT, "BertForMaskedLM", [pooler, mlm, nsp], "x") == ALL
+    assert (
+        groups_of_file(BERT, "BertForMaskedLM", [nsp], "x") == ALL
+    )  # so that the pooler is missed
+    tags = groups_of_file(BERT, "BertForTokenClassification", [pooler, mlm], "x")
     assert tags == ("encoder", "pooler", "tagger")  # and the rest of the masked LM is unexpected
     with pytest.raises(UserError, match="a head and no architectures"):
-        groups_of_file(None, ["classifier.weight"], "x")
+        groups_of_file(BERT, None, ["classifier.weight"], "x")
 
 
 def test_a_run_with_sentencepiece_and_swapped_sentences(

@@ -15,6 +15,7 @@ from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.interop import tf1, tf1_forward, verify
 from bert_jax.interop.architectures import Model
+from bert_jax.interop.families.bert import BERT
 from bert_jax.interop.names import Misfit, to_theirs
 from bert_jax.text.tokenizer import tokenizer_from_dict
 from tests.fixtures.drivers import Drivers
@@ -127,7 +128,7 @@ def test_a_checkpoint_is_imported(
     assert len(differences(model, prefix)) == {"pretraining": 2, "encoder": 2}.get(head, 1)
     assert tokenizer_from_dict(model.metadata["tokenizer"]).lower_case  # pyright: ignore
     # Every variable but the optimizer's is there, bit for bit.
-    found = to_theirs(model.params)
+    found = to_theirs(BERT, model.params)
     wanted = {n: v for n, v in variables.items() if "adam" not in n and n != "global_step"}
     assert sorted(found) == sorted(tf1.their_name(name) for name in wanted)
     for name, value in wanted.items():

@@ -21,7 +21,9 @@ from bert_jax.config import (
     PoolerKind,
     PositionEncoding,
     Remat,
+    validate_encoder,
 )
+from bert_jax.errors import UserError
 from bert_jax.inspection.internals import encoder_internals
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.flops import encoder_flops
@@ -260,27 +262,74 @@ def test_padding_makes_nothing_that_is_not_finite(
     )
 
 
+@pytest.mark.parametrize("pooling", InputPooling)
 @pytest.mark.parametrize("pooler", PoolerKind)
-def test_means_of_whole_inputs(tiny_encoder: EncoderConfig, pooler: PoolerKind) -> None:
-    config = replace(tiny_encoder, pooling=InputPooling.MEAN, pooler=pooler)
+def test_vectors_of_whole_inputs(
+    tiny_encoder: EncoderConfig, pooler: PoolerKind, pooling: InputPooling
+) -> None:
+    config = replace(tiny_encoder, pooling=pooling, pooler=pooler)
+    if (pooler, pooling) == (PoolerKind.NONE, InputPooling.LATE):
+        with pytest.raises(UserError, match="pooling=late averages what the pooler makes"):
+            validate_encoder(config)
+        return
     task, batch = TaskModel(config, "classifier", 3, whole_inputs=True), make_batch(tiny_encoder)
     batch["mlm_positions"] = np.zeros((16, 1), np.int32)
     pretraining = PretrainingModel(config)
     params = random_params(pretraining, batch)
     params["classifier"] = random_params(task, batch)["classifier"]
-    assert ("pooler" in params) == (pooler is PoolerKind.TANH)
+    assert ("pooler" in params) == (pooler is not PoolerKind.NONE)
     sentence = apply(pretraining, params, batch).sentence
     logits = apply(task, params, batch)
     oracle = reference.to_float64(params)
     for row, example in zip(*np.nonzero(batch["weights"]), strict=True):
         own = np.nonzero(batch["example_ids"][row] == example + 1)[0]
         ids, segments = batch["token_ids"][row, own], batch["segment_ids"][row, own]
-        mean = reference.encode(oracle["encoder"], ids, segments, Shape()).mean(axis=0)
-        if pooler is PoolerKind.TANH:
-            mean = reference.pool(oracle["pooler"], mean[None])
+        x = reference.encode(oracle["encoder"], ids, segments, Shape())
+        x = {InputPooling.CLS: x[:1], InputPooling.MEAN: x.mean(axis=0, keepdims=True)}.get(
+            pooling, x
+        )
+        if pooler is not PoolerKind.NONE:
+            x = np.stack([reference.pool(oracle["pooler"], one[None], pooler.value) for one in x])
         for ours, head in ((sentence, "nsp_head"), (logits, "classifier")):
-            expected = reference.affine(oracle[head]["dense"], mean)
+            expected = reference.affine(oracle[head]["dense"], x.mean(axis=0))
             np.testing.assert_allclose(ours[row, example], expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("pooler", PoolerKind)
+def test_heads_of_tokens_read_a_transform_alone(
+    tiny_encoder: EncoderConfig, pooler: PoolerKind
+) -> None:
+    config = replace(
+        tiny_encoder, pooler=pooler, mlm_activation=Activation.RELU, pooling=InputPooling.MEAN
+    )
+    model, batch = TaskModel(config, "tagger", 3, whole_inputs=False), make_batch(tiny_encoder)
+    params = random_params(model, batch)
+    assert ("pooler" in params) == (pooler is PoolerKind.TRANSFORM)
+    logits, oracle = apply(model, params, batch), reference.to_float64(params)
+    own = np.nonzero(batch["example_ids"][0] == 1)[0]
+    ids, segments = batch["token_ids"][0, own], batch["segment_ids"][0, own]
+    x = reference.encode(oracle["encoder"], ids, segments, Shape())
+    if pooler is PoolerKind.TRANSFORM:
+        relu = Shape(activation="relu")
+        x = np.stack([reference.pool(oracle["pooler"], one[None], "transform", relu) for one in x])
+    expected = reference.affine(oracle["tagger"]["dense"], x)
+    np.testing.assert_allclose(logits[0, own], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_the_transform_of_the_masked_lm_may_have_an_activation_of_its_own(
+    tiny_encoder: EncoderConfig,
+) -> None:
+    config = replace(tiny_encoder, activation=Activation.SILU, mlm_activation=Activation.RELU)
+    model, batch = PretrainingModel(config), make_batch(tiny_encoder)
+    batch["mlm_positions"] = np.zeros((16, 1), np.int32)
+    params = random_params(model, batch)
+    found, oracle = apply(model, params, batch).mlm, reference.to_float64(params)
+    own = np.nonzero(batch["example_ids"][0] == 1)[0]
+    ids, segments = batch["token_ids"][0, own], batch["segment_ids"][0, own]
+    x = reference.encode(oracle["encoder"], ids, segments, Shape(activation="silu"))[:1]
+    tokens = oracle["encoder"]["embeddings"]["tokens"]
+    expected = reference.masked_lm_logits(oracle["mlm_head"], tokens, x, Shape(activation="relu"))
+    np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
 
 
 def test_outputs_to_the_residual_begin_smaller(tiny_encoder: EncoderConfig) -> None:
