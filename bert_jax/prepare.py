@@ -29,8 +29,9 @@ _LANGUAGE = flags.DEFINE_string("language", "en", "whose rules split text into s
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "train:sentencepiece:8000",
-    "train:KIND:SIZE with the kind sentencepiece, sentencepiece-bpe or wordpiece; a .model file, a"
-    " vocab.txt, or the tokenizer/ of a corpus or a pretraining run",
+    "train:KIND:SIZE with the kind sentencepiece, sentencepiece-bpe, wordpiece or bpe (byte-level);"
+    " a .model file, a vocab.txt, a tokenizer.json, a vocab.json with its merges.txt, or the"
+    " tokenizer/ of a corpus or a pretraining run",
 )
 _LOWER_CASE = flags.DEFINE_bool(
     "lower_case",

@@ -63,7 +63,8 @@ class FillMask:
         has_mask = any((side == self._tokenizer.special.mask).any() for side in sides)
         if not has_mask and not (pair and self._classes):
             raise UserError(f"nothing to fill in {text!r}: put {MASK_TEXT} where a word is not")
-        check_fits(text, sum(map(len, sides)) + (3 if pair else 2), self._encoder)
+        size = input_sizes(sides[:1], sides[1:], self._tokenizer.special)[0]
+        check_fits(text, int(size), self._encoder)
 
     def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Fills every [MASK] by itself, the others still masked.
@@ -125,7 +126,7 @@ def _rows(
     encoder: EncoderConfig,
 ) -> dict[str, np.ndarray]:
     """Writes an input a row, of the shortest length that is a multiple of a few."""
-    length = row_length(input_sizes(a, b), encoder.max_length)
+    length = row_length(input_sizes(a, b, tokenizer.special), encoder.max_length)
     row_format = RowFormat(length, 1, tokenizer.special, pool_last=encoder.causal)
     return make_token_rows(a, b, np.ones(len(a), np.int64), row_format)[0]
 

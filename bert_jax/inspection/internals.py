@@ -99,7 +99,7 @@ def _row(
     a, b = [tokenizer.encode(text)], [tokenizer.encode(text_pair)]
     if not len(a[0]):
         raise UserError("the text is empty: give it at least one word")
-    size = int(input_sizes(a, b)[0])
+    size = int(input_sizes(a, b, tokenizer.special)[0])
     check_fits(text, size, config)
     length = row_length(np.array([size]), config.max_length)
     row_format = RowFormat(length, 1, tokenizer.special, pool_last=config.causal)

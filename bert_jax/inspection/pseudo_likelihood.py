@@ -17,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
+from bert_jax.text.tokenizer import SpecialIds
 
 
 class PseudoLikelihood:
@@ -63,7 +64,7 @@ class PseudoLikelihood:
           For each input, in order, the log-probabilities in nats of A's tokens, then B's: [size]
           float32.
         """
-        copies = _masked_copies(a, b, self._lm.tokenizer.special.mask)
+        copies = _masked_copies(a, b, self._lm.tokenizer.special)
         batches = make_batches(
             copies,
             self._lm.model.config,
@@ -78,16 +79,18 @@ class PseudoLikelihood:
         return np.split(scores, ends[:-1])
 
 
-def _masked_copies(a: list[np.ndarray], b: list[np.ndarray], mask: int) -> TaskInputs:
+def _masked_copies(a: list[np.ndarray], b: list[np.ndarray], special: SpecialIds) -> TaskInputs:
     """Returns one copy of an input for each token, with this token masked and as its label."""
     copies: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for sides in zip(a, b, strict=True):
         for side, ids in enumerate(sides):
-            masked = np.where(np.eye(len(ids), dtype=bool), np.int32(mask), ids)  # a copy a row
+            masked = np.where(
+                np.eye(len(ids), dtype=bool), np.int32(special.mask), ids
+            )  # a copy a row
             copies[side].extend(masked)
             copies[1 - side].extend([sides[1 - side]] * len(ids))
     labels = np.concatenate([ids for sides in zip(a, b, strict=True) for ids in sides])
-    return TaskInputs(*copies, labels, np.arange(len(labels)))
+    return TaskInputs(*copies, labels, np.arange(len(labels)), special)
 
 
 def _mask_positions(batch: Batch, mask: int) -> jax.Array:

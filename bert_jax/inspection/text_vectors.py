@@ -45,7 +45,9 @@ def encode_lines(
         raise UserError("there is no text: give at least one")
     firsts, seconds = zip(*inputs, strict=True)
     a, b, _ = encode_inputs(firsts, seconds, tokenizer, sys.maxsize)
-    for number, (ids, size) in enumerate(zip(a, input_sizes(a, b), strict=True), start=1):
+    for number, (ids, size) in enumerate(
+        zip(a, input_sizes(a, b, tokenizer.special), strict=True), start=1
+    ):
         if not len(ids):
             raise UserError(f"{place_of(number)} is empty: give it some text, or leave it out")
         if size > max_length:
@@ -61,8 +63,9 @@ def with_specials(
 ) -> list[np.ndarray]:
     """Returns the token ids of inputs with [CLS] and [SEP], [size] int32 each."""
     cls, sep = (np.array([id], np.int32) for id in (special.cls, special.sep))
+    seps = [sep] * special.separators
     return [
-        np.concatenate([cls, first, sep, *([second, sep] if len(second) else [])])
+        np.concatenate([cls, first, *([*seps, second] if len(second) else []), sep])
         for first, second in zip(a, b, strict=True)
     ]
 
@@ -135,7 +138,7 @@ class TextVectors:
           For each input, in order, [D] float32; with `Pooling.TOKENS` [size, D].
         """
         labels = np.zeros(len(a), np.int32)  # required, but not read
-        inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        inputs = TaskInputs(a, b, labels, np.arange(len(a)), self._encoder.tokenizer.special)
         batches = make_batches(
             inputs,
             self._encoder.config,

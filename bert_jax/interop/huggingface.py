@@ -36,14 +36,14 @@ from bert_jax.interop.huggingface_config import (
     read_encoder_config,
     write_encoder_config,
 )
-from bert_jax.interop.huggingface_tokenizer import (
+from bert_jax.interop.model_card import make_card
+from bert_jax.interop.names import Tensor, check_tensors, from_theirs, to_theirs
+from bert_jax.interop.tokenizers.huggingface_tokenizer import (
     check_segments,
     read_max_length,
     read_tokenizer,
     write_tokenizer,
 )
-from bert_jax.interop.model_card import make_card
-from bert_jax.interop.names import Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
@@ -160,7 +160,12 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
         "pad_token_id": special.pad,
         **{field: getattr(special, role) for field, role in family.special.items()},
     }
-    write_tokenizer(tokenizer, directory, metadata.get("max_length", encoder.max_length))
+    write_tokenizer(
+        tokenizer,
+        directory,
+        metadata.get("max_length", encoder.max_length),
+        segments=special.segments and encoder.segments > 0,
+    )
     own = {name: metadata[name] for name in _OWN_METADATA if name in metadata}
     own["fingerprints"] = fingerprints(model.params)
     own["digest"] = json_digest(own)

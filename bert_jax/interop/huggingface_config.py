@@ -101,13 +101,17 @@ def read_encoder_config(
     except ValueError as error:
         raise UserError(f"{path}: {' '.join(map(str, error.args))}") from None
     encoder = EncoderConfig(**{"pooler": family.pooler, **family.fixed, **found})
-    if (wanted := family.mlm_activation(encoder)) is not resolved_mlm_activation(encoder):
-        encoder.mlm_activation = wanted
+    encoder.mlm_activation = _told_apart(encoder, family.mlm_activation(encoder))
     try:
         validate_encoder(encoder)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return encoder
+
+
+def _told_apart(encoder: EncoderConfig, activation: Activation) -> Activation:
+    """Returns the activation of a transform, OF_ENCODER where it is that of the layers."""
+    return Activation.OF_ENCODER if activation is encoder.activation else activation
 
 
 def _complete(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +204,7 @@ def as_read(family: Family, encoder: EncoderConfig) -> EncoderConfig:
     base = EncoderConfig()
     told = {*family.fields.values(), *family.more}
     untold = {name: family.fixed.get(name, getattr(base, name)) for name in _NO_OUTPUT - told}
-    resolved = resolved_mlm_activation(encoder)
-    own = Activation.OF_ENCODER if resolved is encoder.activation else resolved
+    own = _told_apart(encoder, resolved_mlm_activation(encoder))
     heads = {"mlm_activation": own, "pooler": family.pooler}
     if "pooling" not in family.more:
         heads["pooling"] = base.pooling

@@ -14,7 +14,7 @@ from bert_jax.files import read_json
 from bert_jax.interop import verify
 from bert_jax.interop.architectures import Model, family_of, head_of
 from bert_jax.interop.families.family import Family, Head
-from bert_jax.interop.huggingface_tokenizer import unstated_settings
+from bert_jax.interop.tokenizers.huggingface_tokenizer import unstated_settings
 from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
@@ -46,7 +46,8 @@ def load_model(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": getattr(torch, dtype)}
+    # "eager" gives NaN where all tokens in a window are padding.
+    options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": getattr(torch, dtype)}
     make = getattr(transformers, family.architecture(head))
     if "add_pooling_layer" in inspect.signature(make).parameters:
         options["add_pooling_layer"] = pooler

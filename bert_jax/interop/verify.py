@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from bert_jax.config import ComputeType, EncoderConfig, from_dict
-from bert_jax.data.packing.layout import PAIR_SPECIALS, RowFormat
+from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import ENCODER_KIND, PRETRAINING_KIND, Model, module_of
-from bert_jax.interop.fast_tokenizer import are_equally_likely
+from bert_jax.interop.tokenizers.fast_tokenizer import are_equally_likely
 from bert_jax.model.encoder import Encoder, Pooler
 from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
 
@@ -71,14 +71,14 @@ def make_input_rows(
     Long sentences are cut. An encoder without segments gets no pairs.
     """
     longest = min(_LONGEST, encoder.max_length)
-    room = (longest - PAIR_SPECIALS) // 2
+    room = (longest - tokenizer.special.of_pair) // 2
     ids = [tokenizer.encode(sentence)[:room] for sentence in sentences[:_SENTENCES]]
     ids = [each for each in ids if len(each)]
     none = ids[0][:0]
     a, b = ids + ids[:-1], [none] * len(ids) + ids[1:]
     if encoder.segments < 2:
         a, b = ids, [none] * len(ids)
-    length = int(input_sizes(a, b).max())
+    length = int(input_sizes(a, b, tokenizer.special).max())
     row_format = RowFormat(length, 1, tokenizer.special, pool_last=False)
     batch = make_token_rows(a, b, np.ones(len(a), np.int64), row_format)[0]
     every = np.arange(length, dtype=np.int32)
@@ -165,7 +165,7 @@ def compare_token_ids(
       UserError: for the first sentence with different ids, unless the two segmentations are
         equally likely.
     """
-    special = [tokenizer.id_to_piece(id) for id in dataclasses.astuple(tokenizer.special)]
+    special = [tokenizer.id_to_piece(id) for id in tokenizer.special.ids]
     compared = [s for s in sentences if not any(piece in s for piece in special)]
     ties = 0
     for sentence in compared:

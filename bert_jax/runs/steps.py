@@ -102,7 +102,7 @@ def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabula
     by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
     size = tokenizer.vocab_size
     return MaskVocabulary(
-        special_ids=dataclasses.astuple(tokenizer.special),
+        special_ids=tokenizer.special.ids,
         mask_id=tokenizer.special.mask,
         vocab_size=size,
         word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),

@@ -56,8 +56,9 @@ class Predictor(abc.ABC):
         """Returns a prediction as text for people."""
 
     def _outputs(self, a: list[np.ndarray], b: list[np.ndarray]) -> Outputs:
-        labels = self._tuned.no_labels(input_sizes(a, b))
-        inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        special = self._tuned.tokenizer.special
+        labels = self._tuned.no_labels(input_sizes(a, b, special))
+        inputs = TaskInputs(a, b, labels, np.arange(len(a)), special)
         return self._tuned.outputs(inputs, batch_size=self._batch_size, packed=False)
 
 

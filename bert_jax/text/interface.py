@@ -1,4 +1,4 @@
-"""Interface of both kinds of tokenizers.
+"""Interface of all kinds of tokenizers.
 
 Text never becomes one of the five special tokens: the characters "[MASK]" in a document are encoded
 as ordinary text. Special tokens are added by callers, as ids.
@@ -24,13 +24,34 @@ SETTINGS_FILE = "tokenizer_settings.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """The ids of the special tokens."""
+    """The ids of the special tokens, and how these stand around texts.
+
+    A text is [CLS] A [SEP]; a pair is [CLS] A [SEP] B [SEP], or with two separators
+    [CLS] A [SEP] [SEP] B [SEP], as RoBERTa has it.
+    """
 
     pad: int
     unk: int  # the only one that text can become
     cls: int
     sep: int
     mask: int
+    separators: int = 1  # [SEP] between the texts of a pair
+    segments: bool = True  # False: the second text is in segment 0, too
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids alone."""
+        return tuple(self.roles.values())
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """The role of each special token -> its id."""
+        return {role: getattr(self, role) for role in ("pad", "unk", "cls", "sep", "mask")}
+
+    @property
+    def of_pair(self) -> int:
+        """How many special tokens a pair has."""
+        return 2 + self.separators
 
 
 class Encoded(NamedTuple):
@@ -42,9 +63,9 @@ class Encoded(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """Interface of both kinds. Make one with `load_tokenizer` or `tokenizer_from_dict`."""
+    """Interface of all kinds. Make one with `load_tokenizer` or `tokenizer_from_dict`."""
 
-    kind: str  # "sentencepiece" or "wordpiece"
+    kind: str  # "sentencepiece", "wordpiece" or "library"
     vocab_size: int
     special: SpecialIds
     fingerprint: str  # hexadecimal digest of everything that the ids depend on
@@ -72,6 +93,17 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encodes many texts, faster than `encode`, on one thread; do not modify the arrays."""
+
+    def encode_words(self, words: Sequence[str]) -> list[np.ndarray]:
+        """Encodes words that are given apart, each as it is inside of a text."""
+        return self.encode_batch(words)
+
+    def running_text(self, sentences: Sequence[str]) -> list[str]:
+        """Returns the sentences of a document as they stand in it, to be encoded one by one.
+
+        Where a piece holds the space before its word, that space goes with the sentence after it.
+        """
+        return list(sentences)
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> Encoded:
@@ -118,7 +150,7 @@ class Tokenizer(abc.ABC):
         ids = [int(id) for id in ids]
         for id in ids:
             self._check_id(id)
-        special = frozenset(dataclasses.astuple(self.special))
+        special = frozenset(self.special.ids)
         parts = []
         for is_special, run in itertools.groupby(ids, special.__contains__):
             if is_special:
@@ -155,7 +187,7 @@ class Tokenizer(abc.ABC):
 
     def _starts(self, by_piece: list[bool]) -> np.ndarray:
         starts = np.array(by_piece)
-        starts[list(dataclasses.astuple(self.special))] = True
+        starts[list(self.special.ids)] = True
         return starts
 
     def _check_id(self, id: int) -> None:

@@ -71,6 +71,30 @@ def with_accents(text: str, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return moved
 
 
+def without_space(text: str, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns spans without the white space at their ends, none of them empty.
+
+    One of white space alone, or of nothing, becomes the next character that is not white space, or
+    at the end of the text the last one; in a text of white space all become the whole of it.
+
+    Args:
+      text: the text.
+      begins: [n] int32, in characters, ascending.
+      ends: [n] int32, in characters.
+
+    Returns:
+      The new begins and ends, [n] int32 each.
+    """
+    inked = np.flatnonzero([not character.isspace() for character in text])
+    if not len(inked):
+        return np.zeros_like(begins), np.full_like(ends, len(text))
+    first = np.searchsorted(inked, begins)
+    last = np.searchsorted(inked, ends) - 1
+    first = np.minimum(first, len(inked) - 1)
+    last = np.maximum(last, first)
+    return inked[first].astype(np.int32), (inked[last] + 1).astype(np.int32)
+
+
 def trimmed(text: str, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns spans without the white space at their ends; one of white space alone stays.
 

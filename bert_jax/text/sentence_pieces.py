@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from bert_jax.errors import UserError
@@ -151,9 +152,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def proto(self) -> Any:
         """Returns the model as SentencePiece's message, a copy."""
-        proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
-        proto.ParseFromString(self._model)
-        return proto
+        return sentencepiece_proto(self._model, "SentencePiece model")
 
     def _decode_text(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
@@ -161,3 +160,23 @@ class SentencePieceTokenizer(Tokenizer):
     def model_file(self) -> tuple[str, bytes]:
         """See `Tokenizer.model_file`."""
         return SENTENCEPIECE_FILE, self._model
+
+
+def sentencepiece_proto(model: bytes, name: str) -> Any:
+    """Returns a serialised model as SentencePiece's message.
+
+    Args:
+      model: the content of a *.model file.
+      name: of the file, for errors.
+
+    Raises:
+      UserError: if it is not one.
+    """
+    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        proto.ParseFromString(model)
+    except DecodeError:
+        raise UserError(
+            f"{name} is not a SentencePiece model: give a *.model file that SentencePiece wrote"
+        ) from None
+    return proto

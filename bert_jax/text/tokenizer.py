@@ -1,8 +1,9 @@
-"""Tokenizers: text to token ids and back, by SentencePiece or WordPiece.
+"""Tokenizers: text to token ids and back, by SentencePiece, WordPiece or byte-level BPE.
 
 `prepare` trains or loads a tokenizer and encodes the corpus with it; checkpoints store it as a
 dictionary, from which fine-tuning and prediction rebuild it. The interface is in `interface.py`,
-the two kinds in `sentence_pieces.py` and `wordpiece.py`; what others need is imported from here.
+the kinds in `sentence_pieces.py`, `wordpiece.py` and `library.py`; what others need is imported
+from here.
 """
 
 import base64
@@ -12,7 +13,7 @@ import pathlib
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.files import given_path
+from bert_jax.files import given_path, read_json
 from bert_jax.text.interface import (
     SETTINGS_FILE,
     Encoded,
@@ -20,6 +21,8 @@ from bert_jax.text.interface import (
     Tokenizer,
     check_unicode,
 )
+from bert_jax.text.library import LIBRARY_FILE, LibraryTokenizer
+from bert_jax.text.library_files import MERGED_VOCAB_FILE, read_library_file, read_merges
 from bert_jax.text.sentence_pieces import SENTENCEPIECE_FILE, SentencePieceTokenizer
 from bert_jax.text.vocabulary import VOCAB_FILE, case_note, is_cased, read_file, read_vocab
 from bert_jax.text.wordpiece import AddedToken, WordPieceTokenizer
@@ -28,6 +31,7 @@ __all__ = [
     "SETTINGS_FILE",
     "AddedToken",
     "Encoded",
+    "LibraryTokenizer",
     "SentencePieceTokenizer",
     "SpecialIds",
     "Tokenizer",
@@ -47,8 +51,9 @@ def load_tokenizer(
     """Reads a tokenizer from disk.
 
     Args:
-      path: a directory that `Tokenizer.save` made, a SentencePiece *.model file, or a WordPiece
-        vocabulary (*.txt, one piece a line).
+      path: a directory that `Tokenizer.save` made, a SentencePiece *.model file, a WordPiece
+        vocabulary (*.txt, one piece a line), a tokenizer.json, or a vocab.json with merges.txt
+        beside it.
       lower_case: True if a *.txt file is an uncased vocabulary; None: judged by its pieces, and
         told in `Tokenizer.notes`. A directory stores it.
       strip_accents: of a *.txt file; None: as `lower_case`.
@@ -63,9 +68,13 @@ def load_tokenizer(
         return SentencePieceTokenizer(read_file(path), str(path))
     if path.suffix == ".txt":
         return _load_vocab(path, lower_case, strip_accents)
+    if path.name == MERGED_VOCAB_FILE:
+        return read_merges(path)
+    if path.suffix == ".json":
+        return read_library_file(path)
     raise UserError(
-        f"{str(path)!r} is not a tokenizer: give the directory of a saved tokenizer, a *.model file"
-        " or a vocab.txt"
+        f"{str(path)!r} is not a tokenizer: give the directory of a saved tokenizer, a *.model"
+        f" file, a vocab.txt, a tokenizer.json or a {MERGED_VOCAB_FILE}"
     )
 
 
@@ -98,6 +107,11 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
                     vocab, lower_case=settings["lower_case"], added=added, **other
                 )
             except TypeError:  # an added token with other fields
+                pass
+        case {"kind": "library", "settings": dict(settings), "model": dict(model)}:
+            try:
+                return LibraryTokenizer(model, SpecialIds(**settings))
+            except TypeError:  # other settings
                 pass
     raise UserError(
         "the stored tokenizer is damaged or was written by another version of bert_jax: use another"
@@ -133,6 +147,8 @@ def _load_directory(directory: pathlib.Path) -> Tokenizer:
             model = base64.b64encode(read_file(directory / SENTENCEPIECE_FILE)).decode("ascii")
         case {"kind": "wordpiece", "settings": dict(), "fingerprint": str()}:
             model = read_vocab(directory / VOCAB_FILE)
+        case {"kind": "library", "settings": dict(), "fingerprint": str()}:
+            model = read_json(directory / LIBRARY_FILE)
         case _:
             raise UserError(
                 f"{str(directory / SETTINGS_FILE)!r} is damaged or was written by another version"

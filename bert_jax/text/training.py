@@ -1,8 +1,9 @@
-"""Trains a SentencePiece model or a WordPiece vocabulary on a sample of text."""
+"""Trains a SentencePiece model, a WordPiece vocabulary or a byte-level BPE on a sample of text."""
 
 import collections
 import enum
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,7 +12,13 @@ import sentencepiece
 import tokenizers
 
 from bert_jax.errors import UserError
-from bert_jax.text.tokenizer import SentencePieceTokenizer, WordPieceTokenizer, check_unicode
+from bert_jax.text.tokenizer import (
+    LibraryTokenizer,
+    SentencePieceTokenizer,
+    SpecialIds,
+    WordPieceTokenizer,
+    check_unicode,
+)
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 
@@ -203,6 +210,53 @@ def train_wordpiece(
     if len(pieces) < vocab_size:
         raise UserError(_too_large(vocab_size, len(pieces)))
     return WordPieceTokenizer(pieces, lower_case=lower_case, strip_accents=strip_accents)
+
+
+def train_byte_level(sentences: Iterable[str], *, vocab_size: int) -> LibraryTokenizer:
+    """Trains a byte-level BPE (Radford et al., 2019); the same sentences give the same one.
+
+    All 256 bytes are pieces, so that no text has an unknown one. All sentences are kept in memory:
+    pass a sample of a large corpus.
+
+    Args:
+      sentences: texts of any length.
+      vocab_size: number of pieces, the bytes and the five special ones, which come first, included.
+
+    Raises:
+      UserError: if the text is empty, or too small for the vocabulary size, or that has no room for
+        all bytes.
+    """
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < (least := len(letters) + len(SPECIAL_PIECES)):
+        raise UserError(
+            f"--tokenizer: a vocabulary of {vocab_size} pieces has no room for the 256 bytes and"
+            f" {len(SPECIAL_PIECES)} special pieces: choose at least {least}"
+        )
+    texts = list(sentences)
+    check_unicode(texts)
+    if not any(text.strip() for text in texts):
+        raise UserError(_EMPTY)
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        # The space before a mask is part of what it hides.
+        special_tokens=[
+            tokenizers.AddedToken(piece, lstrip=piece == "[MASK]", special=True)
+            for piece in SPECIAL_PIECES
+        ],
+        initial_alphabet=sorted(letters),
+        show_progress=False,
+    )
+    # As they stand in a text: most sentences have a space before them.
+    made.train_from_iterator((f" {text}" for text in texts), trainer)
+    found = made.get_vocab_size()
+    if found < vocab_size:
+        raise UserError(_too_large(vocab_size, found))
+    pad, unk, cls, sep, mask = range(len(SPECIAL_PIECES))
+    special = SpecialIds(pad=pad, unk=unk, cls=cls, sep=sep, mask=mask)
+    return LibraryTokenizer(json.loads(made.to_str()), special, "byte-level BPE")
 
 
 def _alphabet(texts: Iterable[str], normalizer: tokenizers.normalizers.BertNormalizer) -> list[str]:

@@ -501,7 +501,7 @@ def lines_of(vocab: list[str]) -> bytes:
         ("vocab.txt", lines_of([*VOCAB, *(f"▁{p}" for p in VOCAB)]), "are of SentencePiece"),
         ("vocab.txt", b"[PAD]\n\xff\n", "not UTF-8 at byte 6"),
         ("vocab.txt", b"", r"has no \[PAD\]"),
-        ("vocab.json", b"{}", "is not a tokenizer"),
+        ("vocab.json", b"{}", "has no merges.txt beside it"),
         ("s.model", b"", "not a SentencePiece model"),
         ("s.model", b"some text\n", "not a SentencePiece model"),
     ],

@@ -192,7 +192,9 @@ class _SplitShard:
     def add(self, texts: Sequence[_Text], tokenizer: Tokenizer) -> int:
         """Appends documents, at least one; returns the number of those without any token."""
         counts = [len(sentences) for sentences, _, _ in texts]
-        ids = tokenizer.encode_batch([s for sentences, _, _ in texts for s in sentences])
+        ids = tokenizer.encode_batch(
+            [s for sentences, _, _ in texts for s in tokenizer.running_text(sentences)]
+        )
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         document = np.repeat(np.arange(len(texts)), counts)
         sentences = np.bincount(document[lengths > 0], minlength=len(texts))

@@ -1,6 +1,7 @@
 """Writes packed examples as the token fields of a batch.
 
 An example is [CLS] A [SEP], [CLS] A [SEP] B [SEP], or [CLS] and more parts, each with its [SEP].
+Some tokenizers have two separators before B (`SpecialIds`).
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 from bert_jax.text.tokenizer import SpecialIds
 
 SINGLE_SPECIALS = 2  # [CLS] A [SEP]
-PAIR_SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RowFormat:
     Attributes:
       length: T, tokens in a row.
       slots: N, examples in a row, at most.
-      special: ids of [PAD], [CLS] and [SEP].
+      special: ids of [PAD], [CLS] and [SEP], and how they stand around a pair.
       pool_last: True pools an example at its last token, as a causal encoder needs; False at its
         [CLS].
     """
@@ -48,16 +48,19 @@ def lay_out(
       parts: [E] int64, number of parts of each example, at least 1.
       part_ids: [tokens] int32, the token ids of all parts, end to end.
       part_lengths: [P] int64, tokens of each part; 0 is allowed.
-      part_segments: [P] int32, segment id of each part and of the [SEP] after it.
+      part_segments: [P] int32, segment id of each part and of the [SEP] after it; 1 for a B.
       row_format: of the rows.
 
     Returns:
       `token_ids`, `example_ids`, `segment_ids`, `positions` [R, T] int32 and `pool_positions`
       [R, N] int32; and the row and the slot of each example, [E] int64 each.
     """
+    special = row_format.special
+    second = part_segments > 0
+    before = (special.separators - 1) * second  # more of [SEP], before B
     first_part = exclusive_cumsum(parts)
-    part_begins = exclusive_cumsum(part_lengths + 1)  # each with its [SEP]
-    part_ends = part_begins + part_lengths + 1
+    part_begins = exclusive_cumsum(before + part_lengths + 1)  # each with its [SEP]
+    part_ends = part_begins + before + part_lengths + 1
     sizes = 1 + part_ends[first_part + parts - 1] - part_begins[first_part]
     row = np.repeat(np.arange(len(examples_in_row)), examples_in_row)
     slot = ranges(np.zeros_like(examples_in_row), examples_in_row)
@@ -68,7 +71,6 @@ def lay_out(
     part_at = np.repeat(at + 1 - part_begins[first_part], parts) + part_begins
 
     shape = (len(examples_in_row), row_format.length)
-    special = row_format.special
     batch = {
         name: np.full(shape, fill, np.int32)
         for name, fill in (
@@ -80,12 +82,14 @@ def lay_out(
     }
     flat = {name: field.reshape(-1) for name, field in batch.items()}
     flat["token_ids"][at] = special.cls
+    flat["token_ids"][ranges(part_at, before)] = special.sep
+    part_at = part_at + before
     flat["token_ids"][ranges(part_at, part_lengths)] = part_ids
     flat["token_ids"][part_at + part_lengths] = special.sep
-    second = part_segments > 0  # the rest is 0 already
-    flat["segment_ids"][ranges(part_at[second], part_lengths[second] + 1)] = np.repeat(
-        part_segments[second], part_lengths[second] + 1
-    )
+    if special.segments:  # the rest is 0 already
+        flat["segment_ids"][ranges(part_at[second], part_lengths[second] + 1)] = np.repeat(
+            part_segments[second], part_lengths[second] + 1
+        )
     inside = ranges(at, sizes)
     flat["example_ids"][inside] = np.repeat(slot + 1, sizes)
     flat["position_ids"][inside] = ranges(np.zeros_like(sizes), sizes)

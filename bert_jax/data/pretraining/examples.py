@@ -14,7 +14,7 @@ from bert_jax.config import ExampleFormat, PretrainDataConfig, SentenceObjective
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
-from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
+from bert_jax.data.packing.layout import SINGLE_SPECIALS, truncated_lengths
 from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 
 
@@ -22,7 +22,8 @@ from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 class Examples:
     """E examples of one or more parts each, P in all: [CLS] part [SEP] part [SEP] ...
 
-    A part is a run of consecutive tokens of the corpus.
+    A part is a run of consecutive tokens of the corpus. Before a part of segment 1 there may be
+    more than one separator.
 
     Attributes:
       part_bounds: [E + 1] int64; example e has the parts part_bounds[e] to part_bounds[e + 1].
@@ -34,6 +35,7 @@ class Examples:
       labelled: [E] bool, False where an example has no label.
       forced: number of pairs whose B is random because A has no continuation.
       truncated_tokens: number of tokens cut so that examples fit.
+      separators: before a part of segment 1.
     """
 
     part_bounds: np.ndarray
@@ -44,6 +46,7 @@ class Examples:
     labelled: np.ndarray
     forced: int
     truncated_tokens: int
+    separators: int = 1
 
     def __len__(self) -> int:
         """Number of examples, E."""
@@ -52,7 +55,8 @@ class Examples:
     @property
     def sizes(self) -> np.ndarray:
         """Tokens of each example, special ones included: [E] int64."""
-        ends = _bounds(self.part_length + 1)  # each with its [SEP]
+        before = (self.separators - 1) * (self.part_segment > 0)
+        ends = _bounds(before + self.part_length + 1)  # each with its [SEP]
         return 1 + np.diff(ends[self.part_bounds])
 
     def take(self, order: np.ndarray) -> "Examples":
@@ -109,7 +113,11 @@ class Sentences:
 
 
 def pair_examples(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey
+    corpus: Corpus,
+    documents: np.ndarray,
+    config: PretrainDataConfig,
+    key: DrawKey,
+    separators: int = 1,
 ) -> Examples:
     """Makes pairs of A and B (BERT, section 3.1 and appendix A.2).
 
@@ -128,8 +136,10 @@ def pair_examples(
       documents: [n] int64, in reading order.
       config: lengths, rates and the objective.
       key: of the draws.
+      separators: special tokens between A and B.
     """
-    chunks = _chunks(corpus, documents, config, key)
+    most = config.length - SINGLE_SPECIALS - separators
+    chunks = _chunks(corpus, documents, config, key, most)
     is_random = chunks.is_random
     a_begin, a_length = chunks.begin, chunks.a_length
     # A true B follows A in its document, and so in the corpus.
@@ -140,7 +150,7 @@ def pair_examples(
     )
     untruncated = int(a_length.sum() + b_length.sum())
     a_begin, a_length, b_begin, b_length = _truncate(
-        a_begin, a_length, b_begin, b_length, config.length - PAIR_SPECIALS, key
+        a_begin, a_length, b_begin, b_length, most, key
     )
 
     labels, labelled = is_random, np.full(len(is_random), config.random_b_rate > 0)
@@ -162,6 +172,7 @@ def pair_examples(
         labelled=labelled,
         forced=int(np.count_nonzero(is_random & ~chunks.has_continuation)),
         truncated_tokens=untruncated - int(a_length.sum() + b_length.sum()),
+        separators=separators,
     )
 
 
@@ -192,7 +203,7 @@ _SENTENCES_AT_ONCE = 1 << 17  # so that their arrays stay in the processor's cac
 
 
 def _chunks(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey
+    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey, most: int
 ) -> _Chunks:
     """Cuts documents into chunks, a portion of the documents at a time."""
     counts = corpus.document_ends(documents) - corpus.document_begins(documents)
@@ -200,14 +211,19 @@ def _chunks(
     new_portion = np.flatnonzero(np.diff((ends - 1) // _SENTENCES_AT_ONCE)) + 1
     firsts = np.append(0, ends[new_portion - 1])
     portions = [
-        _chunks_of_portion(corpus, portion, config, key, int(first))
+        _chunks_of_portion(corpus, portion, config, key, most, int(first))
         for portion, first in zip(np.split(documents, new_portion), firsts, strict=True)
     ]
     return _Chunks(*map(np.concatenate, zip(*portions, strict=True)))
 
 
 def _chunks_of_portion(
-    corpus: Corpus, documents: np.ndarray, config: PretrainDataConfig, key: DrawKey, first: int
+    corpus: Corpus,
+    documents: np.ndarray,
+    config: PretrainDataConfig,
+    key: DrawKey,
+    most: int,
+    first: int,
 ) -> _Chunks:
     """Plans a chunk from every sentence, then keeps the chunks reached by following `next_begin`.
 
@@ -216,11 +232,12 @@ def _chunks_of_portion(
       documents: [n] int64, at least one.
       config: of the pairs.
       key: of the draws.
+      most: tokens of A and B together.
       first: number of sentences in the portions before; the draws are per sentence.
     """
     sentences = Sentences(corpus, documents)
     here = np.arange(len(sentences.document))
-    target = _target_lengths(len(here), config, key, first)
+    target = _target_lengths(len(here), config, key, most, first)
     coin, cut = draws.split_u32(draws.random_bits(len(here), key, Purpose.COIN, first=first))
     end = np.searchsorted(sentences.bounds, sentences.bounds[:-1] + target, side="left")
     # A chunk of one sentence takes a second where its document has one.
@@ -243,11 +260,12 @@ def _chunks_of_portion(
     )
 
 
-def _target_lengths(count: int, config: PretrainDataConfig, key: DrawKey, first: int) -> np.ndarray:
+def _target_lengths(
+    count: int, config: PretrainDataConfig, key: DrawKey, most: int, first: int
+) -> np.ndarray:
     """Draws the target length of a chunk for each sentence that it may begin at: [count] int64."""
     if config.format is ExampleFormat.SENTENCE_PAIR:
         return np.ones(count, np.int64)  # reached by any two sentences
-    most = config.length - PAIR_SPECIALS
     short, spread = draws.split_u32(draws.random_bits(count, key, Purpose.CHUNK, first=first))
     is_short = draws.bernoulli(short, config.short_rate)
     return np.where(is_short, 2 + draws.randint(spread, most - 1), most)

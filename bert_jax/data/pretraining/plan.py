@@ -94,7 +94,13 @@ def _documents_per_block(corpus: Corpus, config: PretrainDataConfig) -> int:
 
 
 def plan_block(
-    corpus: Corpus, config: PretrainDataConfig, *, seed: int, epoch: int, block: int
+    corpus: Corpus,
+    config: PretrainDataConfig,
+    *,
+    seed: int,
+    epoch: int,
+    block: int,
+    separators: int = 1,
 ) -> BlockPlan:
     """Plans the examples of a block and packs them.
 
@@ -104,13 +110,14 @@ def plan_block(
       seed: of the run.
       epoch: from 0.
       block: from 0, below `blocks_per_epoch`.
+      separators: special tokens between the texts of a pair.
     """
     key = DrawKey(seed, epoch, block)
     per_block = _documents_per_block(corpus, config)
     index = np.arange(block * per_block, min((block + 1) * per_block, corpus.documents))
     documents = draws.permuted(index, corpus.documents, key, Purpose.DOCUMENT_ORDER)
     if config.format in PAIR_FORMATS:
-        examples = pair_examples(corpus, documents, config, key)
+        examples = pair_examples(corpus, documents, config, key, separators)
     else:
         examples = run_examples(corpus, documents, config)
     order, row_begins = _pack_and_shuffle(examples.sizes, config, key)

@@ -28,6 +28,7 @@ from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, check_unicode, load_tokenizer
 from bert_jax.text.training import (
     ModelType,
+    train_byte_level,
     train_sentencepiece,
     train_wordpiece,
     words_merged_by_stripping,
@@ -175,7 +176,7 @@ def _given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
 def _training(spec: str) -> tuple[str, int]:
     """Returns the kind and the size of the tokenizer to train, of train:KIND:SIZE."""
     kind, _, size = spec.removeprefix("train:").partition(":")
-    kinds = ("sentencepiece", "sentencepiece-bpe", "wordpiece")
+    kinds = ("sentencepiece", "sentencepiece-bpe", "wordpiece", "bpe")
     if kind not in kinds or not size.isdecimal():
         raise UserError(
             f"--tokenizer={spec}: write train:KIND:SIZE, the kind one of {', '.join(kinds)}"
@@ -211,6 +212,8 @@ def _train_tokenizer(job: Job, options: CorpusOptions) -> Tokenizer:
         return train_wordpiece(
             texts, vocab_size=size, lower_case=lower_case, strip_accents=options.strip_accents
         )
+    if kind == "bpe":
+        return train_byte_level(sentences(), vocab_size=size)
     model_type = ModelType.BPE if kind == "sentencepiece-bpe" else ModelType.UNIGRAM
     return train_sentencepiece(sentences(), vocab_size=size, model_type=model_type)
 

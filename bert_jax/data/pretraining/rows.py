@@ -227,7 +227,14 @@ class RowStream:
 
     def _make_plan(self, block_index: int) -> BlockPlan:
         epoch, block = self._drawn_block(block_index)
-        plan = plan_block(self._corpus, self._config, seed=self._seed, epoch=epoch, block=block)
+        plan = plan_block(
+            self._corpus,
+            self._config,
+            seed=self._seed,
+            epoch=epoch,
+            block=block,
+            separators=self._format.special.separators,
+        )
         if plan.rows > 1 << _ROW_BITS:
             raise UserError(
                 f"--config.data.block_examples={self._config.block_examples} gives {plan.rows} rows"
@@ -253,6 +260,7 @@ def held_out_rows(
       rows: number of rows; fewer where the first block has fewer.
       epoch: from `pack_epoch`.
     """
-    plan = plan_block(corpus, config, seed=0, epoch=epoch, block=0)
+    separators = row_format.special.separators
+    plan = plan_block(corpus, config, seed=0, epoch=epoch, block=0, separators=separators)
     chosen = np.arange(min(rows, plan.rows))
     return make_rows(corpus, plan, chosen, row_format, epoch=epoch, block=0)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from bert_jax.config import TaskDataConfig
-from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, truncated_lengths
+from bert_jax.data.packing.layout import SINGLE_SPECIALS, truncated_lengths
 from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.labels import (
     check_distinct,
@@ -156,7 +156,7 @@ def encode_inputs(
     """
     a, b = tokenizer.encode_batch(texts), tokenizer.encode_batch(pairs)
     a_lengths, b_lengths = (np.array([len(ids) for ids in side], np.int64) for side in (a, b))
-    a_kept, b_kept = truncated_lengths(a_lengths, b_lengths, length - PAIR_SPECIALS)
+    a_kept, b_kept = truncated_lengths(a_lengths, b_lengths, length - tokenizer.special.of_pair)
     a_kept = np.where(b_lengths == 0, np.minimum(a_lengths, length - SINGLE_SPECIALS), a_kept)
     cut = (a_kept < a_lengths) | (b_kept < b_lengths)
     a = [ids[:kept] for ids, kept in zip(a, a_kept, strict=True)]
@@ -186,7 +186,7 @@ class TextSplit(Split):
             [getattr(each, side) for each in examples.examples] for side in ("text", "text_pair")
         )
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
-        self.inputs = TaskInputs(a, b, labels, np.arange(len(a)))
+        self.inputs = TaskInputs(a, b, labels, np.arange(len(a)), tokenizer.special)
         self.examples = len(a)
         notes = [examples.note, f"{cut.sum():,} cut to {length} tokens" if cut.any() else ""]
         self.notes = "; ".join(note for note in notes if note)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax.data.packing.layout import PAIR_SPECIALS, SINGLE_SPECIALS, RowFormat, lay_out
+from bert_jax.data.packing.layout import SINGLE_SPECIALS, RowFormat, lay_out
 from bert_jax.data.packing.ragged import exclusive_cumsum, ranges
 from bert_jax.data.tasks.batches import TaskBatches
+from bert_jax.text.tokenizer import SpecialIds
 
 NO_LABEL = -1  # label of a token that has none
 
@@ -30,6 +31,7 @@ class TaskInputs:
         and the last token of an answer, counted in the input from its [CLS]. Of tokens: a list of I
         arrays [size] int32, a class or NO_LABEL for each token, special ones included.
       example_of: [I] int64, the example of each input.
+      special: the tokens around the texts.
       features: cached vectors of the encoder: [I, D] float32 for whole inputs, a list of I arrays
         [size, D] for tokens; None if they are not cached.
     """
@@ -38,6 +40,7 @@ class TaskInputs:
     b: list[np.ndarray]
     labels: np.ndarray | list[np.ndarray]
     example_of: np.ndarray
+    special: SpecialIds
     features: np.ndarray | list[np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class TaskInputs:
     @property
     def sizes(self) -> np.ndarray:
         """Tokens of each input, special ones included: [I] int64."""
-        return input_sizes(self.a, self.b)
+        return input_sizes(self.a, self.b, self.special)
 
     def of_examples(self, examples: np.ndarray) -> "TaskInputs":
         """Selects the inputs of some examples; they keep their order."""
@@ -57,6 +60,7 @@ class TaskInputs:
             [self.b[i] for i in chosen],
             _take(self.labels, chosen),
             self.example_of[chosen],
+            self.special,
             None if self.features is None else _take(self.features, chosen),
         )
 
@@ -90,11 +94,13 @@ def _take(values: np.ndarray | list[np.ndarray], chosen: np.ndarray) -> np.ndarr
     return values[chosen] if isinstance(values, np.ndarray) else [values[i] for i in chosen]
 
 
-def input_sizes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+def input_sizes(
+    a: Sequence[np.ndarray], b: Sequence[np.ndarray], special: SpecialIds
+) -> np.ndarray:
     """Counts the tokens of inputs, special ones included: [I] int64."""
     pairs = zip(a, b, strict=True)
     sizes = [
-        len(first) + len(second) + (PAIR_SPECIALS if len(second) else SINGLE_SPECIALS)
+        len(first) + len(second) + (special.of_pair if len(second) else SINGLE_SPECIALS)
         for first, second in pairs
     ]
     return np.array(sizes, np.int64)

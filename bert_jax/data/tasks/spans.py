@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import TaskDataConfig
-from bert_jax.data.packing.layout import PAIR_SPECIALS
 from bert_jax.data.packing.windows import most_context, window_bounds
 from bert_jax.data.tasks.metrics import answer_scores, best_no_answer_threshold
 from bert_jax.data.tasks.question_files import Answer, Questions, read_questions
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.errors import UserError
-from bert_jax.text.tokenizer import Encoded, Tokenizer
+from bert_jax.text.tokenizer import Encoded, SpecialIds, Tokenizer
 
 _LEAST_CONTEXT = 8  # tokens of context that a window must have room for
-_BEFORE_CONTEXT = 2  # special tokens before the context: [CLS] and the [SEP] of the question
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +56,7 @@ class QuestionInputs:
       bounds: [I, 2] int64, begin and end of each window, in tokens of the context.
       contexts: the context of each question.
       encoded: its tokens and their offsets; one object for questions with the same context.
+      special: tokens around question and context.
       cut: number of questions that were truncated.
     """
 
@@ -67,12 +66,18 @@ class QuestionInputs:
     bounds: np.ndarray
     contexts: list[str]
     encoded: list[Encoded]
+    special: SpecialIds
     cut: int
 
     @property
     def windows(self) -> np.ndarray:
         """Number of inputs of each question, at least 1: [Q] int64."""
         return np.bincount(self.example_of, minlength=len(self.contexts))
+
+    @property
+    def before_context(self) -> int:
+        """Special tokens before the context: [CLS] and the separators."""
+        return self.special.of_pair - 1
 
     def answers(
         self, outputs: Outputs, answer_length: int, threshold: float = np.inf
@@ -93,7 +98,7 @@ class QuestionInputs:
         Raises:
           ValueError: if the outputs do not fit the inputs, or are not finite.
         """
-        sizes = input_sizes(self.a, self.b).tolist()
+        sizes = input_sizes(self.a, self.b, self.special).tolist()
         if [(size, 2) for size in sizes] != [np.shape(output) for output in outputs]:
             raise ValueError("the outputs are not [size, 2] of each input")
         if not all(np.isfinite(output).all() for output in outputs):
@@ -102,7 +107,7 @@ class QuestionInputs:
         ends = np.cumsum(self.windows)
         for number, (first, end) in enumerate(zip(ends - self.windows, ends, strict=True)):
             of_question = [np.asarray(output, np.float64) for output in outputs[first:end]]
-            context = slice(len(self.a[first]) + _BEFORE_CONTEXT, -1)  # the last is a [SEP]
+            context = slice(len(self.a[first]) + self.before_context, -1)  # the last is a [SEP]
             score, first_token, last_token = _best_span(
                 self.bounds[first:end], [output[context] for output in of_question], answer_length
             )
@@ -171,7 +176,12 @@ def encode_questions(
     ]
     kept = [ids[: config.question_length] for ids in questions]
     bounds = [
-        _window_bounds(len(ids), len(context.ids), config, location)
+        _window_bounds(
+            config.length - tokenizer.special.of_pair - len(ids),
+            (len(ids), len(context.ids)),
+            config,
+            location,
+        )
         for ids, context, location in zip(kept, encoded, locations, strict=True)
     ]
     example_of = np.repeat(np.arange(len(pairs)), [len(windows) for windows in bounds])
@@ -184,6 +194,7 @@ def encode_questions(
         bounds=all_bounds,
         contexts=contexts,
         encoded=encoded,
+        special=tokenizer.special,
         cut=sum(len(ids) > config.question_length for ids in questions),
     )
 
@@ -200,8 +211,11 @@ def _encode_contexts(
     return [encoded[context] for context in contexts]
 
 
-def _window_bounds(question: int, tokens: int, config: TaskDataConfig, location: str) -> np.ndarray:
-    most = config.length - PAIR_SPECIALS - question
+def _window_bounds(
+    most: int, sizes: tuple[int, int], config: TaskDataConfig, location: str
+) -> np.ndarray:
+    """Returns the windows of a context, of `most` tokens each; `sizes` are question and context."""
+    question, tokens = sizes
     if most < _LEAST_CONTEXT:
         raise UserError(
             f"{location} has a question of {question} tokens, which leaves {max(most, 0)} of"
@@ -240,7 +254,9 @@ class SpanSplit(Split):
             for each, tokens in zip(self._questions, encoded.encoded, strict=True)
         ]
         labels = _labels(encoded, np.array(spans, np.int64))
-        self.inputs = TaskInputs(encoded.a, encoded.b, labels, encoded.example_of)
+        self.inputs = TaskInputs(
+            encoded.a, encoded.b, labels, encoded.example_of, tokenizer.special
+        )
         self.examples = len(pairs)
         self.answered = sum(map(bool, self._golds))
         self._threshold: float | None = None
@@ -335,7 +351,7 @@ def _labels(inputs: QuestionInputs, spans: np.ndarray) -> np.ndarray:
     begins, ends = inputs.bounds.T
     spans = spans[inputs.example_of]
     whole = (spans[:, 0] >= begins) & (spans[:, 1] < ends)
-    context_at = np.array([len(ids) for ids in inputs.a], np.int64) + _BEFORE_CONTEXT
+    context_at = np.array([len(ids) for ids in inputs.a], np.int64) + inputs.before_context
     placed = spans + (context_at - begins)[:, None]
     return np.where(whole[:, None], placed, 0).astype(np.int32)
 

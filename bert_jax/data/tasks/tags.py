@@ -20,7 +20,7 @@ from bert_jax.data.tasks.rows import NO_LABEL, TaskInputs, input_sizes
 from bert_jax.data.tasks.splits import Outputs, Split
 from bert_jax.data.tasks.tag_schemes import Tagging, entities
 from bert_jax.data.tasks.tagged_files import TaggedSentence
-from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import SpecialIds, Tokenizer
 from bert_jax.text.wordpiece import is_removed
 
 # Invisible marks that choose the form of the character before: zero-width ones in Persian and in
@@ -75,6 +75,7 @@ class WordInputs:
       words: [S] int64, number of words in each sentence.
       input_of: [W] int64, the input in which each word is classified.
       token_of: [W] int64, its token there; [CLS] is token 0.
+      special: tokens around a window.
     """
 
     a: list[np.ndarray]
@@ -82,6 +83,7 @@ class WordInputs:
     words: np.ndarray
     input_of: np.ndarray
     token_of: np.ndarray
+    special: SpecialIds
 
     @property
     def b(self) -> list[np.ndarray]:
@@ -128,14 +130,14 @@ class WordInputs:
         Returns:
           For each input [size] int32, the class at the token of each word, NO_LABEL elsewhere.
         """
-        sizes = input_sizes(self.a, self.b)
+        sizes = input_sizes(self.a, self.b, self.special)
         flat = np.full(sizes.sum(), NO_LABEL, np.int32)
         flat[self._tokens(sizes)] = classes
         return _cut(flat, sizes)
 
     def _logits(self, outputs: Outputs) -> np.ndarray:
         """Returns the logits of all words: [W, C]."""
-        sizes = input_sizes(self.a, self.b)
+        sizes = input_sizes(self.a, self.b, self.special)
         if [len(output) for output in outputs] != sizes.tolist():
             raise ValueError("the outputs are not [size, C] of each input")
         if not len(sizes):  # there are no words, so any C will do
@@ -190,6 +192,7 @@ def encode_words(
         words,
         np.concatenate([none, *input_of]),
         np.concatenate([none, *token_of]),
+        tokenizer.special,
     )
 
 
@@ -198,7 +201,7 @@ def _encode_each(words: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np
     numbers: dict[str, int] = {}  # repeated words are encoded once
     which = np.array([numbers.setdefault(word, len(numbers)) for word in words], np.int64)
     unknown = np.array([tokenizer.special.unk], np.int32)
-    encoded = [ids if len(ids) else unknown for ids in tokenizer.encode_batch(list(numbers))]
+    encoded = [ids if len(ids) else unknown for ids in tokenizer.encode_words(list(numbers))]
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     flat = np.concatenate([np.zeros(0, np.int32), *encoded])
     return flat[ranges(exclusive_cumsum(lengths)[which], lengths[which])], lengths[which]

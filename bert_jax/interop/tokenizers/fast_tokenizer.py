@@ -7,7 +7,6 @@ and normalizer. Rare texts get different ids, for two reasons:
 - If normalization changes a character before a combining mark, the library drops the mark.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,13 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, processors
 
 from bert_jax.errors import UserError
-from bert_jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
+from bert_jax.text.library import library_from_values
+from bert_jax.text.tokenizer import (
+    LibraryTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+)
 
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of a piece
@@ -30,24 +35,46 @@ def make_fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     Raises:
       UserError: if the library cannot represent the SentencePiece model.
     """
+    if isinstance(tokenizer, LibraryTokenizer):
+        return _of_library(tokenizer)
     if isinstance(tokenizer, WordPieceTokenizer):
         fast = tokenizer.library_tokenizer()
     else:
         assert isinstance(tokenizer, SentencePieceTokenizer)
         fast = _sentencepiece(tokenizer)
     special = {
-        role: (tokenizer.id_to_piece(id), id)
-        for role, id in dataclasses.asdict(tokenizer.special).items()
+        role: (tokenizer.id_to_piece(id), id) for role, id in tokenizer.special.roles.items()
     }
     fast.add_special_tokens([piece for piece, _ in special.values()])
     if isinstance(tokenizer, WordPieceTokenizer):
         fast.add_tokens([token.for_library() for token in tokenizer.added])
-    cls, sep = special["cls"], special["sep"]
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{cls[0]}:0 $A:0 {sep[0]}:0",
-        pair=f"{cls[0]}:0 $A:0 {sep[0]}:0 $B:1 {sep[0]}:1",
-        special_tokens=[cls, sep],
+    fast.post_processor = _template(tokenizer)
+    return fast
+
+
+def _template(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    """Returns how special pieces stand around texts."""
+    special = tokenizer.special
+    cls, sep = (tokenizer.id_to_piece(id) for id in (special.cls, special.sep))
+    second = int(special.segments)
+    between = " ".join([f"{sep}:0"] * special.separators)
+    return processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {between} $B:{second} {sep}:{second}",
+        special_tokens=[(cls, special.cls), (sep, special.sep)],
     )
+
+
+def _of_library(tokenizer: LibraryTokenizer) -> tokenizers.Tokenizer:
+    values = tokenizer.library_values()
+    added = {token["id"]: token for token in values["added_tokens"] or []}
+    for id in tokenizer.special.ids:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        stated = added.get(id, {"id": id, "content": tokenizer.id_to_piece(id), **flags})
+        added[id] = stated | {"special": True}
+    values["added_tokens"] = [added[id] for id in sorted(added)]
+    fast = library_from_values(values, "tokenizer.json")
+    fast.post_processor = _template(tokenizer)
     return fast
 
 

@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 
 from bert_jax.errors import UserError
-from bert_jax.interop.fast_tokenizer import are_equally_likely, make_fast_tokenizer
-from bert_jax.interop.huggingface_tokenizer import (
+from bert_jax.interop.tokenizers.fast_tokenizer import are_equally_likely, make_fast_tokenizer
+from bert_jax.interop.tokenizers.huggingface_tokenizer import (
     read_max_length,
     read_tokenizer,
     write_tokenizer,
@@ -151,7 +151,11 @@ def test_wordpiece_is_that_of_transformers(lower_case: bool, tmp_path: pathlib.P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"type": "BPE", "vocab": {}}}, "model.type=BPE is not BERT's WordPiece"),
+        ({"model": {"type": "WordLevel", "vocab": {}}}, "model.type=WordLevel is not BERT's"),
+        (
+            {"model": {"type": "BPE", "vocab": {}}},
+            "tokenizer_class=BertTokenizer is not implemented for this kind",
+        ),
         ({"normalizer": {"type": "NFC"}}, "is not BERT's WordPiece"),
         ({"added_tokens": [{"content": "<x>", "id": 7}]}, "the added token '<x>'"),
         ({"model": {"type": "WordPiece", "vocab": {"a": 9}}}, "are not 0 to 0"),

@@ -19,6 +19,11 @@ BERT_CLASSES = frozenset(
     " DPRQuestionEncoderTokenizer DPRReaderTokenizer ElectraTokenizer LayoutLMTokenizer"
     " LxmertTokenizer MobileBertTokenizer SqueezeBertTokenizer".split()
 )
+# Classes of byte-level BPE and of Unigram models.
+LIBRARY_CLASSES = frozenset(
+    "BartTokenizer CamembertTokenizer GPT2Tokenizer LongformerTokenizer RobertaTokenizer"
+    " XLMRobertaTokenizer".split()
+)
 # Classes that take tokenizer.json as it is.
 GENERIC_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
 
@@ -136,6 +141,31 @@ def check_class(name: str | None, path: pathlib.Path) -> None:
         return
     if name.removesuffix("Fast") not in BERT_CLASSES:
         raise refusal(path, f"tokenizer_class={as_written(name)}")
+
+
+def check_class_of_library(name: str | None, config: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Checks `tokenizer_class`, and that it is no program of its own, for a tokenizer.json.
+
+    Args:
+      name: of the class; None if no file names one.
+      config: the fields of tokenizer_config.json.
+      path: of the tokenizer, for errors.
+
+    Raises:
+      UserError: if it is the class of a tokenizer that is not implemented.
+    """
+    if name is not None and name not in GENERIC_CLASSES:
+        if name.removesuffix("Fast") not in LIBRARY_CLASSES:
+            raise UserError(
+                f"{path}: tokenizer_class={as_written(name)} is not implemented for this kind of"
+                f" tokenizer: only {', '.join(sorted(LIBRARY_CLASSES | GENERIC_CLASSES))} are"
+            )
+    auto_map = config.get("auto_map") or {}
+    if auto_map.get("AutoTokenizer"):
+        raise UserError(
+            f"{path}: auto_map={as_written(auto_map)} is a program of its own, which is never run:"
+            " save the tokenizer once as a plain tokenizer.json"
+        )
 
 
 def is_generic(name: str | None) -> bool:

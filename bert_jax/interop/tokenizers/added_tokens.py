@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from bert_jax.interop.tokenizer_fields import as_written
+from bert_jax.interop.tokenizers.tokenizer_fields import as_written
 from bert_jax.text.tokenizer import AddedToken
 from bert_jax.text.vocabulary import SPECIAL_PIECES_OF_WORDPIECE
 

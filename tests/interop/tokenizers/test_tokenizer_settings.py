@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.interop import tokenizer_fields
-from bert_jax.interop.huggingface_tokenizer import (
+from bert_jax.interop.tokenizers import tokenizer_fields
+from bert_jax.interop.tokenizers.huggingface_tokenizer import (
     check_segments,
     read_max_length,
     read_tokenizer,
@@ -294,7 +294,7 @@ def test_what_is_refused(
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model.type", "Unigram", "model.type=Unigram"),
+        ("model.type", "WordLevel", "model.type=WordLevel"),
         ("model.unk_token", "<unk>", "model.unk_token=<unk>"),
         ("model.continuing_subword_prefix", "@@", "model.continuing_subword_prefix=@@"),
         ("model.max_input_chars_per_word", 50, "model.max_input_chars_per_word=50"),

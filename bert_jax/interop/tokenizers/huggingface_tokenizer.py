@@ -1,6 +1,5 @@
 """Reader and writer for the tokenizer of a directory of transformers."""
 
-import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -9,9 +8,13 @@ import tokenizers
 
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
-from bert_jax.interop.added_tokens import ADDED_FILE, SPECIAL_MAP_FILE, added_tokens
-from bert_jax.interop.fast_tokenizer import make_fast_tokenizer
-from bert_jax.interop.tokenizer_fields import (
+from bert_jax.interop.tokenizers.added_tokens import ADDED_FILE, SPECIAL_MAP_FILE, added_tokens
+from bert_jax.interop.tokenizers.fast_tokenizer import make_fast_tokenizer
+from bert_jax.interop.tokenizers.library_tokenizer import (
+    FAIRSEQ_MODEL_FILE,
+    read_library_tokenizer,
+)
+from bert_jax.interop.tokenizers.tokenizer_fields import (
     as_written,
     check_class,
     check_config,
@@ -20,7 +23,8 @@ from bert_jax.interop.tokenizer_fields import (
     is_generic,
     refusal,
 )
-from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
+from bert_jax.text.library_files import MERGED_VOCAB_FILE
+from bert_jax.text.tokenizer import LibraryTokenizer, Tokenizer, WordPieceTokenizer
 from bert_jax.text.vocabulary import VOCAB_FILE, case_note, is_cased, read_vocab
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -56,31 +60,39 @@ _TYPE_NAMES = {dict: "object", list: "list", str: "text"}
 _DEFAULTS = {"lower_case": True, "strip_accents": None, "split_han": True}
 
 
-def read_tokenizer(directory: pathlib.Path, *, rows: int | None = None) -> WordPieceTokenizer:
-    """Reads the WordPiece tokenizer of a directory.
+def read_tokenizer(
+    directory: pathlib.Path, *, rows: int | None = None
+) -> WordPieceTokenizer | LibraryTokenizer:
+    """Reads the tokenizer of a directory.
 
-    The vocabulary is from tokenizer.json if there is one, else from vocab.txt. Each setting is from
-    tokenizer_config.json, else from tokenizer.json, which comes first if `tokenizer_class` is a
-    class that takes it as it is. Whether a model is cased that neither tells, its pieces do. What
-    was assumed is in the tokenizer's `notes`.
+    A byte-level BPE or a Unigram model is as tokenizer.json has it, or as vocab.json and merges.txt
+    or sentencepiece.bpe.model do.
+
+    Of WordPiece the vocabulary is from tokenizer.json if there is one, else from vocab.txt. Each
+    setting is from tokenizer_config.json, else from tokenizer.json, which comes first if
+    `tokenizer_class` is a class that takes it as it is. Whether a model is cased that neither
+    tells, its pieces do. What was assumed is in the tokenizer's `notes`.
 
     Args:
       directory: of transformers.
       rows: of the model's embedding; blank rows at the end of the vocabulary may exceed it.
 
     Raises:
-      UserError: if there is no tokenizer, it is not BERT's WordPiece, or a field is not known.
+      UserError: if there is no tokenizer, it is none of these, or a field is not known.
     """
     config_path = directory / TOKENIZER_CONFIG_FILE
     config = _read(config_path)
-    kind = config.get("tokenizer_class")
-    check_class(kind, config_path)
+    kind, stated = config.get("tokenizer_class"), config_path
     if kind is None:
-        kind = _read(directory / CONFIG_FILE).get("tokenizer_class")
-        check_class(kind, directory / CONFIG_FILE)
-    check_config(config, config_path)
+        stated = directory / CONFIG_FILE
+        kind = _read(stated).get("tokenizer_class")
     path = directory / TOKENIZER_FILE
     fast = _read(path)
+    special_map = _read(directory / SPECIAL_MAP_FILE)
+    if found := read_library_tokenizer(directory, config, special_map, fast, kind):
+        return found
+    check_class(kind, stated)
+    check_config(config, config_path)
     if fast:
         vocab = _fast_vocab(fast, path)
         check_fast(fast, {piece: id for id, piece in enumerate(vocab)}, path)
@@ -90,13 +102,12 @@ def read_tokenizer(directory: pathlib.Path, *, rows: int | None = None) -> WordP
         vocab = read_vocab(path)
     else:
         raise UserError(
-            f"{directory} has no tokenizer (neither {TOKENIZER_FILE} nor {VOCAB_FILE}): name it"
-            " with --tokenizer"
+            f"{directory} has no tokenizer (neither {TOKENIZER_FILE} nor {VOCAB_FILE}, nor"
+            f" {MERGED_VOCAB_FILE}, nor {FAIRSEQ_MODEL_FILE}): name it with --tokenizer"
         )
     if is_generic(kind) and fast and not fast.get("post_processor"):
         raise refusal(path, f"post_processor=null with tokenizer_class={kind} (no [CLS], no [SEP])")
     settings, notes = _settings(config, fast, vocab, config_path, generic=is_generic(kind))
-    special_map = _read(directory / SPECIAL_MAP_FILE)
     added = added_tokens(
         vocab, config, fast, special_map, _read(directory / ADDED_FILE), config_path
     )
@@ -244,13 +255,16 @@ def _fast_vocab(values: dict[str, Any], path: pathlib.Path) -> list[str]:
     return vocab
 
 
-def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: int) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, directory: pathlib.Path, max_length: int, *, segments: bool = True
+) -> None:
     """Writes tokenizer.json, tokenizer_config.json and the file of the vocabulary or model.
 
     Args:
       tokenizer: ours.
       directory: to write to.
       max_length: of an input, in tokens.
+      segments: True if the model takes types of tokens.
 
     Raises:
       UserError: if tokenizer.json cannot represent the tokenizer.
@@ -258,13 +272,16 @@ def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: i
     fast = make_fast_tokenizer(tokenizer)
     fast.save(str(directory / TOKENIZER_FILE))
     special = {
-        f"{role}_token": tokenizer.id_to_piece(id)
-        for role, id in dataclasses.asdict(tokenizer.special).items()
+        f"{role}_token": tokenizer.id_to_piece(id) for role, id in tokenizer.special.roles.items()
     }
     values: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": [
+            "input_ids",
+            *(["token_type_ids"] if segments else []),
+            "attention_mask",
+        ],
         "clean_up_tokenization_spaces": False,
         **special,
     }
@@ -275,8 +292,9 @@ def write_tokenizer(tokenizer: Tokenizer, directory: pathlib.Path, max_length: i
     (directory / TOKENIZER_CONFIG_FILE).write_text(
         json.dumps(values, indent=2) + "\n", encoding="utf-8"
     )
-    name, content = tokenizer.model_file()
-    (directory / name).write_bytes(content)
+    if not isinstance(tokenizer, LibraryTokenizer):  # of which tokenizer.json is the model
+        name, content = tokenizer.model_file()
+        (directory / name).write_bytes(content)
 
 
 def _write_added(tokenizer: WordPieceTokenizer, fast: tokenizers.Tokenizer) -> dict[str, Any]:

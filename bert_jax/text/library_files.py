@@ -1,0 +1,206 @@
+"""Files of the `tokenizers` library: tokenizer.json, and vocab.json with merges.txt.
+
+What a tokenizer.json does not tell, the roles of its special pieces, is found by their place in its
+template and by the names that published models have.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bert_jax.errors import UserError
+from bert_jax.files import read_json
+from bert_jax.text.interface import SpecialIds
+from bert_jax.text.library import LibraryTokenizer, check_parts
+from bert_jax.text.vocabulary import read_file
+
+MERGED_VOCAB_FILE = "vocab.json"
+_MERGES_FILE = "merges.txt"
+ROBERTA_PIECES = {
+    "pad": "<pad>",
+    "unk": "<unk>",
+    "cls": "<s>",
+    "sep": "</s>",
+    "mask": "<mask>",
+}
+# Names of special pieces, where nothing else tells them.
+_NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|padding|>", "<|pad|>"),
+    "unk": ("<unk>", "[UNK]", "<|unk|>"),
+    "cls": ("<s>", "[CLS]", "<|begin_of_text|>"),
+    "sep": ("</s>", "[SEP]", "<|end_of_text|>"),
+    "mask": ("<mask>", "[MASK]", "<|mask|>"),
+}
+
+
+class Template(NamedTuple):
+    """How special pieces stand around texts, by a post_processor."""
+
+    cls: str  # the piece before a text
+    sep: str  # the piece after it
+    separators: int  # of them between two texts
+    segments: bool  # True if the second text has type 1
+
+
+def read_library_file(
+    path: pathlib.Path, named: Mapping[str, str] | None = None
+) -> LibraryTokenizer:
+    """Reads a tokenizer.json.
+
+    Args:
+      path: of the file.
+      named: role -> special piece, where other files tell it.
+
+    Raises:
+      UserError: if it is damaged or not understood.
+    """
+    return from_library_values(read_json(path), str(path), named or {})
+
+
+def from_library_values(
+    values: Mapping[str, Any], name: str, named: Mapping[str, str]
+) -> LibraryTokenizer:
+    """Builds the tokenizer of the fields of a tokenizer.json.
+
+    Args:
+      values: the fields.
+      name: of the file, for errors.
+      named: role -> special piece, where other files tell it.
+
+    Raises:
+      UserError: if it is not understood.
+    """
+    check_parts(values, name)
+    template = read_template(values.get("post_processor"), name)
+    ids = _ids(values)
+    pieces = {}
+    for role, usual in _NAMES.items():
+        of_template = getattr(template, role, None) if role in ("cls", "sep") else None
+        candidates = [of_template, named.get(role), *([] if role in named else usual)]
+        pieces[role] = next((piece for piece in candidates if piece in ids), None)
+    if pieces["unk"] is None:  # nothing is unknown to all bytes
+        pieces["unk"] = pieces["pad"]
+    for role, piece in pieces.items():
+        if piece is None:
+            tried = named.get(role) or ", ".join(_NAMES[role])
+            raise UserError(
+                f"{name} has no {role} piece ({tried}): name it as {role}_token in"
+                " tokenizer_config.json"
+            )
+    roles = {role: ids[piece] for role, piece in pieces.items() if piece is not None}
+    special = SpecialIds(**roles, separators=template.separators, segments=template.segments)
+    return LibraryTokenizer(values, special, name)
+
+
+def _ids(values: Mapping[str, Any]) -> dict[str, int]:
+    vocab = (values.get("model") or {}).get("vocab") or {}
+    ids = dict(vocab) if isinstance(vocab, dict) else {e[0]: id for id, e in enumerate(vocab)}
+    for token in values.get("added_tokens") or []:
+        ids[token["content"]] = token["id"]
+    return ids
+
+
+def read_template(post_processor: Mapping[str, Any] | None, name: str) -> Template:
+    """Returns the template of a post_processor.
+
+    Args:
+      post_processor: of a tokenizer.json.
+      name: of the file, for errors.
+
+    Raises:
+      UserError: if there is none, or it is another one than [CLS] A [SEP] and a pair's.
+    """
+    steps = [post_processor or {}]
+    if steps[0].get("type") == "Sequence":
+        steps = [s for s in steps[0]["processors"] if s.get("type") != "ByteLevel"]
+    match steps:
+        case [{"type": "RobertaProcessing", "cls": [str(cls), _], "sep": [str(sep), _]}]:
+            return Template(cls, sep, 2, False)
+        case [{"type": "BertProcessing", "cls": [str(cls), _], "sep": [str(sep), _]}]:
+            return Template(cls, sep, 1, True)
+        case [{"type": "TemplateProcessing", "single": list(single), "pair": list(pair)}]:
+            if found := _parsed(single, pair):
+                return found
+    kind = (post_processor or {}).get("type")
+    raise UserError(
+        f"{name}: post_processor of type {kind} is not implemented: a text must be [CLS] A [SEP],"
+        " and a pair [CLS] A [SEP] B [SEP], with one separator or more between"
+    )
+
+
+def _parsed(single: Sequence[Any], pair: Sequence[Any]) -> Template | None:
+    ones, twos = _words(single), _words(pair)
+    if len(ones) != 3 or ones[1][0] != "A" or "B" not in [word for word, _ in twos]:
+        return None
+    (cls, _), _, (sep, _) = ones
+    at = [word for word, _ in twos].index("B")
+    separators = at - 2
+    expected = [cls, "A", *[sep] * separators, "B", sep]
+    if separators < 1 or [word for word, _ in twos] != expected:
+        return None
+    return Template(cls, sep, separators, twos[at][1] == 1)
+
+
+def _words(parts: Sequence[Any]) -> list[tuple[str, int]]:
+    words = []
+    for part in parts:
+        for kind, value in part.items():
+            words.append((value["id"], value["type_id"]))
+            if kind == "Sequence" and value["id"] not in ("A", "B"):
+                return []
+    return words
+
+
+def read_merges(path: pathlib.Path, *, prefix_space: bool = False) -> LibraryTokenizer:
+    """Reads a vocab.json and the merges.txt beside it, the files of GPT-2 and RoBERTa.
+
+    Args:
+      path: of vocab.json.
+      prefix_space: True puts a space before a text that has none.
+
+    Raises:
+      UserError: if a file is missing or damaged.
+    """
+    merges_path = path.with_name(_MERGES_FILE)
+    if not merges_path.is_file():
+        raise UserError(f"{path} has no {_MERGES_FILE} beside it: copy both files of the tokenizer")
+    vocab = read_json(path)
+    lines = read_file(merges_path).decode("utf-8").splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    added = [
+        {
+            "id": vocab[piece],
+            "content": piece,
+            "single_word": False,
+            "lstrip": role == "mask",
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for role, piece in ROBERTA_PIECES.items()
+        if piece in vocab
+    ]
+    cls, sep = ROBERTA_PIECES["cls"], ROBERTA_PIECES["sep"]
+    values = {
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": byte_level(prefix_space=prefix_space),
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "cls": [cls, vocab.get(cls)],
+            "sep": [sep, vocab.get(sep)],
+        },
+        "decoder": byte_level(prefix_space=True),
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+    }
+    return from_library_values(values, str(path), {})
+
+
+def byte_level(*, prefix_space: bool) -> dict[str, Any]:
+    """Returns the step that writes bytes as letters, and splits as GPT-2 does."""
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": prefix_space,
+        "trim_offsets": True,
+        "use_regex": True,
+    }

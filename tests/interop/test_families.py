@@ -1,0 +1,264 @@
+"""Every family of transformers, with every head: the same outputs, and the same files again."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import EncoderConfig, MeshConfig, from_dict
+from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface, verify
+from bert_jax.interop.architectures import Model, family_of, head_of
+from bert_jax.interop.families.family import Family, Head
+from bert_jax.interop.families.registry import FAMILIES
+from bert_jax.text.tokenizer import tokenizer_from_dict
+from tests.fixtures.drivers import assert_same_bits
+from tests.fixtures.families import make_family_peer
+from tests.fixtures.interop import edit_json
+
+pytestmark = pytest.mark.hf
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from bert_jax.interop import peer  # noqa: E402
+
+WEIGHTS = "model.safetensors"
+CASES = [
+    pytest.param(family, head, id=f"{family.model_type}-{head.name.lower()}")
+    for family in FAMILIES.values()
+    for head in family.heads
+]
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Any:
+    return sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def tensors_of(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    return {name: t.numpy() for name, t in safetensors.load_file(directory / WEIGHTS).items()}
+
+
+def differences(model: Model, directory: pathlib.Path) -> list[verify.Difference]:
+    """Compares our model with what transformers makes of a directory, in double precision."""
+    family, head = family_of(model.metadata), head_of(model.metadata)
+    pooler = "pooler" in model.params
+    theirs = peer.load_model(directory, family, head, pooler=pooler, dtype="float64")
+    tokenizer = tokenizer_from_dict(model.metadata["tokenizer"])
+    encoder = from_dict(EncoderConfig, model.metadata["encoder"])
+    batch = verify.make_input_rows(tokenizer, encoder, verify.SENTENCES)
+    assert (batch["example_ids"] == 0).any()
+    return verify.compare(verify.our_outputs(model, batch), theirs.run(batch), batch)
+
+
+@pytest.mark.parametrize(("family", "head"), CASES)
+def test_there_and_back(family: Family, head: Head, tmp_path: pathlib.Path, mesh: Any) -> None:
+    first = tmp_path / "first"
+    make_family_peer(family, head, first)
+    model = huggingface.read_directory(first, mesh)
+    assert family_of(model.metadata) is family and head_of(model.metadata) is head
+    for difference in differences(model, first):
+        assert difference.greatest <= 2e-5 * max(difference.largest, 1.0)
+        assert difference.largest > 0.1 and difference.values > 30  # witness
+
+    (second := tmp_path / "second").mkdir()
+    huggingface.write_directory(model, second)
+    theirs = peer.load_model(second, family, head, pooler="pooler" in model.params)
+    assert not theirs.missing and not theirs.unexpected
+    ours, original = tensors_of(second), tensors_of(first)
+    unread = [f"{family.base.rstrip('.')}.", *family.unread]
+    kept = {n: t for n, t in original.items() if "pooler" not in n or family.has_encoder_pooler}
+    assert ours.keys() == kept.keys(), unread
+    for name, tensor in kept.items():
+        if "position_embeddings" in name and family.separators == 2:
+            assert ours[name][2:].tobytes() == tensor[2:].tobytes()  # no token reads the first two
+        else:
+            assert ours[name].tobytes() == tensor.tobytes(), name
+    before, written = (json.loads((d / "config.json").read_text()) for d in (first, second))
+    for name in before.keys() & written.keys() - {"transformers_version"}:
+        assert written[name] == before[name], name
+    again = huggingface.read_directory(second, mesh)
+    assert_same_bits(again.params, model.params)
+    assert {k: v for k, v in again.metadata.items() if k != "max_length"} == {
+        k: v for k, v in model.metadata.items() if k != "max_length"
+    }
+
+
+MODERN = FAMILIES["modernbert"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_types": None, "rope_parameters": None, "global_attn_every_n_layers": 2},
+        {"layer_types": None, "rope_parameters": None, "global_attn_every_n_layers": 1},
+        {"layer_types": None, "rope_parameters": None, "global_rope_theta": 500.0},
+        {"layer_types": None, "rope_parameters": None, "local_rope_theta": 70.0},
+        {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 90.0}}},
+        {
+            "rope_parameters": {"sliding_attention": {"rope_type": "default"}},
+            "global_rope_theta": 300.0,
+            "local_rope_theta": 40.0,
+        },
+        {"local_attention": 7},
+        {"local_attention": 2},
+        {"layer_types": ["sliding_attention"] * 4},
+        {"norm_bias": True},
+        {"attention_bias": True, "mlp_bias": True, "classifier_bias": True},
+        {"decoder_bias": False},
+        {"classifier_activation": "silu"},
+        {"hidden_activation": "gelu_new"},
+        {"classifier_pooling": "cls"},
+    ],
+)
+def test_spellings_of_modernbert(
+    changes: dict[str, Any], tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    built = {k: v for k, v in changes.items() if k.endswith("bias")}
+    make_family_peer(MODERN, Head.MASKED_LM, tmp_path, **built)
+    edit_json(tmp_path / "config.json", **changes)
+    model = huggingface.read_directory(tmp_path, mesh)
+    for difference in differences(model, tmp_path):
+        assert difference.greatest <= 2e-5 * max(difference.largest, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("modernbert", {"mlp_bias": True}, "mlp_bias=True differs from attention_bias"),
+        ("modernbert", {"local_attention": 1}, "local_attention=1 is no width of a window"),
+        (
+            "modernbert",
+            {"layer_types": ["full_attention", "full_attention", "sliding_attention"] + ["x"]},
+            "layer_types=.* is not full_attention or sliding_attention",
+        ),
+        (
+            "modernbert",
+            {"layer_types": ["sliding_attention", "full_attention"] * 2},
+            "layer_types=.* is not every n-th layer",
+        ),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+            "rope_parameters.full_attention.rope_type=yarn is not implemented",
+        ),
+        ("modernbert", {"position_embedding_type": "relative"}, "position_embedding_type=relative"),
+        ("modernbert", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved=true is not imp"),
+        ("eurobert", {"head_dim": 12}, "head_dim=12 is not hidden_size / num_attention_heads"),
+        ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling=max is none of bos, mean"),
+        ("eurobert", {"mlp_bias": True}, "mlp_bias=True differs from attention_bias"),
+        ("eurobert", {"num_key_value_heads": 3}, "kv_heads=3 does not divide"),
+        (
+            "roberta",
+            {"max_position_embeddings": 2},
+            "max_position_embeddings=2 with pad_token_id=1",
+        ),
+        ("roberta", {"is_decoder": True}, "is_decoder=true is not implemented"),
+        ("distilbert", {"n_groups": 2}, "n_groups=2 is not implemented"),
+        ("electra", {"embedding_size": 0}, "embedding_size=0 is not a width"),
+        ("electra", {"num_attention_heads": 5}, "heads=5 does not divide"),
+    ],
+)
+def test_what_a_config_has_and_we_lack_is_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    make_family_peer(FAMILIES[name], Head.MASKED_LM, tmp_path)
+    edit_json(tmp_path / "config.json", **changes)
+    with pytest.raises(UserError, match=message):
+        huggingface.read_directory(tmp_path, mesh)
+
+
+@pytest.mark.parametrize("name", ["modernbert", "eurobert", "distilbert", "electra"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stated", [True, False])
+def test_tied_or_not(
+    name: str, tied: bool, stated: bool, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    family = FAMILIES[name]
+    by_default = name != "eurobert"
+    make_family_peer(family, Head.MASKED_LM, tmp_path, tie_word_embeddings=tied)
+    if not stated:
+        edit_json(tmp_path / "config.json", tie_word_embeddings=None)
+    if not stated and tied != by_default:
+        # Two matrices are not merged, and a missing one is not made up.
+        wanted = "is not a copy of" if by_default else "do not fit its config .1 missing"
+        with pytest.raises(UserError, match=wanted):
+            huggingface.read_directory(tmp_path, mesh)
+        return
+    model = huggingface.read_directory(tmp_path, mesh)
+    assert ("output" in model.params.get("mlm_head", {})) is not tied
+    (difference,) = differences(model, tmp_path)
+    assert difference.greatest <= 2e-5 * max(difference.largest, 1.0)
+    (out := tmp_path / "out").mkdir()
+    huggingface.write_directory(model, out)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tied
+    (difference,) = differences(model, out)
+    assert difference.greatest <= 2e-5 * max(difference.largest, 1.0)
+
+
+@pytest.mark.parametrize("form", ["float16", "bfloat16", "bin", "shards"])
+def test_files_of_half_precision_and_others(form: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    model = make_family_peer(MODERN, Head.MASKED_LM, tmp_path)
+    if form == "shards":
+        (tmp_path / WEIGHTS).unlink()
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    elif form == "bin":
+        state = safetensors.load_file(tmp_path / WEIGHTS)
+        (tmp_path / WEIGHTS).unlink()
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    else:
+        model.to(getattr(torch, form)).save_pretrained(tmp_path)
+    read = huggingface.read_directory(tmp_path, mesh)
+    assert {leaf.dtype for leaf in jax.tree.leaves(read.params)} == {np.dtype("float32")}
+    assert any("converted to float32" in note for note in read.notes) is (form[-2:] == "16")
+    tokens = model.get_input_embeddings().weight.detach().float().numpy()
+    np.testing.assert_array_equal(read.params["encoder"]["embeddings"]["tokens"], tokens)
+
+
+def test_a_discriminator_is_read_as_an_encoder(tmp_path: pathlib.Path, mesh: Any) -> None:
+    electra = FAMILIES["electra"]
+    make_family_peer(electra, Head.PRETRAINING, tmp_path)  # ElectraForPreTraining
+    model = huggingface.read_directory(tmp_path, mesh)
+    assert model.metadata["kind"] == "encoder" and set(model.params) == {"encoder"}
+    (note,) = [note for note in model.notes if note.startswith("not read")]
+    assert "discriminator_predictions.dense_prediction.weight" in note
+
+
+def test_the_first_row_of_roberta_is_that_after_the_padding(
+    tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    """Three texts packed into a row have the vectors that they have alone, padded or not."""
+    family = FAMILIES["xlm-roberta"]
+    peer_model = make_family_peer(family, Head.ENCODER, tmp_path)
+    model = huggingface.read_directory(tmp_path, mesh)
+    encoder = from_dict(EncoderConfig, model.metadata["encoder"])
+    assert encoder.max_length == 68 and encoder.segments == 1
+    table = peer_model.embeddings.position_embeddings.weight.detach().numpy()
+    np.testing.assert_array_equal(model.params["encoder"]["embeddings"]["positions"], table[2:])
+
+
+def test_what_no_family_has_is_not_exported(tmp_path: pathlib.Path, mesh: Any) -> None:
+    make_family_peer(MODERN, Head.MASKED_LM, tmp_path)
+    model = huggingface.read_directory(tmp_path, mesh)
+    (out := tmp_path / "out").mkdir()
+    for field, value, message in (
+        ("qk_norm", True, "encoder.qk_norm=True cannot be exported: it is not ModernBert"),
+        ("causal", True, "encoder.causal=True cannot be exported"),
+        ("final_norm", False, "encoder.final_norm=False cannot be exported"),
+    ):
+        changed = model.metadata | {"encoder": model.metadata["encoder"] | {field: value}}
+        with pytest.raises(UserError, match=message):
+            huggingface.write_directory(model._replace(metadata=changed), out)
+    config = model.metadata["config"]
+    with_pairs = config | {"data": config["data"] | {"objective": "nsp"}}
+    with pytest.raises(UserError, match="data.objective=nsp cannot be exported: ModernBert of"):
+        huggingface.write_directory(
+            model._replace(metadata=model.metadata | {"config": with_pairs}), out
+        )
+    assert not list(out.iterdir())
