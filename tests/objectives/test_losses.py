@@ -12,9 +12,9 @@ from bert_jax.config import EncoderConfig
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream, input_sizes
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.objectives import losses
-from bert_jax.text.tokenizer import SpecialIds
 from bert_jax.training.state import run_key
 from tests.fixtures.batches import classification_model, make_batch, random_params, with_targets
+from tests.fixtures.data import SPECIAL
 
 
 @pytest.fixture
@@ -211,16 +211,16 @@ def packed_and_padded(task: str) -> tuple[dict, dict, TaskModel]:
     rng = np.random.default_rng(0)
     a = [rng.integers(5, 60, rng.integers(1, 8)).astype(np.int32) for _ in range(23)]
     b = [rng.integers(5, 60, rng.integers(1, 8)).astype(np.int32) for _ in range(23)]
-    sizes = input_sizes(a, b)
+    sizes = input_sizes(a, b, SPECIAL)
     labels = {
         "classes": lambda: rng.integers(0, 3, 23).astype(np.int32),
         "spans": lambda: np.sort(rng.integers(0, sizes[:, None], (23, 2)).astype(np.int32), axis=1),
         "tags": lambda: [rng.integers(-1, 3, size).astype(np.int32) for size in sizes],
     }[task]()
-    inputs = TaskInputs(a, b, labels, np.arange(23))
+    inputs = TaskInputs(a, b, labels, np.arange(23), SPECIAL)
     batches = []
     for most in (4, 1):
-        batch_format = BatchFormat(32, most, SpecialIds(0, 1, 2, 3, 4), False, 23)
+        batch_format = BatchFormat(32, most, SPECIAL, False, 23)
         dealt = batch_format.deal(inputs, epochs=1, seed=0, rows_multiple=1)
         batches.append(TaskStream(inputs, dealt, batch_format).rows(np.arange(dealt.rows)))
     assert len(batches[0]["token_ids"]) < 0.6 * len(batches[1]["token_ids"]) == 0.6 * 23

@@ -260,7 +260,9 @@ def task_inputs(task: TaskKind, *, features: int) -> TaskInputs:
             if by_token
             else np.zeros((5, features), np.float32)
         )
-    return TaskInputs(a, [np.array([], np.int32)] * 5, labels, np.arange(5), vectors)
+    return TaskInputs(
+        a, [np.array([], np.int32)] * 5, labels, np.arange(5), SpecialIds(*SPECIAL_IDS), vectors
+    )
 
 
 @pytest.mark.parametrize("task", TaskKind, ids=lambda task: task.value)

@@ -9,8 +9,8 @@ from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.runs.vectorised import SideBySide, place_runs, vectorise
-from bert_jax.text.tokenizer import SpecialIds
 from tests.fixtures.batches import classification_model, make_batch
+from tests.fixtures.data import SPECIAL
 
 
 def test_nothing_crosses_between_devices(tiny_encoder):
@@ -55,8 +55,10 @@ def test_a_mesh_that_splits_a_run_is_refused(axis):
 def test_batches_of_fewer_rows_are_filled_with_empty_ones():
     rng = np.random.default_rng(0)
     a = [np.arange(size, dtype=np.int32) for size in rng.integers(1, 9, 40)]
-    inputs = TaskInputs(a, [np.zeros(0, np.int32)] * 40, np.zeros(40, np.int32), np.arange(40))
-    rows = BatchFormat(12, 3, SpecialIds(0, 1, 2, 3, 4), False, 7)
+    inputs = TaskInputs(
+        a, [np.zeros(0, np.int32)] * 40, np.zeros(40, np.int32), np.arange(40), SPECIAL
+    )
+    rows = BatchFormat(12, 3, SPECIAL, False, 7)
     dealt = [rows.deal(inputs, epochs=1, seed=s, rows_multiple=m) for s, m in ((0, 1), (1, 9))]
     assert dealt[0].rows != dealt[1].rows
     streams = [TaskStream(inputs, each, rows) for each in dealt]

@@ -14,8 +14,8 @@ from bert_jax.distributed.sharding import make_mesh
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, span_totals
 from bert_jax.tasks.evaluation import InputBatches, make_features_step, make_outputs_step
-from bert_jax.text.tokenizer import SpecialIds
 from bert_jax.training.state import abstract_params, init_params
+from tests.fixtures.data import SPECIAL
 
 ENCODER = EncoderConfig(vocab_size=60, width=24, layers=2, heads=4, mlp_width=40, max_length=32)
 COUNT = 61
@@ -27,13 +27,13 @@ def make_inputs(task: str) -> TaskInputs:
         [rng.integers(5, 60, rng.integers(1, 8)).astype(np.int32) for _ in range(COUNT)]
         for _ in range(2)
     )
-    sizes = input_sizes(a, b)
+    sizes = input_sizes(a, b, SPECIAL)
     labels: Any = rng.integers(0, 3, COUNT).astype(np.int32)
     if task == "tags":
         labels = [rng.integers(NO_LABEL, 3, size).astype(np.int32) for size in sizes]
     if task == "spans":
         labels = rng.integers(0, sizes[:, None], (COUNT, 2)).astype(np.int32)
-    return TaskInputs(a, b, labels, np.arange(COUNT))
+    return TaskInputs(a, b, labels, np.arange(COUNT), SPECIAL)
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def run(task: str, devices: int, batch_size: int, most: int = 4) -> tuple[Any, d
     model, params = model_of(task)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model, mesh))
     params = jax.device_put(params, shardings)
-    batch_format = BatchFormat(32, most, SpecialIds(0, 1, 2, 3, 4), False, batch_size)
+    batch_format = BatchFormat(32, most, SPECIAL, False, batch_size)
     batches = InputBatches(make_inputs(task), batch_format, mesh, whole_inputs=whole)
     totals = span_totals if task == "spans" else class_totals
     return batches.outputs(make_outputs_step(model, totals, mesh), params)
@@ -90,7 +90,7 @@ def test_features_are_what_the_head_reads() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
     model = TaskModel(ENCODER, "tagger", 3, whole_inputs=False, feature_layers=2)
     params = init_params(model, 0, abstract_params(model, mesh))
-    batch_format = BatchFormat(32, 4, SpecialIds(0, 1, 2, 3, 4), False, 7)
+    batch_format = BatchFormat(32, 4, SPECIAL, False, 7)
     batches = InputBatches(inputs, batch_format, mesh, whole_inputs=False)
     features, _ = batches.outputs(make_features_step(model, mesh), params)
     assert [part.shape for part in features] == [(size, 48) for size in inputs.sizes]

@@ -243,7 +243,11 @@ class TagSplit(Split):
             [sentence.words for sentence in sentences], tokenizer, config.length, config.stride
         )
         self.inputs = TaskInputs(
-            self.words.a, self.words.b, self.words.labels(self._gold), self.words.example_of
+            self.words.a,
+            self.words.b,
+            self.words.labels(self._gold),
+            self.words.example_of,
+            tokenizer.special,
         )
         self.examples = len(sentences)
         longer = int(np.count_nonzero(np.bincount(self.words.example_of) > 1))

@@ -12,7 +12,7 @@ from bert_jax.config import Activation, EncoderConfig, PoolerKind
 
 
 class Head(enum.Enum):
-    """What stands on the encoder; the value is the end of the class's name in transformers."""
+    """The head on an encoder; its value ends the name of the class in transformers."""
 
     PRETRAINING = "ForPreTraining"  # masked LM and a sentence objective
     MASKED_LM = "ForMaskedLM"

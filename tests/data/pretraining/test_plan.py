@@ -12,7 +12,6 @@ from bert_jax.config import ExampleFormat, PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
-from bert_jax.data.packing.layout import PAIR_SPECIALS
 from bert_jax.data.pretraining.examples import _truncate
 from bert_jax.data.pretraining.plan import (
     _documents_per_block,
@@ -23,6 +22,7 @@ from bert_jax.data.pretraining.plan import (
 from bert_jax.errors import UserError
 from tests.fixtures.data import (
     FIRST_ID,
+    SPECIAL,
     Documents,
     PairPlan,
     as_pairs,
@@ -253,7 +253,7 @@ def test_pairs_keep_their_promises(corpus, documents, length, slots):
         a_end = plan.a_begin + plan.a_length
         assert (plan.a_length >= 1).all()
         assert (plan.b_length >= 1).all()
-        assert (plan.sizes == plan.a_length + plan.b_length + PAIR_SPECIALS).all()
+        assert (plan.sizes == plan.a_length + plan.b_length + SPECIAL.of_pair).all()
         assert plan.sizes.max() <= length
         a, b = document_of[plan.a_begin], document_of[plan.b_begin]
         # No segment reaches into a second document.
@@ -319,7 +319,7 @@ def test_short_examples_have_their_rate_and_are_uniform(tmp_path):
         max_examples_per_row=4, length=24, short_rate=0.3, random_b_rate=0.0, block_examples=10**6
     )
     plan = as_pairs(plan_block(corpus, config, seed=7, epoch=0, block=0))
-    counts = np.bincount(plan.sizes - PAIR_SPECIALS, minlength=22)
+    counts = np.bincount(plan.sizes - SPECIAL.of_pair, minlength=22)
     assert counts.sum() > 3000
     # Lengths 2 to 21, of which the last is also that of examples that are not short. The ends of
     # three documents may be shorter than was wanted.

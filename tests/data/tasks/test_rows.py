@@ -28,9 +28,9 @@ def make_inputs(kind: str) -> TaskInputs:
     if kind == "pairs":
         labels = np.stack([labels, -labels], axis=1)
     if kind == "tokens":
-        sizes = TaskInputs(a, b, labels, every).sizes
+        sizes = TaskInputs(a, b, labels, every, SPECIAL).sizes
         labels = [rng.choice([NO_LABEL, 0, 7], size).astype(np.int32) for size in sizes]
-    return TaskInputs(a, b, labels, every)
+    return TaskInputs(a, b, labels, every, SPECIAL)
 
 
 def make_stream(inputs: TaskInputs, batch_size: int, most: int = 5) -> TaskStream:
@@ -128,7 +128,7 @@ def test_features_stand_where_the_labels_of_their_kind_do(tokens: bool) -> None:
         if tokens
         else np.arange(COUNT)[:, None] + [0.25, 0.5]
     )
-    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, features)
+    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, SPECIAL, features)
     for batch in batches_of(make_stream(inputs, 7)):
         names, there = ("position_ids", "example_ids") if tokens else ("labels", "weights")
         held = batch[there] > 0
@@ -139,7 +139,7 @@ def test_features_stand_where_the_labels_of_their_kind_do(tokens: bool) -> None:
 def test_rows_that_hold_nothing_have_the_fields_of_the_others() -> None:
     inputs = make_inputs("tokens")
     features = [np.ones((size, 3), np.float32) for size in inputs.sizes]
-    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, features)
+    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, inputs.example_of, SPECIAL, features)
     batch_format = BatchFormat(LENGTH, 5, SPECIAL, False, 1)
     batches = batch_format.deal(inputs, epochs=1, seed=3, rows_multiple=2)
     stream = TaskStream(inputs, batches, batch_format)  # one input in two rows
@@ -151,7 +151,9 @@ def test_rows_that_hold_nothing_have_the_fields_of_the_others() -> None:
 
 def test_inputs_of_some_examples() -> None:
     inputs = make_inputs("tokens")
-    inputs = TaskInputs(inputs.a, inputs.b, inputs.labels, np.repeat(np.arange(COUNT), 2)[:COUNT])
+    inputs = TaskInputs(
+        inputs.a, inputs.b, inputs.labels, np.repeat(np.arange(COUNT), 2)[:COUNT], SPECIAL
+    )
     some = inputs.of_examples(np.array([9, 2]))
     assert some.example_of.tolist() == [2, 2, 9, 9]
     assert [part.tolist() for part in some.a] == [inputs.a[i].tolist() for i in (4, 5, 18, 19)]
