@@ -237,6 +237,7 @@ class PretrainDataConfig:
     """The corpora, and the packing of their documents into rows."""
 
     corpus: str = ""  # what `bert_jax.prepare` made: DIR, or a mixture DIR=WEIGHT,DIR=WEIGHT,...
+    eval_corpora: str = ""  # DIR,DIR,...: more corpora, whose held-out splits are evaluated too
     local_dir: str = ""  # where this host keeps a copy of the corpora; '': they are read in place
     format: ExampleFormat = ExampleFormat.SEGMENT_PAIR
     objective: SentenceObjective = SentenceObjective.NSP  # for pairs
@@ -335,6 +336,7 @@ class PretrainConfig:
         default_factory=list  # one after another; none: one phase, as `data` and `batch_size` say
     )
     sentence_loss_weight: float = 1.0  # of the mean NSP or SOP loss
+    layer_decay: float = 1.0  # rate of each layer relative to the one above it
     average_decay: float = 0.0  # of a moving average of the parameters, kept too; 0: none is kept
     batch_size: int = 256  # B, rows in the global batch
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
@@ -422,7 +424,7 @@ class SweepConfig(FinetuneConfig):
 # what is kept; never the rows, the model or the schedule.
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
-    | {"encoder.attention", "remat", "data.local_dir"}
+    | {"encoder.attention", "remat", "data.local_dir", "data.eval_corpora"}
     | {"log_steps", "eval_steps", "eval_batches"}
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
     | {"hosts.start_seconds"}
@@ -431,7 +433,7 @@ FREE_FIELDS = frozenset(
 _FORMER_NAMES = {"skip_misplaced": "skip_bad_rows"}  # of fields in stored configs
 
 # Paths with commas between; on a command line also by repeating the field.
-PATH_LISTS = frozenset({"data.corpus", "data.dev"})
+PATH_LISTS = frozenset({"data.corpus", "data.eval_corpora", "data.dev"})
 
 UNREAD = "(not read)"  # stands for a file of which only the name matters
 
@@ -610,6 +612,8 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _validate_phases(config)
     _at_least("sentence_loss_weight", config.sentence_loss_weight, 0)
     _rate("average_decay", config.average_decay, below_one=True)
+    _rate("layer_decay", config.layer_decay)
+    _positive("layer_decay", config.layer_decay)
     _validate_masking(config.masking, config.encoder)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)

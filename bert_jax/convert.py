@@ -4,6 +4,7 @@
     python -m bert_jax.convert --from=tf1:uncased_L-12_H-768_A-12/bert_model.ckpt --to=CHECKPOINT
     python -m bert_jax.convert --from=runs/base --to=hf:DIR
     python -m bert_jax.convert --average=RUN/checkpoints/8000,RUN/checkpoints/9000 --to=CHECKPOINT
+    python -m bert_jax.convert --from=CHECKPOINT --add_tokens=tokens.txt --to=CHECKPOINT
 
 A checkpoint is a directory that `finetune`, `predict`, `evaluate` and `pretrain --init` take. After
 the conversion both models run on the same sentences, where the other library is installed, and the
@@ -25,6 +26,9 @@ _AVERAGE = flags.DEFINE_string(
     "",
     "instead of --from: checkpoints A,B,... whose parameters to average; of a single one, the"
     " moving average that its run kept (config.average_decay)",
+)
+_ADD_TOKENS = flags.DEFINE_string(
+    "add_tokens", "", "of a checkpoint: a text file with new tokens, one a line, for it to have"
 )
 _TO = flags.DEFINE_string("to", None, "a new directory: of a checkpoint, or hf:DIR")
 _TOKENIZER = flags.DEFINE_string(
@@ -58,6 +62,11 @@ def main(_: Sequence[str]) -> None:
         average(_AVERAGE.value, target)
         return
     source = app.require("from", _FROM.value, "hf:DIR")
+    if _ADD_TOKENS.value:
+        with app.imports():
+            from bert_jax.interop.extension import add_tokens
+        add_tokens(source, _ADD_TOKENS.value, target)
+        return
     with app.imports():
         from bert_jax.interop.conversion import ImportOptions, convert
     options = ImportOptions(_TOKENIZER.value, _PAIRS.value, _PADDED.value)

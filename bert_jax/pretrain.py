@@ -5,7 +5,8 @@ r"""Pretrains an encoder: masked language model and next sentence prediction.
 
 Where the parameters come from, in this order:
 1. A checkpoint in --workdir: the run goes on where it was, exactly.
-2. --init=CHECKPOINT: its parameters, a fresh optimizer, step 0 (continued pretraining).
+2. --init=CHECKPOINT: its parameters, a fresh optimizer, step 0 (continued pretraining). Encoder and
+   examples are its own where the recipe leaves them at their defaults.
 3. Random values, from --config.seed.
 """
 
@@ -30,7 +31,12 @@ _LAUNCH = LaunchFlags()
 
 def main(_: Sequence[str]) -> None:
     """Checks the config, then trains."""
-    config = checked_config(_CONFIG.value, PretrainConfig)
+    config = _CONFIG.value
+    if _INIT.value:
+        with app.imports():
+            from bert_jax.checkpoints.continued import continued
+        config = continued(config, _INIT.value)
+    config = checked_config(config, PretrainConfig)
     workdir = app.require_path("workdir", _WORKDIR.value, "runs/base")
     with app.imports():
         from bert_jax.runs.pretraining import pretrain, replay

@@ -5,7 +5,7 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +61,7 @@ from bert_jax.runs.steps import (
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
-from bert_jax.training.logs import StartClock, StepReports, open_log
+from bert_jax.training.logs import StartClock, StepReports, divide, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.parameter_rules import describe_rules
@@ -146,6 +146,15 @@ def _same_tokenizer(
         )
 
 
+def short_names(directories: Iterable[str]) -> dict[str, str]:
+    """Returns directory -> its last part, or all of it where two have the same last part."""
+    parts = {name: pathlib.PurePath(name).name for name in directories}
+    return {
+        name: part if list(parts.values()).count(part) == 1 else name
+        for name, part in parts.items()
+    }
+
+
 class HeldOut:
     """Losses on the held-out split, by the published masking: comparable between runs."""
 
@@ -161,7 +170,7 @@ class HeldOut:
         self._key = run_key_on(setup.mesh, 0)  # the same for all runs
         self._rows = functools.cache(self._make_rows)
 
-    def _make_rows(self, phase: int) -> dict[str, np.ndarray]:
+    def _make_rows(self, phase: int) -> dict[str, dict[str, np.ndarray]]:
         wanted = self._phases[phase]
         rows = self._batches * wanted.batch_size
         return self._corpora.held_out(wanted.data, self._row_format(wanted), rows)
@@ -169,6 +178,7 @@ class HeldOut:
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them.
 
+        They are of the mixture; where several corpora are evaluated, each has `mlm_loss/NAME`, too.
         Those of the moving average, where there is one, are `average_mlm_loss` and so on.
         """
         means = self._of_params(step, state.params)
@@ -179,8 +189,21 @@ class HeldOut:
 
     def _of_params(self, step: int, params: Params) -> dict[str, float]:
         phase = phase_of(self._phases, step)
-        parts = sharding.global_batches(self._rows(phase.number), phase.batch_size, self._mesh)
-        return evaluate(self._steps[phase.number], params, parts, self._key)
+        totals = {
+            name: evaluate(
+                self._steps[phase.number],
+                params,
+                sharding.global_batches(rows, phase.batch_size, self._mesh),
+                self._key,
+            )
+            for name, rows in self._rows(phase.number).items()
+        }
+        mixture = [each for name in self._corpora.weights for each in totals[name]]
+        means = divide(mixture)
+        if len(totals) > 1:
+            for name, short in short_names(totals).items():
+                means |= {f"{each}/{short}": v for each, v in divide(totals[name]).items()}
+        return means
 
 
 class PretrainingSetup:

@@ -151,7 +151,10 @@ def pretraining_steps(
       mesh: from `sharding.make_mesh`.
     """
     phases = resolve_phases(config)
-    tx = make_optimizer(config.optimizer, mesh=mesh)
+    relative_rates = None
+    if config.layer_decay < 1:
+        relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=1.0)
+    tx = make_optimizer(config.optimizer, relative_rates=relative_rates, mesh=mesh)
     settings = pretraining_settings(config.optimizer, config.masking, phases, config.steps)
 
     def build(phase: Phase) -> CompiledStep:

@@ -52,7 +52,7 @@ class LibraryTokenizer(Tokenizer):
         Raises:
           UserError: for what is not understood, or does not fit together.
         """
-        self._values = {
+        self._values: dict[str, Any] = {
             part: copy.deepcopy(values.get(part))
             for part in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
         }
@@ -243,7 +243,8 @@ def check_parts(values: Mapping[str, Any], name: str) -> None:
       UserError: for the first part that is not understood.
     """
     model = values.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
+    model = model if isinstance(model, dict) else {}
+    kind = model.get("type")
     if kind not in _MODELS or not isinstance(model.get("vocab"), dict | list):
         raise UserError(
             f"{name}: model.type={kind} is not implemented: only {' and '.join(_MODELS)} are"

@@ -57,7 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _find_special(self, name: str) -> SpecialIds:
         processor = self._processor
-        found = {"unk": processor.unk_id()}
+        found: Any = {"unk": processor.unk_id()}
         for role, pieces in _PIECE_NAMES.items():
             piece = next(
                 (p for p in pieces if processor.id_to_piece(processor.piece_to_id(p)) == p),

@@ -88,7 +88,7 @@ class WordPieceTokenizer(Tokenizer):
         self._tokenizer.add_tokens([token.for_library() for token in self.added])
         self._check_added(name)
         self.vocab_size = max([len(self._vocab), *(token.id + 1 for token in self.added)])
-        special = {role: ids[piece] for role, piece in SPECIAL_PIECES_OF_WORDPIECE.items()}
+        special: Any = {role: ids[piece] for role, piece in SPECIAL_PIECES_OF_WORDPIECE.items()}
         self.special = SpecialIds(**special)
         self._added_pieces = {token.id: token.content for token in self.added}
         self.fingerprint = fingerprint(self.to_dict())

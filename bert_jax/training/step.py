@@ -15,7 +15,6 @@ from bert_jax.distributed.sharding import split_micro_batches
 from bert_jax.model.encoder import Batch
 from bert_jax.objectives.losses import Loss, Params, Total, Totals
 from bert_jax.training.compiler_options import compiler_options
-from bert_jax.training.logs import divide
 from bert_jax.training.state import DROPOUT_STREAM, ROWS_STREAM, RunInputs, TrainState
 
 # batch, the run's row key, the step's rate of masking -> batch
@@ -169,8 +168,8 @@ def evaluate(
     params: Params,
     batches: Iterable[Batch],
     key: jax.Array,
-) -> dict[str, float]:
-    """Returns the means over all batches: every sum is added before the one division.
+) -> list[Totals]:
+    """Returns the totals of each batch, on the host: to be added before the one division.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -178,4 +177,4 @@ def evaluate(
       batches: global arrays; padding rows have weight 0.
       key: for what the evaluation draws, such as its masks.
     """
-    return divide(jax.device_get([eval_step(params, batch, key) for batch in batches]))
+    return jax.device_get([eval_step(params, batch, key) for batch in batches])

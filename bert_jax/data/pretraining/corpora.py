@@ -13,6 +13,7 @@ from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.data.pretraining.plan import check_corpus
 from bert_jax.data.pretraining.rows import MAX_CORPORA, held_out_rows, pack_epoch
 from bert_jax.errors import UserError
+from bert_jax.files import given, path_list
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 _MEASURED_TOKENS = 1 << 22  # of each corpus, in which words are measured, at most
@@ -27,6 +28,7 @@ class Corpora:
       tokenizer: of all corpora.
       train: the training splits.
       heldout: the held-out splits.
+      evaluated: directory -> held-out split of the corpora that are evaluated alone.
       fingerprint: of the content of all corpora.
       copied: a line for the log for each corpus that is read from a local copy.
     """
@@ -35,6 +37,7 @@ class Corpora:
     tokenizer: Tokenizer
     train: list[Corpus]
     heldout: list[Corpus]
+    evaluated: dict[str, Corpus]
     fingerprint: str
     copied: list[str]
 
@@ -62,8 +65,11 @@ class Corpora:
 
     def held_out(
         self, config: PretrainDataConfig, row_format: RowFormat, rows: int
-    ) -> dict[str, np.ndarray]:
-        """Returns the first rows of a fixed plan of each held-out split, by the weights.
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Returns the first rows of a fixed plan of each held-out split.
+
+        Those of the mixture are as many as its weights have them, those that are evaluated alone
+        all that are asked for.
 
         Args:
           config: of a phase.
@@ -71,22 +77,18 @@ class Corpora:
           rows: number of rows, up to rounding; fewer where the splits have fewer.
 
         Returns:
-          The fields of a batch.
+          Directory -> the fields of a batch, those of the mixture first.
         """
         total = sum(self.weights.values())
-        parts = [
-            held_out_rows(
-                corpus,
-                config,
-                row_format,
-                max(1, round(rows * weight / total)),
-                epoch=pack_epoch(0, number, 0),
+        wanted = [max(1, round(rows * weight / total)) for weight in self.weights.values()]
+        splits = dict(zip(self.weights, self.heldout, strict=True)) | self.evaluated
+        wanted += [rows] * len(self.evaluated)
+        return {
+            name: held_out_rows(corpus, config, row_format, count, epoch=pack_epoch(0, number, 0))
+            for number, ((name, corpus), count) in enumerate(
+                zip(splits.items(), wanted, strict=True)
             )
-            for number, (corpus, weight) in enumerate(
-                zip(self.heldout, self.weights.values(), strict=True)
-            )
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        }
 
 
 def open_corpora(config: PretrainDataConfig, *, evaluated: bool) -> Corpora:
@@ -101,17 +103,22 @@ def open_corpora(config: PretrainDataConfig, *, evaluated: bool) -> Corpora:
         tokenizer than the first.
     """
     weights = parse_mixture(config.corpus)
-    if len(weights) > MAX_CORPORA:
+    alone = [given(name) for name in path_list(config.eval_corpora) if name] if evaluated else []
+    if len(weights) + len(alone) > MAX_CORPORA:
         raise UserError(
-            f"--config.data.corpus names {len(weights)} corpora, more than {MAX_CORPORA}: prepare"
-            " some of them as one"
+            f"--config.data.corpus and data.eval_corpora name {len(weights) + len(alone)} corpora,"
+            f" more than {MAX_CORPORA}: prepare some of them as one"
+        )
+    if twice := [name for name in alone if name in weights or alone.count(name) > 1]:
+        raise UserError(
+            f"--config.data.eval_corpora names {twice[0]}, which is evaluated anyway: leave it out"
         )
     directories, copied = list(weights), []
     if config.local_dir:
         copies = [local_copy(directory, config.local_dir) for directory in weights]
         directories, copied = map(list, zip(*copies, strict=True))
-    tokenizers = [corpus_tokenizer(directory) for directory in directories]
-    for directory, tokenizer in zip(directories, tokenizers, strict=True):
+    tokenizers = [corpus_tokenizer(directory) for directory in (*directories, *alone)]
+    for directory, tokenizer in zip((*directories, *alone), tokenizers, strict=True):
         if tokenizer.fingerprint != tokenizers[0].fingerprint:
             raise UserError(
                 f"{directory} and {directories[0]} have different tokenizers: prepare one of them"
@@ -123,9 +130,17 @@ def open_corpora(config: PretrainDataConfig, *, evaluated: bool) -> Corpora:
         for directory, corpus in zip(directories, splits[split], strict=True):
             if used:
                 check_corpus(corpus, config, f"{directory} ({split})")
+    only_evaluated = {directory: open_corpus(directory, "heldout") for directory in alone}
+    for directory, corpus in only_evaluated.items():
+        check_corpus(corpus, config, f"{directory} (heldout)")
     fingerprints = [corpus_fingerprint(directory) for directory in directories]
     return Corpora(
-        weights, tokenizers[0], **splits, fingerprint=" ".join(fingerprints), copied=copied
+        weights,
+        tokenizers[0],
+        **splits,
+        evaluated=only_evaluated,
+        fingerprint=" ".join(fingerprints),
+        copied=copied,
     )
 
 
