@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import (
     EncoderConfig,
+    ExampleFormat,
     FinetuneConfig,
     NormKind,
     PoolerKind,
@@ -107,6 +108,7 @@ def pretrained_metadata(encoder: EncoderConfig, groups: Collection[str]) -> dict
     config = PretrainConfig(encoder=encoder)
     if "nsp_head" not in groups:
         config.data.objective = SentenceObjective.NONE
+        config.data.format = ExampleFormat.FULL_SENTENCES  # as continued pretraining makes them
     return {
         "kind": PRETRAINING_KIND if "mlm_head" in groups else ENCODER_KIND,
         "config": to_dict(config),
