@@ -174,7 +174,9 @@ def family_of(metadata: Mapping[str, Any]) -> Family:
         closest = EUROBERT if encoder.norm_kind is NormKind.RMS_NORM else MODERNBERT
     if "family" in metadata:
         closest = FAMILIES[metadata["family"]]
-    for family in (closest, *FAMILIES.values()):
+        if not misfit(closest, encoder, head):
+            return closest
+    for family in FAMILIES.values():
         if family.separators == separators and not misfit(family, encoder, head):
             return family
     reason = misfit(closest, encoder, head)

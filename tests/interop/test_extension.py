@@ -51,7 +51,7 @@ def test_new_tokens_are_found_and_old_ids_stay(kind: str) -> None:
 
 
 def test_a_sentencepiece_model_takes_none() -> None:
-    closed = train_sentencepiece(LINES, vocab_size=24, model_type=ModelType.UNIGRAM)
+    closed = train_sentencepiece(LINES, vocab_size=22, model_type=ModelType.UNIGRAM)
     with pytest.raises(UserError, match="a SentencePiece model takes no more tokens"):
         with_tokens(closed, ["x"])
 
