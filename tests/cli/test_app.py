@@ -107,7 +107,7 @@ def test_wrong_recipe_is_one_line(
     ("flags", "message"),
     [
         ([], "--config is not set: name a recipe"),
-        (["--config="], "--config= is no recipe: name a PATH.py, or one of finetune_squad, "),
+        (["--config="], "--config= is no recipe: name a PATH.py, or one of continued, "),
         (["--config=configs"], "--config=configs is no recipe: name a PATH.py, or one of"),
         (["--config=pretrian_base"], "is no recipe; did you mean --config=pretrain_base?"),
         (["--config=configs/nope.py"], "--config=configs/nope.py is no file: name a PATH.py, or"),
