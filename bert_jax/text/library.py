@@ -54,8 +54,9 @@ class LibraryTokenizer(Tokenizer):
         """
         self._values: dict[str, Any] = {
             part: copy.deepcopy(values.get(part))
-            for part in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
+            for part in ("model", "normalizer", "pre_tokenizer", "decoder")
         }
+        self._values["added_tokens"] = copy.deepcopy(values.get("added_tokens") or [])
         check_parts(self._values, name)
         self.special = special
         self.is_byte_level = "ByteLevel" in _types(self._values["pre_tokenizer"])
@@ -63,7 +64,7 @@ class LibraryTokenizer(Tokenizer):
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocab.values())
         self._pieces = {id: piece.removeprefix(_HIDDEN) for piece, id in vocab.items()}
-        self._added = frozenset(token["id"] for token in self._values["added_tokens"] or [])
+        self._added = frozenset(token["id"] for token in self._values["added_tokens"])
         self._check(vocab, name)
         self.fingerprint = fingerprint(self.to_dict())
 
@@ -82,7 +83,7 @@ class LibraryTokenizer(Tokenizer):
         unknown = values["model"].get("unk_token")
         if isinstance(vocab, dict) and unknown and vocab.get(unknown) in ids:
             values["model"]["unk_token"] = _HIDDEN + unknown
-        for token in values["added_tokens"] or []:
+        for token in values["added_tokens"]:
             if token["id"] in ids:
                 token |= {"content": _HIDDEN + token["content"], "normalized": False}
         return values
@@ -98,7 +99,7 @@ class LibraryTokenizer(Tokenizer):
         for role, id in self.special.roles.items():
             if id not in self._pieces:
                 raise UserError(f"{name}: the {role} piece has the id {id}, which is not there")
-        for token in self._values["added_tokens"] or []:
+        for token in self._values["added_tokens"]:
             content, id = token["content"], token["id"]
             found = vocab.get(content, vocab.get(_HIDDEN + content))
             if found != id:
