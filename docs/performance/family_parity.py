@@ -51,9 +51,8 @@ def make_model(family: Family, head: Head, pieces: int) -> Any:
         values = _OTHERS["distilbert"] | {"max_position_embeddings": 160}
     labels = 3 if head in (Head.CLASSES, Head.TOKENS) else 2
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
-    config = transformers.CONFIG_MAPPING[family.model_type](
-        vocab_size=pieces, pad_token_id=0, num_labels=labels, **special, **values
-    )
+    make_config: Any = transformers.CONFIG_MAPPING[family.model_type]
+    config = make_config(vocab_size=pieces, pad_token_id=0, num_labels=labels, **special, **values)
     model = getattr(transformers, family.architecture(head))(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -7,6 +7,7 @@ and normalizer. Rare texts get different ids, for two reasons:
 - If normalization changes a character before a combining mark, the library drops the mark.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -66,16 +67,26 @@ def _template(tokenizer: Tokenizer) -> processors.TemplateProcessing:
 
 
 def _of_library(tokenizer: LibraryTokenizer) -> tokenizers.Tokenizer:
+    return library_from_values(library_file(tokenizer), "tokenizer.json")
+
+
+def library_file(tokenizer: LibraryTokenizer) -> dict[str, Any]:
+    """Returns the fields of a tokenizer.json, with special pieces and the template.
+
+    The library's own writer changes the last digit of scores.
+    """
     values = tokenizer.library_values()
-    added = {token["id"]: token for token in values["added_tokens"] or []}
+    added = {token["id"]: token for token in values["added_tokens"]}
     for id in tokenizer.special.ids:
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         stated = added.get(id, {"id": id, "content": tokenizer.id_to_piece(id), **flags})
         added[id] = stated | {"special": True}
     values["added_tokens"] = [added[id] for id in sorted(added)]
-    fast = library_from_values(values, "tokenizer.json")
-    fast.post_processor = _template(tokenizer)
-    return fast
+    bare = tokenizers.Tokenizer(models.BPE())
+    bare.post_processor = _template(tokenizer)
+    template = json.loads(bare.to_str())["post_processor"]
+    empty = {"version": "1.0", "truncation": None, "padding": None}
+    return empty | values | {"post_processor": template}
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:

@@ -9,7 +9,7 @@ import tokenizers
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.interop.tokenizers.added_tokens import ADDED_FILE, SPECIAL_MAP_FILE, added_tokens
-from bert_jax.interop.tokenizers.fast_tokenizer import make_fast_tokenizer
+from bert_jax.interop.tokenizers.fast_tokenizer import library_file, make_fast_tokenizer
 from bert_jax.interop.tokenizers.library_tokenizer import (
     FAIRSEQ_MODEL_FILE,
     read_library_tokenizer,
@@ -270,7 +270,11 @@ def write_tokenizer(
       UserError: if tokenizer.json cannot represent the tokenizer.
     """
     fast = make_fast_tokenizer(tokenizer)
-    fast.save(str(directory / TOKENIZER_FILE))
+    if isinstance(tokenizer, LibraryTokenizer):
+        text = json.dumps(library_file(tokenizer), ensure_ascii=False, indent=1)
+        (directory / TOKENIZER_FILE).write_text(text, encoding="utf-8")
+    else:
+        fast.save(str(directory / TOKENIZER_FILE))
     special = {
         f"{role}_token": tokenizer.id_to_piece(id) for role, id in tokenizer.special.roles.items()
     }
