@@ -84,7 +84,8 @@ def read_directory(
         model = read_foreign(str(directory), family, values, encoder, tensors, mesh, pairs=pairs)
         tokenizer = tokenizer or read_tokenizer(directory, rows=encoder.vocab_size)
         model.notes.extend(tokenizer.notes)
-        if encoder.segments > 1 and (pairs or head_of(model.metadata) is Head.SPANS):
+        reads_pairs = pairs or head_of(model.metadata) is Head.SPANS
+        if encoder.segments > 1 and tokenizer.special.segments and reads_pairs:
             check_segments(directory)
         check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
         model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)

@@ -29,7 +29,7 @@ def make_card(model: Model, family: Family, head: Head) -> str:
         "parameters": f"{count:,}",
         "layers": f"{encoder['layers']} of width {encoder['width']}, {encoder['heads']} heads each",
         "longest input": f"{metadata.get('max_length', encoder['max_length'])} tokens",
-        "vocabulary": f"{encoder['vocab_size']:,} ({metadata['tokenizer']['kind']})",
+        "vocabulary": f"{encoder['vocab_size']:,} ({_kind(metadata['tokenizer'])})",
         **_run(metadata),
         "exported by": f"bert_jax {bert_jax.__version__}",
     }
@@ -58,6 +58,12 @@ def make_card(model: Model, family: Family, head: Head) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _kind(tokenizer: dict[str, Any]) -> str:
+    """Returns the kind of a stored tokenizer, of the library's the algorithm."""
+    kind = tokenizer["kind"]
+    return tokenizer["model"]["model"]["type"] if kind == "library" else kind
 
 
 def _run(metadata: dict[str, Any]) -> dict[str, Any]:

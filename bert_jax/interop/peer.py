@@ -16,7 +16,8 @@ from bert_jax.interop.architectures import Model, family_of, head_of
 from bert_jax.interop.families.family import Family, Head
 from bert_jax.interop.tokenizers.huggingface_tokenizer import unstated_settings
 from bert_jax.interop.verify import InputRows, ModelOutputs
-from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
+from bert_jax.text.library import LIBRARY_FILE
+from bert_jax.text.tokenizer import LibraryTokenizer, Tokenizer, tokenizer_from_dict
 
 LIBRARIES = ("torch", "transformers")
 
@@ -86,14 +87,18 @@ def _named_outputs(out: Any, head: Head) -> dict[str, Any]:
     return {"logits": out.logits}
 
 
-def load_peer_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer) -> Any:
+def load_peer_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer, *, exported: bool) -> Any:
     """Loads the tokenizer of a directory by transformers.
 
-    What the directory does not say about it, such as whether it is cased, is as in ours.
+    What the directory does not say about it, such as whether it is cased, is as in ours. Of a
+    directory of others, a tokenizer.json is taken as it is, whatever its class would build.
     """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
+    has_file = (directory / LIBRARY_FILE).is_file()
+    if isinstance(tokenizer, LibraryTokenizer) and has_file and not exported:
+        return transformers.PreTrainedTokenizerFast.from_pretrained(directory)
     # The oldest configs have no model_type, and only BERT's own class loads them.
     named = "model_type" in read_json(directory / "config.json")
     load = transformers.AutoTokenizer if named else transformers.BertTokenizer
@@ -154,7 +159,7 @@ def compare_with_transformers(
     for difference in verify.compare(verify.our_outputs(model, batch), theirs, batch):
         yield f"verified against transformers, {difference}"
     with _told_in_one_line(directory):
-        their_tokenizer = load_peer_tokenizer(directory, tokenizer)
+        their_tokenizer = load_peer_tokenizer(directory, tokenizer, exported=exported)
 
     def encode(text: str) -> list[int]:
         with _told_in_one_line(directory):

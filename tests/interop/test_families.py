@@ -243,6 +243,25 @@ def test_the_first_row_of_roberta_is_that_after_the_padding(
     np.testing.assert_array_equal(model.params["encoder"]["embeddings"]["positions"], table[2:])
 
 
+def test_a_tokenizer_file_counts_whatever_its_class_builds(
+    tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    make_family_peer(FAMILIES["roberta"], Head.MASKED_LM, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    values["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [digits, values["pre_tokenizer"]],
+    }
+    path.write_text(json.dumps(values))
+    edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    model = huggingface.read_directory(tmp_path, mesh)
+    assert any("the class RobertaTokenizer" in note for note in model.notes)
+    lines = list(peer.compare_with_transformers(model, tmp_path, verify.SENTENCES, exported=False))
+    assert lines[-1] == "token ids: the same in 12 sentences"
+
+
 def test_what_no_family_has_is_not_exported(tmp_path: pathlib.Path, mesh: Any) -> None:
     make_family_peer(MODERN, Head.MASKED_LM, tmp_path)
     model = huggingface.read_directory(tmp_path, mesh)
