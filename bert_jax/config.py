@@ -71,6 +71,7 @@ class InputPooling(enum.Enum):
     CLS = "cls"  # the first one, [CLS]; the last one if the encoder is causal
     MEAN = "mean"  # the mean of all, [CLS] and [SEP] too
     LATE = "late"  # the same, of what the pooler makes of each (EuroBERT)
+    OF_CHECKPOINT = "of_checkpoint"  # of fine-tuning: as the encoder says
 
 
 class PoolerKind(enum.Enum):
@@ -81,6 +82,7 @@ class PoolerKind(enum.Enum):
     GELU = "gelu"  # an affine map with a bias, and GELU (ELECTRA, EuroBERT)
     TRANSFORM = "transform"  # as the masked-LM transform, and for heads of tokens too (ModernBERT)
     NONE = "none"
+    OF_CHECKPOINT = "of_checkpoint"  # of fine-tuning: as the encoder says
 
 
 class Optimizer(enum.Enum):
@@ -394,6 +396,8 @@ class FinetuneConfig:
     keep_head: bool = False  # of a checkpoint that was fine-tuned for the same task
     fresh_layers: int = 0  # top layers of the encoder that begin anew
     encoder_mode: EncoderMode = EncoderMode.FULL
+    pooling: InputPooling = InputPooling.OF_CHECKPOINT  # of whole inputs
+    pooler: PoolerKind = PoolerKind.OF_CHECKPOINT
     feature_layers: int = 1  # the head reads the last so many layers, side by side
     layer_decay: float = 1.0  # rate of each layer relative to the one above it
     head_learning_rate: float = 0.0  # of all that is not the encoder; 0: optimizer.learning_rate
@@ -519,6 +523,12 @@ def validate_encoder(config: EncoderConfig) -> None:
         raise UserError(
             f"--config.encoder.activation=of_encoder is of mlm_activation: choose one of {others}"
         )
+    for name, kind in (("pooling", InputPooling), ("pooler", PoolerKind)):
+        if (value := getattr(config, name)) is kind.OF_CHECKPOINT:
+            others = ", ".join(each.value for each in kind if each is not value)
+            raise UserError(
+                f"--config.encoder.{name}=of_checkpoint is of fine-tuning: choose one of {others}"
+            )
     if config.pooling is InputPooling.LATE and config.pooler is PoolerKind.NONE:
         raise UserError(
             "--config.encoder.pooling=late averages what the pooler makes, and encoder.pooler=none:"

@@ -15,10 +15,12 @@ from bert_jax.config import (
     EncoderConfig,
     EncoderMode,
     FinetuneConfig,
+    InputPooling,
     PoolerKind,
     SentenceObjective,
     check_task_length,
     from_dict,
+    validate_encoder,
 )
 from bert_jax.errors import UserError
 from bert_jax.model.heads import PretrainingModel, TaskModel
@@ -29,10 +31,11 @@ TRANSFERRED = ("encoder", "pooler")  # groups that pretrained and task models sh
 
 
 def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfig:
-    """Returns a pretrained encoder's config with the run's dropout rate and rematerialisation.
+    """Returns a pretrained encoder's config with what the run sets: dropout, pooling and so on.
 
     Raises:
-      UserError: if the run asks for longer rows, or more layers, than the encoder has.
+      UserError: if the run asks for longer rows, or more layers, than the encoder has, or for a
+        pooling that its pooler does not allow.
     """
     check_task_length(config.data.length, encoder)
     for name in ("fresh_layers", "feature_layers"):
@@ -42,13 +45,21 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
                 f" layers: choose at most {encoder.layers}"
             )
     rate = config.dropout_rate
-    return dataclasses.replace(
+    own = {
+        name: value
+        for name, value in (("pooling", config.pooling), ("pooler", config.pooler))
+        if value not in (InputPooling.OF_CHECKPOINT, PoolerKind.OF_CHECKPOINT)
+    }
+    made = dataclasses.replace(
         encoder,
         dropout_rate=rate,
         attention_dropout_rate=rate,
         attention=AttentionKernel.PRODUCTS,
         remat=config.remat,
+        **own,
     )
+    validate_encoder(made)
+    return made
 
 
 def check_head(metadata: dict[str, Any], config: FinetuneConfig, labels: Sequence[str]) -> None:
@@ -92,34 +103,27 @@ def read_transferred(checkpoint: pathlib.Path, abstract: Params, config: Finetun
     """Restores the parameter groups that checkpoint and model share; {} if the run transfers none.
 
     A head is shared only with `keep_head`, after `check_head`. The pooler is left out if it would
-    read another number of layers than it was trained on. One that is a transform begins as that of
-    the masked-LM head, as ModernBERT's does.
+    read another number of layers than it was trained on, or if the run has another kind. One that
+    is a transform begins as that of the masked-LM head, as ModernBERT's does.
     """
     stored = groups_in(checkpoint) if config.transfer else ()
     wanted = abstract if config.keep_head else TRANSFERRED
     groups = [group for group in wanted if group in stored and group in abstract]
     metadata = read_metadata(checkpoint)
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    kind = task_encoder(encoder, config).pooler
     same_layers = metadata["config"].get("feature_layers", 1) == config.feature_layers
-    if not same_layers:
+    if not same_layers or kind is not encoder.pooler:
         groups = [group for group in groups if group != "pooler"]
     found = restore_groups(checkpoint, abstract, groups)
-    if same_layers and "pooler" in abstract and "pooler" not in stored and "mlm_head" in stored:
-        found |= _transform_of_masked_lm(checkpoint, abstract, metadata)
-    return found
-
-
-def _transform_of_masked_lm(
-    checkpoint: pathlib.Path, abstract: Params, metadata: dict[str, Any]
-) -> Params:
-    """Returns the masked-LM head's transform as the pooler; {} where the pooler is another map."""
-    encoder = from_dict(EncoderConfig, metadata["encoder"])
     has_its_shape = encoder.mlm_transform and encoder.embedding_width in (0, encoder.width)
-    if encoder.pooler is not PoolerKind.TRANSFORM or not has_its_shape:
-        return {}
-    mesh = abstract["pooler"]["dense"]["kernel"].sharding.mesh
-    model = PretrainingModel(encoder, SentenceObjective.NONE)
-    head = restore_groups(checkpoint, abstract_params(model, mesh), ["mlm_head"])["mlm_head"]
-    return {"pooler": {"dense": head["transform"], "norm": head["norm"]}}
+    is_transform = kind is PoolerKind.TRANSFORM and has_its_shape and same_layers
+    if is_transform and "pooler" in abstract and "pooler" not in found and "mlm_head" in stored:
+        mesh = abstract["pooler"]["dense"]["kernel"].sharding.mesh
+        model = abstract_params(PretrainingModel(encoder, SentenceObjective.NONE), mesh)
+        head = restore_groups(checkpoint, model, ["mlm_head"])["mlm_head"]
+        found |= {"pooler": {"dense": head["transform"], "norm": head["norm"]}}
+    return found
 
 
 def over_fresh(transferred: Params, fresh: Params, config: FinetuneConfig) -> Params:

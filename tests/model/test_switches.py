@@ -262,8 +262,23 @@ def test_padding_makes_nothing_that_is_not_finite(
     )
 
 
-@pytest.mark.parametrize("pooling", InputPooling)
-@pytest.mark.parametrize("pooler", PoolerKind)
+POOLINGS = [each for each in InputPooling if each is not InputPooling.OF_CHECKPOINT]
+POOLERS = [each for each in PoolerKind if each is not PoolerKind.OF_CHECKPOINT]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pooling", InputPooling.OF_CHECKPOINT), ("pooler", PoolerKind.OF_CHECKPOINT)],
+)
+def test_what_is_of_fine_tuning_is_refused(
+    tiny_encoder: EncoderConfig, field: str, value: Any
+) -> None:
+    with pytest.raises(UserError, match=f"encoder.{field}=of_checkpoint is of fine-tuning: choose"):
+        validate_encoder(replace(tiny_encoder, **{field: value}))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooler", POOLERS)
 def test_vectors_of_whole_inputs(
     tiny_encoder: EncoderConfig, pooler: PoolerKind, pooling: InputPooling
 ) -> None:
@@ -295,7 +310,7 @@ def test_vectors_of_whole_inputs(
             np.testing.assert_allclose(ours[row, example], expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("pooler", PoolerKind)
+@pytest.mark.parametrize("pooler", POOLERS)
 def test_heads_of_tokens_read_a_transform_alone(
     tiny_encoder: EncoderConfig, pooler: PoolerKind
 ) -> None:
