@@ -51,7 +51,8 @@ def get_config() -> PretrainConfig:
     encoder.first_norm = False
     encoder.biases = False
     encoder.depth_scaled_init = True
-    encoder.pooling, encoder.pooler = InputPooling.MEAN, PoolerKind.NONE  # nothing trains [CLS]
+    # Nothing trains [CLS]; heads begin with the transform of the masked LM.
+    encoder.pooling, encoder.pooler = InputPooling.MEAN, PoolerKind.TRANSFORM
     encoder.dropout_rate = encoder.attention_dropout_rate = 0.0
     encoder.attention_output_dropout_rate = 0.1
     config.data.format = ExampleFormat.DOC_SENTENCES

@@ -1,4 +1,4 @@
-"""Which steps from BERT to the modern encoder pay at this size?
+"""Do the steps from BERT to the modern encoder pay at this size, and which of them most?
 
 `bert` is BERT's recipe. Each variant with `+` has everything of the one before it and one thing
 more, and is compared with that one; the last of them is the modern recipe. Each variant `with_...`

@@ -50,7 +50,7 @@ class SpecialIds:
 
     @property
     def of_pair(self) -> int:
-        """How many special tokens a pair has."""
+        """Number of special tokens of a pair."""
         return 2 + self.separators
 
 

@@ -34,7 +34,7 @@ _NAMES = {
 
 
 class Template(NamedTuple):
-    """How special pieces stand around texts, by a post_processor."""
+    """Special pieces around texts, by a post_processor."""
 
     cls: str  # the piece before a text
     sep: str  # the piece after it
