@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bert_jax.checkpoints.checkpoint import (
@@ -19,6 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder
 from bert_jax.interop.architectures import abstract_groups
 from bert_jax.interop.foreign import tokenizer_metadata
+from bert_jax.text.library import added_token
 from bert_jax.text.tokenizer import (
     AddedToken,
     LibraryTokenizer,
@@ -43,8 +45,6 @@ def add_tokens(source: str, file: str, target: str) -> None:
     Raises:
       UserError: if the tokenizer cannot have more tokens, or has one of them.
     """
-    import jax
-
     checkpoint, path = find_checkpoint(given_path(source)), check_new(given_path(target), "to")
     metadata, groups = read_metadata(checkpoint), groups_in(checkpoint)
     old = tokenizer_from_dict(metadata["tokenizer"])
@@ -113,8 +113,7 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
         )
     if isinstance(tokenizer, LibraryTokenizer):
         values = tokenizer.library_values()
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-        more = [{"id": id, "content": token, **flags} for id, token in numbered]
+        more = [added_token(id, token) for id, token in numbered]
         values["added_tokens"] = [*(values["added_tokens"] or []), *more]
         return LibraryTokenizer(values, tokenizer.special)
     raise UserError(

@@ -161,9 +161,10 @@ def misfit(family: Family, encoder: EncoderConfig, head: Head) -> str:
             return _field("mlm_activation", resolved_mlm_activation(encoder))
     reads_pooler = head in (Head.CLASSES, Head.PRETRAINING)
     is_transform = PoolerKind.TRANSFORM in (encoder.pooler, family.pooler)
-    if head in TASK_HEADS and (reads_pooler or is_transform) and encoder.pooler != family.pooler:
+    reads_transform = head in TASK_HEADS and is_transform
+    if (reads_pooler or reads_transform) and encoder.pooler != family.pooler:
         return _field("pooler", encoder.pooler)
-    if reads_pooler and "pooling" not in family.more and encoder.pooling != base.pooling:
+    if reads_pooler and encoder.pooling not in family.poolings:
         return _field("pooling", encoder.pooling)
     return ""
 

@@ -215,6 +215,14 @@ def _shown(text: str) -> str:
     return text.replace(_HIDDEN, "\ufffd") if _HIDDEN in text else text
 
 
+def added_token(
+    id: int, content: str, *, lstrip: bool = False, special: bool = False
+) -> dict[str, Any]:
+    """Returns an entry of `added_tokens` in a tokenizer.json, found in texts as it is."""
+    flags = dict.fromkeys(("single_word", "rstrip", "normalized"), False)
+    return {"id": id, "content": content, "lstrip": lstrip, "special": special, **flags}
+
+
 def library_from_values(values: Mapping[str, Any], name: str) -> tokenizers.Tokenizer:
     """Returns the tokenizer of the library for some fields of a tokenizer.json.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bert_jax.errors import UserError
 from bert_jax.files import read_json
 from bert_jax.text.interface import SpecialIds
-from bert_jax.text.library import LibraryTokenizer, check_parts
+from bert_jax.text.library import LibraryTokenizer, added_token, check_parts
 from bert_jax.text.vocabulary import read_file
 
 MERGED_VOCAB_FILE = "vocab.json"
@@ -42,19 +42,13 @@ class Template(NamedTuple):
     segments: bool  # True if the second text has type 1
 
 
-def read_library_file(
-    path: pathlib.Path, named: Mapping[str, str] | None = None
-) -> LibraryTokenizer:
+def read_library_file(path: pathlib.Path) -> LibraryTokenizer:
     """Reads a tokenizer.json.
-
-    Args:
-      path: of the file.
-      named: role -> special piece, where other files tell it.
 
     Raises:
       UserError: if it is damaged or not understood.
     """
-    return from_library_values(read_json(path), str(path), named or {})
+    return from_library_values(read_json(path), str(path), {})
 
 
 def from_library_values(
@@ -167,33 +161,27 @@ def read_merges(path: pathlib.Path, *, prefix_space: bool = False) -> LibraryTok
     vocab = read_json(path)
     lines = read_file(merges_path).decode("utf-8").splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    added = [
-        {
-            "id": vocab[piece],
-            "content": piece,
-            "single_word": False,
-            "lstrip": role == "mask",
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for role, piece in ROBERTA_PIECES.items()
-        if piece in vocab
-    ]
-    cls, sep = ROBERTA_PIECES["cls"], ROBERTA_PIECES["sep"]
-    values = {
-        "added_tokens": sorted(added, key=lambda token: token["id"]),
+    values = roberta_parts(vocab) | {
         "normalizer": None,
         "pre_tokenizer": byte_level(prefix_space=prefix_space),
-        "post_processor": {
-            "type": "RobertaProcessing",
-            "cls": [cls, vocab.get(cls)],
-            "sep": [sep, vocab.get(sep)],
-        },
         "decoder": byte_level(prefix_space=True),
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
     return from_library_values(values, str(path), {})
+
+
+def roberta_parts(ids: Mapping[str, int]) -> dict[str, Any]:
+    """Returns `added_tokens` and `post_processor` of RoBERTa, for the ids of pieces."""
+    added = [
+        added_token(ids[piece], piece, lstrip=role == "mask", special=True)
+        for role, piece in ROBERTA_PIECES.items()
+        if piece in ids
+    ]
+    cls, sep = ([ROBERTA_PIECES[role], ids.get(ROBERTA_PIECES[role])] for role in ("cls", "sep"))
+    return {
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "post_processor": {"type": "RobertaProcessing", "cls": cls, "sep": sep},
+    }
 
 
 def byte_level(*, prefix_space: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The table of names, and directories that are written and read without the other library."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from bert_jax.config import (
     EncoderConfig,
     FinetuneConfig,
+    InputPooling,
     MeshConfig,
+    PoolerKind,
     SentenceObjective,
     TaskKind,
     to_dict,
@@ -31,7 +34,10 @@ from bert_jax.interop.architectures import (
     pretrained_metadata,
 )
 from bert_jax.interop.families.bert import BERT
+from bert_jax.interop.families.family import Head
+from bert_jax.interop.families.modernbert import MODERNBERT
 from bert_jax.interop.foreign import tokenizer_metadata
+from bert_jax.interop.huggingface_config import misfit
 from bert_jax.interop.names import from_theirs, tensor_mappings, to_theirs
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.text.training import ModelType, train_sentencepiece
@@ -145,3 +151,17 @@ def test_a_pooler_that_nothing_reads_is_kept(tiny_encoder: EncoderConfig, mesh: 
     assert groups_of_export(metadata, tuple(abstract)) == ("encoder", "mlm_head")
     model = PretrainingModel(tiny_encoder, SentenceObjective.NONE)
     assert module_of(metadata) == model
+
+
+def test_poolers_and_poolings_that_a_class_lacks() -> None:
+    bert = EncoderConfig(pooler=PoolerKind.GELU)
+    assert misfit(BERT, bert, Head.PRETRAINING) == "encoder.pooler=gelu"
+    assert misfit(BERT, bert, Head.MASKED_LM) == ""
+    modern = EncoderConfig(**{**MODERNBERT.fixed, "pooler": PoolerKind.TRANSFORM})
+    for pooling, field in (
+        (InputPooling.CLS, ""),
+        (InputPooling.MEAN, ""),
+        (InputPooling.LATE, "encoder.pooling=late"),
+    ):
+        encoder = dataclasses.replace(modern, pooling=pooling)
+        assert misfit(MODERNBERT, encoder, Head.CLASSES) == field

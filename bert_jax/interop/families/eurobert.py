@@ -113,6 +113,7 @@ EUROBERT = Family(
     only={"pretraining_tp": 1},
     harmless=frozenset({"head_dim", "rope_parameters", "rope_theta", "num_key_value_heads"}),
     pooler=PoolerKind.GELU,
+    poolings=tuple(_POOLINGS.values()),
     special={"bos_token_id": "cls", "eos_token_id": "sep", "mask_token_id": "mask"},
     copies={"lm_head.weight": "model.embed_tokens.weight"},
 )

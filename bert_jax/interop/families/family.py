@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from bert_jax.config import Activation, EncoderConfig, PoolerKind
+from bert_jax.config import Activation, EncoderConfig, InputPooling, PoolerKind
 
 
 class Head(enum.Enum):
@@ -80,6 +80,7 @@ class Family:
       only: fields of config.json that must have one value if they are there.
       harmless: fields that change no output, besides those that are so in all families.
       pooler: the map before the output layer of whole inputs.
+      poolings: of whole inputs that its classes have.
       encoders: other classes, of which the encoder alone is read.
       has_encoder_pooler: True if the encoder's own class has a pooler.
       copies: tensors that some files have twice: the copy -> the original, if the output is tied.
@@ -105,6 +106,7 @@ class Family:
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     pooler: PoolerKind = PoolerKind.TANH
+    poolings: tuple[InputPooling, ...] = (InputPooling.CLS,)
     encoders: tuple[str, ...] = ()
     has_encoder_pooler: bool = False
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -17,6 +17,7 @@ from bert_jax.interop.families.fields import read_activation, read_theta, write_
 from bert_jax.model.layers import resolved_mlm_activation
 
 _LAYER = "model.layers.{layer}"
+_POOLINGS = (InputPooling.CLS, InputPooling.MEAN)
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BIASES = ("attention_bias", "mlp_bias", "classifier_bias")
 
@@ -39,7 +40,7 @@ def _read(values: Mapping[str, Any]) -> dict[str, Any]:
         if values[name] != values[_BIASES[0]]:
             raise ValueError(f"{name}={values[name]}", f"differs from {_BIASES[0]}")
     pooling = values["classifier_pooling"]
-    if pooling not in (InputPooling.CLS.value, InputPooling.MEAN.value):
+    if pooling not in [each.value for each in _POOLINGS]:
         raise ValueError(f"classifier_pooling={pooling}", "is neither cls nor mean")
     return {
         "window": window,
@@ -176,6 +177,7 @@ MODERNBERT = Family(
         " reference_compile layer_norm_eps repad_logits_with_grad".split()
     ),
     pooler=PoolerKind.TRANSFORM,
+    poolings=_POOLINGS,
     special={
         "bos_token_id": "cls",
         "eos_token_id": "sep",

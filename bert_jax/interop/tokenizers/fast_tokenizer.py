@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, processors
 
 from bert_jax.errors import UserError
-from bert_jax.text.library import library_from_values
+from bert_jax.text.library import added_token, library_from_values
 from bert_jax.text.tokenizer import (
     LibraryTokenizer,
     SentencePieceTokenizer,
@@ -78,8 +78,7 @@ def library_file(tokenizer: LibraryTokenizer) -> dict[str, Any]:
     values = tokenizer.library_values()
     added = {token["id"]: token for token in values["added_tokens"]}
     for id in tokenizer.special.ids:
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        stated = added.get(id, {"id": id, "content": tokenizer.id_to_piece(id), **flags})
+        stated = added.get(id, added_token(id, tokenizer.id_to_piece(id)))
         added[id] = stated | {"special": True}
     values["added_tokens"] = [added[id] for id in sorted(added)]
     bare = tokenizers.Tokenizer(models.BPE())

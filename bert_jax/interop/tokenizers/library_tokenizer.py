@@ -1,7 +1,6 @@
 """Reader for byte-level BPE and Unigram tokenizers in a directory of transformers."""
 
 import base64
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from bert_jax.text.library_files import (
     ROBERTA_PIECES,
     from_library_values,
     read_merges,
+    roberta_parts,
 )
 from bert_jax.text.sentence_pieces import sentencepiece_proto
 from bert_jax.text.vocabulary import VOCAB_FILE, read_file
@@ -140,36 +140,17 @@ def fairseq_values(path: pathlib.Path) -> dict[str, Any]:
     vocab = [*first, *pieces, [ROBERTA_PIECES["mask"], 0.0]]
     charsmap = proto.normalizer_spec.precompiled_charsmap
     ids = {piece: id for id, (piece, _) in enumerate(vocab)}
-    cls, sep = ROBERTA_PIECES["cls"], ROBERTA_PIECES["sep"]
     marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-    return {
-        "added_tokens": [
-            {
-                "id": ids[piece],
-                "content": piece,
-                "single_word": False,
-                "lstrip": role == "mask",
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for role, piece in sorted(ROBERTA_PIECES.items(), key=lambda item: ids[item[1]])
-        ],
-        "normalizer": {
-            "type": "Precompiled",
-            "precompiled_charsmap": base64.b64encode(charsmap).decode(),
-        }
-        if charsmap
-        else None,
+    normalizer = {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(charsmap).decode(),
+    }
+    return roberta_parts(ids) | {
+        "normalizer": normalizer if charsmap else None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [{"type": "WhitespaceSplit"}, marks],
         },
-        "post_processor": {
-            "type": "RobertaProcessing",
-            "cls": [cls, ids[cls]],
-            "sep": [sep, ids[sep]],
-        },
         "decoder": marks,
-        "model": json.loads(json.dumps({"type": "Unigram", "unk_id": 3, "vocab": vocab})),
+        "model": {"type": "Unigram", "unk_id": ids[ROBERTA_PIECES["unk"]], "vocab": vocab},
     }
