@@ -2,14 +2,16 @@
 
     python -m benchmarks.finetune --vocab=vocab.txt --train=train.tsv --dev=dev.tsv
 
-The model has 6 layers, width 384 and 12 heads; the files have lines `sentence TAB label`. Both
-libraries read the same sentences, take an epoch each in turn, and tokenise as their users do:
-transformers by the batch, this project once, before the first epoch. It prints the medians in real
-tokens, those that are not padding.
+The model has 6 layers, width 384 and 12 heads, and the shape of a family of transformers; the files
+have lines `sentence TAB label`. Both libraries read the same sentences with the same WordPiece
+vocabulary, take an epoch each in turn, and tokenise as their users do: transformers by the batch,
+this project once, before the first epoch. It prints the medians in real tokens, those that are not
+padding.
 """
 
 import itertools
 import json
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -20,13 +22,19 @@ import numpy as np
 import torch
 from absl import app, flags
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
-from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
+from bert_jax.config import EncoderConfig, MeshConfig, Norm, OptimizerConfig, TaskDataConfig
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.classes import read_class_task
 from bert_jax.data.tasks.rows import BatchFormat, TaskStream
 from bert_jax.distributed import sharding
+from bert_jax.interop.families.registry import FAMILIES
+from bert_jax.interop.huggingface_config import read_encoder_config
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
 from bert_jax.tasks.evaluation import InputBatches, make_outputs_step
@@ -39,14 +47,44 @@ from bert_jax.training.step import make_train_step
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _TRAIN = flags.DEFINE_string("train", None, "sentences with labels", required=True)
 _DEV = flags.DEFINE_string("dev", None, "the same, held out", required=True)
+_FAMILY = flags.DEFINE_enum("family", "bert", list(FAMILIES), "of transformers")
 _EXAMPLES = flags.DEFINE_integer("examples", 1600, "training examples in an epoch")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "number of epochs of each library")
 
 LENGTH, BATCH_SIZE = 64, 32  # 4 of the 6,920 training sentences of SST-2 are longer
 RATE = 5e-5
+_SIZES = {
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
+    "modernbert": _SIZES | {"intermediate_size": 576},  # gated: as wide as base for its width
+    "eurobert": _SIZES | {"num_key_value_heads": 12},
+}
 
 # -> seconds of training and of evaluation, real tokens trained on
 Epoch = Callable[[], tuple[float, float, int]]
+
+
+def their_config() -> Any:
+    """Returns the config of the family, with the special pieces of the vocabulary."""
+    special = load_tokenizer(_VOCAB.value).special
+    ids = {"cls_token_id": special.cls, "bos_token_id": special.cls}
+    ids |= {"sep_token_id": special.sep, "eos_token_id": special.sep, "pad_token_id": special.pad}
+    make: Any = CONFIG_MAPPING[_FAMILY.value]
+    vocab_size = load_tokenizer(_VOCAB.value).vocab_size
+    return make(vocab_size=vocab_size, **ids, **_OTHERS.get(_FAMILY.value, _SIZES))
+
+
+def our_encoder() -> EncoderConfig:
+    """Returns the encoder of the family, as an import would have it; unrolled where that pays."""
+    family, values = FAMILIES[_FAMILY.value], their_config().to_dict()
+    encoder = read_encoder_config(family, values, pathlib.Path("config.json"))
+    encoder.unroll = encoder.layers if encoder.norm is Norm.POST else 1
+    return encoder
 
 
 def our_epochs() -> Epoch:
@@ -56,9 +94,7 @@ def our_epochs() -> Epoch:
     data.text_column, data.label_column = "0", "1"
     task = read_class_task(data, tokenizer)
     inputs = task.train.inputs.of_examples(np.arange(_EXAMPLES.value))
-    encoder = EncoderConfig(
-        vocab_size=tokenizer.vocab_size, width=384, layers=6, heads=12, mlp_width=1536, unroll=6
-    )
+    encoder = our_encoder()
     mesh = sharding.make_mesh(MeshConfig())
     batch_format = BatchFormat(LENGTH, LENGTH // 8, tokenizer.special, False, BATCH_SIZE)
     batches = batch_format.deal(inputs, epochs=_EPOCHS.value + 1, seed=0, rows_multiple=1)
@@ -100,14 +136,7 @@ def their_epochs() -> Epoch:
         tokenizer_object=Tokenizer.from_str(BertWordPieceTokenizer(_VOCAB.value).to_str()),
         pad_token="[PAD]",
     )
-    config: Any = BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-    )  # of two labels
-    model: Any = BertForSequenceClassification(config)
+    model: Any = AutoModelForSequenceClassification.from_config(their_config())  # two labels
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     train, dev = _sentences(_TRAIN.value)[: _EXAMPLES.value], _sentences(_DEV.value)
 

@@ -7,6 +7,7 @@ Their layers are separate, ours are stacked; their matrices are [outputs, inputs
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -270,8 +271,12 @@ def from_theirs(
         leaves[f"{_FIRST_NORM}/scale"][0] = 1
     if f"{_FIRST_NORM}/bias" in leaves:
         leaves[f"{_FIRST_NORM}/bias"][0] = 0
-    for mapping in tensor_mappings(family, abstract, pad_id):
+
+    def copy(mapping: TensorMapping) -> None:
         _as_theirs(leaves[mapping.path], mapping)[...] = read(mapping.name)[slice(*mapping.rows)]
+
+    with ThreadPoolExecutor() as threads:  # NumPy copies without holding the lock of Python
+        list(threads.map(copy, tensor_mappings(family, abstract, pad_id)))
     return params
 
 

@@ -7,6 +7,7 @@ variables of optimizers are ignored.
 
 import pathlib
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def open_reader(prefix: pathlib.Path) -> Any:
 def _open(prefix: pathlib.Path) -> dict[str, Tensor]:
     reader = open_reader(prefix)
     dtypes = reader.get_variable_to_dtype_map()
-    tensors = {}
+    tensors, one_at_a_time = {}, threading.Lock()
     for variable, shape in reader.get_variable_to_shape_map().items():
         if variable == "global_step" or variable.rpartition("/")[2] in _SLOTS:
             continue
@@ -109,7 +110,8 @@ def _open(prefix: pathlib.Path) -> dict[str, Tensor]:
 
         def read(variable: str = variable, transposed: bool = transposed) -> np.ndarray:
             try:
-                values = reader.get_tensor(variable)
+                with one_at_a_time:  # the reader is not made for several threads
+                    values = reader.get_tensor(variable)
             except Exception as error:  # as above
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(

@@ -2,15 +2,17 @@
 
     python -m docs.performance.import_model --vocab=vocab.txt
 
-`read` is `safetensors.numpy.load_file`; `parameters` reads the file into our tree; `checkpoint`
-writes it, compressed and with fingerprints. Reading and importing take turns, each in a new process
-that has first imported a tiny model, so that libraries are loaded. `cpu` is in seconds of all
+`read` is `safetensors.numpy.load_file`, and `write` writes as many bytes to a plain file;
+`parameters` reads the file into our tree, and `checkpoint` writes it, compressed and with
+fingerprints. The two of a library take turns, each in a new process that has first imported a tiny
+model, so that libraries are loaded. `cpu` is in seconds of all
 cores. Memory is the growth of the process's peak, as a multiple of the file's size, including the
 pages of the mapped file.
 """
 
 import collections
 import json
+import os
 import pathlib
 import resource
 import shutil
@@ -20,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import jax
+import numpy as np
 from absl import app, flags
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
@@ -51,6 +54,13 @@ def timed(make: Callable[[], Any]) -> tuple[Any, float, float]:
     return made, time.perf_counter() - begin, time.process_time() - cpu
 
 
+def write_and_sync(raw: IO[bytes], path: pathlib.Path) -> None:
+    """Writes the bytes of a file, which are in memory already, to another one."""
+    raw.write(np.memmap(path, np.uint8, mode="r").data)
+    raw.flush()
+    os.fsync(raw.fileno())
+
+
 def import_tiny(directory: pathlib.Path, mesh: Mesh) -> None:
     """Imports a tiny model, which loads the libraries and compiles shared programs."""
     tiny = huggingface.read_directory(directory / "tiny", mesh)
@@ -65,7 +75,9 @@ def measure(what: str, directory: pathlib.Path) -> dict[str, float]:
     before = resident_bytes()
     if what == "read":
         _, seconds, cpu = timed(lambda: load_file(directory / SAFETENSORS_FILE))
-        return {"read": seconds, "read cpu": cpu}
+        with tempfile.TemporaryFile() as raw:
+            _, writing, _ = timed(lambda: write_and_sync(raw, directory / SAFETENSORS_FILE))
+        return {"read": seconds, "read cpu": cpu, "write": writing}
     model, seconds, cpu = timed(lambda: huggingface.read_directory(directory, mesh))
     figures = {"parameters": seconds, "parameters cpu": cpu}
     with tempfile.TemporaryDirectory() as target:
@@ -101,8 +113,11 @@ def main(argv: list[str]) -> None:
                 output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
                 for name, value in json.loads(output).items():
                     runs[name].append(value)
+    medians = {name: statistics.median(values) for name, values in runs.items()}
     for name, values in runs.items():
-        print(f"{name:16} {statistics.median(values):.2f} ({min(values):.2f})")
+        print(f"{name:16} {medians[name]:.2f} ({min(values):.2f})")
+    print(f"parameters of read: {medians['parameters'] / medians['read']:.2f}")
+    print(f"checkpoint of write: {medians['checkpoint'] / medians['write']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import math
 import pathlib
 import random
 import shutil
@@ -137,6 +138,17 @@ def test_every_bit_counts_in_the_fingerprint(bit: int) -> None:
         flipped.reshape(-1).view(np.uint32)[place] ^= np.uint32(1 << bit)
         assert fingerprints({"a": flipped})["a"] != whole
     assert fingerprints({"a": array[::-1].copy()})["a"] != whole
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+def test_an_array_in_parts_has_the_fingerprint_of_the_whole(dtype: Any) -> None:
+    shape = (8, 5, 1 << 14)
+    content = np.random.default_rng(0).bytes(math.prod(shape) * jnp.dtype(dtype).itemsize)
+    whole = np.frombuffer(content, jnp.dtype(dtype)).reshape(shape)
+    mesh = jax.make_mesh((8,), ("rows",), (jax.sharding.AxisType.Auto,))
+    for axes in (("rows",), (None, None, "rows")):
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        assert fingerprints({"a": jax.device_put(whole, place)}) == fingerprints({"a": whole})
 
 
 def test_a_flipped_bit_of_an_array_is_named(tmp_path: pathlib.Path) -> None:
