@@ -16,8 +16,7 @@ from bert_jax.tasks.evaluation import check_finite
 from bert_jax.tasks.predictors import check_fits, shown_texts, texts
 from bert_jax.text.tokenizer import Tokenizer
 
-MASK_TEXT = "[MASK]"
-_SPACE_AND_MASK = re.compile(rf"\s*{re.escape(MASK_TEXT)}")  # the space is part of what is masked
+MASK_TEXT = "[MASK]"  # with any model; also the tokenizer's own name, such as <mask>
 
 # What the classes of a sentence objective say of a pair.
 _SENTENCE_CLASSES = {
@@ -111,8 +110,10 @@ class FillMask:
 
 
 def _with_masks(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Encodes a text in which [MASK] is the mask; what is between is encoded as text."""
-    first, *others = _SPACE_AND_MASK.split(text)
+    """Encodes a text in which [MASK], or the tokenizer's name for it, is the mask."""
+    names = {MASK_TEXT, tokenizer.id_to_piece(tokenizer.special.mask)}
+    # The space before a mask is part of what is masked.
+    first, *others = re.split(rf"\s*(?:{'|'.join(map(re.escape, names))})", text)
     parts = [tokenizer.encode(first), *map(tokenizer.encode_continuation, others)]
     mask = np.array([tokenizer.special.mask], np.int32)
     joined = [ids for part in parts for ids in (part, mask)]

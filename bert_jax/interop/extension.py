@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder
 from bert_jax.interop.architectures import abstract_groups
 from bert_jax.interop.foreign import tokenizer_metadata
-from bert_jax.text.library import added_token
+from bert_jax.text.library import added_token, next_ids
 from bert_jax.text.tokenizer import (
     AddedToken,
     LibraryTokenizer,
@@ -33,9 +33,10 @@ from bert_jax.text.tokenizer import (
 def add_tokens(source: str, file: str, target: str) -> None:
     """Writes a checkpoint with more tokens.
 
-    The ids of old tokens stay. New ones follow the tokenizer's last id, in rows of the table that
-    padding took before, or behind it; every new row, and its bias, begins as the mean of the rows
-    of the old tokens, which keep every bit.
+    The ids of old tokens stay. New ones follow the tokenizer's last id (or take ids that no piece
+    has, where its library puts them there), in rows of the table that padding took before, or
+    behind it; every new row, and its bias, begins as the mean of the rows of the old tokens, which
+    keep every bit.
 
     Args:
       source: a run, or RUN/checkpoints/STEP.
@@ -58,8 +59,10 @@ def add_tokens(source: str, file: str, target: str) -> None:
     tables = [(params["encoder"]["embeddings"], "tokens")]
     head = params.get("mlm_head", {})
     tables += [(head, name) for name in ("output", "bias") if name in head]
+    known = ids_with_pieces(old)
+    fresh = np.setdiff1d(ids_with_pieces(new), known)
     for group, name in tables:
-        group[name] = extended(group[name], old.vocab_size, new.vocab_size, rows)
+        group[name] = extended(group[name], known, fresh, rows)
     encoder = dataclasses.replace(encoder, vocab_size=rows)
     metadata |= {"encoder": to_dict(encoder), "tokenizer": tokenizer_metadata(new)}
     if "encoder" in metadata["config"]:
@@ -68,8 +71,8 @@ def add_tokens(source: str, file: str, target: str) -> None:
     with new_folder(path) as made:
         write_parameters(made, params, kept)
     print(
-        f"{source} -> {target}: {len(tokens):,} tokens with the ids {old.vocab_size:,} to"
-        f" {new.vocab_size - 1:,}, in a table of {rows:,} rows; prepare corpora with"
+        f"{source} -> {target}: {len(tokens):,} tokens with the ids {fresh[0]:,} to"
+        f" {fresh[-1]:,}, in a table of {rows:,} rows; prepare corpora with"
         f" --tokenizer={target}/tokenizer"
     )
 
@@ -101,8 +104,8 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
     known = {tokenizer.id_to_piece(id) for id in range(tokenizer.vocab_size)}
     if has := [token for token in tokens if token in known]:
         raise UserError(f"--add_tokens: the vocabulary has {has[0]!r} already: remove the line")
-    numbered = list(enumerate(tokens, start=tokenizer.vocab_size))
     if isinstance(tokenizer, WordPieceTokenizer):
+        numbered = enumerate(tokens, start=tokenizer.vocab_size)
         added = [AddedToken(token, id, normalized=False) for id, token in numbered]
         return WordPieceTokenizer(
             tokenizer.to_dict()["model"],
@@ -113,7 +116,14 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
         )
     if isinstance(tokenizer, LibraryTokenizer):
         values = tokenizer.library_values()
-        more = [added_token(id, token) for id, token in numbered]
+        ids = next_ids(values, tokens)
+        if taken := sorted(set(ids) & set(ids_with_pieces(tokenizer).tolist())):
+            raise UserError(
+                f"--add_tokens: the tokenizers library gives a new token the id {taken[0]}, which"
+                f" is that of {tokenizer.id_to_piece(taken[0])!r}, for the vocabulary lacks other"
+                " ids: number its pieces without gaps"
+            )
+        more = [added_token(id, token) for id, token in zip(ids, tokens, strict=True)]
         values["added_tokens"] = [*(values["added_tokens"] or []), *more]
         return LibraryTokenizer(values, tokenizer.special)
     raise UserError(
@@ -122,16 +132,22 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
     )
 
 
-def extended(table: np.ndarray, old: int, new: int, rows: int) -> np.ndarray:
-    """Returns a table, or a bias, with a row for each new token.
+def ids_with_pieces(tokenizer: Tokenizer) -> np.ndarray:
+    """Returns the ids that a vocabulary has a piece for, ascending: [n] int64."""
+    has = [bool(tokenizer.id_to_piece(id)) for id in range(tokenizer.vocab_size)]
+    return np.flatnonzero(has)
+
+
+def extended(table: np.ndarray, known: np.ndarray, fresh: np.ndarray, rows: int) -> np.ndarray:
+    """Returns a table, or a bias, in which the row of each new token is the mean of the old ones.
 
     Args:
       table: [V, ...] float32.
-      old: number of ids that the tokenizer had.
-      new: number of ids that it has.
+      known: ids of the old tokens.
+      fresh: those of the new ones.
       rows: of the result, at least V.
     """
     made = np.zeros((rows, *table.shape[1:]), table.dtype)
     made[: len(table)] = table
-    made[old:new] = table[:old].mean(axis=0, dtype=np.float64)
+    made[fresh] = table[known].mean(axis=0, dtype=np.float64)
     return made

@@ -223,6 +223,19 @@ def added_token(
     return {"id": id, "content": content, "lstrip": lstrip, "special": special, **flags}
 
 
+def next_ids(values: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
+    """Returns the ids that the library gives to new tokens.
+
+    Args:
+      values: the fields of a tokenizer.json.
+      tokens: which it does not have.
+    """
+    made = library_from_values(values, "tokenizer.json")
+    made.add_tokens(list(tokens))
+    vocab = made.get_vocab()
+    return [vocab[token] for token in tokens]
+
+
 def library_from_values(values: Mapping[str, Any], name: str) -> tokenizers.Tokenizer:
     """Returns the tokenizer of the library for some fields of a tokenizer.json.
 

@@ -18,10 +18,16 @@ from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.errors import UserError
 from bert_jax.interop.architectures import abstract_groups, pretrained_metadata
-from bert_jax.interop.extension import add_tokens, extended, with_tokens
+from bert_jax.interop.extension import add_tokens, extended, ids_with_pieces, with_tokens
 from bert_jax.interop.foreign import tokenizer_metadata
 from bert_jax.model.heads import PretrainingModel
-from bert_jax.text.tokenizer import AddedToken, Tokenizer, WordPieceTokenizer, tokenizer_from_dict
+from bert_jax.text.tokenizer import (
+    AddedToken,
+    LibraryTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+    tokenizer_from_dict,
+)
 from bert_jax.text.training import ModelType, train_byte_level, train_sentencepiece
 from tests.fixtures.batches import make_batch, random_params
 from tests.fixtures.interop import VOCAB
@@ -57,18 +63,49 @@ def test_a_sentencepiece_model_takes_none() -> None:
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (7,)])
-@pytest.mark.parametrize(("old", "new", "rows"), [(5, 7, 7), (5, 6, 7), (7, 9, 9), (5, 9, 9)])
+@pytest.mark.parametrize(
+    ("known", "fresh", "rows"),
+    [
+        ([0, 1, 2, 3, 4], [5, 6], 7),  # in rows that were padding
+        ([0, 1, 2, 3, 4], [5], 7),
+        ([0, 1, 2, 3, 4, 5, 6], [7, 8], 9),  # behind the table
+        ([0, 1, 2, 3, 4], [5, 6, 7, 8], 9),
+        ([0, 1, 4, 6], [2, 7], 8),  # the vocabulary lacks ids
+    ],
+)
 def test_new_rows_are_the_mean_of_the_old_ones(
-    shape: tuple[int, ...], old: int, new: int, rows: int
+    shape: tuple[int, ...], known: list[int], fresh: list[int], rows: int
 ) -> None:
     table = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    made = extended(table, old, new, rows)
+    made = extended(table, np.array(known), np.array(fresh), rows)
     assert made.shape == (rows, *shape[1:]) and made.dtype == np.float32
-    assert made[:old].tobytes() == table[:old].tobytes()
-    for row in range(old, new):  # wherever they lie: in rows that were padding, or behind
-        np.testing.assert_allclose(made[row], table[:old].mean(axis=0), rtol=1e-5)
-    if new < len(table):
-        assert made[new:7].tobytes() == table[new:7].tobytes()
+    for row in range(rows):
+        if row in fresh:
+            np.testing.assert_allclose(made[row], table[known].mean(axis=0), rtol=1e-5)
+        elif row < len(table):
+            assert made[row].tobytes() == table[row].tobytes()
+
+
+def with_gap(gap: int) -> Tokenizer:
+    """A byte-level BPE whose last piece has an id that is `gap` too high."""
+    plain = train_byte_level(LINES, vocab_size=280)
+    values = plain.library_values()
+    vocab = values["model"]["vocab"]
+    last = max(vocab, key=lambda piece: vocab[piece])
+    vocab[last] += gap
+    return LibraryTokenizer(values, plain.special)
+
+
+def test_ids_that_no_piece_has_are_kept_or_taken_as_the_library_does() -> None:
+    old = with_gap(20)
+    known = ids_with_pieces(old)
+    assert len(known) == 280 and known[-1] == old.vocab_size - 1 == 299
+    new = with_tokens(old, ["<gene>", "BRCA1"])
+    fresh = np.setdiff1d(ids_with_pieces(new), known)
+    assert new.encode("<gene>BRCA1").tolist() == fresh.tolist() and new.vocab_size == 300
+    assert new.encode("red light").tolist() == old.encode("red light").tolist()
+    with pytest.raises(UserError, match="gives a new token the id 28., which is that of"):
+        with_tokens(with_gap(2), [f"<{n}>" for n in range(5)])
 
 
 @pytest.mark.parametrize("tied", [True, False])
