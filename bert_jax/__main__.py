@@ -11,6 +11,7 @@ import bert_jax
 DRIVERS = (
     "prepare",
     "pretrain",
+    "distill",
     "finetune",
     "finetune_sweep",
     "evaluate",

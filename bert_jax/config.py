@@ -161,6 +161,13 @@ class TaskKind(enum.Enum):
     SPANS = "spans"  # where in a text the answer to a question begins and ends
 
 
+class DistilledTokens(enum.Enum):
+    """The tokens that soft targets and cosine look at."""
+
+    ALL = "all"  # but padding
+    MASKED = "masked"
+
+
 class TagReading(enum.Enum):
     """The meaning of the tags of words; `data/tasks/tag_schemes.py` has the schemes of entities."""
 
@@ -355,6 +362,39 @@ class PretrainConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class DistillationConfig:
+    """The lessons of a teacher: mean losses, each with its weight in their sum; 0 leaves one out.
+
+    Losses of attention and relations compare distributions over the tokens that a token sees:
+    softmax(Q K^T), and softmax(X X^T) of queries, keys or values (MiniLM, sections 3.1 and 3.2).
+    """
+
+    mlm_weight: float = 1.0  # of the student's own masked-LM loss
+    soft_weight: float = 0.0  # T^2 KL of the probabilities of tokens (Hinton et al., section 2)
+    temperature: float = 2.0  # T
+    cosine_weight: float = 0.0  # 1 - cosine of the last hidden vectors (DistilBERT, section 2)
+    tokens: DistilledTokens = DistilledTokens.ALL  # that soft targets and cosine look at
+    attention_weight: float = 0.0  # MiniLM
+    query_weight: float = 0.0  # MiniLMv2
+    key_weight: float = 0.0  # MiniLMv2
+    value_weight: float = 0.0  # MiniLM, and v2
+    relation_heads: int = 0  # that widths are split into, in these four; 0: the models' own heads
+    student_layer: int = -1  # whose attention and relations learn; negative ones count from the top
+    teacher_layer: int = -1  # from which they learn
+    hidden_weight: float = 0.0  # squared error of hidden vectors, after a learned map (TinyBERT)
+    hidden_pairs: str = ""  # STUDENT:TEACHER,...: layers from 0; -1 is the embeddings
+    compute_type: ComputeType = ComputeType.FLOAT32  # of the teacher
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class DistillConfig(PretrainConfig):
+    """A distilling run: a pretraining run whose loss also looks at a teacher."""
+
+    student_layers: str = ""  # of the teacher, that the student's begin as: 0,2,4,...; '': random
+    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class TaskDataConfig:
     """A labelled task: its files, or datasets tfds:NAME[/CONFIG]:SPLIT, and the columns to read.
 
@@ -438,6 +478,9 @@ _FORMER_NAMES = {"skip_misplaced": "skip_bad_rows"}  # of fields in stored confi
 
 # Paths with commas between; on a command line also by repeating the field.
 PATH_LISTS = frozenset({"data.corpus", "data.eval_corpora", "data.dev"})
+
+# What a teacher teaches; each has a weight in `DistillationConfig`.
+LESSONS = ("soft", "cosine", "attention", "query", "key", "value", "hidden")
 
 UNREAD = "(not read)"  # stands for a file of which only the name matters
 
@@ -625,6 +668,8 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("layer_decay", config.layer_decay)
     _positive("layer_decay", config.layer_decay)
     _validate_masking(config.masking, config.encoder)
+    if isinstance(config, DistillConfig):
+        _validate_distilling(config)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
         _at_least(name, getattr(config, name), 1)
     for name in ("eval_steps", "keep_every_steps"):
@@ -633,6 +678,96 @@ def _validate_pretraining(config: PretrainConfig) -> None:
         raise UserError(
             f"--config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves no step"
             f" to train: it must be below steps={config.steps}"
+        )
+
+
+def _validate_distilling(config: DistillConfig) -> None:
+    lessons, encoder = config.distillation, config.encoder
+    for field in dataclasses.fields(lessons):
+        if field.name.endswith("_weight"):
+            _at_least(f"distillation.{field.name}", getattr(lessons, field.name), 0)
+    taught = [name for name in LESSONS if getattr(lessons, f"{name}_weight")]
+    if not taught:
+        raise UserError(
+            "--config.distillation has no lesson of the teacher: set one of"
+            f" {', '.join(f'{name}_weight' for name in LESSONS)} above 0"
+        )
+    _positive("distillation.temperature", lessons.temperature)
+    if config.data.objective is not SentenceObjective.NONE:
+        raise UserError(
+            f"--config.data.objective={config.data.objective.value}: a student has no sentence"
+            " head: set data.objective=none"
+        )
+    if config.student_layers:
+        count = len(layer_numbers("student_layers", config.student_layers))
+        if count != encoder.layers:
+            raise UserError(
+                f"--config.student_layers={config.student_layers} names {count} layers, and"
+                f" encoder.layers={encoder.layers}: make them the same number"
+            )
+    _at_least("distillation.relation_heads", lessons.relation_heads, 0)
+    if lessons.relation_heads and encoder.width % lessons.relation_heads:
+        raise UserError(
+            f"--config.distillation.relation_heads={lessons.relation_heads} does not divide"
+            f" encoder.width={encoder.width}: choose among {_divisors(encoder.width, 64)}"
+        )
+    check_layer("distillation.student_layer", lessons.student_layer, encoder.layers, "student")
+    pairs = layer_pairs(lessons)
+    if bool(pairs) != (lessons.hidden_weight > 0):
+        raise UserError(
+            f"--config.distillation.hidden_pairs={lessons.hidden_pairs} and"
+            f" hidden_weight={lessons.hidden_weight}: give both, or neither"
+        )
+    for number, _ in pairs:
+        check_layer("distillation.hidden_pairs", max(number, 0), encoder.layers, "student")
+
+
+def layer_numbers(name: str, text: str) -> list[int]:
+    """Reads numbers with commas between.
+
+    Raises:
+      UserError: if it is anything else; `name` is that of the field.
+    """
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--config.{name}={text} must be numbers of layers, such as 0,2,4")
+    return [int(word) for word in words]
+
+
+def layer_pairs(config: DistillationConfig) -> list[tuple[int, int]]:
+    """Returns (layer of the student, layer of the teacher) of `hidden_pairs`.
+
+    Raises:
+      UserError: if it is no list of pairs.
+    """
+    if not config.hidden_pairs:
+        return []
+    try:
+        pairs = [each.split(":") for each in config.hidden_pairs.split(",")]
+        return [(int(student), int(teacher)) for student, teacher in pairs]
+    except ValueError:
+        raise UserError(
+            f"--config.distillation.hidden_pairs={config.hidden_pairs} must be pairs of layers,"
+            " STUDENT:TEACHER, such as 0:1,1:3"
+        ) from None
+
+
+def check_layer(name: str, number: int, layers: int, whose: str) -> None:
+    """Checks the number of a layer, from 0, or from -1 downwards.
+
+    Args:
+      name: of the field.
+      number: given there.
+      layers: of the model.
+      whose: 'student' or 'teacher'.
+
+    Raises:
+      UserError: if the model has no such layer.
+    """
+    if not -layers <= number < layers:
+        raise UserError(
+            f"--config.{name}: the {whose} has {layers} layers, and no layer {number}: choose from"
+            f" 0 to {layers - 1}"
         )
 
 

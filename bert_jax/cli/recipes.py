@@ -105,7 +105,7 @@ def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> 
         at = f", line {lines[-1]}" if lines else ""
         message = f"{type(error).__name__}: {error}{_nearest_attribute(str(error))}"
         raise UserError(f"--{flag}={given}{at}: {message}") from error
-    if not isinstance(config, config_type):
+    if type(config) is not config_type:  # a distilling run is no plain pretraining
         raise UserError(
             f"--{flag}={given} returns a {type(config).__name__}, and this driver needs a"
             f" {config_type.__name__}: choose another recipe"

@@ -5,7 +5,8 @@ P of the tokens read at the end; H heads of K (docs/architecture.md, "The batch"
 """
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,16 @@ from bert_jax.model.layers import (
     sinusoids,
 )
 from bert_jax.model.rotary import Rotation, rotate, rotations_of
-from bert_jax.model.stack import LAYERS, LayerKind, init_stack, run_stack
+from bert_jax.model.stack import (
+    LAYERS,
+    ApplyLayer,
+    LayerKind,
+    cut_stack,
+    init_stack,
+    layer_kinds,
+    run_stack,
+    unstack,
+)
 from bert_jax.model.windowed_attention import windowed_attention
 
 Batch = dict[str, jax.Array]  # the fields of docs/architecture.md, "The batch"
@@ -127,8 +137,8 @@ class SelfAttention(nn.Module):
             key, value = (
                 jnp.repeat(each, config.heads // kv_heads, axis=2) for each in (key, value)
             )
-        self.sow("intermediates", "queries", query)  # for `inspection`
-        self.sow("intermediates", "keys", key)
+        for name, each in (("queries", query), ("keys", key), ("values", value)):
+            self.sow("intermediates", name, each)  # for `inspection`, and for teachers and students
 
         drops = not deterministic and config.attention_dropout_rate > 0
         options: dict[str, Any] = {
@@ -225,6 +235,22 @@ class EncoderBlock(nn.Module):
         return mlp_norm(x + drop(feed_forward(x), mlp_rate))
 
 
+class Heads(NamedTuple):
+    """Queries, keys and values of a layer's heads: [B, T, H, K], turned where positions are."""
+
+    queries: jax.Array
+    keys: jax.Array
+    values: jax.Array
+
+
+class Observed(NamedTuple):
+    """The insides of an encoder, from `Encoder.observe`."""
+
+    vectors: jax.Array  # [B, P, D], of the last layer
+    hidden: dict[int, jax.Array]  # layer -> [B, T, D]
+    heads: Heads | None
+
+
 class Encoder(nn.Module):
     """Token ids in, one vector per token out; the parameters of all layers are stacked."""
 
@@ -269,6 +295,56 @@ class Encoder(nn.Module):
         Returns:
           [B, P, G D] of the compute type, the lowest of the G layers first.
         """
+        config, x = self.config, self.embeddings(batch, deterministic=deterministic)
+        apply_layer, stack = self._layers_of(batch, deterministic=deterministic)
+        kinds = layer_kinds(config)
+        wanted = run_stack(apply_layer, x, stack, kinds, config, output_positions, layers)
+        if self.has_final_norm:
+            wanted = [self.final_norm(x) for x in wanted]
+        return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
+
+    def observe(
+        self,
+        batch: Batch,
+        output_positions: jax.Array | None = None,
+        *,
+        deterministic: bool,
+        hidden: Sequence[int] = (),
+        heads_of: int | None = None,
+    ) -> Observed:
+        """Encodes the rows, and tells what passes between the layers.
+
+        Args:
+          batch: as in `__call__`.
+          output_positions: as in `__call__`.
+          deterministic: as in `__call__`.
+          hidden: layers from 0, whose vectors are wanted; -1: the embeddings.
+          heads_of: the layer whose queries, keys and values are wanted; None: of no layer.
+        """
+        config, x = self.config, self.embeddings(batch, deterministic=deterministic)
+        apply_layer, stack = self._layers_of(batch, deterministic=deterministic)
+        kinds, top = layer_kinds(config), config.layers - 1
+        kept, heads = {-1: x}, None
+        # The layers in parts, which end where something is wanted.
+        ends = {number + 1 for number in hidden} | {config.layers}
+        ends |= set() if heads_of is None else {heads_of, heads_of + 1}
+        begin = 0
+        is_cut = top in hidden or top == heads_of  # the last layer then computes all tokens
+        for end in sorted(ends - {0}):
+            if begin == heads_of:
+                [layer] = unstack(cut_stack(stack, begin, end), 1)
+                x, heads = apply_layer(x, layer, kinds[begin], tells_heads=True)
+            else:
+                positions = None if end < config.layers or is_cut else output_positions
+                part = cut_stack(stack, begin, end)
+                [x] = run_stack(apply_layer, x, part, kinds[begin:end], config, positions)
+            kept[end - 1], begin = x, end
+        x = gather_positions(x, output_positions) if is_cut else x
+        x = self.final_norm(x) if self.has_final_norm else x
+        return Observed(x, {number: kept[number] for number in hidden}, heads)
+
+    def _layers_of(self, batch: Batch, *, deterministic: bool) -> tuple[ApplyLayer, Any]:
+        """Returns what computes a layer for these rows, and the stack of what it takes for each."""
         config = self.config
         dropout_keys = None  # [L]
         if not deterministic:
@@ -281,9 +357,11 @@ class Encoder(nn.Module):
             layer: tuple[Any, Any],
             kind: LayerKind,
             output_positions: jax.Array | None = None,
+            *,
+            tells_heads: bool = False,
         ) -> Any:
             params, dropout_key = layer
-            return EncoderBlock(config, kind, self.attend, parent=None).apply(
+            made = EncoderBlock(config, kind, self.attend, parent=None).apply(
                 {"params": params},
                 x,
                 tokens,
@@ -291,14 +369,15 @@ class Encoder(nn.Module):
                 output_positions,
                 deterministic=deterministic,
                 rngs=None if deterministic else {"dropout": dropout_key},
+                mutable=["intermediates"] if tells_heads else False,
             )
+            if not tells_heads:
+                return made
+            x, told = made
+            told = told["intermediates"]["attention"]
+            return x, Heads(*(told[name][0] for name in ("queries", "keys", "values")))
 
-        x = self.embeddings(batch, deterministic=deterministic)
-        stack = (self.layers, dropout_keys)
-        wanted = run_stack(apply_layer, x, stack, config, output_positions, layers)
-        if self.has_final_norm:
-            wanted = [self.final_norm(x) for x in wanted]
-        return wanted[0] if layers == 1 else jnp.concatenate(wanted, axis=-1)
+        return apply_layer, (self.layers, dropout_keys)
 
 
 class Pooler(nn.Module):

@@ -51,24 +51,26 @@ def run_stack(
     apply_layer: ApplyLayer,
     x: jax.Array,
     stack: Any,
+    kinds: Sequence[LayerKind],
     config: EncoderConfig,
     output_positions: jax.Array | None,
-    outputs: int,
+    outputs: int = 1,
 ) -> list[jax.Array]:
-    """Applies the layers from the lowest to the highest.
+    """Applies layers, all or some of an encoder's, from the lowest to the highest.
 
     Args:
       apply_layer: computes one layer.
-      x: [B, T, D], the embeddings.
-      stack: what `apply_layer` takes for a layer, each array with a leading axis of size L.
-      config: for the kinds of layers, `remat` and `unroll`.
+      x: [B, T, D], what the lowest of them reads.
+      stack: what `apply_layer` takes for a layer, each array with a leading axis for the layers.
+      kinds: of these layers.
+      config: for `remat` and `unroll`.
       output_positions: [B, P] int32, the tokens whose vectors are wanted; None: all, P = T.
       outputs: number of layers, from the top, whose vectors are wanted.
 
     Returns:
       [B, P, D] of each wanted layer, the lowest first.
     """
-    *below, top = layer_kinds(config)
+    *below, top = kinds
     apply_layer = _rematerialised(apply_layer, config)
     # A first layer of its own kind, periods in a scan, what is left of one, and the last layer.
     first = 1 if below and not below[0].attention_norm else 0
@@ -88,19 +90,24 @@ def run_stack(
     def scan(x: jax.Array, layers: Sequence[Any]) -> Any:
         return run(x, layers, below[first : first + period])
 
-    x, wanted = run(x, _unstack(parts[0], first), below[:first])
+    x, wanted = run(x, unstack(parts[0], first), below[:first])
     kept += wanted
     if periods:
         by_period = jax.tree.map(
             lambda leaf: leaf.reshape(periods, period, *leaf.shape[1:]), parts[1]
         )
-        by_layer = _unstack(by_period, period, axis=1)
+        by_layer = unstack(by_period, period, axis=1)
         x, scanned = jax.lax.scan(scan, x, by_layer, unroll=max(1, config.unroll // period))
         kept += [each[number] for number in range(periods) for each in scanned]
-    x, wanted = run(x, _unstack(parts[2], rest), below[len(below) - rest :])
+    x, wanted = run(x, unstack(parts[2], rest), below[len(below) - rest :])
     kept += wanted
-    [last] = _unstack(parts[3], 1)
+    [last] = unstack(parts[3], 1)
     return [*kept[len(kept) + 1 - outputs :], apply_layer(x, last, top, output_positions)]
+
+
+def cut_stack(stack: Any, begin: int, end: int) -> Any:
+    """Returns the layers of a stack from `begin` to before `end`."""
+    return jax.tree.map(lambda leaf: leaf[begin:end], stack)
 
 
 def _period(kinds: Sequence[LayerKind]) -> int:
@@ -120,7 +127,7 @@ def _rematerialised(apply_layer: ApplyLayer, config: EncoderConfig) -> ApplyLaye
     return checkpoint(apply_layer, policy=policy, static_argnums=(2,))  # the kind of the layer
 
 
-def _unstack(stack: Any, count: int, axis: int = 0) -> list[Any]:
+def unstack(stack: Any, count: int, axis: int = 0) -> list[Any]:
     """Returns the `count` trees of which `axis` of each array is made."""
     parts = _split(stack, (1,) * count, axis)
     return [jax.tree.map(lambda leaf: leaf.squeeze(axis), part) for part in parts]

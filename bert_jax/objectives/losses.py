@@ -48,6 +48,13 @@ class Loss:
     weights: Callable[[Batch], dict[str, jax.Array]]
     factors: dict[str, float]
 
+    def given(self, teacher: Params | None) -> "Loss":
+        """Returns the loss with the parameters of a teacher, which its totals read; None: none."""
+        if teacher is None:
+            return self
+        totals: Any = self.totals
+        return dataclasses.replace(self, totals=functools.partial(totals, teacher=teacher))
+
     def __call__(
         self,
         params: Params,
@@ -152,38 +159,51 @@ def token_totals(
 ) -> tuple[Total, Total]:
     """Returns cross-entropy and accuracy of the language model.
 
-    Where many tokens of a row have a slot, the vocabulary is scored for some of them at a time, and
-    again in the backward pass: logits of all, [B, T, V], are never there.
-
     Args:
       score: [B, m, D] -> logits [B, m, V].
       x: [B, M, D], the vectors of the slots.
       batch: `mlm_labels` [B, M] int32, `mlm_weights` [B, M] float32.
     """
-    fields = x, batch["mlm_labels"], batch["mlm_weights"]
-    slots = x.shape[1]
 
     def totals(x: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[Total, Total]:
         logits = score(x)
         return cross_entropy(logits, labels, weights), accuracy(logits, labels, weights)
 
-    if slots <= max(_CHUNK, batch["token_ids"].shape[1] // 2):
+    fields = x, batch["mlm_labels"], batch["mlm_weights"]
+    return add_up(totals, fields, batch["token_ids"].shape[1])
+
+
+def add_up(totals: Callable[..., Any], fields: tuple[jax.Array, ...], length: int) -> Any:
+    """Adds up what a function makes of the slots of rows.
+
+    Where there are many, it takes some of them at a time, and computes them again in the backward
+    pass: so what it needs for each slot, such as the logits of a vocabulary, is never there for
+    all.
+
+    Args:
+      totals: the fields of some slots to sums over them.
+      fields: [B, M, ...] each; 0 in all of them must add nothing.
+      length: T of the rows.
+    """
+    slots = fields[0].shape[1]
+    if slots <= max(_CHUNK, length // 2):
         return totals(*fields)
     chunks = -(-slots // _CHUNK)
 
     def cut(field: jax.Array) -> jax.Array:
-        """Fills up with slots of weight 0, and returns [chunks, B, m, ...]."""
+        """Fills up with zeros, and returns [chunks, B, m, ...]."""
         filling = [(0, 0), (0, chunks * _CHUNK - slots), *[(0, 0)] * (field.ndim - 2)]
         field = jnp.pad(field, filling)
         return jnp.moveaxis(field.reshape(len(field), chunks, _CHUNK, *field.shape[2:]), 1, 0)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add(sums: tuple[Total, Total], chunk: tuple[jax.Array, ...]) -> Any:
+    def add(sums: Any, chunk: tuple[jax.Array, ...]) -> Any:
         return jax.tree.map(jnp.add, sums, totals(*chunk)), None
 
-    zero = jnp.zeros((), jnp.float32)
-    sums = Total(zero, zero), Total(zero, zero)
-    return jax.lax.scan(add, sums, tuple(map(cut, fields)))[0]
+    parts = tuple(map(cut, fields))
+    shapes = jax.eval_shape(totals, *(part[0] for part in parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
 
 
 def make_task_loss(

@@ -24,12 +24,14 @@ from bert_jax.checkpoints.checkpoint import (
 )
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import (
+    DistillConfig,
     EncoderConfig,
     Launch,
     MaskingConfig,
     MaskStrategy,
     PretrainConfig,
     flatten,
+    layer_numbers,
     to_dict,
 )
 from bert_jax.data.packing.layout import RowFormat
@@ -58,6 +60,7 @@ from bert_jax.runs.steps import (
     pretraining_steps,
     resolve_vocabulary,
 )
+from bert_jax.runs.teacher import Teacher, has_head, load_teacher, taken_over
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
@@ -65,7 +68,13 @@ from bert_jax.training.logs import StartClock, StepReports, divide, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.parameter_rules import describe_rules
-from bert_jax.training.state import TrainState, init_params, init_state, run_key_on
+from bert_jax.training.state import (
+    RunInputs,
+    TrainState,
+    init_params,
+    init_state,
+    run_key_on,
+)
 from bert_jax.training.step import UpdateFn, evaluate, make_eval_step
 
 
@@ -85,12 +94,23 @@ def held_out_masking(encoder: EncoderConfig) -> MaskingConfig:
 
 
 def resume(
-    config: PretrainConfig, workdir: pathlib.Path, corpora: Corpora, compiled: CompiledStep
+    config: PretrainConfig,
+    workdir: pathlib.Path,
+    corpora: Corpora,
+    compiled: CompiledStep,
+    teacher: Teacher | None = None,
 ) -> Start:
     """Restores the newest sound checkpoint of the run in a directory.
 
+    Args:
+      config: of the run.
+      workdir: of the run.
+      corpora: of the run.
+      compiled: the step of the run and what it was made of.
+      teacher: of the run, if it has one.
+
     Raises:
-      UserError: if none is sound, or it began with another corpus or tokenizer.
+      UserError: if none is sound, or it began with another corpus, tokenizer or teacher.
     """
     state, metadata, messages = restore_newest(workdir, compiled.abstract)
     checkpoint = workdir / FOLDER / str(metadata["step"])
@@ -100,11 +120,22 @@ def resume(
             f"{config.data.corpus} is not the corpus that {workdir} began with: prepare that"
             " one again, or name another --workdir"
         )
+    if teacher and metadata["distillation"]["fingerprint"] != teacher.fingerprint:
+        raise UserError(
+            f"--teacher={teacher.checkpoint} is not the teacher that {workdir} began with,"
+            f" {metadata['distillation']['teacher']}: name that one, or another --workdir"
+        )
     messages.append(f"resuming at step {metadata['step']:,} from {checkpoint}")
     return Start(state, Cursor.from_json(metadata["cursor"]), messages)
 
 
-def begin(config: PretrainConfig, init: str, corpora: Corpora, compiled: CompiledStep) -> Start:
+def begin(
+    config: PretrainConfig,
+    init: str,
+    corpora: Corpora,
+    compiled: CompiledStep,
+    teacher: Teacher | None = None,
+) -> Start:
     """Makes the state of step 0, with transferred or random parameters.
 
     Args:
@@ -112,6 +143,7 @@ def begin(config: PretrainConfig, init: str, corpora: Corpora, compiled: Compile
       init: the checkpoint to transfer from, or ''.
       corpora: of the run.
       compiled: the step of the run and what it was made of.
+      teacher: of a distilling run, whose layers the student may begin as.
 
     Raises:
       UserError: if that checkpoint has another tokenizer, or is no pretraining checkpoint.
@@ -132,6 +164,10 @@ def begin(config: PretrainConfig, init: str, corpora: Corpora, compiled: Compile
     else:
         params = init_params(compiled.model, config.seed, abstract.params)
         message = f"starting from random parameters (seed {config.seed})"
+        if teacher and isinstance(config, DistillConfig) and config.student_layers:
+            layers = layer_numbers("student_layers", config.student_layers)
+            params = taken_over(params, teacher, layers)
+            message = f"starting from the layers {config.student_layers} of {teacher.checkpoint}"
     state = init_state(params, compiled.tx, abstract)
     return Start(state, Cursor.at_start(0, len(corpora.train)), [message])
 
@@ -168,6 +204,7 @@ class HeldOut:
         step_of = functools.cache(lambda loss: make_eval_step(loss, mask_fn, masking.rate))
         self._steps = [step_of(compiled.loss) for compiled in setup.compiled]
         self._key = run_key_on(setup.mesh, 0)  # the same for all runs
+        self._teacher = setup.teacher.params if setup.teacher else None
         self._rows = functools.cache(self._make_rows)
 
     def _make_rows(self, phase: int) -> dict[str, dict[str, np.ndarray]]:
@@ -195,6 +232,7 @@ class HeldOut:
                 params,
                 sharding.global_batches(rows, phase.batch_size, self._mesh),
                 self._key,
+                self._teacher,
             )
             for name, rows in self._rows(phase.number).items()
         }
@@ -209,8 +247,13 @@ class HeldOut:
 class PretrainingSetup:
     """The data, the devices and the compiled step of a run."""
 
-    def __init__(self, config: PretrainConfig, clock: StartClock) -> None:
+    def __init__(self, config: PretrainConfig, teacher: str, clock: StartClock) -> None:
         """Opens the corpora and checks that data, model and devices suit each other.
+
+        Args:
+          config: of the run, validated.
+          teacher: the checkpoint of a distilling run's teacher; '': there is none.
+          clock: of the start.
 
         Raises:
           UserError: for what does not suit, before anything is written.
@@ -227,8 +270,17 @@ class PretrainingSetup:
         for phase in self.phases:
             sharding.check_batch_size(phase.batch_size, self.mesh, config.micro_batches)
         sharding.check_encoder(config.encoder, self.mesh)
-        self.compiled = pretraining_steps(config, vocabulary, self.mesh)
+        self.teacher = None
+        if isinstance(config, DistillConfig):
+            self.teacher = load_teacher(teacher, config, tokenizer, self.mesh)
+        model = self.teacher.model if self.teacher else None
+        self.compiled = pretraining_steps(config, vocabulary, self.mesh, model)
         self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
+
+    def run_inputs(self) -> RunInputs:
+        """Returns what every step of the run takes beside its batch."""
+        inputs = self.compiled[0].inputs(self.config.seed)
+        return inputs._replace(teacher=self.teacher.params if self.teacher else None)
 
     def row_format(self, phase: Phase) -> RowFormat:
         """Returns the format of the rows of a phase."""
@@ -273,22 +325,35 @@ class PretrainingSetup:
         phase = phase_of(self.phases, step)
         data = phase.data
         slots = masked_slots(data.length, data.max_examples_per_row, phase.masking)
-        return pretraining_flops(phase.encoder, data.length, slots)
+        flops = pretraining_flops(phase.encoder, data.length, slots)
+        if self.teacher:  # which only runs forward
+            flops += pretraining_flops(self.teacher.model.config, data.length, slots) / 3
+        return flops
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Returns the metadata of the checkpoint of a step but for its cursor, ready for JSON."""
         config, tokenizer = self.config, self.corpora.tokenizer
-        return {
-            "kind": "pretraining",
-            "config": to_dict(config),
+        own = {field.name for field in dataclasses.fields(PretrainConfig)}
+        values = to_dict(config)
+        is_encoder = isinstance(config, DistillConfig) and not has_head(config)
+        metadata = {
+            "kind": "encoder" if is_encoder else "pretraining",
+            "config": {name: value for name, value in values.items() if name in own},
             "encoder": to_dict(phase_of(self.phases, step).encoder),
             "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
             "corpus": self.corpora.fingerprint,
         }
+        if self.teacher:
+            metadata["distillation"] = {
+                "teacher": str(self.teacher.checkpoint),
+                "fingerprint": self.teacher.fingerprint,
+                **{name: value for name, value in values.items() if name not in own},
+            }
+        return metadata
 
 
 def set_up(
-    config: PretrainConfig, workdir: pathlib.Path, init: str, launch: Launch
+    config: PretrainConfig, workdir: pathlib.Path, init: str, teacher: str, launch: Launch
 ) -> tuple[PretrainingSetup, StartClock]:
     """Meets the other processes, then opens and checks everything; writes nothing.
 
@@ -297,9 +362,10 @@ def set_up(
     """
     clock = StartClock()
     clock.mark("imports")
-    join(launch, config.hosts, dict(flatten(config)) | {"workdir": str(workdir), "init": init})
+    given = {"workdir": str(workdir), "init": init, "teacher": teacher}
+    join(launch, config.hosts, dict(flatten(config)) | given)
     clock.mark("other processes")
-    setup = PretrainingSetup(config, clock)
+    setup = PretrainingSetup(config, teacher, clock)
     check_workdir(workdir, config)
     return setup, clock
 
@@ -310,6 +376,7 @@ def replay(
     last: int,
     *,
     init: str = "",
+    teacher: str = "",
     launch: Launch = Launch(),
 ) -> None:
     """Runs to a step again, writing nothing, and looks for the first NaN inside that step.
@@ -319,9 +386,10 @@ def replay(
       workdir: of the run.
       last: the step to examine.
       init: as in `pretrain`.
+      teacher: as in `pretrain`.
       launch: as in `pretrain`.
     """
-    setup, _ = set_up(dataclasses.replace(config, debug=True), workdir, init, launch)
+    setup, _ = set_up(dataclasses.replace(config, debug=True), workdir, init, teacher, launch)
     checkpoint = max((step for step in steps_in(workdir) if step < last), default=0)
     compiled, corpora = setup.compiled[0], setup.corpora
     if checkpoint:
@@ -329,10 +397,10 @@ def replay(
         state, metadata = restore_state(path, compiled.abstract), read_metadata(path)
         cursor = Cursor.from_json(metadata["cursor"])
     else:
-        state, cursor, _ = begin(setup.config, init, corpora, compiled)
+        state, cursor, _ = begin(setup.config, init, corpora, compiled, setup.teacher)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
     feed = setup.feed(checkpoint, cursor, lambda line: None)
-    run = compiled.inputs(setup.config.seed)
+    run = setup.run_inputs()
     batches = itertools.islice(setup.global_batches(feed), last - checkpoint)
     for step, batch in enumerate(batches, start=checkpoint + 1):
         if step == last:
@@ -343,7 +411,12 @@ def replay(
 
 
 def pretrain(
-    config: PretrainConfig, workdir: pathlib.Path, *, init: str = "", launch: Launch = Launch()
+    config: PretrainConfig,
+    workdir: pathlib.Path,
+    *,
+    init: str = "",
+    teacher: str = "",
+    launch: Launch = Launch(),
 ) -> None:
     """Pretrains, or goes on with the run in the directory; checkpoints and logs go there.
 
@@ -351,13 +424,14 @@ def pretrain(
       config: of the run, validated; its vocabulary size is filled in.
       workdir: of the run; may not exist yet.
       init: a pretraining checkpoint whose parameters to start from; '': random ones.
+      teacher: the checkpoint of the teacher, of a `DistillConfig`.
       launch: the position of this process among those of the run; by default it is alone.
 
     Raises:
       UserError: for what does not suit, before the first step; or if steps cannot be saved.
       Stopped: if the user asked for it; everything is saved.
     """
-    setup, clock = set_up(config, workdir, init, launch)
+    setup, clock = set_up(config, workdir, init, teacher, launch)
 
     # Parameters: resumed, transferred or fresh.
     compiled, corpora = setup.compiled[0], setup.corpora
@@ -369,9 +443,9 @@ def pretrain(
     claim = functools.partial(claim_workdir, workdir, config)
     if steps_in(workdir):
         first_alone(claim)
-        state, cursor, messages = resume(config, workdir, corpora, compiled)
+        state, cursor, messages = resume(config, workdir, corpora, compiled, setup.teacher)
     else:
-        state, cursor, messages = begin(config, init, corpora, compiled)
+        state, cursor, messages = begin(config, init, corpora, compiled, setup.teacher)
         first_alone(claim)
         # For `prepare` of other corpora; checkpoints have theirs.
         first_alone(functools.partial(corpora.tokenizer.save, workdir / "tokenizer"))
@@ -390,7 +464,7 @@ def pretrain(
     if config.debug:
         train_step_of = watched(train_step_of, feed.rows_of)
     watch = LossWatch(feed.rows_of, resumed=first_step > 0)
-    run = compiled.inputs(config.seed)
+    run = setup.run_inputs()
     rates = np.asarray(run.settings.learning_rate)
     reports = StepReports(log, config.log_steps, rates, setup.flops_of, watch)
     held_out = HeldOut(setup, config)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.transfer import frozen_groups
 from bert_jax.config import (
     AttentionKernel,
+    DistillConfig,
     FinetuneConfig,
     MaskingConfig,
     MaskStrategy,
@@ -27,8 +28,11 @@ from bert_jax.model.attention import attention
 from bert_jax.model.encoder import Batch
 from bert_jax.model.fused_attention import check_fused, fused_attention
 from bert_jax.model.heads import PretrainingModel, TaskModel
+from bert_jax.model.observed import ObservedModel
+from bert_jax.objectives.distillation import make_distillation_loss
 from bert_jax.objectives.losses import Loss, make_pretraining_loss
 from bert_jax.objectives.masking import MaskVocabulary, mask_tokens
+from bert_jax.runs.teacher import student_model
 from bert_jax.tasks.kinds import training_loss
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.optimizer import OptimizerFn, layer_rates, make_optimizer
@@ -60,7 +64,7 @@ class CompiledStep(NamedTuple):
       train_step: from `training/step.py`.
     """
 
-    model: PretrainingModel | TaskModel
+    model: PretrainingModel | TaskModel | ObservedModel
     tx: OptimizerFn
     abstract: TrainState
     steps: int
@@ -139,7 +143,10 @@ def make_mask_fn(config: MaskingConfig, vocabulary: MaskVocabulary) -> PrepareFn
 
 
 def pretraining_steps(
-    config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh
+    config: PretrainConfig,
+    vocabulary: MaskVocabulary,
+    mesh: Mesh,
+    teacher: ObservedModel | None = None,
 ) -> list[CompiledStep]:
     """Builds the step of each phase of a pretraining run; phases that allow it share theirs.
 
@@ -149,6 +156,7 @@ def pretraining_steps(
       config: of the run, with its vocabulary size.
       vocabulary: of its tokenizer.
       mesh: from `sharding.make_mesh`.
+      teacher: of a distilling run, whose config is a `DistillConfig`.
     """
     phases = resolve_phases(config)
     relative_rates = None
@@ -163,9 +171,13 @@ def pretraining_steps(
             platform = mesh.devices.flat[0].platform
             check_fused(phase.encoder, [each.data.length for each in phases], platform)
             attend = fused_attention(mesh, platform)
-        model = PretrainingModel(phase.encoder, config.data.objective, attend)
+        if teacher and isinstance(config, DistillConfig):
+            model = student_model(config, phase.encoder, teacher, attend)
+            loss = make_distillation_loss(model, teacher, config.distillation)
+        else:
+            model = PretrainingModel(phase.encoder, config.data.objective, attend)
+            loss = make_pretraining_loss(model, sentence_weight=config.sentence_loss_weight)
         abstract = abstract_state(model, tx, mesh, averages=config.average_decay > 0)
-        loss = make_pretraining_loss(model, sentence_weight=config.sentence_loss_weight)
         train_step = make_train_step(
             loss,
             make_mask_fn(phase.masking, vocabulary),

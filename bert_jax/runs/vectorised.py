@@ -28,7 +28,7 @@ from bert_jax.tasks.kinds import KINDS, training_loss
 from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.schedules import tabulate
 from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key
-from bert_jax.training.step import make_update
+from bert_jax.training.step import gradient_of, make_update
 
 _SPLIT, _WHOLE = PartitionSpec(RUNS_AXIS), PartitionSpec()
 _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
@@ -72,7 +72,7 @@ def vectorise(
       steps: of each run.
       class_weights: from `kinds.class_weights`.
     """
-    gradient = jax.value_and_grad(training_loss(model, config, class_weights), has_aux=True)
+    gradient = gradient_of(training_loss(model, config, class_weights))
 
     def optimizer(highest_rate: jax.Array) -> Any:
         return task_optimizer(with_rate(config, highest_rate), steps)[0]

@@ -36,6 +36,7 @@ class RunInputs(NamedTuple):
 
     key: Any  # a threefry key, from the seed
     settings: StepSettings  # [S] each; those of step i, counted from 0, are the i-th
+    teacher: Any = None  # parameters of a teacher, which never change; None: there is none
 
 
 def run_key(seed: int) -> jax.Array:

@@ -22,12 +22,23 @@ PrepareFn = Callable[[Batch, jax.Array, jax.Array], Batch]
 
 # A loss and all totals, and the gradient of the loss.
 Gradient = tuple[tuple[jax.Array, Totals], Params]
-# params, prepared batch, dropout key -> the above
-GradientFn = Callable[[Params, Batch, jax.Array], Gradient]
+# params, prepared batch, dropout key, the teacher's params or None -> the above
+GradientFn = Callable[[Params, Batch, jax.Array, Params | None], Gradient]
 # state, batch, what is the same for all steps -> the next state, totals
 UpdateFn = Callable[[TrainState, Batch, RunInputs], tuple[TrainState, Totals]]
 # a step, counted from 1 -> its update, an `UpdateFn` or that of several runs at once
 StepOf = Callable[[int], Callable[..., tuple[TrainState, Any]]]
+
+
+def gradient_of(loss: Loss) -> GradientFn:
+    """Returns the gradient of a loss, of the whole batch at once."""
+
+    def gradient(
+        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
+    ) -> Gradient:
+        return jax.value_and_grad(loss.given(teacher), has_aux=True)(params, batch, dropout_key)
+
+    return gradient
 
 
 def accumulate_gradient(
@@ -73,7 +84,7 @@ def make_update(
     parameters and optimizer stay as they are, and the step's totals are empty but for `skipped`.
 
     Args:
-      gradient: of the loss.
+      gradient: of the loss; nothing is differentiated by the teacher.
       prepare_fn: draws the masks, of the whole batch.
       tx: the optimizer, without the learning rate.
       average_decay: of the moving average of the parameters, where the state has one; in the
@@ -85,7 +96,7 @@ def make_update(
         now = jax.tree.map(lambda table: table[state.step], run.settings)
         batch = prepare_fn(batch, jax.random.fold_in(run.key, ROWS_STREAM), now.mask_rate)
         dropout_key = jax.random.fold_in(jax.random.fold_in(run.key, DROPOUT_STREAM), state.step)
-        (value, totals), grads = gradient(state.params, batch, dropout_key)
+        (value, totals), grads = gradient(state.params, batch, dropout_key, run.teacher)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
@@ -136,11 +147,13 @@ def make_train_step(
     """
     mesh = abstract.step.sharding.mesh
 
-    def gradient(params: Params, batch: Batch, dropout_key: jax.Array) -> Gradient:
-        if micro_batches > 1:
-            return accumulate_gradient(loss, params, batch, dropout_key, micro_batches, mesh)
-        return jax.value_and_grad(loss, has_aux=True)(params, batch, dropout_key)
+    def in_parts(
+        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
+    ) -> Gradient:
+        given = loss.given(teacher)
+        return accumulate_gradient(given, params, batch, dropout_key, micro_batches, mesh)
 
+    gradient = in_parts if micro_batches > 1 else gradient_of(loss)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         make_update(gradient, prepare_fn, tx, average_decay),
@@ -150,24 +163,29 @@ def make_train_step(
     )
 
 
-def make_eval_step(
-    loss: Loss, prepare_fn: PrepareFn, mask_rate: float
-) -> Callable[[Params, Batch, jax.Array], Totals]:
-    """Returns the compiled evaluation (params, batch, run key) -> totals, without dropout."""
+def make_eval_step(loss: Loss, prepare_fn: PrepareFn, mask_rate: float) -> Callable[..., Totals]:
+    """Returns the compiled evaluation, without dropout.
+
+    It takes the parameters, a batch, the run's key, and the parameters of a teacher, if the loss
+    has one; and returns the totals.
+    """
 
     @jax.jit
-    def eval_step(params: Params, batch: Batch, key: jax.Array) -> Totals:
+    def eval_step(
+        params: Params, batch: Batch, key: jax.Array, teacher: Params | None = None
+    ) -> Totals:
         batch = prepare_fn(batch, jax.random.fold_in(key, ROWS_STREAM), jnp.float32(mask_rate))
-        return loss.totals(params, batch, None)
+        return loss.given(teacher).totals(params, batch, None)
 
     return eval_step
 
 
 def evaluate(
-    eval_step: Callable[[Params, Batch, jax.Array], Totals],
+    eval_step: Callable[..., Totals],
     params: Params,
     batches: Iterable[Batch],
     key: jax.Array,
+    teacher: Params | None = None,
 ) -> list[Totals]:
     """Returns the totals of each batch, on the host: to be added before the one division.
 
@@ -176,5 +194,6 @@ def evaluate(
       params: of the model.
       batches: global arrays; padding rows have weight 0.
       key: for what the evaluation draws, such as its masks.
+      teacher: the parameters of a teacher; None: there is none.
     """
-    return jax.device_get([eval_step(params, batch, key) for batch in batches])
+    return jax.device_get([eval_step(params, batch, key, teacher) for batch in batches])

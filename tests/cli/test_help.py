@@ -69,6 +69,7 @@ def leaves(config_type: type, prefix: str = "") -> list[str]:
     ("driver", "config_type"),
     [
         ("pretrain", configs.PretrainConfig),
+        ("distill", configs.DistillConfig),
         ("plan", configs.PretrainConfig),
         ("finetune", configs.FinetuneConfig),
         ("finetune_sweep", configs.FinetuneConfig),

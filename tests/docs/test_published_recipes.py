@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.cli.recipes import resolve_config
-from bert_jax.config import PretrainConfig, flatten, validate
+from bert_jax.config import DistillConfig, PretrainConfig, flatten, validate
 from bert_jax.data.pretraining.phases import resolve_phases
 from bert_jax.training.schedules import pretraining_settings
 
@@ -26,7 +26,8 @@ def tables() -> dict[str, dict[str, str]]:
 
 def config_of(recipe: str) -> PretrainConfig:
     """Returns the config of a recipe, as a user's run would have it."""
-    config = resolve_config(recipe, [], PretrainConfig)
+    distils = recipe.startswith("distil")
+    config = resolve_config(recipe, [], DistillConfig if distils else PretrainConfig)
     config.data.corpus = "corpus"
     return config
 
@@ -47,6 +48,8 @@ def test_the_page_has_every_recipe_that_follows_a_paper() -> None:
         "pretrain_modern_base",
         "pretrain_neobert",
         "pretrain_crammed_base",
+        "distilbert",
+        "distil_minilm_6x384",
     }
 
 

@@ -1,0 +1,226 @@
+"""The teacher of a distilling run: restored, checked, and the beginning of a student."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.checkpoint import (
+    find_checkpoint,
+    groups_in,
+    read_metadata,
+    restore_groups,
+)
+from bert_jax.checkpoints.fingerprint import json_digest, leaf_name
+from bert_jax.config import (
+    DistillConfig,
+    EncoderConfig,
+    Remat,
+    check_layer,
+    from_dict,
+    layer_numbers,
+    layer_pairs,
+)
+from bert_jax.distributed import sharding
+from bert_jax.errors import UserError
+from bert_jax.model.attention import AttentionFn, attention
+from bert_jax.model.observed import ObservedModel
+from bert_jax.objectives.losses import Params
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.training.state import abstract_params
+
+_HEAD = "mlm_head"
+# Fields of an encoder that a student may have otherwise where its layers begin as the teacher's:
+# those that change no output of a layer, or that only heads of tasks read.
+_FREE = frozenset(
+    "layers segments max_length pooling pooler init_stddev position_init depth_scaled_init"
+    " dropout_rate attention_dropout_rate attention_output_dropout_rate mlp_output_dropout_rate"
+    " compute_type attention remat unroll".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model that is only read.
+
+    Attributes:
+      checkpoint: CHECKPOINTS/STEP.
+      model: encoder, and the masked-LM head where it is read.
+      params: of `model`.
+      fingerprint: of these parameters.
+    """
+
+    checkpoint: pathlib.Path
+    model: ObservedModel
+    params: Params
+    fingerprint: str
+
+
+def has_head(config: DistillConfig) -> bool:
+    """Returns True if a masked-LM head is trained: the student's own loss or soft targets ask."""
+    return config.distillation.mlm_weight > 0 or config.distillation.soft_weight > 0
+
+
+def student_model(
+    config: DistillConfig,
+    encoder: EncoderConfig,
+    teacher: ObservedModel,
+    attend: AttentionFn = attention,
+) -> ObservedModel:
+    """Returns the student of a run.
+
+    Args:
+      config: of the run.
+      encoder: of the student, in a phase.
+      teacher: whose width hidden vectors are mapped to.
+      attend: how the student attends.
+    """
+    pairs, width = layer_pairs(config.distillation), teacher.config.width
+    return ObservedModel(encoder, has_head(config), len(pairs), width, attend)
+
+
+def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: Mesh) -> Teacher:
+    """Restores a teacher, sharded as the student is.
+
+    Args:
+      path: a run, or RUN/checkpoints/STEP: pretrained, fine-tuned or imported.
+      config: of the student's run.
+      tokenizer: of its corpus.
+      mesh: of its devices.
+
+    Raises:
+      UserError: if it cannot teach this student.
+    """
+    checkpoint = find_checkpoint(path)
+    metadata = read_metadata(checkpoint)
+    if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+        raise UserError(
+            f"--teacher={path} and the corpus have different tokenizers: prepare the corpus with"
+            f" --tokenizer={checkpoint.parent.parent}/tokenizer, or choose another teacher"
+        )
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    encoder = dataclasses.replace(
+        encoder, compute_type=config.distillation.compute_type, remat=Remat.NONE
+    )
+    reads_head = has_head(config) and _HEAD in groups_in(checkpoint)
+    check_teacher(config, encoder, reads_head=reads_head)
+    sharding.check_encoder(encoder, mesh)
+    model = ObservedModel(encoder, reads_head)
+    abstract = abstract_params(model, mesh)
+    params = restore_groups(checkpoint, abstract, abstract)
+    told = metadata["fingerprints"]["params"]
+    read = {name: told[name] for name in sorted(told) if name.partition("/")[0] in abstract}
+    return Teacher(checkpoint, model, params, json_digest(read))
+
+
+def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: bool) -> None:
+    """Checks that lessons can be compared.
+
+    Raises:
+      UserError: naming the field that does not suit.
+    """
+    student, lessons = config.encoder, config.distillation
+    lengths = [config.data.length, *(phase.length for phase in config.phases)]
+    if max(lengths) > teacher.max_length:
+        raise UserError(
+            f"--config.data.length={max(lengths)} is longer than what the teacher takes"
+            f" (max_length={teacher.max_length}): lower it, or choose another teacher"
+        )
+    if teacher.causal != student.causal:
+        raise UserError(
+            f"--config.encoder.causal={student.causal}, and the teacher has {teacher.causal}: make"
+            " them the same"
+        )
+    if lessons.soft_weight and not reads_head:
+        raise UserError(
+            f"--config.distillation.soft_weight={lessons.soft_weight}: the teacher has no masked-LM"
+            " head: set it to 0, or choose a pretrained teacher"
+        )
+    if lessons.cosine_weight and teacher.width != student.width:
+        raise UserError(
+            f"--config.distillation.cosine_weight={lessons.cosine_weight} compares vectors, and the"
+            f" student has width={student.width}, the teacher {teacher.width}: set it to 0, or use"
+            " hidden_pairs, which are mapped"
+        )
+    if (
+        lessons.attention_weight
+        or lessons.query_weight
+        or lessons.key_weight
+        or lessons.value_weight
+    ):
+        check_layer("distillation.teacher_layer", lessons.teacher_layer, teacher.layers, "teacher")
+        heads = lessons.relation_heads
+        if not heads and teacher.heads != student.heads:
+            raise UserError(
+                "--config.distillation.relation_heads=0 compares head with head, and the student"
+                f" has {student.heads}, the teacher {teacher.heads}: set relation_heads to a number"
+                f" that divides the widths {student.width} and {teacher.width}"
+            )
+        if heads and teacher.width % heads:
+            raise UserError(
+                f"--config.distillation.relation_heads={heads} does not divide the teacher's width,"
+                f" {teacher.width}: choose a number that divides both widths"
+            )
+    for _, number in layer_pairs(lessons):
+        check_layer("distillation.hidden_pairs", max(number, 0), teacher.layers, "teacher")
+    if config.student_layers:
+        _check_taken_over(config, teacher)
+
+
+def _check_taken_over(config: DistillConfig, teacher: EncoderConfig) -> None:
+    for number in layer_numbers("student_layers", config.student_layers):
+        check_layer("student_layers", number, teacher.layers, "teacher")
+    for field in dataclasses.fields(EncoderConfig):
+        ours, theirs = getattr(config.encoder, field.name), getattr(teacher, field.name)
+        if ours != theirs and field.name not in _FREE:
+            ours, theirs = (getattr(each, "value", each) for each in (ours, theirs))
+            raise UserError(
+                f"--config.encoder.{field.name}={ours}, and the teacher has {theirs}: layers can be"
+                " taken over between the same encoders alone: change it, or leave student_layers"
+                " out"
+            )
+
+
+def taken_over(params: Params, teacher: Teacher, layers: Sequence[int]) -> Params:
+    """Returns a student's parameters, with the teacher's in the place of random ones.
+
+    Embeddings, norms and the masked-LM head are taken along; a student without segments drops the
+    teacher's, as DistilBERT does.
+
+    Args:
+      params: of the student, random.
+      teacher: to begin as.
+      layers: of the teacher, one for each of the student's.
+
+    Raises:
+      UserError: if a parameter has another shape.
+    """
+    theirs = {
+        leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(teacher.params)
+    }
+    chosen = jnp.array(layers)
+
+    def take(path: tuple, ours: jax.Array) -> jax.Array:
+        name = leaf_name(path)
+        if name.partition("/")[0] not in teacher.params:
+            return ours
+        found = theirs.get(name)
+        is_layer = name.startswith("encoder/layers/")
+        shape = (
+            None if found is None else (len(layers), *found.shape[1:]) if is_layer else found.shape
+        )
+        if found is None or shape != ours.shape:
+            raise UserError(
+                f"--config.student_layers={','.join(map(str, layers))}: {name} is"
+                f" {list(ours.shape)} in the student and {list(shape or ()) or 'missing'} in"
+                f" {teacher.checkpoint}: make the encoders alike, or leave student_layers out"
+            )
+        make = jax.jit(
+            lambda leaf: leaf[chosen] if is_layer else leaf + 0, out_shardings=ours.sharding
+        )
+        return make(found)
+
+    return jax.tree_util.tree_map_with_path(take, params)

@@ -1,0 +1,222 @@
+"""Distilling runs as users start them: students, resumes, and what is refused."""
+
+import pathlib
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from bert_jax.checkpoints.checkpoint import (
+    FOLDER,
+    find_checkpoint,
+    groups_in,
+    read_array,
+    read_metadata,
+    steps_in,
+)
+from tests.fixtures.drivers import (
+    Drivers,
+    Run,
+    Shared,
+    assert_same_bits,
+    copied,
+    finetune_flags,
+    log_of,
+)
+
+RECIPE = """
+from bert_jax.config import DistillConfig, DistilledTokens, ExampleFormat, SentenceObjective
+
+def get_config():
+    config = DistillConfig(batch_size=4, steps=12, log_steps=2, eval_batches=2)
+    config.eval_steps, config.checkpoint_steps = 6, 4
+    config.encoder.width, config.encoder.layers, config.encoder.heads = 12, 1, 2
+    config.encoder.mlp_width, config.encoder.max_length, config.encoder.segments = 20, 40, 0
+    config.student_layers = "1"
+    config.data.format = ExampleFormat.DOC_SENTENCES
+    config.data.objective = SentenceObjective.NONE
+    config.data.length, config.data.max_examples_per_row, config.data.block_examples = 32, 2, 12
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 2
+    lessons = config.distillation
+    lessons.soft_weight, lessons.mlm_weight, lessons.cosine_weight = 5.0, 2.0, 1.0
+    return config
+"""
+
+
+def arrays_of(run: pathlib.Path, item: str = "params") -> dict[str, np.ndarray]:
+    checkpoint = find_checkpoint(run)
+    metadata = read_metadata(checkpoint)
+    names = metadata["fingerprints"][item]
+    return {name: read_array(checkpoint, item, name, metadata) for name in names}
+
+
+@pytest.fixture(scope="session")
+def distill_flags(
+    tmp_path_factory: pytest.TempPathFactory, corpus: pathlib.Path, pretrained: Run
+) -> list[str]:
+    recipe = tmp_path_factory.mktemp("recipe") / "distil_tiny.py"
+    recipe.write_text(RECIPE)
+    return [f"--config={recipe}", f"--config.data.corpus={corpus}", f"--teacher={pretrained[0]}"]
+
+
+@pytest.fixture(scope="session")
+def distilled(shared: Shared, drivers: Drivers, distill_flags: list[str]) -> Run:
+    return shared.make(
+        "distilled", lambda out: drivers.run("distill", *distill_flags, f"--workdir={out}")
+    )
+
+
+def test_a_student_is_a_pretrained_model(
+    distilled: Run, pretrained: Run, drivers: Drivers, tmp_path: pathlib.Path
+) -> None:
+    workdir, said = distilled
+    assert "starting from the layers 1 of" in said.err
+    assert "finished 12 steps" in said.out
+    lines = log_of(workdir)
+    trained = next(line for line in lines if "soft_loss" in line)
+    assert {"mlm_loss", "cosine_loss", "loss"} < trained.keys() and "agreement" not in trained
+    held_out = lines[-1]
+    names = "mlm_loss soft_loss cosine_loss teacher_mlm_loss agreement".split()
+    assert {f"heldout_{name}" for name in names} < held_out.keys()
+    metadata = read_metadata(find_checkpoint(workdir))
+    assert metadata["kind"] == "pretraining" and "student_layers" not in metadata["config"]
+    told = metadata["distillation"]
+    assert told["teacher"].startswith(str(pretrained[0])) and told["student_layers"] == "1"
+    assert told["distillation"]["soft_weight"] == 5.0
+    assert not any(name.startswith("teacher") for name in arrays_of(workdir))
+    filled = drivers.run("predict", f"--checkpoint={workdir}", "--text=red [MASK]")
+    assert filled.status == 0, filled
+
+
+def test_a_student_begins_as_layers_of_its_teacher(
+    pretrained: Run, drivers: Drivers, distill_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    """A step with a rate near 0 keeps what it began as."""
+    flags = "--config.steps=1", "--config.optimizer.warmup_steps=0"
+    flags += ("--config.optimizer.learning_rate=1e-30", f"--workdir={tmp_path / 'run'}")
+    said = drivers.run("distill", *distill_flags, *flags)
+    assert said.status == 0, said
+    ours, theirs = arrays_of(tmp_path / "run"), arrays_of(pretrained[0])
+    assert "encoder/embeddings/segments" not in ours and "pooler/dense/kernel" not in ours
+    for name, array in ours.items():
+        expected = theirs[name][1:2] if name.startswith("encoder/layers/") else theirs[name]
+        np.testing.assert_array_equal(array, expected, err_msg=name)
+
+
+def test_a_stopped_run_goes_on_to_the_bit(
+    distilled: Run, drivers: Drivers, distill_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*distill_flags, f"--workdir={tmp_path / 'run'}"]
+    running = drivers.start("distill", *flags)
+    running.wait_until(lambda: any((tmp_path / "run").glob("checkpoints/4")))
+    running.send(signal.SIGKILL)
+    assert running.wait().status == -signal.SIGKILL
+    assert 12 not in steps_in(tmp_path / "run")
+    said = drivers.run("distill", *flags)
+    assert said.status == 0, said
+    for item in ("params", "opt_state"):
+        assert_same_bits(arrays_of(tmp_path / "run", item), arrays_of(distilled[0], item))
+
+
+def test_relations_alone_make_an_encoder(
+    drivers: Drivers, distill_flags: list[str], task: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """MiniLM's second edition: another width, no head; and hidden vectors through maps."""
+    weights = {"mlm": 0, "soft": 0, "cosine": 0, "query": 1, "key": 1, "value": 1, "hidden": 1}
+    flags = [f"--config.distillation.{name}_weight={value}" for name, value in weights.items()]
+    flags += ["--config.distillation.relation_heads=4", "--config.distillation.hidden_pairs=0:1"]
+    flags += ["--config.encoder.width=8", "--config.student_layers=", "--config.steps=4"]
+    said = drivers.run("distill", *distill_flags, *flags, f"--workdir={tmp_path / 'run'}")
+    assert said.status == 0, said
+    checkpoint = find_checkpoint(tmp_path / "run")
+    assert groups_in(checkpoint) == ("encoder", "hidden_maps")
+    assert read_metadata(checkpoint)["kind"] == "encoder"
+    assert "heldout_query_loss" in log_of(tmp_path / "run")[-1]
+    run = tmp_path / "run", said
+    tuned = drivers.run("finetune", *finetune_flags(task, run, tmp_path / "task"))
+    assert tuned.status == 0, tuned
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["distillation.temperature=0"], "distillation.temperature=0.0 must be above 0"),
+        (
+            ["distillation.soft_weight=0", "distillation.cosine_weight=0"],
+            "distillation has no lesson of the teacher",
+        ),
+        (["distillation.soft_weight=-1"], "must be at least 0"),
+        (["student_layers=0,1"], "names 2 layers, and encoder.layers=1"),
+        (["student_layers=5"], "the teacher has 2 layers, and no layer 5"),
+        (["student_layers=a"], "must be numbers of layers"),
+        (["encoder.norm=pre"], "--config.encoder.norm=pre, and the teacher has post"),
+        (["encoder.mlp_width=24"], "--config.encoder.mlp_width=24, and the teacher has 20"),
+        (
+            ["encoder.width=8", "student_layers="],
+            "compares vectors, and the student has width=8, the teacher 12",
+        ),
+        (
+            ["distillation.value_weight=1", "encoder.heads=3", "student_layers="],
+            "the student has 3, the teacher 2: set relation_heads",
+        ),
+        (
+            ["distillation.value_weight=1", "distillation.teacher_layer=2"],
+            "the teacher has 2 layers, and no layer 2",
+        ),
+        (["distillation.hidden_pairs=0:1"], "give both, or neither"),
+        (
+            ["distillation.hidden_pairs=0-1", "distillation.hidden_weight=1"],
+            "must be pairs of layers",
+        ),
+        (["data.length=48", "encoder.max_length=48", "student_layers="], "is longer than what the"),
+        (
+            ["data.format=segment_pair", "data.objective=nsp", "encoder.segments=2"],
+            "a student has no sentence head",
+        ),
+    ],
+)
+def test_what_does_not_suit_is_refused(
+    flags: list[str],
+    message: str,
+    drivers: Drivers,
+    distill_flags: list[str],
+    tmp_path: pathlib.Path,
+) -> None:
+    given = [*distill_flags, *(f"--config.{flag}" for flag in flags)]
+    result = drivers.run("distill", *given, f"--workdir={tmp_path / 'run'}")
+    assert message in result.error()
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_teacher_is_refused(
+    distilled: Run,
+    pretrained: Run,
+    drivers: Drivers,
+    distill_flags: list[str],
+    finetuned: Run,
+    tmp_path: pathlib.Path,
+) -> None:
+    workdir = f"--workdir={tmp_path / 'run'}"
+    *others, _ = distill_flags
+    result = drivers.run("distill", *others, f"--teacher={finetuned[0]}", workdir)
+    assert "the teacher has no masked-LM head: set it to 0" in result.error()
+    result = drivers.run("distill", *others, workdir)
+    assert "--teacher is not set" in result.error()
+    run = copied(distilled, tmp_path / "copy")
+    for step in steps_in(run)[1:]:
+        shutil.rmtree(run / FOLDER / str(step))
+    earlier = f"--teacher={pretrained[0]}/checkpoints/4"
+    result = drivers.run("distill", *others, earlier, f"--workdir={run}")
+    assert f"is not the teacher that {run} began with" in result.error()
+
+
+def test_recipes_of_distilling_and_pretraining_do_not_mix(
+    drivers: Drivers, distill_flags: list[str], pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    recipe, corpus, teacher = distill_flags
+    workdir = f"--workdir={tmp_path / 'run'}"
+    result = drivers.run("pretrain", recipe, corpus, workdir)
+    assert "returns a DistillConfig, and this driver needs a PretrainConfig" in result.error()
+    result = drivers.run("distill", *pretrain_flags, teacher, workdir)
+    assert "returns a PretrainConfig, and this driver needs a DistillConfig" in result.error()
