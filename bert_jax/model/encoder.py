@@ -361,7 +361,7 @@ class Encoder(nn.Module):
             tells_heads: bool = False,
         ) -> Any:
             params, dropout_key = layer
-            made = EncoderBlock(config, kind, self.attend, parent=None).apply(
+            made: Any = EncoderBlock(config, kind, self.attend, parent=None).apply(
                 {"params": params},
                 x,
                 tokens,
@@ -374,8 +374,8 @@ class Encoder(nn.Module):
             if not tells_heads:
                 return made
             x, told = made
-            told = told["intermediates"]["attention"]
-            return x, Heads(*(told[name][0] for name in ("queries", "keys", "values")))
+            of_attention = told["intermediates"]["attention"]
+            return x, Heads(*(of_attention[name][0] for name in Heads._fields))
 
         return apply_layer, (self.layers, dropout_keys)
 

@@ -35,6 +35,9 @@ _RELATIONS = {
 }
 
 
+Pair = tuple[jax.Array, jax.Array]
+
+
 def soft_target_total(
     student: jax.Array, teacher: jax.Array, weights: jax.Array, temperature: float
 ) -> Total:
@@ -75,8 +78,8 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 
 def relation_total(
-    student: tuple[jax.Array, jax.Array],
-    teacher: tuple[jax.Array, jax.Array],
+    student: Pair,
+    teacher: Pair,
     mask: jax.Array,
     weights: jax.Array,
 ) -> Total:
@@ -90,8 +93,8 @@ def relation_total(
     """
 
     @jax.checkpoint
-    def divergence(student: tuple[jax.Array, ...], teacher: tuple[jax.Array, ...]) -> jax.Array:
-        expected, found = _log_relations(*teacher, mask), _log_relations(*student, mask)
+    def divergence(student: Pair, teacher: Pair) -> jax.Array:
+        expected, found = (_log_relations(x, y, mask) for x, y in (teacher, student))
         terms = jnp.where(mask, jnp.exp(expected) * (expected - found), 0)
         return jnp.mean(jnp.sum(terms, axis=-1), axis=1)  # [B, T]
 
@@ -205,7 +208,7 @@ class Lessons:
         mask = visible(tokens, tokens, causal=self._student.config.causal)
         heads = self._config.relation_heads or self._student.config.heads
 
-        def pair(found: Heads, names: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
+        def pair(found: Heads, names: tuple[str, str]) -> Pair:
             first, second = (split_heads(getattr(found, name), heads) for name in names)
             return first, second
 

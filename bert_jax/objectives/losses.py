@@ -38,13 +38,14 @@ class Loss:
     """A weighted sum of mean losses.
 
     Attributes:
-      totals: params, batch, dropout key (None: no dropout) -> all totals, to log.
+      totals: params, batch, dropout key (None: no dropout) -> all totals, to log. Those that look
+        at a teacher also take its parameters, as `teacher`.
       weights: batch -> the weight of each total in the loss. It needs no forward pass, so that
         micro-batches can be divided by the weight of the whole batch.
       factors: of the mean losses, by the names of their totals.
     """
 
-    totals: Callable[[Params, Batch, jax.Array | None], Totals]
+    totals: Callable[..., Totals]
     weights: Callable[[Batch], dict[str, jax.Array]]
     factors: dict[str, float]
 
@@ -52,8 +53,7 @@ class Loss:
         """Returns the loss with the parameters of a teacher, which its totals read; None: none."""
         if teacher is None:
             return self
-        totals: Any = self.totals
-        return dataclasses.replace(self, totals=functools.partial(totals, teacher=teacher))
+        return dataclasses.replace(self, totals=functools.partial(self.totals, teacher=teacher))
 
     def __call__(
         self,
