@@ -151,6 +151,7 @@ def _source_of(module: str) -> pathlib.Path | None:
 
 _ANY_RECIPE = {
     "PretrainConfig": "configs/pretrain_tiny.py",
+    "DistillConfig": "configs/distilbert.py",
     "FinetuneConfig": "configs/finetune_text.py",
 }
 
@@ -169,7 +170,7 @@ def _config_faults(command: Command, config_type: str) -> Iterator[str]:
         recipe = recipe or _ANY_RECIPE[config_type]
         config = resolve_config(recipe, overrides, getattr(configs, config_type))
         if is_whole:
-            needed = ["corpus"] if config_type == "PretrainConfig" else ["train", "dev"]
+            needed = ["train", "dev"] if config_type == "FinetuneConfig" else ["corpus"]
             for name in needed:  # a driver may have them from elsewhere
                 setattr(config.data, name, getattr(config.data, name) or "some")
             configs.validate(config)
