@@ -173,7 +173,7 @@ def _names_of(node: ast.stmt) -> set[str]:
 
 @functools.cache
 def _fields() -> frozenset[str]:
-    roots = (configs.PretrainConfig(), configs.SweepConfig())
+    roots = (configs.DistillConfig(), configs.SweepConfig())
     return frozenset(name for root in roots for name, _ in configs.flatten(root))
 
 
