@@ -22,7 +22,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from bert_jax.cli.recipes import resolve_config
-from bert_jax.config import FinetuneConfig, PretrainConfig, RootConfig, validate
+from bert_jax.config import (
+    DistillConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    RootConfig,
+    validate,
+)
 from bert_jax.errors import UserError
 
 Config = TypeVar("Config", bound=RootConfig)
@@ -41,12 +47,22 @@ class Variant:
       pretrain: changes of the pretraining recipe.
       finetune: changes of every task's recipe.
       against: name of the variant with which this one is compared; '': the study's base.
+      teacher: name of the variant whose pretraining with seed 0 it is distilled from, by the size's
+        `distil_recipe`; '': it is pretrained.
+      seeds: number of its own; 0: the size's.
     """
 
     name: str
     pretrain: Overrides = ()
     finetune: Overrides = ()
     against: str = ""
+    teacher: str = ""
+    seeds: int = 0
+
+    @property
+    def pretraining(self) -> tuple[Overrides, str]:
+        """What its pretraining depends on."""
+        return self.pretrain, self.teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,7 @@ class Size:
       prepare: flags of `prepare` for the corpus; {data} is replaced by the data folder.
       recipe: of the pretraining.
       pretrain: overrides of the pretraining.
+      distil_recipe: of variants with a teacher.
       finetune: overrides of every task.
       seeds: number per variant; they count from 0.
       variants: replace those of the study, if they depend on the size.
@@ -78,6 +95,7 @@ class Size:
     prepare: Overrides
     recipe: str
     pretrain: Overrides = ()
+    distil_recipe: str = ""
     finetune: Overrides = ()
     seeds: int = 3
     variants: tuple[Variant, ...] = ()
@@ -248,6 +266,7 @@ def check_study(study: Study) -> None:
         variants = variants_of(study, size)
         _check_names("variant", [variant.name for variant in variants])
         wanted = {study.base: "base"} | {v.against: "against" for v in variants if v.against}
+        wanted |= {v.teacher: "teacher" for v in variants if v.teacher}
         for other, field in wanted.items():
             if other not in [variant.name for variant in variants]:
                 names = ", ".join(variant.name for variant in variants)
@@ -262,10 +281,19 @@ def check_study(study: Study) -> None:
         if not any(variant.pretrain for variant in variants) and not study.tasks:
             raise UserError("tasks=() and no variant changes the pretraining: add tasks")
         for variant in variants:
+            _check_teacher(variant, variants)
             pretraining_config(size, variant)
             for task in study.tasks:
                 finetuning_config(size, variant, task)
     _check_names("task", [task.name for task in study.tasks])
+
+
+def _check_teacher(variant: Variant, variants: Sequence[Variant]) -> None:
+    names = [each.name for each in variants]
+    if variant.teacher and names.index(variant.teacher) >= names.index(variant.name):
+        raise UserError(
+            f"variant {variant.name}: teacher={variant.teacher} comes after it: put it before"
+        )
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
@@ -285,6 +313,8 @@ def pretraining_config(size: Size, variant: Variant) -> PretrainConfig:
       UserError: if an override does not apply.
     """
     overrides = ("data.corpus=CORPUS", *size.pretrain, *variant.pretrain)
+    if variant.teacher:
+        return _checked(size.distil_recipe, overrides, DistillConfig, variant.name)
     return _checked(size.recipe, overrides, PretrainConfig, variant.name)
 
 
@@ -335,14 +365,17 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
     made = tuple(run.name for run in runs)
     names = set()
     for seed, variant in itertools.product(range(size.seeds), variants):
+        if seed >= (variant.seeds or size.seeds):
+            continue
         start = _Start(found, ())
         if not found:
-            alike = tuple(each.name for each in variants if each.pretrain == variant.pretrain)
+            alike = tuple(each.name for each in variants if each.pretraining == variant.pretraining)
             name = f"pretrain/{alike[0]}/seed-{0 if study.one_pretraining else seed}"
             start = _Start(str(folder / name), (name,))
             if name not in names:
                 names.add(name)
-                runs.append(_pretraining(study, size, variant, name, alike, corpus, made))
+                run = _pretraining(study, size, variant, name, alike, corpus, made)
+                runs.append(_distilling(run, variant, folder) if variant.teacher else run)
         for task in study.tasks:
             runs.append(_finetuning(size, variant, task, seed, start, paths))
             for step in _probes(study, size, variant):
@@ -384,11 +417,22 @@ def _pretraining(
     return Run(
         name=name,
         driver="pretrain",
-        flags=_config_flags(size.recipe, overrides),
+        flags=_config_flags(size.distil_recipe if variant.teacher else size.recipe, overrides),
         needs=needs,
         variants=serves,
         stage="pretrain",
         seed=seed,
+    )
+
+
+def _distilling(run: Run, variant: Variant, folder: pathlib.Path) -> Run:
+    """Returns the pretraining of a variant with a teacher."""
+    teacher = f"pretrain/{variant.teacher}/seed-0"
+    return dataclasses.replace(
+        run,
+        driver="distill",
+        flags=(*run.flags, f"--teacher={folder / teacher}"),
+        needs=(*run.needs, teacher),
     )
 
 

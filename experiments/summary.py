@@ -132,7 +132,7 @@ def _row(
     for metric, by_seed in values[name].items():
         # With the same pretraining there is no difference in its metrics.
         same = other is variant or (
-            metric.startswith("pretrain/") and variant.pretrain == other.pretrain
+            metric.startswith("pretrain/") and variant.pretraining == other.pretraining
         )
         theirs = {} if same else values[other.name].get(metric, {})
         difference = paired_difference(by_seed, theirs)

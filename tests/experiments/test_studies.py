@@ -52,10 +52,10 @@ def named(overrides: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_variant_changes_exactly_the_fields_that_it_names(name: str) -> None:
     found = load(name)
-    nothing = Variant("nothing")
     for chosen, variant in (
         (size, variant) for size in found.sizes.values() for variant in variants_of(found, size)
     ):
+        nothing = Variant("nothing", teacher=variant.teacher)
         base, ours = (pretraining_config(chosen, each) for each in (nothing, variant))
         fields = changed(base, ours)
         assert fields <= named(variant.pretrain)
@@ -89,7 +89,8 @@ def test_runs_come_after_those_that_they_need(name: str) -> None:
         assert set(run.needs) <= before and run.name not in before
         before.add(run.name)
     tasks = [run for run in runs if run.driver == "finetune"]
-    assert len(tasks) == len(variants_of(found, chosen)) * chosen.seeds * len(found.tasks)
+    seeds = sum(variant.seeds or chosen.seeds for variant in variants_of(found, chosen))
+    assert len(tasks) == seeds * len(found.tasks)
     pretrained = [run for run in runs if run.driver == "pretrain"]
     if found.one_pretraining:
         assert [run.name for run in pretrained] == [f"pretrain/{found.base}/seed-0"]
@@ -118,6 +119,29 @@ def test_variants_of_one_pretraining_share_it(study_file: pathlib.Path) -> None:
     assert "--checkpoint=runs/x/pretrain/pairs/seed-1" in runs["feel/slow/seed-1"].flags
     assert "--config.data.train=data/train.tsv" in runs["feel/slow/seed-1"].flags
     assert runs["pretrain/pairs/seed-1"].needs == ("corpus",)
+
+
+def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    size = dataclasses.replace(
+        found.sizes["cpu"], distil_recipe="configs/distil_mini_cpu.py", pretrain=("steps=200",)
+    )
+    variants = (
+        Variant("pairs", seeds=1),
+        Variant("student", teacher="pairs"),
+        Variant("slow_student", teacher="pairs", finetune=("epochs=1",)),
+        Variant("twin", pretrain=("encoder.layers=1",)),
+    )
+    changed = change(found, variants=variants, sizes={"cpu": size})
+    check_study(changed)
+    runs = {run.name: run for run in expand(changed, size, PATHS)}
+    assert "pretrain/pairs/seed-0" in runs and "pretrain/pairs/seed-1" not in runs
+    student = runs["pretrain/student/seed-1"]
+    assert student.driver == "distill" and student.variants == ("student", "slow_student")
+    assert student.needs == ("corpus", "pretrain/pairs/seed-0")
+    assert "--teacher=runs/x/pretrain/pairs/seed-0" in student.flags
+    assert "--config=configs/distil_mini_cpu.py" in student.flags
+    assert runs["pretrain/twin/seed-1"].driver == "pretrain"
 
 
 def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:
@@ -202,6 +226,14 @@ def change(found: Study, **changes: Any) -> Study:
         (
             {"variants": (Variant("pairs"),), "tasks": ()},
             "no variant changes the pretraining",
+        ),
+        (
+            {"variants": (Variant("pairs"), Variant("x", teacher="y"))},
+            "teacher=y is not a variant of size cpu: choose one of pairs, x",
+        ),
+        (
+            {"variants": (Variant("x", teacher="pairs"), Variant("pairs"))},
+            "variant x: teacher=pairs comes after it: put it before",
         ),
     ],
 )
