@@ -443,6 +443,9 @@ class FinetuneConfig:
     head_learning_rate: float = 0.0  # of all that is not the encoder; 0: optimizer.learning_rate
     dropout_rate: float = 0.1  # in the encoder and before the head
     label_smoothing: float = 0.0  # of classes
+    teacher: str = ""  # a checkpoint fine-tuned for this task, whose answers are learned as well
+    teacher_weight: float = 0.5  # of its answers in the loss; the labels have the rest
+    temperature: float = 2.0  # of the probabilities of both, where it teaches
     class_weights: str = ""  # of classes: LABEL=WEIGHT,...; or 'balanced'; '': all 1
     batch_size: int = 32  # E, examples or windows in a batch
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
@@ -909,6 +912,9 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
         _at_least(name, getattr(config, name), 0)
     for name in ("dropout_rate", "warmup_share", "label_smoothing"):
         _rate(name, getattr(config, name), below_one=True)
+    _positive("teacher_weight", config.teacher_weight)
+    _rate("teacher_weight", config.teacher_weight)
+    _positive("temperature", config.temperature)
     _rate("layer_decay", config.layer_decay)
     _positive("layer_decay", config.layer_decay)
     if config.encoder_mode is not EncoderMode.FULL:

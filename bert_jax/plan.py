@@ -39,7 +39,7 @@ def with_file_names(config: Any) -> Any:
         return dataclasses.replace(config, data=data)
     if isinstance(config, FinetuneConfig):
         data = dataclasses.replace(config.data, train=UNREAD, dev=UNREAD)
-        return dataclasses.replace(config, data=data)
+        return dataclasses.replace(config, data=data, teacher="")  # which is asked before
     return config
 
 

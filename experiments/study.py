@@ -61,7 +61,7 @@ class Variant:
 
     @property
     def pretraining(self) -> tuple[Overrides, str]:
-        """What its pretraining depends on."""
+        """The settings that its pretraining depends on."""
         return self.pretrain, self.teacher
 
 

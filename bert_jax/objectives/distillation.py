@@ -109,6 +109,37 @@ def _log_relations(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2), axis=-1)
 
 
+def taught_classes(logits: jax.Array, batch: Batch, temperature: float) -> Total:
+    """Sums T^2 KL to a teacher's classes: logits and `taught` [B, M, C], `weights` [B, M]."""
+    return soft_target_total(logits, batch["taught"], batch["weights"], temperature)
+
+
+def taught_numbers(values: jax.Array, batch: Batch, temperature: float) -> Total:
+    """Sums the squared error to a teacher's numbers, [B, N, 1]; there is no temperature."""
+    del temperature
+    return hidden_total(values, batch["taught"], batch["weights"])
+
+
+def taught_spans(logits: jax.Array, batch: Batch, temperature: float) -> Total:
+    """Sums T^2 KL to a teacher's first and last tokens of answers, the mean of both.
+
+    The probabilities are over the tokens of the example, as in `losses.span_totals`.
+
+    Args:
+      logits: [B, T, 2] float32.
+      batch: `taught` [B, T, 2] float32; `example_ids` [B, T] int32; `weights` [B, N] float32.
+      temperature: T, of both.
+    """
+    weights = batch["weights"]
+    slots = 1 + jnp.arange(weights.shape[1])
+    own = batch["example_ids"][:, None, :] == slots[None, :, None]  # [B, N, T]
+    total = jnp.zeros((), jnp.float32)
+    for side in range(2):
+        pair = [jnp.where(own, each[:, None, :, side], -1e30) for each in (logits, batch["taught"])]
+        total += 0.5 * soft_target_total(*pair, weights, temperature).sum
+    return Total(total, jnp.sum(weights))
+
+
 def agreement(student: jax.Array, teacher: jax.Array, weights: jax.Array) -> Total:
     """Counts the weighted slots whose likeliest token is that of the teacher: logits [B, M, V]."""
     best = [logits == jnp.max(logits, axis=-1, keepdims=True) for logits in (student, teacher)]

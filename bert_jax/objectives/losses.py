@@ -207,7 +207,11 @@ def add_up(totals: Callable[..., Any], fields: tuple[jax.Array, ...], length: in
 
 
 def make_task_loss(
-    model: nn.Module, totals_of: TotalsOf, class_weights: tuple[float, ...] = ()
+    model: nn.Module,
+    totals_of: TotalsOf,
+    class_weights: tuple[float, ...] = (),
+    *,
+    taught_weight: float = 0.0,
 ) -> Loss:
     """Returns the loss of a `TaskModel`.
 
@@ -215,15 +219,20 @@ def make_task_loss(
       model: gives the outputs.
       totals_of: outputs and batch to the totals, such as `class_totals`.
       class_weights: as `totals_of` has them.
+      taught_weight: of `taught_loss`, which then is among the totals; that of labels has the rest.
     """
 
     def totals(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
         return totals_of(_apply(model, params, batch, dropout_key), batch)
 
     def weights_of(batch: Batch) -> dict[str, jax.Array]:
-        return {"loss": jnp.sum(weights_in_loss(batch, class_weights))}
+        weights = {"loss": jnp.sum(weights_in_loss(batch, class_weights))}
+        return weights | ({"taught_loss": jnp.sum(batch["weights"])} if taught_weight else {})
 
-    return Loss(totals, weights_of, {"loss": 1.0})
+    factors = {"loss": 1.0 - taught_weight}
+    return Loss(
+        totals, weights_of, factors | ({"taught_loss": taught_weight} if taught_weight else {})
+    )
 
 
 def weights_in_loss(batch: Batch, class_weights: tuple[float, ...]) -> jax.Array:

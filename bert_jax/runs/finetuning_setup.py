@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.checkpoints.checkpoint import read_metadata
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.checkpoints.fingerprint import json_digest
 from bert_jax.checkpoints.transfer import check_head, task_encoder
 from bert_jax.config import (
@@ -23,6 +23,7 @@ from bert_jax.config import (
 from bert_jax.data.packing import draws
 from bert_jax.data.packing.draws import DrawKey, Purpose
 from bert_jax.data.tasks.batches import TaskBatches
+from bert_jax.data.tasks.labels import choices
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
 from bert_jax.data.tasks.splits import Outputs, Split, Task
 from bert_jax.distributed import sharding
@@ -35,6 +36,7 @@ from bert_jax.tasks.evaluation import (
     make_features_step,
     make_outputs_step,
 )
+from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.kinds import KINDS, chosen_metric, make_model, read_task
 from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.logs import StartClock
@@ -91,6 +93,9 @@ class FinetuningSetup:
             pool_last=self.encoder.causal,
             batch_size=config.batch_size,
         )
+        self.teacher = ""  # the fingerprint of its parameters
+        if config.teacher:
+            self._ask_teacher(config.teacher)
         self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
         self.features_step = make_features_step(self.model, self.mesh)
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
@@ -98,12 +103,47 @@ class FinetuningSetup:
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
         return finetuning_step(self.config, self.model, self.mesh, steps, weights)
 
+    def _ask_teacher(self, path: str) -> None:
+        """Runs a teacher over the training split, once; its outputs go with the inputs.
+
+        Raises:
+          UserError: if it is of another task, or has another tokenizer or other labels.
+        """
+        checkpoint, inputs = find_checkpoint(path), self.task.train.inputs
+        metadata = read_metadata(checkpoint)
+        if metadata["tokenizer"]["fingerprint"] != self.stored_tokenizer["fingerprint"]:
+            raise UserError(
+                f"--config.teacher={path} and --checkpoint={self.checkpoint} have different"
+                " tokenizers: choose a teacher with the student's"
+            )
+        if metadata["kind"] != self.config.task.value:
+            raise UserError(
+                f"--config.teacher={path} is of kind {metadata['kind']}, and this is"
+                f" task={self.config.task.value}: fine-tune the teacher for it first"
+            )
+        if metadata["labels"] != self.task.labels:
+            raise UserError(
+                f"--config.teacher={path} has the labels {choices(metadata['labels'])}, and the"
+                f" task has {choices(self.task.labels)}: fine-tune the teacher on the same labels"
+            )
+        teacher = FineTuned(checkpoint, metadata, sharding.make_mesh(self.config.mesh))
+        if (longest := int(inputs.sizes.max())) > teacher.encoder.max_length:
+            raise UserError(
+                f"--config.data.length={self.config.data.length}: the longest input has {longest}"
+                f" tokens, and the teacher takes {teacher.encoder.max_length}: lower it"
+            )
+        outputs = teacher.outputs(inputs, batch_size=self.config.batch_size, packed=True)
+        taught = np.stack(outputs) if self.model.whole_inputs else list(outputs)
+        self.task.train.inputs = dataclasses.replace(inputs, taught=taught)
+        self.teacher = json_digest(metadata["fingerprints"]["params"])
+
     def identity(self) -> dict[str, Any]:
         """Returns what `check_same_task` compares, ready for JSON."""
         return {
             "task": self.task_digest,
             "checkpoint": str(self.checkpoint),
             "source": self.source,
+            "teacher": self.teacher,
         }
 
     def input_batches(self, inputs: TaskInputs) -> InputBatches:
@@ -227,6 +267,11 @@ def check_same_task(
         raise UserError(
             f"{workdir} began with the parameters of {metadata['checkpoint']}, which are not those"
             f" of {setup.checkpoint}: give that --checkpoint, or name another --workdir"
+        )
+    if metadata.get("teacher", "") != setup.teacher:
+        raise UserError(
+            f"{workdir} began with another teacher than {setup.config.teacher}: name another"
+            " --workdir"
         )
 
 

@@ -8,6 +8,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskDataConfig, TaskKind
@@ -19,9 +20,13 @@ from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
 from bert_jax.data.tasks.tables import is_tfds
 from bert_jax.errors import UserError
+from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import TaskModel
+from bert_jax.objectives.distillation import taught_classes, taught_numbers, taught_spans
 from bert_jax.objectives.losses import (
     Loss,
+    Total,
+    Totals,
     TotalsOf,
     class_totals,
     make_task_loss,
@@ -40,6 +45,7 @@ class Kind:
       whole_inputs: True if the head reads [CLS], False if it reads every token.
       outputs: outputs of the head for each input or token; 0: one for each label.
       totals: computes the loss and its companions from outputs and labels.
+      taught: computes the loss to a teacher's outputs, from outputs, batch and temperature.
       metrics: scores that can choose the best epoch; the first is the default.
       read_task: reads all files of a task.
       read_split: reads one file of a task, given the labels.
@@ -50,6 +56,7 @@ class Kind:
     whole_inputs: bool
     outputs: int
     totals: TotalsOf
+    taught: Callable[[jax.Array, Batch, float], Total]
     metrics: tuple[str, ...]
     read_task: Callable[[TaskDataConfig, Tokenizer], Task]
     read_split: Callable[[str, TaskDataConfig, Tokenizer, Sequence[str]], Split]
@@ -63,6 +70,7 @@ KINDS = {
         whole_inputs=True,
         outputs=0,
         totals=class_totals,
+        taught=taught_classes,
         metrics=("accuracy", "f1", "macro_f1", "matthews"),
         read_task=tasks.read_class_task,
         read_split=tasks.read_class_split,
@@ -73,6 +81,7 @@ KINDS = {
         whole_inputs=True,
         outputs=1,
         totals=number_totals,
+        taught=taught_numbers,
         metrics=("pearson", "spearman"),
         read_task=tasks.read_number_task,
         read_split=lambda source, data, tokenizer, _: tasks.read_number_split(
@@ -85,6 +94,7 @@ KINDS = {
         whole_inputs=False,
         outputs=0,
         totals=class_totals,
+        taught=taught_classes,
         metrics=("f1", "accuracy"),
         read_task=tag_task.read_tag_task,
         read_split=tag_task.read_tag_split,
@@ -95,6 +105,7 @@ KINDS = {
         whole_inputs=False,
         outputs=2,
         totals=span_totals,
+        taught=taught_spans,
         metrics=("f1", "exact_match"),
         read_task=span_task.read_span_task,
         read_split=lambda source, data, tokenizer, _: span_task.read_span_split(
@@ -162,13 +173,22 @@ def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[
 def training_loss(
     model: TaskModel, config: FinetuneConfig, class_weights: tuple[float, ...]
 ) -> Loss:
-    """Returns the training loss, with the config's label smoothing and weights of classes."""
-    totals = KINDS[config.task].totals
+    """Returns the training loss: label smoothing, weights of classes, a teacher's answers."""
+    kind = KINDS[config.task]
+    totals = kind.totals
     if totals is class_totals:
         totals = functools.partial(
             class_totals, label_smoothing=config.label_smoothing, class_weights=class_weights
         )
-    return make_task_loss(model, totals, class_weights)
+    if not config.teacher:
+        return make_task_loss(model, totals, class_weights)
+    of_labels = totals
+
+    def with_teacher(outputs: jax.Array, batch: Batch) -> Totals:
+        taught = kind.taught(outputs, batch, config.temperature)
+        return {**of_labels(outputs, batch), "taught_loss": taught}
+
+    return make_task_loss(model, with_teacher, class_weights, taught_weight=config.teacher_weight)
 
 
 def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tuple[float, ...]:

@@ -220,3 +220,66 @@ def test_recipes_of_distilling_and_pretraining_do_not_mix(
     assert "returns a DistillConfig, and this driver needs a PretrainConfig" in result.error()
     result = drivers.run("distill", *pretrain_flags, teacher, workdir)
     assert "returns a PretrainConfig, and this driver needs a DistillConfig" in result.error()
+
+
+@pytest.fixture(scope="session")
+def taught_flags(distilled: Run, finetuned: Run, task: pathlib.Path) -> list[str]:
+    *flags, _ = finetune_flags(task, distilled, pathlib.Path())
+    return [*flags, f"--config.teacher={finetuned[0]}", "--config.teacher_weight=1"]
+
+
+def test_a_student_learns_a_task_from_its_teacher_alone(
+    taught_flags: list[str], drivers: Drivers, tmp_path: pathlib.Path
+) -> None:
+    """With all of the weight on the teacher, labels that are wrong do not matter."""
+    workdir = tmp_path / "run"
+    said = drivers.run("finetune", *taught_flags, f"--workdir={workdir}")
+    assert said.status == 0, said
+    lines = [line for line in log_of(workdir) if "taught_loss" in line]
+    for line in lines:
+        # One is a mean over batches, the other over examples.
+        assert line["loss"] == pytest.approx(line["taught_loss"], rel=1e-2)
+    assert lines[-1]["taught_loss"] < lines[0]["taught_loss"]
+    train = next(flag for flag in taught_flags if "data.train" in flag).partition("=")[2]
+    head, *rows = pathlib.Path(train).read_text().splitlines()
+    swapped = {"warm": "cold", "cold": "warm"}
+    cells = [row.split("\t") for row in rows]
+    wrong = [f"{number}\t{swapped[label]}\t{words}" for number, label, words in cells]
+    (tmp_path / "wrong.tsv").write_text("\n".join([head, *wrong]) + "\n")
+    flags = [*taught_flags, f"--config.data.train={tmp_path / 'wrong.tsv'}"]
+    other = tmp_path / "other"
+    assert drivers.run("finetune", *flags, f"--workdir={other}").status == 0
+    assert_same_bits(arrays_of(other), arrays_of(workdir))
+    assert "taught_loss" not in log_of(other)[-1]  # held-out scores know the labels alone
+
+
+def test_a_sweep_has_a_teacher_too(
+    taught_flags: list[str], drivers: Drivers, tmp_path: pathlib.Path
+) -> None:
+    flags = [*taught_flags, "--learning_rates=1e-3,3e-2", f"--workdir={tmp_path / 'sweep'}"]
+    said = drivers.run("finetune_sweep", *flags)
+    assert said.status == 0, said
+    assert any("taught_loss" in line for line in log_of(tmp_path / "sweep"))
+
+
+def test_a_teacher_of_another_task_is_refused(
+    taught_flags: list[str],
+    pretrained: Run,
+    finetuned: Run,
+    drivers: Drivers,
+    tmp_path: pathlib.Path,
+) -> None:
+    workdir = f"--workdir={tmp_path / 'run'}"
+    given = [flag for flag in taught_flags if "config.teacher=" not in flag]
+    result = drivers.run("finetune", *given, f"--config.teacher={pretrained[0]}", workdir)
+    assert "is of kind pretraining, and this is task=classification" in result.error()
+    (tmp_path / "other.tsv").write_text("id\tfeel\twords\n0\thot\tred\n1\tcold\tblue\n")
+    files = [f"--config.data.{split}={tmp_path / 'other.tsv'}" for split in ("train", "dev")]
+    others = [
+        flag
+        for flag in taught_flags
+        if not flag.startswith(("--config.data.train", "--config.data.dev"))
+    ]
+    result = drivers.run("finetune", *others, *files, workdir)
+    assert "has the labels 'cold', 'warm', and the task has 'cold', 'hot'" in result.error()
+    assert not (tmp_path / "run").exists()

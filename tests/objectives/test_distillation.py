@@ -20,6 +20,9 @@ from bert_jax.objectives.distillation import (
     relation_total,
     soft_target_total,
     split_heads,
+    taught_classes,
+    taught_numbers,
+    taught_spans,
 )
 from bert_jax.objectives.losses import mean
 from bert_jax.training.state import run_key
@@ -307,3 +310,32 @@ def test_long_rows_are_compared_a_part_at_a_time(tiny_encoder: EncoderConfig) ->
     np.testing.assert_allclose(totals["soft_loss"], expected, rtol=1e-5)
     program = jax.jit(jax.grad(lambda params: loss(params, batch, None)[0])).lower(ours)
     assert "3x100x60x" not in program.as_text().replace("tensor<", "")  # no logits of all tokens
+
+
+def test_answers_of_a_teacher_of_a_task() -> None:
+    torch = pytest.importorskip("torch")
+    outputs, taught, weights = draw(2, 5, 4), draw(2, 5, 4, seed=1), slots(2, 5)
+    batch = {"taught": jnp.array(taught), "weights": jnp.array(weights)}
+    found = taught_classes(jnp.array(outputs), batch, 3.0)
+    expected = soft_target_total(*map(jnp.array, (outputs, taught, weights)), 3.0)
+    np.testing.assert_allclose(found, expected)
+    numbers = taught_numbers(
+        jnp.array(outputs[..., :1]), batch | {"taught": jnp.array(taught[..., :1])}, 3.0
+    )
+    assert float(mean(numbers)) == pytest.approx(
+        np.mean((outputs - taught)[..., 0][weights > 0] ** 2), rel=1e-5
+    )
+    # Answers: two examples in a row, and padding.
+    ids = np.array([[1, 1, 1, 2, 2, 0]], np.int32)
+    logits, other = draw(1, 6, 2), draw(1, 6, 2, seed=1)
+    batch = {"taught": jnp.array(other), "weights": jnp.ones((1, 2)), "example_ids": jnp.array(ids)}
+    total = 0.0
+    for example in (1, 2):
+        own = torch.from_numpy(ids[0] == example)
+        for side in range(2):
+            pair = [torch.from_numpy(each)[0, own, side] / 2 for each in (logits, other)]
+            logs = [each.log_softmax(-1) for each in pair]
+            divergence = torch.nn.functional.kl_div(*logs, reduction="sum", log_target=True)
+            total += 4 * float(divergence) / 2
+    found = taught_spans(jnp.array(logits), batch, 2.0)
+    assert float(found.sum) == pytest.approx(total, rel=1e-5) and float(found.weight) == 2

@@ -34,6 +34,7 @@ class TaskInputs:
       special: the tokens around the texts.
       features: cached vectors of the encoder: [I, D] float32 for whole inputs, a list of I arrays
         [size, D] for tokens; None if they are not cached.
+      taught: outputs of a teacher in the same form, with C in the place of D; None without one.
     """
 
     a: list[np.ndarray]
@@ -42,6 +43,7 @@ class TaskInputs:
     example_of: np.ndarray
     special: SpecialIds
     features: np.ndarray | list[np.ndarray] | None = None
+    taught: np.ndarray | list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Number of inputs, I."""
@@ -62,6 +64,7 @@ class TaskInputs:
             self.example_of[chosen],
             self.special,
             None if self.features is None else _take(self.features, chosen),
+            None if self.taught is None else _take(self.taught, chosen),
         )
 
 
@@ -179,8 +182,9 @@ class TaskStream:
         else:
             weights = _placed(batch, at, np.ones(len(inputs)), chosen)
         batch |= {"labels": labels, "weights": weights.astype(np.float32)}
-        if inputs.features is not None:
-            batch["features"] = _placed(batch, at, inputs.features, chosen)
+        for name in ("features", "taught"):
+            if (values := getattr(inputs, name)) is not None:
+                batch[name] = _placed(batch, at, values, chosen)
         return batch
 
 
