@@ -135,8 +135,10 @@ def taught_spans(logits: jax.Array, batch: Batch, temperature: float) -> Total:
     own = batch["example_ids"][:, None, :] == slots[None, :, None]  # [B, N, T]
     total = jnp.zeros((), jnp.float32)
     for side in range(2):
-        pair = [jnp.where(own, each[:, None, :, side], -1e30) for each in (logits, batch["taught"])]
-        total += 0.5 * soft_target_total(*pair, weights, temperature).sum
+        student, teacher = (
+            jnp.where(own, each[:, None, :, side], -1e30) for each in (logits, batch["taught"])
+        )
+        total += 0.5 * soft_target_total(student, teacher, weights, temperature).sum
     return Total(total, jnp.sum(weights))
 
 
