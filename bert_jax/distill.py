@@ -1,4 +1,4 @@
-r"""Distils a smaller encoder from a teacher: pretraining whose loss also looks at the teacher.
+r"""Distils an encoder: pretraining whose loss also looks at a teacher.
 
     python -m bert_jax.distill --config=distilbert \
         --teacher=runs/base --config.data.corpus=data/wiki --workdir=runs/distilbert

@@ -236,9 +236,6 @@ def test_a_student_learns_a_task_from_its_teacher_alone(
     said = drivers.run("finetune", *taught_flags, f"--workdir={workdir}")
     assert said.status == 0, said
     lines = [line for line in log_of(workdir) if "taught_loss" in line]
-    for line in lines:
-        # One is a mean over batches, the other over examples.
-        assert line["loss"] == pytest.approx(line["taught_loss"], rel=1e-2)
     assert lines[-1]["taught_loss"] < lines[0]["taught_loss"]
     train = next(flag for flag in taught_flags if "data.train" in flag).partition("=")[2]
     head, *rows = pathlib.Path(train).read_text().splitlines()

@@ -16,7 +16,7 @@ def test_the_lines_of_other_packages_are_not_named() -> None:
     source = """
 import jax
 
-def gradient(params, batch, key):
+def gradient(params, batch, key, teacher):
     return jax.value_and_grad(lambda x: (jax.numpy.log(x) * 0.0, {}), has_aux=True)(params)
 """
     names = {}

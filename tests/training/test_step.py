@@ -1,6 +1,7 @@
 """The step: one loss and one gradient whatever the mesh and the packing, and repeatable draws."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -170,6 +171,11 @@ def test_the_run_key_decides_everything(tiny_encoder):
         assert moved.max() > 1e-3
 
 
+def loss_of(loss_fn: Any) -> Any:
+    """A loss that has no teacher."""
+    return types.SimpleNamespace(given=lambda teacher: loss_fn)
+
+
 def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_encoder):
     model, tx, mesh = PretrainingModel(tiny_encoder), optax.identity(), one_device()
     abstract = abstract_state(model, tx, mesh)
@@ -183,7 +189,7 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
     def prepare(batch: Any, key: jax.Array, rate: jax.Array) -> Any:
         return batch | {"key": key, "rate": rate}
 
-    step = training.make_train_step(loss_fn, prepare, tx, abstract)
+    step = training.make_train_step(loss_of(loss_fn), prepare, tx, abstract)
     state, batch = start(model, tx, abstract), place(make_batch(tiny_encoder), mesh)
     seen, names, run = [], {"dropout", "rows", "rate"}, run_inputs()
     rates = np.float32([0.1, 0.2, 0.3])
@@ -290,7 +296,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(tiny_encoder
         decider = batch["token_ids"][0, 0]
         return loss * jnp.select([decider == MASK, decider == UNK], [jnp.nan, jnp.inf], 1.0), totals
 
-    step = training.make_train_step(sick, lambda batch, key, step: batch, tx, abstract)
+    step = training.make_train_step(loss_of(sick), lambda batch, key, step: batch, tx, abstract)
     run, healthy = run_inputs(), make_batch(tiny_encoder)
     state, totals = step(start(model, tx, abstract), place(healthy, mesh), run)
     assert totals["skipped"] == (0, 1) and mean(totals["loss"]) > 0
