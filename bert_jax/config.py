@@ -714,7 +714,10 @@ def _validate_distilling(config: DistillConfig) -> None:
             f"--config.distillation.relation_heads={lessons.relation_heads} does not divide"
             f" encoder.width={encoder.width}: choose among {_divisors(encoder.width, 64)}"
         )
-    check_layer("distillation.student_layer", lessons.student_layer, encoder.layers, "student")
+    layers = encoder.layers
+    check_layer(
+        "distillation.student_layer", lessons.student_layer, layers, "student", lowest=-layers
+    )
     pairs = layer_pairs(lessons)
     if bool(pairs) != (lessons.hidden_weight > 0):
         raise UserError(
@@ -722,7 +725,7 @@ def _validate_distilling(config: DistillConfig) -> None:
             f" hidden_weight={lessons.hidden_weight}: give both, or neither"
         )
     for number, _ in pairs:
-        check_layer("distillation.hidden_pairs", max(number, 0), encoder.layers, "student")
+        check_layer("distillation.hidden_pairs", number, layers, "student", lowest=-1)
 
 
 def layer_numbers(name: str, text: str) -> list[int]:
@@ -755,22 +758,23 @@ def layer_pairs(config: DistillationConfig) -> list[tuple[int, int]]:
         ) from None
 
 
-def check_layer(name: str, number: int, layers: int, whose: str) -> None:
-    """Checks the number of a layer, from 0, or from -1 downwards.
+def check_layer(name: str, number: int, layers: int, whose: str, *, lowest: int = 0) -> None:
+    """Checks the number of a layer.
 
     Args:
       name: of the field.
       number: given there.
       layers: of the model.
       whose: 'student' or 'teacher'.
+      lowest: that the field takes.
 
     Raises:
       UserError: if the model has no such layer.
     """
-    if not -layers <= number < layers:
+    if not lowest <= number < layers:
         raise UserError(
             f"--config.{name}: the {whose} has {layers} layers, and no layer {number}: choose from"
-            f" 0 to {layers - 1}"
+            f" {lowest} to {layers - 1}"
         )
 
 

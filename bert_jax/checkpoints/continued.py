@@ -9,9 +9,9 @@ from bert_jax.config import EncoderConfig, PretrainConfig, PretrainDataConfig, f
 from bert_jax.errors import UserError
 
 # Fields of the encoder that are the run's own: how it computes.
-_OF_RUN = frozenset({"compute_type", "attention", "remat", "unroll"})
+OF_RUN = frozenset({"compute_type", "attention", "remat", "unroll"})
 # Fields that no parameter depends on: the run may set them.
-_FREE = frozenset(
+FREE = frozenset(
     "dropout_rate attention_dropout_rate attention_output_dropout_rate mlp_output_dropout_rate"
     " init_stddev position_init depth_scaled_init".split()
 )
@@ -37,11 +37,11 @@ def continued(config: PretrainConfig, init: str | os.PathLike[str]) -> PretrainC
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(EncoderConfig):
         ours, theirs = getattr(config.encoder, field.name), getattr(stored, field.name)
-        if field.name in _OF_RUN or ours == theirs:
+        if field.name in OF_RUN or ours == theirs:
             continue
         if ours == getattr(usual, field.name):
             changes[field.name] = theirs
-        elif field.name not in _FREE:
+        elif field.name not in FREE:
             shown = getattr(theirs, "value", theirs)
             raise UserError(
                 f"--config.encoder.{field.name}={getattr(ours, 'value', ours)}, and"

@@ -14,6 +14,7 @@ from bert_jax.checkpoints.checkpoint import (
     read_metadata,
     restore_groups,
 )
+from bert_jax.checkpoints.continued import FREE, OF_RUN
 from bert_jax.checkpoints.fingerprint import json_digest, leaf_name
 from bert_jax.config import (
     DistillConfig,
@@ -35,11 +36,7 @@ from bert_jax.training.state import abstract_params
 _HEAD = "mlm_head"
 # Fields of an encoder that a student may have otherwise where its layers begin as the teacher's:
 # those that change no output of a layer, or that only heads of tasks read.
-_FREE = frozenset(
-    "layers segments max_length pooling pooler init_stddev position_init depth_scaled_init"
-    " dropout_rate attention_dropout_rate attention_output_dropout_rate mlp_output_dropout_rate"
-    " compute_type attention remat unroll".split()
-)
+_FREE = OF_RUN | FREE | frozenset("layers segments max_length pooling pooler".split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +119,7 @@ def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: 
     Raises:
       UserError: naming the field that does not suit.
     """
-    student, lessons = config.encoder, config.distillation
+    student, lessons, layers = config.encoder, config.distillation, teacher.layers
     lengths = [config.data.length, *(phase.length for phase in config.phases)]
     if max(lengths) > teacher.max_length:
         raise UserError(
@@ -151,7 +148,8 @@ def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: 
         or lessons.key_weight
         or lessons.value_weight
     ):
-        check_layer("distillation.teacher_layer", lessons.teacher_layer, teacher.layers, "teacher")
+        number = lessons.teacher_layer
+        check_layer("distillation.teacher_layer", number, layers, "teacher", lowest=-layers)
         heads = lessons.relation_heads
         if not heads and teacher.heads != student.heads:
             raise UserError(
@@ -165,7 +163,7 @@ def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: 
                 f" {teacher.width}: choose a number that divides both widths"
             )
     for _, number in layer_pairs(lessons):
-        check_layer("distillation.hidden_pairs", max(number, 0), teacher.layers, "teacher")
+        check_layer("distillation.hidden_pairs", number, layers, "teacher", lowest=-1)
     if config.student_layers:
         _check_taken_over(config, teacher)
 

@@ -166,6 +166,14 @@ def test_relations_alone_make_an_encoder(
         ),
         (["distillation.hidden_pairs=0:1"], "give both, or neither"),
         (
+            ["distillation.hidden_pairs=-2:0", "distillation.hidden_weight=1"],
+            "the student has 1 layers, and no layer -2: choose from -1 to 0",
+        ),
+        (
+            ["distillation.hidden_pairs=0:-3", "distillation.hidden_weight=1"],
+            "the teacher has 2 layers, and no layer -3: choose from -1 to 1",
+        ),
+        (
             ["distillation.hidden_pairs=0-1", "distillation.hidden_weight=1"],
             "must be pairs of layers",
         ),
