@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from bert_jax.cli import app
-from bert_jax.cli.flags import LaunchFlags, checked_config, config_flag, workdir_flag
+from bert_jax.cli.flags import (
+    LaunchFlags,
+    checked_config,
+    config_flag,
+    replay_flag,
+    workdir_flag,
+)
 from bert_jax.config import DistillConfig
 
 _CONFIG = config_flag(DistillConfig)
@@ -20,9 +26,7 @@ _WORKDIR = workdir_flag()
 _TEACHER = flags.DEFINE_string(
     "teacher", None, "a run, or RUN/checkpoints/STEP: pretrained, fine-tuned or imported"
 )
-_REPLAY = flags.DEFINE_integer(
-    "replay", 0, "run to this step again and look for its first NaN; nothing is written"
-)
+_REPLAY = replay_flag()
 _LAUNCH = LaunchFlags()
 
 

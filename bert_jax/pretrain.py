@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from bert_jax.cli import app
-from bert_jax.cli.flags import LaunchFlags, checked_config, config_flag, workdir_flag
+from bert_jax.cli.flags import (
+    LaunchFlags,
+    checked_config,
+    config_flag,
+    replay_flag,
+    workdir_flag,
+)
 from bert_jax.config import PretrainConfig
 
 _CONFIG = config_flag(PretrainConfig)
@@ -23,9 +29,7 @@ _WORKDIR = workdir_flag()
 _INIT = flags.DEFINE_string(
     "init", "", "a pretraining run, or RUN/checkpoints/STEP, whose parameters to start from"
 )
-_REPLAY = flags.DEFINE_integer(
-    "replay", 0, "run to this step again and look for its first NaN; nothing is written"
-)
+_REPLAY = replay_flag()
 _LAUNCH = LaunchFlags()
 
 

@@ -3,14 +3,13 @@
 import dataclasses
 
 import pretrain_modern_mini
-from bert_jax.config import DistillConfig, DistilledTokens
+from bert_jax.config import DistillConfig, DistilledTokens, PretrainConfig
 
 
-def get_config() -> DistillConfig:
-    """DistilBERT's three losses, at the masked tokens alone, which costs less."""
-    mini = pretrain_modern_mini.get_config()
+def distilling(recipe: PretrainConfig) -> DistillConfig:
+    """Adds DistilBERT's three losses, at the masked tokens alone, which costs less."""
     config = DistillConfig(
-        **{field.name: getattr(mini, field.name) for field in dataclasses.fields(mini)}
+        **{field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     )
     config.encoder.layers = config.encoder.unroll = 2
     config.student_layers = "0,3"
@@ -19,3 +18,8 @@ def get_config() -> DistillConfig:
     config.distillation.cosine_weight = 1.0
     config.distillation.tokens = DistilledTokens.MASKED
     return config
+
+
+def get_config() -> DistillConfig:
+    """Two layers of the teacher's four."""
+    return distilling(pretrain_modern_mini.get_config())

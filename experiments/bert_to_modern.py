@@ -11,6 +11,7 @@ import itertools
 from typing import NamedTuple
 
 from experiments import tasks
+from experiments.sizes import PREPARE_8000
 from experiments.study import Overrides, Published, Size, Study, Variant
 
 
@@ -111,11 +112,6 @@ def _few_variants(width: int) -> tuple[Variant, ...]:
     )
 
 
-_PREPARE = (
-    "--source=text:{data}/text",
-    "--layout=paragraphs",
-    "--tokenizer=train:sentencepiece:8000",
-)
 _MUON = ("optimizer.rule=muon", "optimizer.update_rms=0.4")  # and not what the recipe may become
 _TINY, _MINI = 128, 256  # widths
 
@@ -125,7 +121,7 @@ STUDY = Study(
     tasks=(tasks.ENTITIES,),
     sizes={
         "cpu": Size(
-            prepare=_PREPARE,
+            prepare=PREPARE_8000,
             recipe="configs/pretrain_modern_tiny.py",
             pretrain=_MUON,
             finetune=("optimizer.learning_rate=1e-3", "epochs=5"),
@@ -134,7 +130,7 @@ STUDY = Study(
             cores=1,
         ),
         "mini": Size(
-            prepare=_PREPARE,
+            prepare=PREPARE_8000,
             recipe="configs/pretrain_modern_mini.py",
             pretrain=_MUON,
             finetune=("optimizer.learning_rate=5e-4", "epochs=5"),

@@ -3,6 +3,7 @@
 from experiments.study import Size
 
 _TEXT = ("--source=text:{data}/text", "--layout=paragraphs")
+PREPARE_8000 = (*_TEXT, "--tokenizer=train:sentencepiece:8000")  # for models of tiny and mini size
 
 CPU = Size(
     prepare=_TEXT,

@@ -48,6 +48,13 @@ def workdir_flag() -> flags.FlagHolder[str | None]:
     )
 
 
+def replay_flag() -> flags.FlagHolder[int]:
+    """Defines `--replay`, of a pretraining or distilling run."""
+    return flags.DEFINE_integer(
+        "replay", 0, "run to this step again and look for its first NaN; nothing is written"
+    )
+
+
 def checkpoint_flag(help: str) -> flags.FlagHolder[str | None]:
     """Defines `--checkpoint`, of a run or one of its steps."""
     return flags.DEFINE_string("checkpoint", None, f"{help}: a run, or RUN/checkpoints/STEP")

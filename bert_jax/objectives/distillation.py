@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import DistillationConfig, DistilledTokens, layer_pairs
+from bert_jax.config import LESSONS, DistillationConfig, DistilledTokens, layer_pairs
 from bert_jax.model.attention import tokens_of, visible
 from bert_jax.model.encoder import Batch, Heads, Observed
 from bert_jax.model.layers import gather_positions
@@ -163,8 +163,7 @@ def make_distillation_loss(
       config: of the lessons.
     """
     lessons = Lessons(student, teacher, config)
-    names = ("mlm", "soft", "cosine", *_RELATIONS, "hidden")
-    factors = {f"{name}_loss": getattr(config, f"{name}_weight") for name in names}
+    factors = {f"{name}_loss": getattr(config, f"{name}_weight") for name in ("mlm", *LESSONS)}
     factors = {name: factor for name, factor in factors.items() if factor}
 
     def weights_of(batch: Batch) -> dict[str, jax.Array]:

@@ -9,7 +9,6 @@ XLA's compiled program needs beside its arguments.
 """
 
 import dataclasses
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -154,7 +153,7 @@ def main(_: list[str]) -> None:
     for name, (program, _) in programs.items():
         temporary = program.memory_analysis().temp_size_in_bytes / 1e9
         print(f"{name:8} {medians[name]:8.3f} s {temporary:8.3f} GB")
-    parts = functools.reduce(float.__add__, (medians["teacher"], medians["student"]))
+    parts = medians["teacher"] + medians["student"]
     print(f"both of teacher and student: {medians['both'] / parts:.3f}")
 
 
