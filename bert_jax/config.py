@@ -286,6 +286,7 @@ class MaskingConfig:
     final_rate: float = 0.0  # rate of the last step, reached linearly; 0: the rate is constant
     uniform_rate: bool = False  # True: each example draws its rate from 0 to 1; `rate` is not read
     weigh_by_rate: bool = False  # True: losses count 1 / rate, as in masked diffusion (LLaDA)
+    smoothing: float = 0.0  # a token is chosen with a weight of count^-smoothing (DistilBERT: 0.7)
     mask_share: float = 0.8  # of those, replaced by [MASK]
     random_share: float = 0.1  # of those, replaced by a random token; the rest is kept
     span_stop_rate: float = 0.2  # chance that a span ends after each of its words
@@ -877,6 +878,12 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
             " set it to 0, or masking.uniform_rate=False"
         )
     strategy = config.strategy
+    _at_least("masking.smoothing", config.smoothing, 0)
+    if config.smoothing and strategy is not MaskStrategy.TOKENS:
+        raise UserError(
+            f"--config.masking.smoothing={config.smoothing:g} weighs single tokens, and"
+            f" masking.strategy={strategy.value}: set smoothing to 0, or masking.strategy=tokens"
+        )
     if encoder.causal and strategy is not MaskStrategy.NEXT_TOKEN:
         raise UserError(
             f"--config.masking.strategy={strategy.value} hides what a causal encoder cannot look"

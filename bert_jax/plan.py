@@ -4,6 +4,8 @@ r"""Plans a run: its memory, time and cost on devices that need not exist here.
         --config.encoder.vocab_size=30522 --price=1.2 \
         --finetune_config=finetune_sst2 --finetune_examples=67349
 
+A distilling run (--config=distilbert) needs --teacher, a checkpoint or the recipe of one.
+
 The step of the run is compiled for each topology: a TPU slice, for which libtpu must be installed,
 or `cpu:N`. Times are lower bounds by the peaks of the chips, never measured; evaluations,
 checkpoints and the start are not counted.
@@ -11,18 +13,25 @@ checkpoints and the start are not counted.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from bert_jax.cli import app
 from bert_jax.cli.flags import checked_config, config_flag
 from bert_jax.cli.recipes import read_recipe
-from bert_jax.config import UNREAD, FinetuneConfig, PretrainConfig
+from bert_jax.config import UNREAD, DistillConfig, FinetuneConfig, PretrainConfig
 from bert_jax.errors import UserError
+from bert_jax.files import given_path
 
-_CONFIG = config_flag(PretrainConfig)
+if TYPE_CHECKING:
+    from bert_jax.runs.teacher import TeacherShape
+
+_CONFIG = config_flag(PretrainConfig, DistillConfig)
 _TOPOLOGY = flags.DEFINE_string("topology", "", "the devices to plan for: v5e:4x4,cpu:8,...")
+_TEACHER = flags.DEFINE_string(
+    "teacher", "", "of a distilling run: a checkpoint, or the recipe that would pretrain one"
+)
 _PRICE = flags.DEFINE_float(
     "price", 0.0, "price of a chip for an hour, in any currency; 0: no costs are shown"
 )
@@ -58,8 +67,34 @@ def read_task_config(recipe: str, examples: int) -> FinetuneConfig | None:
             f"--finetune_examples={examples}: give the number of examples that {recipe} trains on,"
             " such as --finetune_examples=67349"
         )
-    config = with_file_names(read_recipe(recipe, FinetuneConfig, "finetune_config"))
+    config = with_file_names(read_recipe(recipe, FinetuneConfig, flag="finetune_config"))
     return checked_config(config, FinetuneConfig)
+
+
+def read_teacher(given: str, config: PretrainConfig) -> "TeacherShape | None":
+    """Reads the shape of the teacher of a distilling run; None where there is none.
+
+    Args:
+      given: a checkpoint, or a recipe.
+      config: of the run.
+
+    Raises:
+      UserError: if it is neither, or is missing, or the run has none.
+    """
+    from bert_jax.checkpoints.checkpoint import find_checkpoint
+    from bert_jax.runs.teacher import TeacherShape, stored_shape
+
+    if not isinstance(config, DistillConfig):
+        if given:
+            raise UserError(
+                f"--teacher={given}: this recipe is no distilling run: name one, such as"
+                " --config=distilbert, or leave --teacher out"
+            )
+        return None
+    app.require("teacher", given, "pretrain_base")
+    if given_path(given).is_dir():
+        return stored_shape(find_checkpoint(given))
+    return TeacherShape(read_recipe(given, PretrainConfig, flag="teacher").encoder, has_head=True)
 
 
 def main(_: Sequence[str]) -> None:
@@ -72,7 +107,15 @@ def main(_: Sequence[str]) -> None:
     names = parse_topologies(_TOPOLOGY.value)
     config = checked_config(with_file_names(_CONFIG.value), PretrainConfig)
     task = read_task_config(_FINETUNE.value, _EXAMPLES.value)
-    print_plans(config, names, price=_PRICE.value, task=task, examples=_EXAMPLES.value)
+    teacher = read_teacher(_TEACHER.value, config)
+    print_plans(
+        config,
+        names,
+        price=_PRICE.value,
+        task=task,
+        examples=_EXAMPLES.value,
+        teacher=teacher,
+    )
 
 
 if __name__ == "__main__":

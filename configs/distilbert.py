@@ -16,6 +16,7 @@ def get_config() -> DistillConfig:
     config.data.format = ExampleFormat.FULL_SENTENCES
     config.data.objective = SentenceObjective.NONE
     config.data.length = _LENGTH
+    config.masking.smoothing = 0.7
     config.distillation.soft_weight = 5.0
     config.distillation.mlm_weight = 2.0
     config.distillation.cosine_weight = 1.0

@@ -6,7 +6,7 @@ import functools
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -69,10 +69,10 @@ def command_faults(command: Command) -> Iterator[str]:
         return
     text = source.read_text()
     passes_on = "known_only=True" in text or "unknown_flags=True" in text
-    config_type = re.search(r"config_flag\((\w+)\)", text)
+    config_types = re.search(r"config_flag\(([\w, ]+)\)", text)
     checks = [_flag_faults(command, _flags_of(source), passes_on)]
-    if config_type:
-        checks.append(_config_faults(command, config_type[1]))
+    if config_types:
+        checks.append(_config_faults(command, config_types[1].split(", ")))
     for check in checks:
         yield from (f"{command.module}: {fault}" for fault in check)
 
@@ -156,7 +156,7 @@ _ANY_RECIPE = {
 }
 
 
-def _config_faults(command: Command, config_type: str) -> Iterator[str]:
+def _config_faults(command: Command, config_types: Sequence[str]) -> Iterator[str]:
     """Yields what is wrong with `--config=RECIPE` and `--config.FIELD=VALUE`."""
     recipe, overrides = "", []
     for argument in command.arguments:
@@ -167,10 +167,11 @@ def _config_faults(command: Command, config_type: str) -> Iterator[str]:
             overrides.append(argument.removeprefix("--config."))
     is_whole = bool(recipe) and "..." not in command.arguments
     try:
-        recipe = recipe or _ANY_RECIPE[config_type]
-        config = resolve_config(recipe, overrides, getattr(configs, config_type))
+        recipe = recipe or _ANY_RECIPE[config_types[0]]
+        types = (getattr(configs, config_type) for config_type in config_types)
+        config = resolve_config(recipe, overrides, *types)
         if is_whole:
-            needed = ["train", "dev"] if config_type == "FinetuneConfig" else ["corpus"]
+            needed = ["train", "dev"] if config_types == ["FinetuneConfig"] else ["corpus"]
             for name in needed:  # a driver may have them from elsewhere
                 setattr(config.data, name, getattr(config.data, name) or "some")
             configs.validate(config)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 
-from bert_jax.data.corpus.corpus import open_corpus
+from bert_jax.data.corpus.corpus import open_corpus, read_manifest
 from bert_jax.data.corpus.python_docs import Docstring, python_docstrings
 from bert_jax.data.pretraining.report import unigram_entropy
 from bert_jax.files import write_atomically
@@ -137,7 +137,8 @@ def main() -> None:
         f"--config.data.corpus={corpus}",
         f"--workdir={pretrained}",
     )
-    entropy = unigram_entropy(open_corpus(corpus, "train"))
+    vocab_size = read_manifest(corpus)["tokenizer"]["vocab_size"]
+    entropy = unigram_entropy(open_corpus(corpus, "train"), vocab_size)
     losses = (each.get("heldout_mlm_loss") for each in read_log(pretrained / LOG_FILE))
     loss = [each for each in losses if each is not None][-1]
     print(

@@ -78,6 +78,7 @@ def assign(config: object, path: str, value: object) -> None:
         ("masking.final_rate", 1.0, "masking.final_rate=1.0 must be a rate from 0 to below 1"),
         ("masking.mask_share", 0.95, "add up to more than 1"),
         ("masking.span_stop_rate", 1.5, "masking.span_stop_rate=1.5 must be a rate from 0 to 1"),
+        ("masking.smoothing", -0.7, "masking.smoothing=-0.7 must be at least 0"),
         ("masking.span_longest", 0, "masking.span_longest=0 must be at least 1"),
         ("masking.strategy", MaskStrategy.NEXT_TOKEN, "set encoder.causal=True, or another"),
         ("encoder.causal", True, "set masking.strategy=next_token, or encoder.causal=False"),

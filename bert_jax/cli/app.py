@@ -144,7 +144,7 @@ def _parse(argv: Sequence[str], positional: bool, unknown_flags: bool) -> list[s
     flags.FLAGS.set_gnu_getopt(positional)  # flags may follow other arguments
     config, config_flag = None, "config" in flags.FLAGS and flags.FLAGS["config"]
     if isinstance(config_flag, ConfigFlag):
-        config, arguments = take_config(arguments, config_flag.config_type)
+        config, arguments = take_config(arguments, *config_flag.config_types)
     try:
         _, *rest = flags.FLAGS([program, *arguments], known_only=unknown_flags)
     except flags.UnrecognizedFlagError as error:

@@ -13,20 +13,21 @@ class ConfigFlag(flags.Flag):
     """`--config`; `app.run` parses it and gives it its value.
 
     Attributes:
-      config_type: the root that the recipe must return.
+      config_types: the roots that the recipe may return.
     """
 
-    def __init__(self, config_type: type[RootConfig]) -> None:
+    def __init__(self, *config_types: type[RootConfig]) -> None:
         """Has no value until `app.run` has read the recipe."""
-        what = f"a recipe that returns a {config_type.__name__}: a name, or PATH.py, or either:WORD"
+        names = " or a ".join(each.__name__ for each in config_types)
+        what = f"a recipe that returns a {names}: a name, or PATH.py, or either:WORD"
         super().__init__(flags.ArgumentParser(), None, "config", None, what)
-        self.config_type = config_type
+        self.config_types = config_types
 
 
-def config_flag(config_type: type[RootConfig]) -> flags.FlagHolder[Any]:
+def config_flag(*config_types: type[RootConfig]) -> flags.FlagHolder[Any]:
     """Defines `--config` and `--show_config`; read the first by `checked_config`."""
     flags.DEFINE_bool("show_config", False, "print the config with all overrides, and end")
-    return flags.DEFINE_flag(ConfigFlag(config_type))
+    return flags.DEFINE_flag(ConfigFlag(*config_types))
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:

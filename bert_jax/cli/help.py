@@ -61,7 +61,7 @@ def help_text(main: Callable[..., None]) -> str:
         lines += _entry(f"  {_flag_form(flag)}", _flag_text(flag))
     if config is not None:
         lines += ["", "fields of the config, by --config.FIELD=VALUE, with their defaults:"]
-        lines += _group_lines(config.config_type(), "", _Comments(configs))
+        lines += _group_lines(config.config_types[0](), "", _Comments(configs))
     return "\n".join(lines)
 
 

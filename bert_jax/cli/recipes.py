@@ -78,12 +78,12 @@ def _recipe_and_word(given: str) -> tuple[str, str]:
     return (given, "") if is_whole else (recipe, word)
 
 
-def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> Config:
+def read_recipe(given: str, *config_types: type[Config], flag: str = "config") -> Config:
     """Runs a recipe and returns its config.
 
     Args:
       given: as in `find_recipe`.
-      config_type: the root that it must return.
+      config_types: the roots that it may return.
       flag: that named it, for messages.
 
     Raises:
@@ -105,10 +105,11 @@ def read_recipe(given: str, config_type: type[Config], flag: str = "config") -> 
         at = f", line {lines[-1]}" if lines else ""
         message = f"{type(error).__name__}: {error}{_nearest_attribute(str(error))}"
         raise UserError(f"--{flag}={given}{at}: {message}") from error
-    if type(config) is not config_type:  # a distilling run is no plain pretraining
+    if type(config) not in config_types:  # a distilling run is no plain pretraining
+        needed = " or a ".join(each.__name__ for each in config_types)
         raise UserError(
             f"--{flag}={given} returns a {type(config).__name__}, and this driver needs a"
-            f" {config_type.__name__}: choose another recipe"
+            f" {needed}: choose another recipe"
         )
     return config
 
@@ -144,29 +145,33 @@ def _nearest_attribute(message: str) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def resolve_config(recipe: str, overrides: Sequence[str], config_type: type[Config]) -> Config:
+def resolve_config(recipe: str, overrides: Sequence[str], *config_types: type[Config]) -> Config:
     """Returns the config of `--config=RECIPE --config.OVERRIDE ...`, not validated yet.
 
     Args:
       recipe: as in `find_recipe`.
       overrides: such as "optimizer.learning_rate=1e-3"; see `take_config`.
-      config_type: the root that the recipe must return.
+      config_types: the roots that the recipe may return.
 
     Raises:
       UserError: for a recipe or an override that a driver would refuse.
     """
     arguments = [f"--config={recipe}", *(f"--config.{override}" for override in overrides)]
-    config, _ = take_config(arguments, config_type)
+    config, _ = take_config(arguments, *config_types)
     assert config is not None
     return config
 
 
 def take_config(
-    arguments: Sequence[str], config_type: type[Config]
+    arguments: Sequence[str], *config_types: type[Config]
 ) -> tuple[Config | None, list[str]]:
     """Takes `--config=RECIPE` and `--config.FIELD=VALUE` out of a command line.
 
     A field that is given again takes the later value; a list of paths takes both.
+
+    Args:
+      arguments: of the command line.
+      config_types: the roots that the recipe may return.
 
     Returns:
       The config, None where no recipe is named; and the other arguments.
@@ -184,11 +189,13 @@ def take_config(
             others.append(argument)
             continue
         path, value = match.groups()
-        leaf = _field_type(config_type, path, config) if path else str
+        leaf = (
+            _field_type(type(config) if config else config_types[0], path, config) if path else str
+        )
         if value is None:
             value = "true" if leaf is bool else next(remaining, "")
         if path is None:
-            config = read_recipe(value, config_type)
+            config = read_recipe(value, *config_types)
         elif config is None:
             raise UserError(
                 f"--config.{path} has no --config=RECIPE before it: name the recipe first"

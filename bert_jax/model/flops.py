@@ -38,17 +38,23 @@ def pretraining_flops(encoder: EncoderConfig, length: int, slots: int) -> float:
     """Returns the operations of a pretraining step for a token of a full row.
 
     3 [L (8 D^2 + 4 D F + 4 T D) + (M / T) (2 D V + 2 D^2)] for BERT: forward and backward, with
-    the masked slots alone read by the MLM head.
+    the masked slots alone read by the MLM head. The arguments are those of `forward_flops`.
+    """
+    return (1 + _BACKWARD) * forward_flops(encoder, length, slots)
+
+
+def forward_flops(encoder: EncoderConfig, length: int, slots: int) -> float:
+    """Returns the operations of a forward pass with the MLM head for a token of a full row.
 
     Args:
       encoder: the shape, with its vocabulary size.
       length: T, tokens in a row.
-      slots: M, masked slots in a row (`masking.masked_slots`).
+      slots: M, those that the head reads (`masking.masked_slots`).
     """
     table_width = encoder.embedding_width or encoder.width
     transform = 2 * encoder.width * table_width if encoder.mlm_transform else 0
     head = slots / length * (2 * table_width * encoder.vocab_size + transform)
-    return (1 + _BACKWARD) * (encoder_flops(encoder, length) + head)
+    return encoder_flops(encoder, length) + head
 
 
 def finetuning_flops(encoder: EncoderConfig, length: int, mode: EncoderMode) -> float:

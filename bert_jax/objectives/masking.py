@@ -33,6 +33,7 @@ class MaskVocabulary:
     mask_id: int  # of [MASK]
     vocab_size: int  # V of the tokenizer; random tokens are below it
     word_starts: np.ndarray  # [V] bool, `Tokenizer.word_starts`; only words and spans need it
+    weights: np.ndarray | None = None  # [V] float32 above 0, of being chosen; None: all the same
 
 
 def mask_rate(config: MaskingConfig, step: jax.Array | int, steps: int) -> jax.Array:
@@ -73,9 +74,11 @@ def mask_tokens(
     """Chooses targets, without replacement, and hides them.
 
     Tokens, words or spans are taken in random order up to max(1, round(rate x ordinary tokens))
-    targets an example. A span that no longer fits gives its first words, and a word that does not
-    fit is skipped; where not even the shortest word of the example fits, it is taken all the same,
-    or as much of it as the row has slots for. An example without an ordinary token has no target.
+    targets an example. Where the vocabulary has weights, each next token is taken with a chance in
+    proportion to its weight among those that are left. A span that no longer fits gives its first
+    words, and a word that does not fit is skipped; where not even the shortest word of the example
+    fits, it is taken all the same, or as much of it as the row has slots for. An example without an
+    ordinary token has no target.
     A target is replaced by [MASK], by a random ordinary token, or left as it is, which is decided
     once for a span; its label is the original token in all three cases.
 
@@ -152,7 +155,11 @@ def _mask_row(
     quotas = jnp.where(counts > 0, jnp.maximum(quotas, 1), 0)
     units, parts = _cut_row(span_key, token_ids, owner, config, vocabulary)
     parts, quotas = _raise_quota_to_shortest_unit(parts, quotas, slots)
-    draws = jax.random.bits(choice_key, (length,), jnp.uint32)[units.first]
+    if vocabulary.weights is None:
+        draws = jax.random.bits(choice_key, (length,), jnp.uint32)[units.first]
+    else:  # ascending exponential times: a weighted sample (Efraimidis and Spirakis, 2006)
+        draws = jax.random.exponential(choice_key, (length,))
+        draws /= jnp.asarray(vocabulary.weights)[token_ids]
     more = 0 if config.strategy is MaskStrategy.TOKENS else _MORE_ROUNDS
     chosen = _choose([units] + more * [parts], parts.owner, quotas, draws)
 
@@ -303,7 +310,7 @@ def _choose(
         a later round are parts of those of an earlier one.
       owner: [T] int32, the example of each token; 0 where the token is never chosen.
       quotas: [N + 1] int32, the number of tokens that each example may lose.
-      draws: [T] uint32, equal inside a unit of the first round; they set the order.
+      draws: [T], equal inside a unit of the first round; they set the order.
 
     Returns:
       [T] int32, the places of the chosen tokens, in no order, and T for every other token.

@@ -16,9 +16,12 @@ from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, Pretrain
 from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.distributed import sharding
 from bert_jax.model import flops
-from bert_jax.objectives.masking import MaskVocabulary, masked_slots
-from bert_jax.runs.steps import CompiledStep, finetuning_step, pretraining_steps
+from bert_jax.model.observed import ObservedModel
+from bert_jax.objectives.losses import Params
+from bert_jax.objectives.masking import MaskVocabulary
+from bert_jax.runs.steps import CompiledStep, finetuning_step, model_flops, pretraining_steps
 from bert_jax.tasks.kinds import KINDS, make_model
+from bert_jax.training.state import abstract_params
 
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 
@@ -40,6 +43,7 @@ class AbstractStep:
       compiled: the jitted step with its model, optimizer and abstract state.
       batch: abstract arrays, sharded over the mesh.
       mesh: the devices.
+      teacher: abstract parameters, of a distilling run.
     """
 
     name: str
@@ -50,6 +54,7 @@ class AbstractStep:
     compiled: CompiledStep
     batch: AbstractBatch
     mesh: Mesh
+    teacher: Params | None = None
 
     @property
     def tokens(self) -> int:
@@ -59,13 +64,23 @@ class AbstractStep:
     def lower(self) -> jax.stages.Lowered:
         """Traces the step and lowers it for the devices of its mesh."""
         step: Any = self.compiled.train_step
-        return step.lower(self.compiled.abstract, self.batch, self.compiled.abstract_inputs())
+        inputs = self.compiled.abstract_inputs()._replace(teacher=self.teacher)
+        return step.lower(self.compiled.abstract, self.batch, inputs)
 
 
 def abstract_pretraining_steps(
-    config: PretrainConfig, vocabulary: MaskVocabulary, mesh: Mesh
+    config: PretrainConfig,
+    vocabulary: MaskVocabulary,
+    mesh: Mesh,
+    teacher: ObservedModel | None = None,
 ) -> list[AbstractStep]:
     """Returns a step for each phase of a pretraining run.
+
+    Args:
+      config: of the run, with its vocabulary size.
+      vocabulary: of its tokenizer.
+      mesh: from `sharding.make_mesh`.
+      teacher: of a distilling run, whose config is a `DistillConfig`.
 
     Raises:
       UserError: if a batch or the encoder does not divide over the mesh.
@@ -74,21 +89,25 @@ def abstract_pretraining_steps(
     for phase in phases:
         sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
     sharding.check_encoder(config.encoder, mesh)
+    params = None
+    if teacher:
+        sharding.check_encoder(teacher.config, mesh)
+        params = abstract_params(teacher, mesh)
+    built = pretraining_steps(config, vocabulary, mesh, teacher)
     steps = []
-    for phase, compiled in zip(phases, pretraining_steps(config, vocabulary, mesh), strict=True):
+    for phase, compiled in zip(phases, built, strict=True):
         rows, length = phase.batch_size, phase.data.length
-        slots = masked_slots(length, phase.data.max_examples_per_row, phase.masking)
-        per_token = flops.pretraining_flops(phase.encoder, length, slots)
         steps.append(
             AbstractStep(
                 name=f"phase {phase.number + 1}" if len(phases) > 1 else "pretraining",
                 steps=phase.end_step - phase.first_step,
                 rows=rows,
                 length=length,
-                model_flops=per_token * rows * length,
+                model_flops=model_flops(config, phase, teacher) * rows * length,
                 compiled=compiled,
                 batch=abstract_pretraining_batch(phase, mesh),
                 mesh=mesh,
+                teacher=params,
             )
         )
     return steps

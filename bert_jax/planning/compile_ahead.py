@@ -22,6 +22,7 @@ class Footprint:
       parameters: bytes.
       optimizer: bytes of its state.
       batch: bytes.
+      teacher: bytes of the parameters of a teacher; 0 where there is none.
       temporaries: bytes of activations, gradients and the like, at their peak.
       program: bytes of the compiled instructions.
       costs: of one run; None if compiling failed because the temporaries alone exceed the memory.
@@ -31,6 +32,7 @@ class Footprint:
     parameters: int
     optimizer: int
     batch: int
+    teacher: int
     temporaries: int
     program: int
     costs: Costs | None
@@ -38,8 +40,8 @@ class Footprint:
 
     @property
     def arguments(self) -> int:
-        """Bytes of the step's inputs: parameters, optimizer state and batch."""
-        return self.parameters + self.optimizer + self.batch
+        """Bytes of the step's inputs: parameters, optimizer state, batch and teacher."""
+        return self.parameters + self.optimizer + self.batch + self.teacher
 
     @property
     def peak(self) -> int:
@@ -62,6 +64,7 @@ def compile_step(step: AbstractStep) -> Footprint:
         "parameters": device_bytes((abstract.params, abstract.average)),
         "optimizer": device_bytes((abstract.step, abstract.opt_state)),
         "batch": device_bytes(step.batch),
+        "teacher": device_bytes(step.teacher),
     }
     try:
         compiled = step.lower().compile()

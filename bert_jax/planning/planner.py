@@ -1,5 +1,6 @@
 """Plans of runs: their steps compiled for each topology, a report, and changes that make it fit."""
 
+import dataclasses
 import functools
 import sys
 import time
@@ -9,7 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.config import UNREAD, FinetuneConfig, PretrainConfig, validate
+from bert_jax.config import (
+    UNREAD,
+    DistillConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    validate,
+)
 from bert_jax.data.pretraining.corpora import corpus_tokenizer
 from bert_jax.data.pretraining.mixture import parse_mixture
 from bert_jax.distributed import sharding
@@ -34,19 +41,31 @@ from bert_jax.planning.report import (
 )
 from bert_jax.planning.topologies import only_compile, topology_devices
 from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
+from bert_jax.runs.teacher import TeacherShape, teacher_model
 
 
 class Planner:
     """A run, and what it takes on some devices."""
 
-    def __init__(self, config: PretrainConfig, task: FinetuneConfig | None, examples: int) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        task: FinetuneConfig | None,
+        examples: int,
+        teacher: TeacherShape | None,
+    ) -> None:
         """Takes what is planned; `examples` are those of the task.
 
         Raises:
-          UserError: if there is no size of the vocabulary.
+          UserError: if there is no size of the vocabulary, or the teacher does not suit.
         """
         self.vocabulary = planned_vocabulary(config)
         self.config, self._task, self._examples = config, task, examples
+        self._teacher = None
+        if teacher and isinstance(config, DistillConfig):
+            vocab_size = teacher.encoder.vocab_size or config.encoder.vocab_size
+            encoder = dataclasses.replace(teacher.encoder, vocab_size=vocab_size)
+            self._teacher = teacher_model(config, teacher._replace(encoder=encoder))
 
     def pretraining_steps(
         self, devices: Sequence[Any], overrides: Overrides | None = None
@@ -55,7 +74,7 @@ class Planner:
         config = changed(self.config, overrides or {})
         validate(config)
         mesh = sharding.make_mesh(config.mesh, devices)
-        return abstract_pretraining_steps(config, self.vocabulary, mesh)
+        return abstract_pretraining_steps(config, self.vocabulary, mesh, self._teacher)
 
     def finetuning_steps(self, devices: Sequence[Any]) -> list[AbstractStep]:
         """Returns the fine-tuning run on these devices, if there is one."""
@@ -84,7 +103,7 @@ class Planner:
             except UserError:  # such as a mesh that the links do not allow
                 return False
             abstract = step.compiled.abstract
-            held = device_bytes((abstract, step.batch))
+            held = device_bytes((abstract, step.batch, step.teacher))
             return held + keeps * worst.temporaries <= memory
 
         peaks: dict[str, int] = {}
@@ -118,7 +137,8 @@ class Planner:
 def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
     """Returns the vocabulary of the corpus, or one of the size that is given.
 
-    Fills in the size in the config. Which tokens are special does not change what a step costs.
+    Fills in the size in the config. Which tokens are special or frequent does not change what a
+    step costs.
 
     Raises:
       UserError: if there is neither a corpus nor a size.
@@ -126,7 +146,9 @@ def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
     if config.data.corpus != UNREAD:
         tokenizer = corpus_tokenizer(next(iter(parse_mixture(config.data.corpus))))
         resolve_vocabulary(config, tokenizer)
-        return mask_vocabulary(config.masking, tokenizer)
+        return mask_vocabulary(
+            config.masking, tokenizer, lambda: np.ones(tokenizer.vocab_size, np.int64)
+        )
     vocab_size = config.encoder.vocab_size
     if vocab_size == 0:
         raise UserError(
@@ -153,6 +175,7 @@ def print_plans(
     price: float = 0.0,
     task: FinetuneConfig | None = None,
     examples: int = 0,
+    teacher: TeacherShape | None = None,
 ) -> None:
     """Compiles a run for each topology, and prints a report of each.
 
@@ -162,12 +185,14 @@ def print_plans(
       price: of a chip for an hour; 0: no costs are shown.
       task: the config of a fine-tuning run after it, if there is one.
       examples: that the fine-tuning run trains on.
+      teacher: of a distilling run, whose config is a `DistillConfig`.
 
     Raises:
-      UserError: for what cannot be compiled, or a missing size of the vocabulary.
+      UserError: for what cannot be compiled, a missing size of the vocabulary, or a teacher that
+        does not suit.
     """
     only_compile(topologies)
-    planner = Planner(config, task, examples)
+    planner = Planner(config, task, examples, teacher)
     devices = {name: topology_devices(name) for name in topologies}
     steps = {
         name: (planner.pretraining_steps(there), planner.finetuning_steps(there))

@@ -83,7 +83,8 @@ def report(plans: Sequence[Planned], chip: Chip | None, price: float) -> str:
     """
     lines = [_line("", [plan.step.name for plan in plans])]
     lines += _rows(plans, _shape_rows())
-    lines += ["", "memory of a device", *_rows(plans, _memory_rows())]
+    taught = any(plan.footprint.teacher for plan in plans)
+    lines += ["", "memory of a device", *_rows(plans, _memory_rows(taught=taught))]
     if chip:
         lines.append(_line(f"  of its {size(chip.memory_bytes)}", [_share(p, chip) for p in plans]))
     lines += ["", "work of a step", *_rows(plans, _work_rows()), *_sent_rows(plans)]
@@ -112,10 +113,12 @@ def _shape_rows() -> list[_Row]:
     ]
 
 
-def _memory_rows() -> list[_Row]:
+def _memory_rows(*, taught: bool) -> list[_Row]:
+    teacher: _Row = "  teacher", lambda p: size(p.footprint.teacher)
     return [
         ("  parameters", lambda p: size(p.footprint.parameters)),
         ("  optimizer", lambda p: size(p.footprint.optimizer)),
+        *([teacher] if taught else []),
         ("  batch", lambda p: size(p.footprint.batch)),
         ("  activations, gradients, ...", lambda p: size(p.footprint.temporaries)),
         ("  program", lambda p: size(p.footprint.program) if p.footprint.costs else "-"),

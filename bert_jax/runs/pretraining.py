@@ -49,18 +49,18 @@ from bert_jax.distributed.processes import (
 )
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
-from bert_jax.model.flops import pretraining_flops
 from bert_jax.objectives.losses import Params
-from bert_jax.objectives.masking import masked_slots
+from bert_jax.objectives.masking import MaskVocabulary
 from bert_jax.runs.steps import (
     CompiledStep,
     describe_words,
     make_mask_fn,
     mask_vocabulary,
+    model_flops,
     pretraining_steps,
     resolve_vocabulary,
 )
-from bert_jax.runs.teacher import Teacher, has_head, load_teacher, taken_over
+from bert_jax.runs.teacher import Teacher, load_teacher, taken_over, trains_head
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
@@ -199,7 +199,7 @@ class HeldOut:
         self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
         self._batches, self._row_format = config.eval_batches, setup.row_format
         masking = held_out_masking(config.encoder)
-        mask_fn = make_mask_fn(masking, mask_vocabulary(masking, setup.corpora.tokenizer))
+        mask_fn = make_mask_fn(masking, setup.mask_vocabulary(masking))
         # Phases that share their train step share this one.
         step_of = functools.cache(lambda loss: make_eval_step(loss, mask_fn, masking.rate))
         self._steps = [step_of(compiled.loss) for compiled in setup.compiled]
@@ -263,7 +263,7 @@ class PretrainingSetup:
         tokenizer = self.corpora.tokenizer
         resolve_vocabulary(config, tokenizer)
         self.phases = resolve_phases(config)
-        vocabulary = mask_vocabulary(config.masking, tokenizer)
+        vocabulary = self.mask_vocabulary(config.masking)
         self.words = describe_words(config.masking, self.corpora)
         clock.mark("data")
         self.mesh = sharding.make_mesh(config.mesh)
@@ -276,6 +276,10 @@ class PretrainingSetup:
         model = self.teacher.model if self.teacher else None
         self.compiled = pretraining_steps(config, vocabulary, self.mesh, model)
         self.host_rows = functools.partial(sharding.host_rows, mesh=self.mesh)
+
+    def mask_vocabulary(self, masking: MaskingConfig) -> MaskVocabulary:
+        """Returns what a masking has to know of the corpora."""
+        return mask_vocabulary(masking, self.corpora.tokenizer, self.corpora.token_counts)
 
     def run_inputs(self) -> RunInputs:
         """Returns what every step of the run takes beside its batch."""
@@ -322,20 +326,15 @@ class PretrainingSetup:
 
     def flops_of(self, step: int) -> float:
         """Returns the floating-point operations of the model for a real token of a step."""
-        phase = phase_of(self.phases, step)
-        data = phase.data
-        slots = masked_slots(data.length, data.max_examples_per_row, phase.masking)
-        flops = pretraining_flops(phase.encoder, data.length, slots)
-        if self.teacher:  # which only runs forward
-            flops += pretraining_flops(self.teacher.model.config, data.length, slots) / 3
-        return flops
+        teacher = self.teacher.model if self.teacher else None
+        return model_flops(self.config, phase_of(self.phases, step), teacher)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Returns the metadata of the checkpoint of a step but for its cursor, ready for JSON."""
         config, tokenizer = self.config, self.corpora.tokenizer
         own = {field.name for field in dataclasses.fields(PretrainConfig)}
         values = to_dict(config)
-        is_encoder = isinstance(config, DistillConfig) and not has_head(config)
+        is_encoder = isinstance(config, DistillConfig) and not trains_head(config)
         metadata = {
             "kind": "encoder" if is_encoder else "pretraining",
             "config": {name: value for name, value in values.items() if name in own},

@@ -5,6 +5,7 @@ Training runs them; `plan` compiles the very same steps ahead of time.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from bert_jax.checkpoints.transfer import frozen_groups
 from bert_jax.config import (
     AttentionKernel,
     DistillConfig,
+    DistilledTokens,
     FinetuneConfig,
     MaskingConfig,
     MaskStrategy,
@@ -26,13 +28,14 @@ from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.errors import UserError
 from bert_jax.model.attention import attention
 from bert_jax.model.encoder import Batch
+from bert_jax.model.flops import forward_flops, pretraining_flops
 from bert_jax.model.fused_attention import check_fused, fused_attention
 from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.model.observed import ObservedModel
 from bert_jax.objectives.distillation import make_distillation_loss
 from bert_jax.objectives.losses import Loss, make_pretraining_loss
-from bert_jax.objectives.masking import MaskVocabulary, mask_tokens
-from bert_jax.runs.teacher import student_model
+from bert_jax.objectives.masking import MaskVocabulary, mask_tokens, masked_slots
+from bert_jax.runs.teacher import student_model, trains_head
 from bert_jax.tasks.kinds import training_loss
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.optimizer import OptimizerFn, layer_rates, make_optimizer
@@ -97,8 +100,15 @@ def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabulary:
+def mask_vocabulary(
+    config: MaskingConfig, tokenizer: Tokenizer, count_tokens: Callable[[], np.ndarray]
+) -> MaskVocabulary:
     """Returns the properties of a tokenizer that masking needs.
+
+    Args:
+      config: of the masking.
+      tokenizer: of the corpus.
+      count_tokens: makes [V] int64, how often each token occurs; only `smoothing` needs it.
 
     Raises:
       UserError: if whole words are masked and the tokenizer does not mark their starts.
@@ -110,7 +120,13 @@ def mask_vocabulary(config: MaskingConfig, tokenizer: Tokenizer) -> MaskVocabula
         mask_id=tokenizer.special.mask,
         vocab_size=size,
         word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
+        weights=_smoothed(count_tokens(), config.smoothing) if config.smoothing else None,
     )
+
+
+def _smoothed(counts: np.ndarray, exponent: float) -> np.ndarray:
+    """Returns count^-exponent, [V] float32; a token that was never seen counts as seen once."""
+    return (np.maximum(counts, 1) ** -exponent).astype(np.float32)
 
 
 def describe_words(config: MaskingConfig, corpora: Corpora) -> list[str]:
@@ -198,6 +214,29 @@ def pretraining_steps(
         ]
         built.append((phase, alike[0] if alike else build(phase)))
     return [step for _, step in built]
+
+
+def model_flops(config: PretrainConfig, phase: Phase, teacher: ObservedModel | None) -> float:
+    """Returns the operations of a step for a token of a full row; see `model/flops.py`.
+
+    Args:
+      config: of the run.
+      phase: of it.
+      teacher: of a distilling run, whose config is a `DistillConfig`.
+    """
+    length = phase.data.length
+    slots = masked_slots(length, phase.data.max_examples_per_row, phase.masking)
+    if teacher is None or not isinstance(config, DistillConfig):
+        return pretraining_flops(phase.encoder, length, slots)
+    lessons, scored = config.distillation, slots if trains_head(config) else 0
+    if not lessons.soft_weight:
+        seen = 0  # by the teacher's head
+    elif lessons.tokens is DistilledTokens.ALL:
+        seen, scored = length, length + slots
+    else:
+        seen = slots
+    forward = forward_flops(teacher.config, length, seen)
+    return pretraining_flops(phase.encoder, length, scored) + forward
 
 
 def finetuning_step(

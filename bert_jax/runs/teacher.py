@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,18 @@ _HEAD = "mlm_head"
 _FREE = OF_RUN | FREE | frozenset("layers segments max_length pooling pooler".split())
 
 
+class TeacherShape(NamedTuple):
+    """What a teacher is, before it is restored.
+
+    Attributes:
+      encoder: its shape.
+      has_head: True if it has a masked-LM head.
+    """
+
+    encoder: EncoderConfig
+    has_head: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """A model that is only read.
@@ -56,7 +69,7 @@ class Teacher:
     fingerprint: str
 
 
-def has_head(config: DistillConfig) -> bool:
+def trains_head(config: DistillConfig) -> bool:
     """Returns True if a masked-LM head is trained: the student's own loss or soft targets ask."""
     return config.distillation.mlm_weight > 0 or config.distillation.soft_weight > 0
 
@@ -76,7 +89,7 @@ def student_model(
       attend: how the student attends.
     """
     pairs, width = layer_pairs(config.distillation), teacher.config.width
-    return ObservedModel(encoder, has_head(config), len(pairs), width, attend)
+    return ObservedModel(encoder, trains_head(config), len(pairs), width, attend)
 
 
 def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: Mesh) -> Teacher:
@@ -98,19 +111,36 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
             f"--teacher={path} and the corpus have different tokenizers: prepare the corpus with"
             f" --tokenizer={checkpoint.parent.parent}/tokenizer, or choose another teacher"
         )
-    encoder = from_dict(EncoderConfig, metadata["encoder"])
-    encoder = dataclasses.replace(
-        encoder, compute_type=config.distillation.compute_type, remat=Remat.NONE
-    )
-    reads_head = has_head(config) and _HEAD in groups_in(checkpoint)
-    check_teacher(config, encoder, reads_head=reads_head)
-    sharding.check_encoder(encoder, mesh)
-    model = ObservedModel(encoder, reads_head)
+    model = teacher_model(config, stored_shape(checkpoint))
+    sharding.check_encoder(model.config, mesh)
     abstract = abstract_params(model, mesh)
     params = restore_groups(checkpoint, abstract, abstract)
     told = metadata["fingerprints"]["params"]
     read = {name: told[name] for name in sorted(told) if name.partition("/")[0] in abstract}
     return Teacher(checkpoint, model, params, json_digest(read))
+
+
+def stored_shape(checkpoint: pathlib.Path) -> TeacherShape:
+    """Returns the shape of a teacher that has been trained: CHECKPOINTS/STEP."""
+    encoder = from_dict(EncoderConfig, read_metadata(checkpoint)["encoder"])
+    return TeacherShape(encoder, _HEAD in groups_in(checkpoint))
+
+
+def teacher_model(config: DistillConfig, teacher: TeacherShape) -> ObservedModel:
+    """Returns the model of a teacher.
+
+    Args:
+      config: of the student's run.
+      teacher: its shape.
+
+    Raises:
+      UserError: if it cannot teach this student.
+    """
+    reads_head = trains_head(config) and teacher.has_head
+    check_teacher(config, teacher.encoder, reads_head=reads_head)
+    compute_type = config.distillation.compute_type
+    encoder = dataclasses.replace(teacher.encoder, compute_type=compute_type, remat=Remat.NONE)
+    return ObservedModel(encoder, reads_head)
 
 
 def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: bool) -> None:

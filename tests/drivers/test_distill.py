@@ -15,6 +15,8 @@ from bert_jax.checkpoints.checkpoint import (
     read_metadata,
     steps_in,
 )
+from bert_jax.config import EncoderConfig, from_dict, to_dict
+from bert_jax.planning.report import size
 from tests.fixtures.drivers import (
     Drivers,
     Run,
@@ -38,6 +40,7 @@ def get_config():
     config.data.objective = SentenceObjective.NONE
     config.data.length, config.data.max_examples_per_row, config.data.block_examples = 32, 2, 12
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 2
+    config.masking.smoothing = 0.7
     lessons = config.distillation
     lessons.soft_weight, lessons.mlm_weight, lessons.cosine_weight = 5.0, 2.0, 1.0
     return config
@@ -228,6 +231,37 @@ def test_recipes_of_distilling_and_pretraining_do_not_mix(
     assert "returns a DistillConfig, and this driver needs a PretrainConfig" in result.error()
     result = drivers.run("distill", *pretrain_flags, teacher, workdir)
     assert "returns a PretrainConfig, and this driver needs a DistillConfig" in result.error()
+
+
+def test_a_plan_knows_the_teacher(
+    pretrained: Run, drivers: Drivers, distill_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    *flags, _ = distill_flags
+    flags.append("--topology=cpu:2")
+    said = drivers.run("plan", *flags, f"--teacher={pretrained[0]}")
+    assert said.status == 0, said
+    checkpoint = find_checkpoint(pretrained[0])
+    arrays = arrays_of(pretrained[0])
+    read = sum(arrays[name].nbytes for name in arrays if name.startswith(("encoder", "mlm_head")))
+    line = next(line for line in said.out.splitlines() if line.startswith("  teacher "))
+    assert line.split(maxsplit=1)[1] == size(read)
+
+    # A recipe without a size of its vocabulary has that of the student.
+    shape = from_dict(EncoderConfig, read_metadata(checkpoint)["encoder"])
+    recipe = tmp_path / "teacher.py"
+    values = {name: value for name, value in to_dict(shape).items() if isinstance(value, int)}
+    recipe.write_text(
+        "from bert_jax.config import EncoderConfig, PretrainConfig\n"
+        f"def get_config():\n    return PretrainConfig(encoder=EncoderConfig(**{values}))\n"
+    )
+    other = drivers.run("plan", *flags, f"--teacher={recipe}")
+    assert other.out == said.out
+
+    assert "--teacher is not set" in drivers.run("plan", *flags).error()
+    lower = drivers.run("plan", *flags, f"--teacher={recipe}", "--config.student_layers=2")
+    assert "the teacher has 2 layers, and no layer 2" in lower.error()
+    plain = drivers.run("plan", "--config=pretrain_tiny", "--topology=cpu:2", "--teacher=x")
+    assert "--teacher=x: this recipe is no distilling run" in plain.error()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -601,6 +602,34 @@ def test_the_last_place_of_a_full_row_predicts_nothing():
     batch["example_ids"][:] = 1
     weights = mask(batch, strategy=NEXT_TOKEN)["mlm_weights"]
     np.testing.assert_array_equal(weights.sum(axis=0), [4] * 29 + [0])
+
+
+# --- weights of tokens
+
+
+def test_weighted_tokens_are_drawn_without_replacement():
+    weights = np.ones(V, np.float32)
+    weights[[10, 11, 12, 13]] = 1, 2, 4, 9
+    rows, length = 20_000, 8
+    batch = {
+        "token_ids": np.tile([CLS_ID, 10, 11, 12, 13, SEP_ID, 14, 15], (rows, 1)).astype(np.int32),
+        "example_ids": np.tile([1, 1, 1, 1, 1, 1, 0, 0], (rows, 1)).astype(np.int32),
+        "pool_positions": np.zeros((rows, 1), np.int32),
+        "row_ids": np.stack([np.zeros(rows), np.arange(rows)], axis=1).astype(np.uint32),
+    }
+    vocabulary = dataclasses.replace(VOCABULARY, weights=weights)
+    config = MaskingConfig(rate=0.5)
+    masked = mask_tokens(batch, run_key(0), jnp.float32(0.5), config, vocabulary=vocabulary)
+    chosen = targets(jax.device_get(masked))
+    assert (chosen.sum(axis=1) == 2).all() and not chosen[:, [0, 5, 6, 7]].any()
+    # Of both, one was taken first, and the other from what was left.
+    parts = weights[10:14] / weights[10:14].sum()
+    for first, second in itertools.combinations(range(4), 2):
+        one, other = parts[first], parts[second]
+        expected = one * other / (1 - one) + other * one / (1 - other)
+        found = (chosen[:, 1 + first] & chosen[:, 1 + second]).mean()
+        assert abs(found - expected) < 4 * np.sqrt(expected / rows)
+    assert length == chosen.shape[1]
 
 
 # --- a rate for each example, as masked diffusion has it

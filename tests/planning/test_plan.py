@@ -207,7 +207,7 @@ def test_the_planned_step_is_the_step_of_a_run(corpus: pathlib.Path) -> None:
     corpora = open_corpora(config.data, evaluated=False)
     config.encoder.vocab_size = corpora.tokenizer.vocab_size
     mesh = sharding.make_mesh(MeshConfig(fsdp=2))
-    vocabulary = mask_vocabulary(config.masking, corpora.tokenizer)
+    vocabulary = mask_vocabulary(config.masking, corpora.tokenizer, corpora.token_counts)
     (planned,) = abstract_pretraining_steps(config, vocabulary, mesh)
 
     (phase,) = resolve_phases(config)

@@ -16,6 +16,7 @@ on its piece alone; the index leaves them out.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ CORPUS_FORMAT = 2  # raised when the files change; no other format is read
 SPLITS = ("train", "heldout")
 ARRAYS = ("tokens", "sentence_ends", "document_ends")
 INDEX_FILE = "index.npy"
+_COUNTED_TOKENS = 1 << 28  # of a split, about
+_COUNTED_AT_ONCE = 1 << 20  # tokens, which a count makes 8 bytes each
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
@@ -131,6 +134,20 @@ class Corpus:
         for shard, chosen in _by_shard(tokens, self.token_base):
             ids[chosen] = self.shards[shard]["tokens"][tokens[chosen] - self.token_base[shard]]
         return ids
+
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """Returns how often each token occurs: [vocab_size] int64.
+
+        A large corpus is counted by the same share of each shard.
+        """
+        counts = np.zeros(vocab_size, np.int64)
+        for shard in self.shards:
+            size = len(shard["tokens"])
+            tokens = shard["tokens"][: math.ceil(size * min(1, _COUNTED_TOKENS / self.tokens))]
+            for begin in range(0, len(tokens), _COUNTED_AT_ONCE):
+                part = tokens[begin : begin + _COUNTED_AT_ONCE]
+                counts += np.bincount(part, minlength=vocab_size)
+        return counts
 
     def _stored_document_ends(self, stored: np.ndarray) -> np.ndarray:
         return self._look_up("document_ends", stored, self.document_base, self.sentence_base)

@@ -63,6 +63,11 @@ class Corpora:
             means[name] = len(ids) / max(int(np.count_nonzero(word_starts[ids])), 1)
         return means
 
+    def token_counts(self) -> np.ndarray:
+        """Returns how often each token occurs in the training splits: [V] int64."""
+        size = self.tokenizer.vocab_size
+        return np.sum([corpus.token_counts(size) for corpus in self.train], axis=0)
+
     def held_out(
         self, config: PretrainDataConfig, row_format: RowFormat, rows: int
     ) -> dict[str, dict[str, np.ndarray]]:

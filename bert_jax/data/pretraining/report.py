@@ -17,11 +17,10 @@ from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 ROW_LENGTHS = (128, 512)  # T of BERT's two phases
 _EXAMPLE_ROWS = 3
 _EXAMPLE_LENGTH = 128
-_CHUNK = 1 << 18  # documents, or tokens, measured at a time
+_CHUNK = 1 << 18  # documents measured at a time
 _BLOCK_EXAMPLES = 1 << 17  # in the plan; enough to estimate shares
 _UNKNOWN_SENTENCES = 1 << 18  # in which `prepare` counts [UNK], at most
 _UNKNOWN_TOKENS = 1 << 26  # held-out tokens that are searched for [UNK], at most
-_ENTROPY_TOKENS = 1 << 26  # training tokens that are counted, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +120,11 @@ def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthRepo
                 f"{title:24}{measured.mean:>10,.1f}{measured.quantile(0.5):>10,}"
                 f"{measured.quantile(0.99):>10,}{measured.values[-1]:>10,}"
             )
+        entropy = unigram_entropy(train, tokenizer.vocab_size)
         lines += [
             "",
-            f"unigram entropy: {unigram_entropy(train):.2f} nats, the MLM loss of a model that has"
-            " learnt the frequencies of tokens alone",
+            f"unigram entropy: {entropy:.2f} nats, the MLM loss of a model that has learnt the"
+            " frequencies of tokens alone",
         ]
     lines += ["", *_tokenizer_lines(manifest["splits"]["heldout"], heldout, tokenizer)]
     if train.documents >= 2:  # a pair needs two
@@ -133,18 +133,12 @@ def describe_corpus(directory: str | os.PathLike) -> tuple[list[str], LengthRepo
     return lines, lengths
 
 
-def unigram_entropy(corpus: Corpus) -> float:
-    """Returns the entropy of single tokens in nats, over the first ones of a corpus that has any.
+def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
+    """Returns the entropy of single tokens in nats, in a corpus that has any.
 
     It is the MLM loss of a model that has learnt their frequencies and nothing of their context.
     """
-    counts = np.zeros(0, np.int64)
-    end = min(corpus.tokens, _ENTROPY_TOKENS)
-    for begin in range(0, end, _CHUNK):
-        ids = corpus.token_ids(np.arange(begin, min(begin + _CHUNK, end)))
-        found = np.bincount(ids, minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
+    counts = corpus.token_counts(vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

@@ -45,6 +45,24 @@ def first_shard(manifest: dict) -> dict:
 # --- written and read back
 
 
+@pytest.mark.parametrize("most", [10_000, 100])
+def test_tokens_are_counted_by_id(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    """Those of a large corpus by the first part of each shard."""
+    documents = [
+        [[token % 7 for token in sentence] for sentence in document] for document in DOCUMENTS
+    ]
+    corpus = write_corpus(tmp_path / "corpus", documents, shards=3, dtype=np.uint16)
+    monkeypatch.setattr(corpora, "_COUNTED_AT_ONCE", 9)
+    monkeypatch.setattr(corpora, "_COUNTED_TOKENS", most)
+    share = min(1, most / corpus.tokens)
+    parts = [shard["tokens"] for shard in corpus.shards]
+    read = np.concatenate([part[: int(np.ceil(share * len(part)))] for part in parts])
+    assert (len(read) == corpus.tokens) == (most == 10_000)
+    np.testing.assert_array_equal(corpus.token_counts(8), [(read == id).sum() for id in range(8)])
+
+
 def read_back(corpus: corpora.Corpus) -> Documents:
     """Reads everything through the look-ups, a sentence at a time."""
     documents = []
