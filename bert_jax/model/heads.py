@@ -4,7 +4,7 @@ The models agree on the names `encoder` and `pooler` and differ in their heads: 
 fine-tuning swap one for another.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -49,6 +49,23 @@ class MaskedLMHead(nn.Module):
             return logits
         bias: jax.Array = self.param("bias", bias_init("vocab"), (config.vocab_size,))
         return logits + bias[None, None, :]
+
+
+def token_scorer(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters that score tokens, of all those of a model with a masked-LM head."""
+    return {"head": params["mlm_head"], "table": params["encoder"]["embeddings"]["tokens"]}
+
+
+def score_tokens(config: EncoderConfig, scorer: dict[str, Any], x: jax.Array) -> jax.Array:
+    """Maps vectors of tokens, [B, M, D], to float32 logits [B, M, V].
+
+    Args:
+      config: of the encoder.
+      scorer: from `token_scorer`.
+      x: the vectors.
+    """
+    variables = {"params": scorer["head"]}
+    return MaskedLMHead(config).apply(variables, x, scorer["table"])  # pyright: ignore
 
 
 def example_means(x: jax.Array, batch: Batch) -> jax.Array:
@@ -117,7 +134,7 @@ class PretrainingModel(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool) -> PretrainingLogits:
         """Scores the vocabulary at `mlm_positions` only, and the pair at `pool_positions`."""
         masked, sentence = self.read(batch, deterministic=deterministic)
-        return PretrainingLogits(self.score_tokens(masked), sentence)
+        return PretrainingLogits(self.mlm_head(masked, self.encoder.embeddings.tokens), sentence)
 
     def read(self, batch: Batch, *, deterministic: bool) -> tuple[jax.Array, jax.Array | None]:
         """Returns the vectors at `mlm_positions`, [B, M, D], and the logits of the pair."""
@@ -138,10 +155,6 @@ class PretrainingModel(nn.Module):
         if self.config.pooling is InputPooling.LATE:
             x = example_means(x, batch).astype(x.dtype)
         return masked, getattr(self, f"{self.objective.value}_head")(x)
-
-    def score_tokens(self, x: jax.Array) -> jax.Array:
-        """Maps vectors of tokens, [B, M, D], to float32 logits [B, M, V]."""
-        return self.mlm_head(x, self.encoder.embeddings.tokens)
 
 
 def reads_pooler(config: EncoderConfig, *, whole_inputs: bool) -> bool:

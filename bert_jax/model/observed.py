@@ -55,7 +55,7 @@ class ObservedModel(nn.Module):
         """Returns the vectors of all tokens; its use is to make the parameters of all parts."""
         x = self.encoder(batch, deterministic=deterministic)
         if self.has_head:
-            self.score_tokens(x)
+            self.mlm_head(x, self.encoder.embeddings.tokens)
         if self.maps:
             self.map_hidden([x] * self.maps)
         return x
@@ -73,10 +73,6 @@ class ObservedModel(nn.Module):
         return self.encoder.observe(
             batch, output_positions, deterministic=deterministic, hidden=hidden, heads_of=heads_of
         )
-
-    def score_tokens(self, x: jax.Array) -> jax.Array:
-        """Maps vectors of tokens, [B, M, D], to float32 logits [B, M, V]."""
-        return self.mlm_head(x, self.encoder.embeddings.tokens)
 
     def map_hidden(self, vectors: Sequence[jax.Array]) -> list[jax.Array]:
         """Maps hidden vectors to the width of the teacher; see `HiddenMaps`."""

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from bert_jax.config import LESSONS, DistillationConfig, DistilledTokens, layer_pairs
 from bert_jax.model.attention import tokens_of, visible
 from bert_jax.model.encoder import Batch, Heads, Observed
+from bert_jax.model.heads import score_tokens, token_scorer
 from bert_jax.model.layers import gather_positions
 from bert_jax.model.observed import ObservedModel
 from bert_jax.objectives.losses import (
     Loss,
     Params,
+    SlotTotals,
     Total,
     Totals,
     accuracy,
@@ -275,44 +277,50 @@ class Lessons:
     ) -> Totals:
         """Returns the totals that need logits: of the masked tokens, and of the soft targets."""
         config, shared = self._config, self._shared
-        score = functools.partial(_score, self._student, params)
-        their_score = functools.partial(_score, self._teacher, teacher)
+        score = functools.partial(score_tokens, self._student.config)
+        scorer, length = token_scorer(params), batch["token_ids"].shape[1]
         soft_at_masks = config.soft_weight and not self._whole
         compares = self._teacher.has_head and (still or soft_at_masks)
 
+        def score_by_teacher(x: jax.Array) -> jax.Array:
+            return score_tokens(self._teacher.config, token_scorer(teacher), x)
+
         def at_masks(
-            x: jax.Array, of_teacher: jax.Array, labels: jax.Array, weights: jax.Array
-        ) -> Totals:
-            logits = score(x)
-            totals = {
-                "mlm_loss": cross_entropy(logits, labels, weights),
-                "mlm_accuracy": accuracy(logits, labels, weights),
-            }
+            scorer: Params,
+            x: jax.Array,
+            of_teacher: jax.Array,
+            labels: jax.Array,
+            weights: jax.Array,
+        ) -> SlotTotals:
+            logits = score(scorer, x)
+            losses = {"mlm_loss": cross_entropy(logits, labels, weights)}
+            others = {"mlm_accuracy": accuracy(logits, labels, weights)}
             if not compares:
-                return totals
-            other = their_score(of_teacher)
+                return losses, others
+            other = score_by_teacher(of_teacher)
             both = logits[..., :shared], other[..., :shared]
             counted = (weights > 0).astype(jnp.float32)
             if soft_at_masks:
-                totals["soft_loss"] = soft_target_total(*both, counted, config.temperature)
+                losses["soft_loss"] = soft_target_total(*both, counted, config.temperature)
             if still:
-                totals["teacher_mlm_loss"] = cross_entropy(other, labels, weights)
-                totals["agreement"] = agreement(*both, counted)
-            return totals
+                others["teacher_mlm_loss"] = cross_entropy(other, labels, weights)
+                others["agreement"] = agreement(*both, counted)
+            return losses, others
 
-        length = batch["token_ids"].shape[1]
+        def at_all(
+            scorer: Params, x: jax.Array, of_teacher: jax.Array, weights: jax.Array
+        ) -> SlotTotals:
+            both = score(scorer, x)[..., :shared], score_by_teacher(of_teacher)[..., :shared]
+            return {"soft_loss": soft_target_total(*both, weights, config.temperature)}, {}
+
         positions = batch["mlm_positions"] if self._whole else None
         masked = [gather_positions(each.vectors, positions) for each in (ours, theirs)]
-        totals = add_up(at_masks, (*masked, batch["mlm_labels"], batch["mlm_weights"]), length)
+        fields = *masked, batch["mlm_labels"], batch["mlm_weights"]
+        losses, others = add_up(at_masks, scorer, fields, length)
         if config.soft_weight and self._whole:
-
-            def at_all(x: jax.Array, of_teacher: jax.Array, weights: jax.Array) -> Total:
-                both = score(x)[..., :shared], their_score(of_teacher)[..., :shared]
-                return soft_target_total(*both, weights, config.temperature)
-
             fields = ours.vectors, theirs.vectors, self.weights(batch)
-            totals["soft_loss"] = add_up(at_all, fields, length)
-        return totals
+            losses |= add_up(at_all, scorer, fields, length)[0]
+        return losses | others
 
 
 def _observe(
@@ -336,11 +344,6 @@ def _observe(
         method="observe",
     )
     return observed
-
-
-def _score(model: ObservedModel, params: Params, x: jax.Array) -> jax.Array:
-    scored: Any = model.apply({"params": params}, x, method="score_tokens")
-    return scored
 
 
 def _real(batch: Batch) -> jax.Array:

@@ -13,12 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bert_jax.config import EncoderConfig
 from bert_jax.model.encoder import Batch
-from bert_jax.model.heads import PretrainingModel
+from bert_jax.model.heads import PretrainingModel, score_tokens, token_scorer
 
 Params = dict[str, Any]
 
-_CHUNK = 64  # slots of a row whose vocabulary is scored at once, where nearly all have one
+_CHUNK = 32  # slots of a row whose vocabulary is scored at once, where nearly all have one
 
 
 class Total(NamedTuple):
@@ -130,13 +131,10 @@ def make_pretraining_loss(model: PretrainingModel, *, sentence_weight: float = 1
     if positive:
         factors[f"{name}_loss"] = sentence_weight
 
-    def score(params: Params, x: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, x, method=model.score_tokens)  # pyright: ignore
-
     def totals_of(params: Params, batch: Batch, dropout_key: jax.Array | None) -> Totals:
         x, pair = _apply(model, params, batch, dropout_key, method=model.read)
-        loss, right = token_totals(functools.partial(score, params), x, batch)
-        totals = {f"{tokens}_loss": loss, f"{tokens}_accuracy": right}
+        found = token_totals(model.config, params, x, batch)
+        totals = {f"{tokens}_{each}": total for each, total in found.items()}
         if pair is None:
             return totals
         labels, weights = batch["labels"], batch["weights"]
@@ -154,40 +152,48 @@ def make_pretraining_loss(model: PretrainingModel, *, sentence_weight: float = 1
     return Loss(totals_of, weights_of, factors)
 
 
-def token_totals(
-    score: Callable[[jax.Array], jax.Array], x: jax.Array, batch: Batch
-) -> tuple[Total, Total]:
-    """Returns cross-entropy and accuracy of the language model.
+def token_totals(config: EncoderConfig, params: Params, x: jax.Array, batch: Batch) -> Totals:
+    """Returns the cross-entropy of the language model, `loss`, and its `accuracy`.
 
     Args:
-      score: [B, m, D] -> logits [B, m, V].
+      config: of the encoder.
+      params: of the model.
       x: [B, M, D], the vectors of the slots.
       batch: `mlm_labels` [B, M] int32, `mlm_weights` [B, M] float32.
     """
 
-    def totals(x: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[Total, Total]:
-        logits = score(x)
-        return cross_entropy(logits, labels, weights), accuracy(logits, labels, weights)
+    def totals(scorer: Params, x: jax.Array, labels: jax.Array, weights: jax.Array) -> SlotTotals:
+        logits = score_tokens(config, scorer, x)
+        loss, right = (each(logits, labels, weights) for each in (cross_entropy, accuracy))
+        return {"loss": loss}, {"accuracy": right}
 
     fields = x, batch["mlm_labels"], batch["mlm_weights"]
-    return add_up(totals, fields, batch["token_ids"].shape[1])
+    losses, others = add_up(totals, token_scorer(params), fields, batch["token_ids"].shape[1])
+    return losses | others
 
 
-def add_up(totals: Callable[..., Any], fields: tuple[jax.Array, ...], length: int) -> Any:
+# Losses, whose sums are differentiated, and other totals.
+SlotTotals = tuple[Totals, Totals]
+
+
+def add_up(
+    totals: Callable[..., SlotTotals], scorer: Params, fields: tuple[jax.Array, ...], length: int
+) -> SlotTotals:
     """Adds up what a function makes of the slots of rows.
 
-    Where there are many, it takes some of them at a time, and computes them again in the backward
-    pass: so what it needs for each slot, such as the logits of a vocabulary, is never there for
-    all.
+    Where there are many, it takes some of them at a time: so what it needs for each slot, such as
+    the logits of a vocabulary, is never there for all.
 
     Args:
-      totals: the fields of some slots to sums over them.
-      fields: [B, M, ...] each; 0 in all of them must add nothing.
+      totals: `scorer` and the fields of some slots to totals of them.
+      scorer: parameters that it is differentiated by.
+      fields: [B, M, ...] each; it is differentiated by the first one. 0 in all of them must add
+        nothing.
       length: T of the rows.
     """
     slots = fields[0].shape[1]
     if slots <= max(_CHUNK, length // 2):
-        return totals(*fields)
+        return totals(scorer, *fields)
     chunks = -(-slots // _CHUNK)
 
     def cut(field: jax.Array) -> jax.Array:
@@ -196,14 +202,67 @@ def add_up(totals: Callable[..., Any], fields: tuple[jax.Array, ...], length: in
         field = jnp.pad(field, filling)
         return jnp.moveaxis(field.reshape(len(field), chunks, _CHUNK, *field.shape[2:]), 1, 0)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add(sums: Any, chunk: tuple[jax.Array, ...]) -> Any:
-        return jax.tree.map(jnp.add, sums, totals(*chunk)), None
+    x, *others = map(cut, fields)
+    return _add_chunks(totals, scorer, x, others)
 
-    parts = tuple(map(cut, fields))
-    shapes = jax.eval_shape(totals, *(part[0] for part in parts))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, parts)[0]
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _add_chunks(
+    totals: Callable[..., SlotTotals], scorer: Params, x: jax.Array, others: list[jax.Array]
+) -> SlotTotals:
+    """Returns the totals of all chunks: x [chunks, B, m, D], `others` [chunks, B, m, ...]."""
+
+    def add(sums: SlotTotals, chunk: tuple[jax.Array, ...]) -> tuple[SlotTotals, None]:
+        return jax.tree.map(jnp.add, sums, totals(scorer, *chunk)), None
+
+    shapes = jax.eval_shape(totals, scorer, x[0], *(each[0] for each in others))
+    return jax.lax.scan(add, _zeros(shapes), (x, *others))[0]
+
+
+def _add_chunks_forward(
+    totals: Callable[..., SlotTotals], scorer: Params, x: jax.Array, others: list[jax.Array]
+) -> tuple[SlotTotals, tuple[dict[str, Params], dict[str, jax.Array]]]:
+    """Also returns the gradients of each loss, made while the logits of a chunk are there."""
+
+    def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, dict[str, jax.Array]]:
+        x, *others = chunk
+
+        def losses(scorer: Params, x: jax.Array) -> tuple[dict[str, jax.Array], SlotTotals]:
+            found = totals(scorer, x, *others)
+            return {name: loss.sum for name, loss in found[0].items()}, found
+
+        sums, pull, found = jax.vjp(losses, scorer, x, has_aux=True)
+        pulled = {name: pull({each: jnp.float32(each == name) for each in sums}) for name in sums}
+        own = found, {name: by_scorer for name, (by_scorer, _) in pulled.items()}
+        return jax.tree.map(jnp.add, carry, own), {name: by_x for name, (_, by_x) in pulled.items()}
+
+    shapes = jax.eval_shape(totals, scorer, x[0], *(each[0] for each in others))
+    zeros = _zeros(shapes), {name: _zeros(scorer) for name in shapes[0]}
+    (found, by_scorer), by_x = jax.lax.scan(add, zeros, (x, *others))
+    return found, (by_scorer, by_x)
+
+
+def _add_chunks_backward(
+    totals: Callable[..., SlotTotals],
+    gradients: tuple[dict[str, Params], dict[str, jax.Array]],
+    cotangents: SlotTotals,
+) -> tuple[Params, jax.Array, None]:
+    del totals
+    factors = [loss.sum for loss in cotangents[0].values()]
+
+    def weigh(*leaves: jax.Array) -> jax.Array:
+        terms = [factor * leaf for factor, leaf in zip(factors, leaves, strict=True)]
+        return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
+
+    by_scorer, by_x = (each.values() for each in gradients)
+    return jax.tree.map(weigh, *by_scorer), weigh(*by_x), None
+
+
+_add_chunks.defvjp(_add_chunks_forward, _add_chunks_backward)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def make_task_loss(

@@ -22,9 +22,10 @@ from absl import app, flags
 from benchmarks.sizes import SIZES, encoder_of
 from bert_jax.config import DistillationConfig, DistilledTokens, MeshConfig, OptimizerConfig
 from bert_jax.distributed import sharding
+from bert_jax.model.heads import score_tokens, token_scorer
 from bert_jax.model.observed import ObservedModel
 from bert_jax.objectives.distillation import make_distillation_loss
-from bert_jax.objectives.losses import Loss, add_up, cross_entropy
+from bert_jax.objectives.losses import Loss, Total, add_up, token_totals
 from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.optimizer import make_optimizer
 from bert_jax.training.schedules import task_settings
@@ -62,11 +63,6 @@ def positions_of(batch: Any) -> Any:
     return None if _TOKENS.value is DistilledTokens.ALL else batch["mlm_positions"]
 
 
-def score(model: ObservedModel, params: Any, x: jax.Array) -> jax.Array:
-    """Returns the logits of vectors."""
-    return model.apply({"params": params}, x, method="score_tokens")  # pyright: ignore
-
-
 def observed(model: ObservedModel, params: Any, batch: Any, key: Any = None) -> Any:
     """Returns the vectors of the compared tokens."""
     made: Any = model.apply(
@@ -87,11 +83,9 @@ def own_loss(model: ObservedModel) -> Loss:
         x = observed(model, params, batch, key)
         labels = batch["mlm_labels"] if positions_of(batch) is not None else batch["token_ids"]
 
-        def at(x: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
-            return cross_entropy(score(model, params, x), labels, weights)
-
         weights = jnp.ones(labels.shape, jnp.float32)
-        return {"mlm_loss": add_up(at, (x, labels, weights), _LENGTH.value)}
+        told = batch | {"mlm_labels": labels, "mlm_weights": weights}
+        return {"mlm_loss": token_totals(model.config, params, x, told)["loss"]}
 
     def weights(batch: Any) -> Any:
         return {"mlm_loss": jnp.float32(batch["token_ids"].size)}
@@ -105,10 +99,12 @@ def teacher_forward(model: ObservedModel) -> Callable[[Any, Any], jax.Array]:
     def forward(params: Any, batch: Any) -> jax.Array:
         x = observed(model, params, batch)
 
-        def at(x: jax.Array) -> jax.Array:
-            return jnp.sum(jax.nn.logsumexp(score(model, params, x), axis=-1))
+        def at(scorer: Any, x: jax.Array) -> Any:
+            logits = score_tokens(model.config, scorer, x)
+            sum_of_all = jnp.sum(jax.nn.logsumexp(logits, axis=-1))
+            return {}, {"sum": Total(sum_of_all, jnp.float32(1))}
 
-        return add_up(at, (x,), _LENGTH.value)
+        return add_up(at, token_scorer(params), (x,), _LENGTH.value)[1]["sum"].sum
 
     return forward
 

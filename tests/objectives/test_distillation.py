@@ -11,7 +11,9 @@ import pytest
 
 from bert_jax.config import DistillationConfig, DistilledTokens, EncoderConfig
 from bert_jax.model.attention import tokens_of, visible
+from bert_jax.model.heads import score_tokens, token_scorer
 from bert_jax.model.observed import ObservedModel
+from bert_jax.objectives import losses
 from bert_jax.objectives.distillation import (
     agreement,
     cosine_total,
@@ -199,7 +201,7 @@ def test_every_lesson_together(tiny_encoder: EncoderConfig, tokens: DistilledTok
         for each in (mine, other)
     ]
     logits = [
-        model.apply({"params": params}, x, method="score_tokens")
+        score_tokens(model.config, token_scorer(params), x)
         for model, params, x in zip((student, teacher), (ours, theirs), vectors, strict=True)
     ]
     expected = {
@@ -293,23 +295,32 @@ def test_micro_batches_add_up(
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=2e-6)
 
 
-def test_long_rows_are_compared_a_part_at_a_time(tiny_encoder: EncoderConfig) -> None:
-    """More than 64 tokens are scored in parts, which change nothing."""
+@pytest.mark.parametrize("tokens", list(DistilledTokens))
+def test_long_rows_are_compared_a_part_at_a_time(
+    tiny_encoder: EncoderConfig, tokens: DistilledTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many tokens are scored in parts, which changes neither totals nor gradients."""
     longer = dataclasses.replace(tiny_encoder, max_length=100)
-    config = DistillationConfig(soft_weight=1.0, mlm_weight=1.0)
+    config = DistillationConfig(soft_weight=5.0, mlm_weight=2.0, cosine_weight=1.0, tokens=tokens)
     student, teacher = ObservedModel(longer), ObservedModel(dataclasses.replace(longer, layers=1))
-    batch = masked(longer, rows=3, length=100)
+    batch = with_targets(make_batch(longer, rows=3, length=100))  # every position is a slot
     ours, theirs = random_params(student, batch), random_params(teacher, batch, seed=1)
     loss = make_distillation_loss(student, teacher, config).given(theirs)
-    totals = loss.totals(ours, batch, None)
-    logits = []
-    for model, params in ((student, ours), (teacher, theirs)):
-        x = model.apply({"params": params}, batch, deterministic=True)
-        logits.append(model.apply({"params": params}, x, method="score_tokens"))
-    expected = soft_target_total(*logits, (batch["example_ids"] > 0).astype("f4"), 2.0)
-    np.testing.assert_allclose(totals["soft_loss"], expected, rtol=1e-5)
-    program = jax.jit(jax.grad(lambda params: loss(params, batch, None)[0])).lower(ours)
-    assert "3x100x60x" not in program.as_text().replace("tensor<", "")  # no logits of all tokens
+
+    def gradient() -> tuple[Any, Any]:
+        step = jax.jit(jax.value_and_grad(lambda params: loss(params, batch, None), has_aux=True))
+        assert ("3x100x60x" in step.lower(ours).as_text()) == (losses._CHUNK == 100)
+        return step(ours)
+
+    (value, totals), grads = gradient()
+    monkeypatch.setattr(losses, "_CHUNK", 100)
+    (whole, whole_totals), whole_grads = gradient()
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    assert totals.keys() == whole_totals.keys()
+    for name, total in totals.items():
+        np.testing.assert_allclose(total, whole_totals[name], rtol=2e-6, err_msg=name)
+    for one, other in zip(*map(jax.tree.leaves, (grads, whole_grads)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_answers_of_a_teacher_of_a_task() -> None:
