@@ -403,6 +403,7 @@ class TaskDataConfig:
     """
 
     train: str = ""
+    unlabelled: str = ""  # more inputs, for which the teacher's answers are all that is learned
     dev: str = ""  # held out; several with commas between, the first chooses the best epoch
     header: bool = True  # .tsv and .csv begin with column names; False: columns are 0, 1, ...
     text_column: str = "text"
@@ -923,6 +924,11 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
         _at_least(name, getattr(config, name), 0)
     for name in ("dropout_rate", "warmup_share", "label_smoothing"):
         _rate(name, getattr(config, name), below_one=True)
+    if data.unlabelled and not config.teacher:
+        raise UserError(
+            f"--config.data.unlabelled={data.unlabelled} needs answers to learn: name a teacher by"
+            " --config.teacher, or leave it out"
+        )
     _positive("teacher_weight", config.teacher_weight)
     _rate("teacher_weight", config.teacher_weight)
     _positive("temperature", config.temperature)

@@ -103,10 +103,11 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--price={_PRICE.value} must be 0 or more")
     with app.imports():
         from bert_jax.planning.planner import print_plans
-        from bert_jax.planning.topologies import parse_topologies
+        from bert_jax.planning.topologies import only_compile, parse_topologies
     names = parse_topologies(_TOPOLOGY.value)
     config = checked_config(with_file_names(_CONFIG.value), PretrainConfig)
     task = read_task_config(_FINETUNE.value, _EXAMPLES.value)
+    only_compile(names)  # before anything, such as a checkpoint, is read by JAX
     teacher = read_teacher(_TEACHER.value, config)
     print_plans(
         config,

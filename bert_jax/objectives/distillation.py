@@ -112,14 +112,14 @@ def _log_relations(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def taught_classes(logits: jax.Array, batch: Batch, temperature: float) -> Total:
-    """Sums T^2 KL to a teacher's classes: logits and `taught` [B, M, C], `weights` [B, M]."""
-    return soft_target_total(logits, batch["taught"], batch["weights"], temperature)
+    """Sums T^2 KL to a teacher's classes: logits, `taught` [B, M, C], `taught_weights` [B, M]."""
+    return soft_target_total(logits, batch["taught"], batch["taught_weights"], temperature)
 
 
 def taught_numbers(values: jax.Array, batch: Batch, temperature: float) -> Total:
     """Sums the squared error to a teacher's numbers, [B, N, 1]; there is no temperature."""
     del temperature
-    return hidden_total(values, batch["taught"], batch["weights"])
+    return hidden_total(values, batch["taught"], batch["taught_weights"])
 
 
 def taught_spans(logits: jax.Array, batch: Batch, temperature: float) -> Total:
@@ -129,10 +129,10 @@ def taught_spans(logits: jax.Array, batch: Batch, temperature: float) -> Total:
 
     Args:
       logits: [B, T, 2] float32.
-      batch: `taught` [B, T, 2] float32; `example_ids` [B, T] int32; `weights` [B, N] float32.
+      batch: `taught` [B, T, 2] and `taught_weights` [B, N] float32; `example_ids` [B, T] int32.
       temperature: T, of both.
     """
-    weights = batch["weights"]
+    weights = batch["taught_weights"]
     slots = 1 + jnp.arange(weights.shape[1])
     own = batch["example_ids"][:, None, :] == slots[None, :, None]  # [B, N, T]
     total = jnp.zeros((), jnp.float32)

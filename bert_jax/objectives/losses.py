@@ -250,7 +250,7 @@ def _add_chunks_backward(
     del totals
     factors = [loss.sum for loss in cotangents[0].values()]
 
-    def weigh(*leaves: jax.Array) -> jax.Array:
+    def weigh(*leaves: Any) -> Any:
         terms = [factor * leaf for factor, leaf in zip(factors, leaves, strict=True)]
         return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
 
@@ -286,12 +286,14 @@ def make_task_loss(
 
     def weights_of(batch: Batch) -> dict[str, jax.Array]:
         weights = {"loss": jnp.sum(weights_in_loss(batch, class_weights))}
-        return weights | ({"taught_loss": jnp.sum(batch["weights"])} if taught_weight else {})
+        if taught_weight:
+            weights["taught_loss"] = jnp.sum(batch["taught_weights"])
+        return weights
 
     factors = {"loss": 1.0 - taught_weight}
-    return Loss(
-        totals, weights_of, factors | ({"taught_loss": taught_weight} if taught_weight else {})
-    )
+    if taught_weight:
+        factors["taught_loss"] = taught_weight
+    return Loss(totals, weights_of, factors)
 
 
 def weights_in_loss(batch: Batch, class_weights: tuple[float, ...]) -> jax.Array:

@@ -39,7 +39,7 @@ from bert_jax.planning.report import (
     size,
     totals,
 )
-from bert_jax.planning.topologies import only_compile, topology_devices
+from bert_jax.planning.topologies import topology_devices
 from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
 from bert_jax.runs.teacher import TeacherShape, teacher_model
 
@@ -146,9 +146,7 @@ def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
     if config.data.corpus != UNREAD:
         tokenizer = corpus_tokenizer(next(iter(parse_mixture(config.data.corpus))))
         resolve_vocabulary(config, tokenizer)
-        return mask_vocabulary(
-            config.masking, tokenizer, lambda: np.ones(tokenizer.vocab_size, np.int64)
-        )
+        return mask_vocabulary(config.masking, tokenizer)
     vocab_size = config.encoder.vocab_size
     if vocab_size == 0:
         raise UserError(
@@ -177,7 +175,7 @@ def print_plans(
     examples: int = 0,
     teacher: TeacherShape | None = None,
 ) -> None:
-    """Compiles a run for each topology, and prints a report of each.
+    """Compiles a run for each topology, and prints a report of each; see `only_compile` before.
 
     Args:
       config: of pretraining, validated; `UNREAD` may stand for the corpus.
@@ -191,7 +189,6 @@ def print_plans(
       UserError: for what cannot be compiled, a missing size of the vocabulary, or a teacher that
         does not suit.
     """
-    only_compile(topologies)
     planner = Planner(config, task, examples, teacher)
     devices = {name: topology_devices(name) for name in topologies}
     steps = {

@@ -104,12 +104,12 @@ class FinetuningSetup:
         return finetuning_step(self.config, self.model, self.mesh, steps, weights)
 
     def _ask_teacher(self, path: str) -> None:
-        """Runs a teacher over the training split, once; its outputs go with the inputs.
+        """Runs a teacher over what is trained on, once; its outputs go with the inputs.
 
         Raises:
           UserError: if it is of another task, or has another tokenizer or other labels.
         """
-        checkpoint, inputs = find_checkpoint(path), self.task.train.inputs
+        checkpoint, train, more = find_checkpoint(path), self.task.train, self.task.unlabelled
         metadata = read_metadata(checkpoint)
         if metadata["tokenizer"]["fingerprint"] != self.stored_tokenizer["fingerprint"]:
             raise UserError(
@@ -127,14 +127,21 @@ class FinetuningSetup:
                 f" task has {choices(self.task.labels)}: fine-tune the teacher on the same labels"
             )
         teacher = FineTuned(checkpoint, metadata, sharding.make_mesh(self.config.mesh))
-        if (longest := int(inputs.sizes.max())) > teacher.encoder.max_length:
+        longest = max(int(each.sizes.max()) for each in (train.inputs, more) if each)
+        if longest > teacher.encoder.max_length:
             raise UserError(
                 f"--config.data.length={self.config.data.length}: the longest input has {longest}"
                 f" tokens, and the teacher takes {teacher.encoder.max_length}: lower it"
             )
-        outputs = teacher.outputs(inputs, batch_size=self.config.batch_size, packed=True)
-        taught = np.stack(outputs) if self.model.whole_inputs else list(outputs)
-        self.task.train.inputs = dataclasses.replace(inputs, taught=taught)
+
+        def taught(inputs: TaskInputs) -> TaskInputs:
+            outputs = teacher.outputs(inputs, batch_size=self.config.batch_size, packed=True)
+            kept = np.stack(outputs) if self.model.whole_inputs else list(outputs)
+            return dataclasses.replace(inputs, taught=kept)
+
+        train.inputs = taught(train.inputs)
+        if more:
+            self.task = dataclasses.replace(self.task, unlabelled=taught(more))
         self.teacher = json_digest(metadata["fingerprints"]["params"])
 
     def identity(self) -> dict[str, Any]:
@@ -161,11 +168,17 @@ class FinetuningSetup:
 def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
     """Returns the inputs to train on: all, or those of `data.examples` drawn by the seed.
 
-    More examples of the same seed include the fewer.
+    More examples of the same seed include the fewer. Inputs without labels follow, all of them.
 
     Raises:
       UserError: if there are fewer than asked for, or a class has none among them.
     """
+    inputs = labelled_inputs(config, task)
+    return inputs if task.unlabelled is None else inputs.with_unlabelled(task.unlabelled)
+
+
+def labelled_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
+    """Returns the labelled ones; see `training_inputs`."""
     inputs, wanted, there = task.train.inputs, config.data.examples, task.train.examples
     if not wanted:
         return inputs
@@ -283,9 +296,11 @@ def introduction(
     yield f"{sharding.describe(setup.mesh)}{named}"
     for name, split in {"train": setup.task.train, **setup.task.dev}.items():
         examples = len(np.unique(inputs[name].example_of))
+        more = setup.task.unlabelled if name == "train" else None
         windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
         notes = f"; {split.notes}" if split.notes else ""
-        yield f"{name}: {examples:,} examples{windows}{notes}"
+        without = f", {len(np.unique(more.example_of)):,} of them without labels" if more else ""
+        yield f"{name}: {examples:,} examples{without}{windows}{notes}"
     yield f"an epoch is {batches.describe()}"
     longest = max(int(each.sizes.max()) for each in inputs.values())
     if advice := row_advice(longest, setup.config.data.length):

@@ -101,26 +101,32 @@ def resolve_vocabulary(config: PretrainConfig, tokenizer: Tokenizer) -> None:
 
 
 def mask_vocabulary(
-    config: MaskingConfig, tokenizer: Tokenizer, count_tokens: Callable[[], np.ndarray]
+    config: MaskingConfig,
+    tokenizer: Tokenizer,
+    count_tokens: Callable[[], np.ndarray] | None = None,
 ) -> MaskVocabulary:
     """Returns the properties of a tokenizer that masking needs.
 
     Args:
       config: of the masking.
       tokenizer: of the corpus.
-      count_tokens: makes [V] int64, how often each token occurs; only `smoothing` needs it.
+      count_tokens: makes [V] int64, how often each token occurs, where `smoothing` asks; None: as
+        if each occurred once.
 
     Raises:
       UserError: if whole words are masked and the tokenizer does not mark their starts.
     """
     by_word = config.strategy in (MaskStrategy.WHOLE_WORDS, MaskStrategy.SPANS)
     size = tokenizer.vocab_size
+    weights = None
+    if config.smoothing:
+        weights = _smoothed(count_tokens() if count_tokens else np.ones(size), config.smoothing)
     return MaskVocabulary(
         special_ids=tokenizer.special.ids,
         mask_id=tokenizer.special.mask,
         vocab_size=size,
         word_starts=tokenizer.word_starts() if by_word else np.ones(size, bool),
-        weights=_smoothed(count_tokens(), config.smoothing) if config.smoothing else None,
+        weights=weights,
     )
 
 

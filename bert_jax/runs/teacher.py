@@ -41,7 +41,7 @@ _FREE = OF_RUN | FREE | frozenset("layers segments max_length pooling pooler".sp
 
 
 class TeacherShape(NamedTuple):
-    """What a teacher is, before it is restored.
+    """Shape of a teacher, known before it is restored.
 
     Attributes:
       encoder: its shape.

@@ -15,6 +15,7 @@ from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskData
 from bert_jax.data.tasks import classes as tasks
 from bert_jax.data.tasks import spans as span_task
 from bert_jax.data.tasks import tag_tasks as tag_task
+from bert_jax.data.tasks import unlabelled
 from bert_jax.data.tasks.labels import choices, clean_label
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
@@ -49,6 +50,7 @@ class Kind:
       metrics: scores that can choose the best epoch; the first is the default.
       read_task: reads all files of a task.
       read_split: reads one file of a task, given the labels.
+      read_unlabelled: reads the inputs of a file alone.
       suffixes: of files with such a task, beside .jsonl and tfds:.
     """
 
@@ -60,6 +62,7 @@ class Kind:
     metrics: tuple[str, ...]
     read_task: Callable[[TaskDataConfig, Tokenizer], Task]
     read_split: Callable[[str, TaskDataConfig, Tokenizer, Sequence[str]], Split]
+    read_unlabelled: Callable[[str, TaskDataConfig, Tokenizer], TaskInputs]
     suffixes: tuple[str, ...]
 
 
@@ -74,6 +77,7 @@ KINDS = {
         metrics=("accuracy", "f1", "macro_f1", "matthews"),
         read_task=tasks.read_class_task,
         read_split=tasks.read_class_split,
+        read_unlabelled=unlabelled.read_texts,
         suffixes=_TABLES,
     ),
     TaskKind.REGRESSION: Kind(
@@ -87,6 +91,7 @@ KINDS = {
         read_split=lambda source, data, tokenizer, _: tasks.read_number_split(
             source, data, tokenizer
         ),
+        read_unlabelled=functools.partial(unlabelled.read_texts, dtype=np.float32),
         suffixes=_TABLES,
     ),
     TaskKind.TAGS: Kind(
@@ -98,6 +103,7 @@ KINDS = {
         metrics=("f1", "accuracy"),
         read_task=tag_task.read_tag_task,
         read_split=tag_task.read_tag_split,
+        read_unlabelled=unlabelled.read_words,
         suffixes=(".conll", ".conllu", ".conllup", ".iob", ".bio", *_TABLES),
     ),
     TaskKind.SPANS: Kind(
@@ -111,6 +117,7 @@ KINDS = {
         read_split=lambda source, data, tokenizer, _: span_task.read_span_split(
             source, data, tokenizer
         ),
+        read_unlabelled=unlabelled.read_question_texts,
         suffixes=(".json",),
     ),
 }
@@ -133,9 +140,14 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     Raises:
       UserError: if a file is missing, malformed, or for another kind of task.
     """
-    for source in (config.data.train, *dev_sources(config.data).values()):
-        check_source(config.task, source)
-    return KINDS[config.task].read_task(config.data, tokenizer)
+    kind, source = KINDS[config.task], config.data.unlabelled
+    for each in (config.data.train, *dev_sources(config.data).values(), source):
+        check_source(config.task, each)
+    task = kind.read_task(config.data, tokenizer)
+    if not source:
+        return task
+    more = kind.read_unlabelled(source, config.data, tokenizer)
+    return dataclasses.replace(task, unlabelled=more)
 
 
 def chosen_metric(config: FinetuneConfig, scores: Sequence[str]) -> str:
@@ -208,7 +220,8 @@ def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tupl
     if not asked:
         return ()
     if asked == "balanced":
-        found = inputs.labels
+        labelled = inputs.labelled
+        found = (inputs if labelled is None else inputs.take(np.flatnonzero(labelled))).labels
         flat = np.concatenate(found) if isinstance(found, list) else found
         counts = np.bincount(flat[flat >= 0], minlength=len(labels))
         # The weight of a class without examples is never used.

@@ -292,6 +292,39 @@ def test_a_student_learns_a_task_from_its_teacher_alone(
     assert "taught_loss" not in log_of(other)[-1]  # held-out scores know the labels alone
 
 
+def test_inputs_without_labels_are_taught_alike(
+    taught_flags: list[str], drivers: Drivers, tmp_path: pathlib.Path
+) -> None:
+    """With all of the weight on the teacher, it does not matter which inputs have labels."""
+    train = next(flag for flag in taught_flags if "data.train" in flag).partition("=")[2]
+    head, *rows = pathlib.Path(train).read_text().splitlines()
+    half = len(rows) // 2
+    (tmp_path / "some.tsv").write_text("\n".join([head, *rows[:half]]) + "\n")
+    words = [row.rpartition("\t")[2] for row in [head, *rows[half:]]]
+    (tmp_path / "more.tsv").write_text("\n".join(words) + "\n")
+    more = f"--config.data.unlabelled={tmp_path / 'more.tsv'}"
+    some = [*taught_flags, f"--config.data.train={tmp_path / 'some.tsv'}", more]
+    result = drivers.run("finetune", *taught_flags, f"--workdir={tmp_path / 'all'}")
+    assert result.status == 0, result
+    result = drivers.run("finetune", *some, f"--workdir={tmp_path / 'run'}")
+    assert f"train: {len(rows):,} examples, {len(rows) - half:,} of them without" in result.err
+    ours, whole = (arrays_of(tmp_path / name) for name in ("run", "all"))
+    for name, array in ours.items():  # the teacher read them in other rows
+        np.testing.assert_allclose(array, whole[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+    # They count in every sweep and beside labels, and change what a run is.
+    both = [*some, "--config.teacher_weight=0.5", "--config.class_weights=balanced"]
+    both.append("--learning_rates=1e-3,3e-2")
+    result = drivers.run("finetune_sweep", *both, f"--workdir={tmp_path / 'sweep'}")
+    assert result.status == 0, result
+    (tmp_path / "more.tsv").write_text("\n".join(words[:-1]) + "\n")
+    result = drivers.run("finetune", *some, f"--workdir={tmp_path / 'run'}")
+    assert "another" in result.error()
+    untaught = [flag for flag in some if "config.teacher" not in flag]
+    result = drivers.run("finetune", *untaught, f"--workdir={tmp_path / 'none'}")
+    assert f"{more} needs answers to learn: name a teacher" in result.error()
+
+
 def test_a_sweep_has_a_teacher_too(
     taught_flags: list[str], drivers: Drivers, tmp_path: pathlib.Path
 ) -> None:

@@ -326,7 +326,7 @@ def test_long_rows_are_compared_a_part_at_a_time(
 def test_answers_of_a_teacher_of_a_task() -> None:
     torch = pytest.importorskip("torch")
     outputs, taught, weights = draw(2, 5, 4), draw(2, 5, 4, seed=1), slots(2, 5)
-    batch = {"taught": jnp.array(taught), "weights": jnp.array(weights)}
+    batch = {"taught": jnp.array(taught), "taught_weights": jnp.array(weights)}
     found = taught_classes(jnp.array(outputs), batch, 3.0)
     expected = soft_target_total(*map(jnp.array, (outputs, taught, weights)), 3.0)
     np.testing.assert_allclose(found, expected)
@@ -339,7 +339,8 @@ def test_answers_of_a_teacher_of_a_task() -> None:
     # Answers: two examples in a row, and padding.
     ids = np.array([[1, 1, 1, 2, 2, 0]], np.int32)
     logits, other = draw(1, 6, 2), draw(1, 6, 2, seed=1)
-    batch = {"taught": jnp.array(other), "weights": jnp.ones((1, 2)), "example_ids": jnp.array(ids)}
+    batch = {"taught": jnp.array(other), "example_ids": jnp.array(ids)}
+    batch["taught_weights"] = jnp.ones((1, 2))
     total = 0.0
     for example in (1, 2):
         own = torch.from_numpy(ids[0] == example)

@@ -6,6 +6,7 @@ than a row. Labels belong to whole inputs (predicted from the [CLS] vector) or t
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class TaskInputs:
       features: cached vectors of the encoder: [I, D] float32 for whole inputs, a list of I arrays
         [size, D] for tokens; None if they are not cached.
       taught: outputs of a teacher in the same form, with C in the place of D; None without one.
+      labelled: [I] bool, which inputs have labels; None: all have.
     """
 
     a: list[np.ndarray]
@@ -44,6 +46,7 @@ class TaskInputs:
     special: SpecialIds
     features: np.ndarray | list[np.ndarray] | None = None
     taught: np.ndarray | list[np.ndarray] | None = None
+    labelled: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of inputs, I."""
@@ -56,7 +59,10 @@ class TaskInputs:
 
     def of_examples(self, examples: np.ndarray) -> "TaskInputs":
         """Selects the inputs of some examples; they keep their order."""
-        chosen = np.flatnonzero(np.isin(self.example_of, examples))
+        return self.take(np.flatnonzero(np.isin(self.example_of, examples)))
+
+    def take(self, chosen: np.ndarray) -> "TaskInputs":
+        """Selects inputs by their numbers, [n] int64."""
         return TaskInputs(
             [self.a[i] for i in chosen],
             [self.b[i] for i in chosen],
@@ -65,6 +71,20 @@ class TaskInputs:
             self.special,
             None if self.features is None else _take(self.features, chosen),
             None if self.taught is None else _take(self.taught, chosen),
+            None if self.labelled is None else self.labelled[chosen],
+        )
+
+    def with_unlabelled(self, others: "TaskInputs") -> "TaskInputs":
+        """Appends inputs whose labels do not count; features are not kept."""
+        first = int(self.example_of.max(initial=-1)) + 1
+        return TaskInputs(
+            [*self.a, *others.a],
+            [*self.b, *others.b],
+            _joined(self.labels, others.labels),
+            np.concatenate([self.example_of, first + others.example_of]),
+            self.special,
+            taught=None if self.taught is None else _joined(self.taught, others.taught),
+            labelled=np.arange(len(self) + len(others)) < len(self),
         )
 
 
@@ -95,6 +115,12 @@ class BatchFormat(RowFormat):
 
 def _take(values: np.ndarray | list[np.ndarray], chosen: np.ndarray) -> np.ndarray | list:
     return values[chosen] if isinstance(values, np.ndarray) else [values[i] for i in chosen]
+
+
+def _joined(values: np.ndarray | list[np.ndarray], others: Any) -> np.ndarray | list[np.ndarray]:
+    if isinstance(values, np.ndarray):
+        return np.concatenate([values, others])
+    return [*values, *others]
 
 
 def input_sizes(
@@ -182,6 +208,14 @@ class TaskStream:
         else:
             weights = _placed(batch, at, np.ones(len(inputs)), chosen)
         batch |= {"labels": labels, "weights": weights.astype(np.float32)}
+        if inputs.taught is not None:
+            batch["taught_weights"] = batch["weights"]
+        if inputs.labelled is not None:
+            labelled = _placed(batch, at, inputs.labelled.astype(np.float32), chosen)
+            if isinstance(inputs.labels, list):
+                slots = np.maximum(batch["example_ids"] - 1, 0)
+                labelled = np.take_along_axis(labelled, slots, axis=1)
+            batch["weights"] = batch["weights"] * labelled
         for name in ("features", "taught"):
             if (values := getattr(inputs, name)) is not None:
                 batch[name] = _placed(batch, at, values, chosen)

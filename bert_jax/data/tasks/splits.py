@@ -71,11 +71,13 @@ class Task:
       labels: names of the classes; empty for a task without classes.
       train: the training split.
       dev: the held-out splits by name: `dev`, `dev2` and so on.
+      unlabelled: more inputs to train on, whose labels do not count; None: there are none.
     """
 
     labels: list[str]
     train: Split
     dev: Mapping[str, Split]
+    unlabelled: TaskInputs | None = None
 
     def fingerprint(self) -> str:
         """Returns a digest of every token, label and gold answer."""
@@ -84,6 +86,9 @@ class Task:
             for values in (*split.inputs.a, *split.inputs.b, *split.inputs.labels):
                 digest.update(values.size.to_bytes(8) + values.tobytes())
             digest.update(split.gold_text().encode())
+        if self.unlabelled is not None:
+            for values in (*self.unlabelled.a, *self.unlabelled.b):
+                digest.update(values.size.to_bytes(8) + values.tobytes())
         return digest.hexdigest()
 
 

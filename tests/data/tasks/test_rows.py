@@ -1,5 +1,7 @@
 """Inputs written into packed rows, and the outputs of the rows taken apart again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,30 @@ def test_inputs_of_some_examples() -> None:
     assert [part.tolist() for part in some.labels] == [
         inputs.labels[i].tolist() for i in (4, 5, 18, 19)
     ]
+
+
+@pytest.mark.parametrize("kind", ["whole", "pairs", "tokens"])
+def test_inputs_without_labels_count_for_a_teacher_alone(kind: str) -> None:
+    """Their rows are those of labelled inputs; their labels have no weight."""
+    inputs = make_inputs(kind)
+    is_list = isinstance(inputs.labels, list)
+    taught = [np.full((n, 3), i + 1.0) for i, n in enumerate(inputs.sizes)]
+    whole = dataclasses.replace(
+        inputs, taught=taught if is_list else np.stack([each[0] for each in taught])
+    )
+    labelled, others = whole.take(np.arange(20)), whole.take(np.arange(20, COUNT))
+    parted = labelled.with_unlabelled(others)
+    assert len(np.unique(parted.example_of)) == COUNT
+    for one, other in zip(*map(batches_of, map(make_stream_of, (whole, parted))), strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_array_equal(one["taught_weights"], one["weights"])
+        for name in one.keys() - {"weights"}:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+        number = one["taught"][..., 0] - 1  # of the input that a slot or token belongs to
+        np.testing.assert_array_equal(other["weights"], one["weights"] * (number < 20))
+    subset = parted.of_examples(parted.example_of[[3, 30]])
+    np.testing.assert_array_equal(subset.labelled, [True, False])
+
+
+def make_stream_of(inputs: TaskInputs) -> TaskStream:
+    return make_stream(inputs, 7)

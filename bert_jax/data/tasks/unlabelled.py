@@ -1,0 +1,73 @@
+"""Reads inputs without labels, for which a teacher's answers are all that a student learns."""
+
+import numpy as np
+
+from bert_jax.config import TaskDataConfig
+from bert_jax.data.tasks.bad_rows import BadRows
+from bert_jax.data.tasks.classes import encode_inputs
+from bert_jax.data.tasks.question_files import read_questions
+from bert_jax.data.tasks.rows import TaskInputs
+from bert_jax.data.tasks.spans import encode_questions
+from bert_jax.data.tasks.tables import read_rows, text_value
+from bert_jax.data.tasks.tagged_files import read_tagged
+from bert_jax.data.tasks.tags import encode_words
+from bert_jax.text.tokenizer import Tokenizer
+
+
+def read_texts(
+    source: str, config: TaskDataConfig, tokenizer: Tokenizer, dtype: type = np.int32
+) -> TaskInputs:
+    """Reads the texts of a table, as `classes.read_examples` does; no label is read.
+
+    Args:
+      source: a file or dataset.
+      config: names the columns.
+      tokenizer: of the checkpoint.
+      dtype: of the labels of the task.
+
+    Raises:
+      UserError: as `read_examples`.
+    """
+    bad = BadRows(source, skip=config.skip_bad_rows)
+    texts, pairs, pair = [], [], config.text_pair_column
+    for location, row in read_rows(source, header=config.header, bad=bad):
+        with bad.caught():
+            text = text_value(row, config.text_column, location, "text_column")
+            other = text_value(row, pair, location, "text_pair_column") if pair else ""
+            texts.append(text)
+            pairs.append(other)
+    bad.close(len(texts), "texts")
+    a, b, _ = encode_inputs(texts, pairs, tokenizer, config.length)
+    return TaskInputs(a, b, np.zeros(len(a), dtype), np.arange(len(a)), tokenizer.special)
+
+
+def read_words(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> TaskInputs:
+    """Reads the words of sentences, as `tagged_files.read_tagged` does; no tag is read.
+
+    Raises:
+      UserError: as `read_tagged`.
+    """
+    bad = BadRows(source, skip=config.skip_bad_rows)
+    sentences = read_tagged(
+        source, word_column=config.word_column, tag_column="", header=config.header, bad=bad
+    )
+    bad.close(len(sentences), "sentences")
+    words = encode_words(
+        [each.words for each in sentences], tokenizer, config.length, config.stride
+    )
+    places = words.labels(np.zeros(words.words.sum(), np.int64))  # the first tokens of words
+    return TaskInputs(words.a, words.b, places, words.example_of, tokenizer.special)
+
+
+def read_question_texts(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> TaskInputs:
+    """Reads questions and their contexts; answers, where there are some, are not looked at.
+
+    Raises:
+      UserError: as `read_questions` and `encode_questions`.
+    """
+    questions = read_questions(source, skip_bad_rows=config.skip_bad_rows).questions
+    pairs = [(each.question, each.context) for each in questions]
+    locations = [each.location for each in questions]
+    encoded = encode_questions(pairs, tokenizer, config, locations)
+    labels = np.zeros((len(encoded.a), 2), np.int32)
+    return TaskInputs(encoded.a, encoded.b, labels, encoded.example_of, tokenizer.special)
