@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from tests.fixtures.drivers import (
     log_of,
 )
 
+QUICK = "--xla_backend_optimization_level=0"  # to compile
 RECIPE = """
 from bert_jax.config import DistillConfig, DistilledTokens, ExampleFormat, SentenceObjective
 
@@ -198,6 +200,55 @@ def test_what_does_not_suit_is_refused(
     result = drivers.run("distill", *given, f"--workdir={tmp_path / 'run'}")
     assert message in result.error()
     assert not (tmp_path / "run").exists()
+
+
+def test_students_open_as_distilbert_and_bert(
+    distilled: Run,
+    drivers: Drivers,
+    distill_flags: list[str],
+    task: pathlib.Path,
+    tmp_path: pathlib.Path,
+) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def opened(run: pathlib.Path, name: str) -> Any:
+        there = tmp_path / name
+        said = drivers.run("convert", f"--from={run}", f"--to=hf:{there}")
+        assert said.status == 0 and "verified against transformers" in said.out, said
+        return getattr(transformers, name).from_pretrained(there)
+
+    student = opened(distilled[0], "DistilBertForMaskedLM")
+    assert student.config.n_layers == 1 and student.config.dim == 12
+    flags = finetune_flags(task, distilled, tmp_path / "task")
+    said = drivers.run("finetune", *flags, "--config.pooler=relu", "--config.pooling=cls")
+    assert said.status == 0, said
+    opened(tmp_path / "task", "DistilBertForSequenceClassification")
+
+    weights = "mlm", "soft", "cosine"
+    flags = [f"--config.distillation.{name}_weight=0" for name in weights]
+    flags += ["--config.distillation.attention_weight=1", "--config.distillation.value_weight=1"]
+    flags += ["--config.encoder.segments=2", "--config.student_layers=", "--config.steps=4"]
+    minilm = tmp_path / "minilm"
+    said = drivers.run("distill", *distill_flags, *flags, f"--workdir={minilm}")
+    assert said.status == 0, said
+    opened(minilm, "BertModel")
+
+
+def test_a_teacher_is_sharded_as_its_student_is(
+    drivers: Drivers, distill_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    """Whole parameters on each device, and parts of them, give the same losses."""
+    logs = []
+    for name, mesh in {"whole": "data=8", "parts": "data=2 fsdp=2 tensor=2"}.items():
+        flags = [f"--config.mesh.{axis}" for axis in mesh.split()]
+        flags += ["--config.batch_size=8", f"--workdir={tmp_path / name}"]
+        environment = {"XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=8"}
+        said = drivers.run("distill", *distill_flags, *flags, environment=environment)
+        assert said.status == 0, said
+        logs.append([line for line in log_of(tmp_path / name) if "soft_loss" in line])
+    for one, other in zip(*logs, strict=True):
+        for loss in ("loss", "soft_loss", "cosine_loss", "mlm_loss"):
+            assert one[loss] == pytest.approx(other[loss], rel=2e-4), loss
 
 
 def test_another_teacher_is_refused(
