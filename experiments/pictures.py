@@ -9,6 +9,7 @@ from experiments.summary import Summary
 from experiments.tables import metric_words
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#000000")
+_MARKS = "o^sv"  # where variants share a colour
 
 
 def draw(summary: Summary, path: pathlib.Path) -> None:
@@ -21,6 +22,32 @@ def draw(summary: Summary, path: pathlib.Path) -> None:
     ):
         _means(left, summary, metric)
         _curves(right, summary, metric)
+    figure.savefig(path, dpi=110)
+
+
+def draw_latencies(summary: Summary, path: pathlib.Path) -> None:
+    """Draws the main metrics over the time of one text."""
+    metrics = summary.main
+    figure = Figure(figsize=(4.5 * len(metrics) + 2.2, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for number, row in enumerate(summary.rows):
+            if metric not in row.cells or row.name not in summary.latencies:
+                continue
+            mean = row.cells[metric].mean
+            width = mean.half_width if mean.values > 1 else 0.0
+            at = summary.latencies[row.name].milliseconds
+            shade = colour(summary, row.name)
+            mark = _MARKS[number // len(_COLOURS) % len(_MARKS)]
+            axes.errorbar(
+                at, mean.mean, yerr=width, fmt=mark, color=shade, capsize=4, label=row.name
+            )
+        axes.set_title(f"{metric_words(metric)}: mean, 95 % interval", fontsize=10)
+        axes.set_xlabel("ms, one text")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    named = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -18,8 +18,9 @@ from bert_jax.errors import UserError
 from bert_jax.files import given_path, write_atomically
 from bert_jax.training.logs import LOG_FILE, STARTS_FILE
 from experiments.folder import StudyFolder
+from experiments.latency import LATENCY_FILE
 from experiments.page import page
-from experiments.pictures import draw
+from experiments.pictures import draw, draw_latencies
 from experiments.summary import summarise
 from experiments.tables import comma_separated, markdown
 
@@ -27,7 +28,7 @@ _KEEP = flags.DEFINE_string("keep", "", "a folder for copies of the logs and the
 
 
 def keep(folder: StudyFolder, copy: StudyFolder) -> None:
-    """Copies what a report needs: the plan, and the states, logs and configs of the runs."""
+    """Copies what a report needs: the plan, states, logs and configs of the runs, latencies."""
     plan = folder.read_plan()
     copy.check_plan(plan)
     copy.write_plan(plan)
@@ -40,10 +41,12 @@ def keep(folder: StudyFolder, copy: StudyFolder) -> None:
                 target = copy.path / run.name / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
+    if (measured := folder.path / LATENCY_FILE).exists():
+        shutil.copy(measured, copy.path / LATENCY_FILE)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes table.md, values.csv, curves.png and index.html into the folder."""
+    """Writes table.md, values.csv, curves.png, latency.png and index.html into the folder."""
     folders = argv[1:]
     if len(folders) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
@@ -58,6 +61,8 @@ def main(argv: Sequence[str]) -> None:
     write_atomically(folder.path / "values.csv", comma_separated(summary).encode())
     write_atomically(folder.path / "index.html", page(summary).encode())
     draw(summary, folder.path / "curves.png")
+    if summary.latencies:
+        draw_latencies(summary, folder.path / "latency.png")
     print(table)
     print(f"open {folder.path}/index.html in a browser for the same with curves")
 

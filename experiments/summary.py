@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import StudyFolder
+from experiments.latency import Latency, read_latencies
 from experiments.measures import Cost, Measured, lower_is_better, measure
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdict
 from experiments.study import Plan, Run
@@ -69,6 +70,7 @@ class Summary:
       rows: in the order of the study, the base among them.
       shared: cost of the runs that all variants share.
       curves: metric -> variant -> its values over the steps.
+      latencies: of the variants that `experiments.latency` measured.
     """
 
     plan: Plan
@@ -77,6 +79,7 @@ class Summary:
     rows: Sequence[Row]
     shared: Cost
     curves: Mapping[str, Mapping[str, Curve]]
+    latencies: Mapping[str, Latency]
 
 
 def summarise(folder: StudyFolder) -> Summary:
@@ -105,6 +108,7 @@ def summarise(folder: StudyFolder) -> Summary:
         rows=rows,
         shared=_cost(shared, measured),
         curves=_curves(own, measured),
+        latencies=read_latencies(folder),
     )
 
 

@@ -63,6 +63,7 @@ def markdown(summary: Summary) -> str:
             [[row.name, *_cost(row.cost)] for row in summary.rows]
             + [["shared by all", *_cost(summary.shared)]] * bool(summary.shared.tokens),
         ),
+        *_latencies(summary),
         "Overrides of each variant:",
         _table(
             ["variant", "changes"],
@@ -74,6 +75,21 @@ def markdown(summary: Summary) -> str:
         *(published_table(each) for each in plan.published),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _latencies(summary: Summary) -> list[str]:
+    """Returns the sizes and speeds that were measured; [] if none were."""
+    if not summary.latencies:
+        return []
+    one = next(iter(summary.latencies.values()))
+    rows = [
+        [name, f"{each.parameters:,}", f"{each.milliseconds:.2f}"]
+        for name, each in summary.latencies.items()
+    ]
+    return [
+        f"The encoders, and one text of {one.tokens} tokens on a {one.device}:",
+        _table(["variant", "parameters", "ms"], rows),
+    ]
 
 
 def published_table(published: Published) -> str:

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import pytest
 
+import bert_jax
 from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder
+from experiments.latency import measure_latencies, read_latencies, write_latencies
 from experiments.study import Run
 from tests.fixtures.drivers import PATIENCE_SECONDS, ROOT, log_of
 
@@ -315,6 +318,26 @@ def test_a_report_is_made_again_of_what_is_kept(swept: Swept, tmp_path: pathlib.
         file.write('{"step": 99, "los')  # torn
     assert report(str(kept)).returncode == 0
     assert (kept / "values.csv").read_bytes() == before["values.csv"]
+
+
+def test_a_report_shows_how_long_models_take(swept: Swept, tmp_path: pathlib.Path) -> None:
+    workdir, _ = swept
+    run_folder = tmp_path / "run"
+    shutil.copytree(workdir, run_folder)
+    models = StudyFolder(run_folder)
+    latencies = measure_latencies(models, turns=2, tokens=8)
+    assert set(latencies) == {"pairs", "no_loss", "slow"}
+    params = bert_jax.load(str(run_folder / "pretrain/pairs/seed-0")).params["encoder"]
+    for each in latencies.values():
+        assert each.milliseconds > 0 and each.tokens == 8
+        assert each.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    write_latencies(models, latencies)
+    kept = tmp_path / "kept"
+    done = report(str(run_folder), f"--keep={kept}")
+    assert done.returncode == 0, done
+    assert read_latencies(StudyFolder(kept)) == latencies
+    assert "| pairs | " in done.stdout.partition("one text of 8 tokens")[2]
+    assert (kept / "latency.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_without_a_finished_run_there_is_no_report(swept: Swept, tmp_path: pathlib.Path) -> None:
