@@ -38,11 +38,13 @@ from bert_jax.interop.families.family import Head
 from bert_jax.interop.families.modernbert import MODERNBERT
 from bert_jax.interop.foreign import tokenizer_metadata
 from bert_jax.interop.huggingface_config import misfit
-from bert_jax.interop.names import from_theirs, tensor_mappings, to_theirs
-from bert_jax.model.heads import PretrainingModel
+from bert_jax.interop.names import from_theirs, make_shapes, tensor_mappings, to_theirs
+from bert_jax.model.heads import PretrainingModel, TaskModel
 from bert_jax.text.training import ModelType, train_sentencepiece
+from bert_jax.training.state import abstract_params
 from tests.fixtures.batches import make_batch, random_params
 from tests.fixtures.drivers import assert_same_bits
+from tests.model.test_switches import SWITCHES
 
 ALL = ("encoder", "pooler", "mlm_head", "nsp_head")
 
@@ -165,3 +167,24 @@ def test_poolers_and_poolings_that_a_class_lacks() -> None:
     ):
         encoder = dataclasses.replace(modern, pooling=pooling)
         assert misfit(MODERNBERT, encoder, Head.CLASSES) == field
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("kind", ["pretraining", "transform"])
+def test_shapes_are_those_of_the_model(
+    tiny_encoder: EncoderConfig, switch: str, kind: str, mesh: Any
+) -> None:
+    """The table knows every switch, so that reading a file need not trace a model."""
+    encoder = dataclasses.replace(tiny_encoder, **SWITCHES[switch][0])
+    if kind == "transform":
+        encoder = dataclasses.replace(encoder, pooler=PoolerKind.TRANSFORM)
+    model = PretrainingModel(encoder)
+    expected = {
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(model, mesh))
+    }
+    assert make_shapes(encoder, ALL, 0) == expected
+    task = TaskModel(encoder, "tagger", 5, whole_inputs=False)
+    classes = abstract_params(task, mesh)["tagger"]["dense"]
+    found = make_shapes(encoder, ["tagger"], 5)
+    assert found == {f"tagger/dense/{name}": leaf.shape for name, leaf in classes.items()}
