@@ -2,9 +2,10 @@
 
 `alone` is a model of the student's size, pretrained for as many steps without a teacher, and
 `longer` one pretrained for about as long as a student takes. `student` learns by DistilBERT's three
-losses and begins as layers of its teacher; each variant `without_...` leaves one thing out. The
-MiniLM ones learn attention and relations of the last layer, begin at random, and have no masked-LM
-head: tasks alone can tell what they are worth.
+losses and begins as layers of its teacher; each variant `without_...` leaves one thing out.
+`student_twice` is taught the task as well, by the teacher that was fine-tuned for it. The MiniLM
+ones learn attention and relations of the last layer, begin at random, and have no masked-LM head:
+tasks alone can tell what they are worth.
 """
 
 from experiments import tasks
@@ -30,6 +31,7 @@ def _variants(teacher: Overrides, longer: Overrides) -> tuple[Variant, ...]:
         Variant("alone"),
         Variant("longer", pretrain=longer),
         Variant("student", teacher="teacher"),
+        Variant("student_twice", teacher="teacher", task_teacher="teacher", against="student"),
         taught("without_soft", ("distillation.soft_weight=0",)),
         taught("without_cosine", ("distillation.cosine_weight=0",)),
         taught("without_mlm", ("distillation.mlm_weight=0",)),
@@ -65,7 +67,7 @@ STUDY = Study(
             pretrain=("encoder.layers=2", "encoder.unroll=2"),
             finetune=("optimizer.learning_rate=5e-4", "epochs=5"),
             seeds=5,
-            variants=_variants(("encoder.layers=4", "encoder.unroll=4"), ("steps=12000",))[:4],
+            variants=_variants(("encoder.layers=4", "encoder.unroll=4"), ("steps=12000",))[:5],
             minutes=120,
         ),
     },

@@ -49,6 +49,8 @@ class Variant:
       against: name of the variant with which this one is compared; '': the study's base.
       teacher: name of the variant whose pretraining with seed 0 it is distilled from, by the size's
         `distil_recipe`; '': it is pretrained.
+      task_teacher: name of the variant whose model of seed 0, fine-tuned for the same task, its
+        tasks learn the answers of; '': of none.
       seeds: number of its own; 0: the size's.
     """
 
@@ -57,6 +59,7 @@ class Variant:
     finetune: Overrides = ()
     against: str = ""
     teacher: str = ""
+    task_teacher: str = ""
     seeds: int = 0
 
     @property
@@ -267,6 +270,7 @@ def check_study(study: Study) -> None:
         _check_names("variant", [variant.name for variant in variants])
         wanted = {study.base: "base"} | {v.against: "against" for v in variants if v.against}
         wanted |= {v.teacher: "teacher" for v in variants if v.teacher}
+        wanted |= {v.task_teacher: "task_teacher" for v in variants if v.task_teacher}
         for other, field in wanted.items():
             if other not in [variant.name for variant in variants]:
                 names = ", ".join(variant.name for variant in variants)
@@ -290,10 +294,12 @@ def check_study(study: Study) -> None:
 
 def _check_teacher(variant: Variant, variants: Sequence[Variant]) -> None:
     names = [each.name for each in variants]
-    if variant.teacher and names.index(variant.teacher) >= names.index(variant.name):
-        raise UserError(
-            f"variant {variant.name}: teacher={variant.teacher} comes after it: put it before"
-        )
+    for field in ("teacher", "task_teacher"):
+        teacher = getattr(variant, field)
+        if teacher and names.index(teacher) >= names.index(variant.name):
+            raise UserError(
+                f"variant {variant.name}: {field}={teacher} comes after it: put it before"
+            )
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
@@ -377,7 +383,8 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
                 run = _pretraining(study, size, variant, name, alike, corpus, made)
                 runs.append(_distilling(run, variant, folder) if variant.teacher else run)
         for task in study.tasks:
-            runs.append(_finetuning(size, variant, task, seed, start, paths))
+            run = _finetuning(size, variant, task, seed, start, paths)
+            runs.append(_taught(run, variant, folder) if variant.task_teacher else run)
             for step in _probes(study, size, variant):
                 probed = _Start(f"{start.checkpoint}/checkpoints/{step}", start.needs, f"@{step}")
                 runs.append(_finetuning(size, variant, task, seed, probed, paths))
@@ -450,6 +457,16 @@ def _finetuning(
         variants=(variant.name,),
         stage=stage,
         seed=seed,
+    )
+
+
+def _taught(run: Run, variant: Variant, folder: pathlib.Path) -> Run:
+    """Returns the task of a variant that learns a teacher's answers."""
+    teacher = f"{run.stage}/{variant.task_teacher}/seed-0"
+    return dataclasses.replace(
+        run,
+        flags=(*run.flags, f"--config.teacher={folder / teacher}"),
+        needs=(*run.needs, teacher),
     )
 
 

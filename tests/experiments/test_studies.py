@@ -129,7 +129,7 @@ def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:
     variants = (
         Variant("pairs", seeds=1),
         Variant("student", teacher="pairs"),
-        Variant("slow_student", teacher="pairs", finetune=("epochs=1",)),
+        Variant("slow_student", teacher="pairs", finetune=("epochs=1",), task_teacher="pairs"),
         Variant("twin", pretrain=("encoder.layers=1",)),
     )
     changed = change(found, variants=variants, sizes={"cpu": size})
@@ -142,6 +142,10 @@ def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:
     assert "--teacher=runs/x/pretrain/pairs/seed-0" in student.flags
     assert "--config=configs/distil_mini_cpu.py" in student.flags
     assert runs["pretrain/twin/seed-1"].driver == "pretrain"
+    taught = runs["feel/slow_student/seed-1"]
+    assert taught.needs == ("pretrain/student/seed-1", "feel/pairs/seed-0")
+    assert "--config.teacher=runs/x/feel/pairs/seed-0" in taught.flags
+    assert not any("teacher" in flag for flag in runs["feel/student/seed-1"].flags)
 
 
 def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:
