@@ -261,7 +261,7 @@ def finetuning_step(
       steps: of the run.
       class_weights: from `kinds.class_weights`.
     """
-    tx, settings = task_optimizer(config, steps)
+    tx, settings = task_optimizer(config, steps, mesh)
     abstract = abstract_state(model, tx, mesh)
     loss = training_loss(model, config, class_weights)
     train_step = make_train_step(
@@ -275,13 +275,16 @@ def finetuning_step(
     return CompiledStep(model, tx, abstract, steps, settings, loss, train_step)
 
 
-def task_optimizer(config: FinetuneConfig, steps: int) -> tuple[OptimizerFn, SettingsFn]:
+def task_optimizer(
+    config: FinetuneConfig, steps: int, mesh: Mesh | None = None
+) -> tuple[OptimizerFn, SettingsFn]:
     """Returns the optimizer of a fine-tuning run and the settings of its steps.
 
     Args:
       config: of the run; `optimizer.learning_rate` may be a traced float32 scalar, for runs that
         differ in it alone.
       steps: of the run.
+      mesh: whose devices share the work of the optimizer; None: each run has a device of its own.
     """
     frozen = frozen_groups(config)
     optimizer = with_warmup(config, steps)
@@ -292,7 +295,7 @@ def task_optimizer(config: FinetuneConfig, steps: int) -> tuple[OptimizerFn, Set
     elif config.layer_decay < 1 or config.head_learning_rate:
         head = (config.head_learning_rate or optimizer.learning_rate) / optimizer.learning_rate
         relative_rates = functools.partial(layer_rates, decay=config.layer_decay, head=head)
-    tx = make_optimizer(optimizer, frozen=frozen, relative_rates=relative_rates)
+    tx = make_optimizer(optimizer, frozen=frozen, relative_rates=relative_rates, mesh=mesh)
     return tx, task_settings(optimizer, steps)
 
 
