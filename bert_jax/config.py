@@ -903,6 +903,9 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
         )
 
 
+_FINETUNE_DEFAULTS = FinetuneConfig()
+
+
 def _validate_finetuning(config: FinetuneConfig) -> None:
     data = config.data
     for name in ("train", "dev"):
@@ -929,6 +932,13 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
             f"--config.data.unlabelled={data.unlabelled} needs answers to learn: name a teacher by"
             " --config.teacher, or leave it out"
         )
+    for name in ("teacher_weight", "temperature"):
+        value, default = getattr(config, name), getattr(_FINETUNE_DEFAULTS, name)
+        if value != default and not config.teacher:
+            raise UserError(
+                f"--config.{name}={value} is of a teacher, and none is named: set --config.teacher,"
+                " or leave it out"
+            )
     _positive("teacher_weight", config.teacher_weight)
     _rate("teacher_weight", config.teacher_weight)
     _positive("temperature", config.temperature)

@@ -48,7 +48,7 @@ def with_file_names(config: Any) -> Any:
         return dataclasses.replace(config, data=data)
     if isinstance(config, FinetuneConfig):
         data = dataclasses.replace(config.data, train=UNREAD, dev=UNREAD)
-        return dataclasses.replace(config, data=data, teacher="")  # which is asked before
+        return dataclasses.replace(config, data=data)
     return config
 
 
@@ -68,7 +68,8 @@ def read_task_config(recipe: str, examples: int) -> FinetuneConfig | None:
             " such as --finetune_examples=67349"
         )
     config = with_file_names(read_recipe(recipe, FinetuneConfig, flag="finetune_config"))
-    return checked_config(config, FinetuneConfig)
+    # A teacher is asked before the first step.
+    return dataclasses.replace(checked_config(config, FinetuneConfig), teacher="")
 
 
 def read_teacher(given: str, config: PretrainConfig) -> "TeacherShape | None":

@@ -325,12 +325,14 @@ def pretraining_config(size: Size, variant: Variant) -> PretrainConfig:
 
 
 def finetuning_config(size: Size, variant: Variant, task: Task) -> FinetuneConfig:
-    """Returns the config of a variant's fine-tuning on a task.
+    """Returns the config of a variant's fine-tuning on a task, with a placeholder for a teacher.
 
     Raises:
       UserError: if an override does not apply.
     """
     overrides = (*task.overrides, *size.finetune, *variant.finetune)
+    if variant.task_teacher:
+        overrides += ("teacher=TEACHER",)
     return _checked(task.recipe, overrides, FinetuneConfig, variant.name)
 
 

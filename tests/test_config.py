@@ -149,6 +149,15 @@ def test_encoders_that_make_no_sense(changes: dict[str, object], message: str) -
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_rare_tokens_are_masked_more_often_one_at_a_time() -> None:
+    config = pretrain_config()
+    config.masking.smoothing = 0.7
+    validate(config)
+    config.masking.strategy = MaskStrategy.WHOLE_WORDS
+    with pytest.raises(UserError, match=r"masking.smoothing=0.7 weighs single tokens"):
+        validate(config)
+
+
 def test_a_causal_encoder_predicts_the_next_token() -> None:
     config = pretrain_config()
     config.encoder.causal, config.masking.strategy = True, MaskStrategy.NEXT_TOKEN
@@ -163,6 +172,9 @@ def test_a_causal_encoder_predicts_the_next_token() -> None:
         ("epochs", 0, "epochs=0 must be at least 1"),
         ("warmup_share", 1.0, "warmup_share=1.0 must be a rate from 0 to below 1"),
         ("dropout_rate", -0.1, "dropout_rate=-0.1 must be a rate"),
+        ("temperature", 3.0, "temperature=3.0 is of a teacher, and none is named"),
+        ("teacher_weight", 1.0, "teacher_weight=1.0 is of a teacher, and none is named"),
+        ("data.unlabelled", "more.tsv", "data.unlabelled=more.tsv needs answers to learn"),
     ],
 )
 def test_impossible_values_of_finetuning(path: str, value: object, message: str) -> None:

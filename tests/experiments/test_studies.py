@@ -55,7 +55,7 @@ def test_a_variant_changes_exactly_the_fields_that_it_names(name: str) -> None:
     for chosen, variant in (
         (size, variant) for size in found.sizes.values() for variant in variants_of(found, size)
     ):
-        nothing = Variant("nothing", teacher=variant.teacher)
+        nothing = Variant("nothing", teacher=variant.teacher, task_teacher=variant.task_teacher)
         base, ours = (pretraining_config(chosen, each) for each in (nothing, variant))
         fields = changed(base, ours)
         assert fields <= named(variant.pretrain)
