@@ -82,7 +82,7 @@ def read_teacher(given: str, config: PretrainConfig) -> "TeacherShape | None":
     Raises:
       UserError: if it is neither, or is missing, or the run has none.
     """
-    from bert_jax.checkpoints.checkpoint import find_checkpoint
+    from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
     from bert_jax.runs.teacher import TeacherShape, stored_shape
 
     if not isinstance(config, DistillConfig):
@@ -94,7 +94,8 @@ def read_teacher(given: str, config: PretrainConfig) -> "TeacherShape | None":
         return None
     app.require("teacher", given, "pretrain_base")
     if given_path(given).is_dir():
-        return stored_shape(find_checkpoint(given))
+        checkpoint = find_checkpoint(given)
+        return stored_shape(checkpoint, read_metadata(checkpoint))
     return TeacherShape(read_recipe(given, PretrainConfig, flag="teacher").encoder, has_head=True)
 
 

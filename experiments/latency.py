@@ -2,8 +2,8 @@
 
     python -m experiments.latency runs/distillation
 
-A text of as many tokens as fit is encoded alone, from its characters to its vector, by the
-pretraining of seed 0 of each variant. The models take turns; the median counts.
+A text is encoded alone, from its characters to its vector, by the pretraining of seed 0 of each
+variant. The models take turns; the median counts.
 """
 
 import dataclasses
@@ -17,14 +17,18 @@ from absl import flags
 
 import bert_jax
 from bert_jax.cli import app
+from bert_jax.data.packing.layout import SINGLE_SPECIALS
 from bert_jax.errors import UserError
 from bert_jax.files import given_path, write_atomically
+from bert_jax.text.tokenizer import Tokenizer
 from experiments.folder import StudyFolder
 
 LATENCY_FILE = "latency.json"
 
 _TURNS = flags.DEFINE_integer("turns", 50, "texts that each model encodes", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("tokens", 64, "tokens of a text, special ones included", 8)
+_TOKENS = flags.DEFINE_integer(
+    "tokens", 64, "tokens of the text at most, special ones included", lower_bound=8
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,16 @@ class Latency:
     milliseconds: float
     tokens: int
     device: str
+
+
+def text_of(tokens: int, tokenizer: Tokenizer) -> tuple[str, int]:
+    """Returns a text and its number of tokens, special ones included: at most `tokens`."""
+    for words in range(tokens - SINGLE_SPECIALS, 1, -1):
+        text = " ".join(["the"] * words)
+        size = SINGLE_SPECIALS + len(tokenizer.encode_batch([text])[0])
+        if size <= tokens:
+            return text, size
+    return "the", SINGLE_SPECIALS + len(tokenizer.encode_batch(["the"])[0])
 
 
 def measure_latencies(folder: StudyFolder, turns: int, tokens: int) -> dict[str, Latency]:
@@ -62,8 +76,7 @@ def measure_latencies(folder: StudyFolder, turns: int, tokens: int) -> dict[str,
     }
     if not models:
         raise UserError(f"no pretraining of {folder.path} with seed 0 is finished: wait for one")
-    # A word without a token of its own is [UNK]: so there is one token a word.
-    text = " ".join(["\N{SNOWMAN}"] * (tokens - 2))
+    text, size = text_of(tokens, next(iter(models.values())).tokenizer)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(turns + 1):
         for name, model in models.items():
@@ -75,7 +88,7 @@ def measure_latencies(folder: StudyFolder, turns: int, tokens: int) -> dict[str,
         name: Latency(
             sum(leaf.size for leaf in jax.tree.leaves(model.params["encoder"])),
             1000 * statistics.median(seconds[name]),
-            tokens,
+            size,
             jax.devices()[0].device_kind,
         )
         for name, model in models.items()

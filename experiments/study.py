@@ -385,8 +385,7 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
                 run = _pretraining(study, size, variant, name, alike, corpus, made)
                 runs.append(_distilling(run, variant, folder) if variant.teacher else run)
         for task in study.tasks:
-            run = _finetuning(size, variant, task, seed, start, paths)
-            runs.append(_taught(run, variant, folder) if variant.task_teacher else run)
+            runs.append(_finetuning(size, variant, task, seed, start, paths))
             for step in _probes(study, size, variant):
                 probed = _Start(f"{start.checkpoint}/checkpoints/{step}", start.needs, f"@{step}")
                 runs.append(_finetuning(size, variant, task, seed, probed, paths))
@@ -450,25 +449,20 @@ def _finetuning(
 ) -> Run:
     overrides = (*_filled(task.overrides, paths), *size.finetune, *variant.finetune)
     flags = _config_flags(task.recipe, (*overrides, f"seed={seed}"))
-    stage = task.name + start.suffix
+    flags += (f"--checkpoint={start.checkpoint}",)
+    stage, needs = task.name + start.suffix, start.needs
+    if variant.task_teacher:
+        teacher = f"{task.name}/{variant.task_teacher}/seed-0"
+        flags += (f"--config.teacher={pathlib.Path(paths.workdir) / teacher}",)
+        needs += (teacher,)
     return Run(
         name=f"{stage}/{variant.name}/seed-{seed}",
         driver="finetune",
-        flags=(*flags, f"--checkpoint={start.checkpoint}"),
-        needs=start.needs,
+        flags=flags,
+        needs=needs,
         variants=(variant.name,),
         stage=stage,
         seed=seed,
-    )
-
-
-def _taught(run: Run, variant: Variant, folder: pathlib.Path) -> Run:
-    """Returns the task of a variant that learns a teacher's answers."""
-    teacher = f"{run.stage}/{variant.task_teacher}/seed-0"
-    return dataclasses.replace(
-        run,
-        flags=(*run.flags, f"--config.teacher={folder / teacher}"),
-        needs=(*run.needs, teacher),
     )
 
 

@@ -189,9 +189,8 @@ def take_config(
             others.append(argument)
             continue
         path, value = match.groups()
-        leaf = (
-            _field_type(type(config) if config else config_types[0], path, config) if path else str
-        )
+        root = type(config) if config else config_types[0]
+        leaf = _field_type(root, path, config) if path else str
         if value is None:
             value = "true" if leaf is bool else next(remaining, "")
         if path is None:

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,10 +108,10 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
     metadata = read_metadata(checkpoint)
     if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
-            f"--teacher={path} and the corpus have different tokenizers: prepare the corpus with"
-            f" --tokenizer={checkpoint.parent.parent}/tokenizer, or choose another teacher"
+            f"--teacher={path} and the corpus have different tokenizers:"
+            f" {prepare_with(checkpoint)}choose another teacher"
         )
-    model = teacher_model(config, stored_shape(checkpoint))
+    model = teacher_model(config, stored_shape(checkpoint, metadata))
     sharding.check_encoder(model.config, mesh)
     abstract = abstract_params(model, mesh)
     params = restore_groups(checkpoint, abstract, abstract)
@@ -120,9 +120,18 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
     return Teacher(checkpoint, model, params, json_digest(read))
 
 
-def stored_shape(checkpoint: pathlib.Path) -> TeacherShape:
-    """Returns the shape of a teacher that has been trained: CHECKPOINTS/STEP."""
-    encoder = from_dict(EncoderConfig, read_metadata(checkpoint)["encoder"])
+def prepare_with(checkpoint: pathlib.Path) -> str:
+    """Returns the first remedy for a corpus with another tokenizer, where there is one.
+
+    A fine-tuned checkpoint has its tokenizer in its metadata alone.
+    """
+    folder = checkpoint.parent.parent / "tokenizer"
+    return f"prepare the corpus with --tokenizer={folder}, or " if folder.is_dir() else ""
+
+
+def stored_shape(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> TeacherShape:
+    """Returns the shape of a teacher that has been trained: CHECKPOINTS/STEP and its metadata."""
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
     return TeacherShape(encoder, _HEAD in groups_in(checkpoint))
 
 

@@ -257,6 +257,7 @@ def test_another_teacher_is_refused(
     drivers: Drivers,
     distill_flags: list[str],
     finetuned: Run,
+    other_corpus: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     workdir = f"--workdir={tmp_path / 'run'}"
@@ -265,6 +266,15 @@ def test_another_teacher_is_refused(
     assert "the teacher has no masked-LM head: set it to 0" in result.error()
     result = drivers.run("distill", *others, workdir)
     assert "--teacher is not set" in result.error()
+    recipe, *_ = distill_flags
+    for teacher, remedy in (
+        (pretrained[0], f"--tokenizer={pretrained[0]}/tokenizer"),
+        (finetuned[0], ""),
+    ):
+        flags = [recipe, f"--config.data.corpus={other_corpus}", f"--teacher={teacher}", workdir]
+        message = drivers.run("distill", *flags).error()
+        assert f"--teacher={teacher} and the corpus have different tokenizers" in message
+        assert ("prepare the corpus with" in message) == bool(remedy) and remedy in message
     run = copied(distilled, tmp_path / "copy")
     for step in steps_in(run)[1:]:
         shutil.rmtree(run / FOLDER / str(step))

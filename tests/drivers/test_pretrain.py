@@ -136,16 +136,6 @@ def test_init_takes_the_parameters_and_nothing_else(
     assert [entry["step"] for entry in log_of(tmp_path)] == list(range(1, 13))
 
 
-@pytest.fixture(scope="module")
-def other_corpus(drivers: Drivers, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Other text with a tokenizer of its own."""
-    directory = tmp_path_factory.mktemp("other")
-    write_text(directory / "text.txt", 60, seed=1)
-    flags = prepare_flags(directory / "text.txt", directory / "corpus")
-    assert drivers.run("prepare", *flags).status == 0
-    return directory / "corpus"
-
-
 def test_corpus_and_checkpoint_must_belong_together(
     drivers: Drivers,
     pretrain_flags: list[str],

@@ -146,6 +146,12 @@ def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:
     assert taught.needs == ("pretrain/student/seed-1", "feel/pairs/seed-0")
     assert "--config.teacher=runs/x/feel/pairs/seed-0" in taught.flags
     assert not any("teacher" in flag for flag in runs["feel/student/seed-1"].flags)
+    probing = dataclasses.replace(changed, probe_steps=100)
+    earlier = {run.name: run for run in expand(probing, size, PATHS)}[
+        "feel@100/slow_student/seed-1"
+    ]
+    assert earlier.needs == taught.needs
+    assert "--config.teacher=runs/x/feel/pairs/seed-0" in earlier.flags
 
 
 def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import bert_jax
 from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder
-from experiments.latency import measure_latencies, read_latencies, write_latencies
+from experiments.latency import measure_latencies, read_latencies, text_of, write_latencies
 from experiments.study import Run
 from tests.fixtures.drivers import PATIENCE_SECONDS, ROOT, log_of
 
@@ -325,18 +325,22 @@ def test_a_report_shows_how_long_models_take(swept: Swept, tmp_path: pathlib.Pat
     run_folder = tmp_path / "run"
     shutil.copytree(workdir, run_folder)
     models = StudyFolder(run_folder)
-    latencies = measure_latencies(models, turns=2, tokens=8)
+    latencies = measure_latencies(models, turns=2, tokens=10)
     assert set(latencies) == {"pairs", "no_loss", "slow"}
-    params = bert_jax.load(str(run_folder / "pretrain/pairs/seed-0")).params["encoder"]
+    model = bert_jax.load(str(run_folder / "pretrain/pairs/seed-0"))
+    params = model.params["encoder"]
+    text, size = text_of(10, model.tokenizer)
+    (ids,) = model.tokenizer.encode_batch([text])
+    assert size == 10 == len(ids) + 2  # [CLS] and [SEP]
     for each in latencies.values():
-        assert each.milliseconds > 0 and each.tokens == 8
+        assert each.milliseconds > 0 and each.tokens == 10
         assert each.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     write_latencies(models, latencies)
     kept = tmp_path / "kept"
     done = report(str(run_folder), f"--keep={kept}")
     assert done.returncode == 0, done
     assert read_latencies(StudyFolder(kept)) == latencies
-    assert "| pairs | " in done.stdout.partition("one text of 8 tokens")[2]
+    assert "| pairs | " in done.stdout.partition("one text of 10 tokens")[2]
     assert (kept / "latency.png").read_bytes()[:4] == b"\x89PNG"
 
 
