@@ -60,7 +60,7 @@ from bert_jax.runs.steps import (
     pretraining_steps,
     resolve_vocabulary,
 )
-from bert_jax.runs.teacher import Teacher, load_teacher, prepare_with, taken_over, trains_head
+from bert_jax.runs.teacher import Teacher, corpus_remedy, load_teacher, taken_over, trains_head
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
@@ -178,7 +178,7 @@ def _same_tokenizer(
     if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
             f"{checkpoint} and the corpus have different tokenizers:"
-            f" {prepare_with(checkpoint)}start from random parameters"
+            f" {corpus_remedy(checkpoint)}start from random parameters"
         )
 
 

@@ -109,7 +109,7 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
     if metadata["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
             f"--teacher={path} and the corpus have different tokenizers:"
-            f" {prepare_with(checkpoint)}choose another teacher"
+            f" {corpus_remedy(checkpoint)}choose another teacher"
         )
     model = teacher_model(config, stored_shape(checkpoint, metadata))
     sharding.check_encoder(model.config, mesh)
@@ -120,7 +120,7 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
     return Teacher(checkpoint, model, params, json_digest(read))
 
 
-def prepare_with(checkpoint: pathlib.Path) -> str:
+def corpus_remedy(checkpoint: pathlib.Path) -> str:
     """Returns the first remedy for a corpus with another tokenizer, where there is one.
 
     A fine-tuned checkpoint has its tokenizer in its metadata alone.
