@@ -66,6 +66,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "mean": _estimate(cell.mean),
         "difference": cell.difference and _estimate(cell.difference),
         "verdict": cell.verdict and cell.verdict.value,
+        "detectable": None if math.isnan(cell.detectable) else cell.detectable,
     }
 
 

@@ -1,6 +1,7 @@
 """Summary of a study: a row for each variant, and curves."""
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,7 @@ from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import StudyFolder
 from experiments.latency import Latency, read_latencies
 from experiments.measures import Cost, Measured, lower_is_better, measure
-from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdict
+from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
 from experiments.study import Plan, Run
 
 Curve = Sequence[tuple[int, float]]  # (step, mean over the seeds)
@@ -23,13 +24,16 @@ class Cell:
       by_seed: its value for each seed.
       mean: over the seeds.
       difference: to the other variant, over the seeds that both have; None without any.
-      verdict: conclusion from the difference; None if there is none.
+      verdict: conclusion from the difference and those of all other variants; None without one.
+      detectable: the smallest true difference that the study would have been likely to see; nan
+        from fewer than two seeds.
     """
 
     by_seed: Mapping[int, float]
     mean: Estimate
     difference: Estimate | None = None
     verdict: Verdict | None = None
+    detectable: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,7 @@ def summarise(folder: StudyFolder) -> Summary:
     values = {name: _values(runs, measured) for name, runs in own.items()}
     chosen = {each.metric for each in measured.values()}
     found = dict.fromkeys(metric for of in values.values() for metric in of)
-    rows = [_row(plan, folder, name, own[name], values, measured) for name in names]
+    rows = _judged([_row(plan, folder, name, own[name], values, measured) for name in names])
     return Summary(
         plan=plan,
         metrics=sorted(found, key=lambda metric: metric not in chosen),
@@ -139,9 +143,8 @@ def _row(
             metric.startswith("pretrain/") and variant.pretraining == other.pretraining
         )
         theirs = {} if same else values[other.name].get(metric, {})
-        difference = paired_difference(by_seed, theirs)
-        shown = difference and verdict(difference, lower_is_better=lower_is_better(metric))
-        cells[metric] = Cell(by_seed, estimate(list(by_seed.values())), difference, shown)
+        mean = estimate(list(by_seed.values()))
+        cells[metric] = Cell(by_seed, mean, paired_difference(by_seed, theirs))
     done = [measured[run.name] for run in runs if run.name in measured]
     return Row(
         name=name,
@@ -154,6 +157,25 @@ def _row(
         collapsed=sum(each.collapsed for each in done),
         cost=_cost(runs, measured),
     )
+
+
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    """Adds verdicts: those of a metric hold for all its comparisons together."""
+    compared: dict[str, dict[str, Estimate]] = defaultdict(dict)
+    for row in rows:
+        for metric, cell in row.cells.items():
+            if cell.difference is not None:
+                compared[metric][row.name] = cell.difference
+    cells = {row.name: dict(row.cells) for row in rows}
+    for metric, differences in compared.items():
+        found = verdicts(list(differences.values()), lower_is_better=lower_is_better(metric))
+        for (name, difference), shown in zip(differences.items(), found, strict=True):
+            cells[name][metric] = dataclasses.replace(
+                cells[name][metric],
+                verdict=shown,
+                detectable=difference.detectable(len(differences)),
+            )
+    return [dataclasses.replace(row, cells=cells[row.name]) for row in rows]
 
 
 def _has_failed(folder: StudyFolder, run: Run) -> bool:

@@ -47,8 +47,10 @@ def markdown(summary: Summary) -> str:
                 for row in summary.rows
             ],
         ),
-        "Differences, paired by seed. The intervals are not corrected for multiple comparisons:"
-        " one in twenty is wrong by chance.",
+        "Differences, paired by seed, ± half of a 95 % confidence interval of each by itself. The"
+        " verdicts of a column hold together: that one of them is wrong by chance has a probability"
+        " of 5 % (Holm). Where seeds are too few to tell, the smallest difference stands that would"
+        " have been seen four times out of five.",
         _table(
             ["variant", "compared with", *map(metric_words, metrics)],
             [
@@ -121,8 +123,11 @@ def _difference(cell: Cell | None) -> str:
     if cell is None or cell.difference is None or cell.verdict is None:
         return "-"
     value = with_interval(cell.difference, signed=True)
-    mark = "" if cell.verdict is Verdict.OPEN else "**"
-    return f"{value}, {mark}{cell.verdict.value}{mark}"
+    if cell.verdict is not Verdict.OPEN:
+        return f"{value}, **{cell.verdict.value}**"
+    if math.isnan(cell.detectable):
+        return f"{value}, {cell.verdict.value}"
+    return f"{value}, {cell.verdict.value} (would have seen {number(cell.detectable)})"
 
 
 def _cost(cost: Cost) -> list[str]:

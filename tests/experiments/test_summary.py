@@ -15,7 +15,7 @@ from scipy import stats
 
 from experiments.folder import Attempt, StudyFolder
 from experiments.page import page
-from experiments.statistics import Verdict, estimate, paired_difference, verdict
+from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
 from experiments.study import Plan, Published, Run, Variant
 from experiments.summary import Summary, summarise
 from experiments.tables import markdown, number
@@ -32,7 +32,7 @@ def test_the_interval_is_students() -> None:
     np.testing.assert_allclose(
         [found.mean - found.half_width, found.mean + found.half_width], [low, high]
     )
-    assert math.isnan(estimate([3.0]).half_width) and not estimate([3.0]).is_apart_from_zero
+    assert math.isnan(estimate([3.0]).half_width) and estimate([3.0]).p_value == 1
 
 
 def test_a_difference_is_that_of_the_seeds_that_both_have() -> None:
@@ -40,15 +40,47 @@ def test_a_difference_is_that_of_the_seeds_that_both_have() -> None:
     assert found and found.values == 2 and found.mean == 0.75
     reference = stats.ttest_rel([1.0, 2.0], [0.5, 1.0]).confidence_interval(0.95)
     np.testing.assert_allclose(found.mean - found.half_width, reference.low)
+    np.testing.assert_allclose(found.p_value, stats.ttest_rel([1.0, 2.0], [0.5, 1.0]).pvalue)
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
 def test_verdicts() -> None:
     fallen = estimate([-0.5, -0.49, -0.5])
-    assert verdict(fallen, lower_is_better=True) is Verdict.BETTER
-    assert verdict(fallen, lower_is_better=False) is Verdict.WORSE
-    assert verdict(estimate([-0.5, 0.1]), lower_is_better=True) is Verdict.OPEN
-    assert verdict(estimate([-0.5]), lower_is_better=True) is Verdict.OPEN
+    assert verdicts([fallen], lower_is_better=True) == [Verdict.BETTER]
+    assert verdicts([fallen], lower_is_better=False) == [Verdict.WORSE]
+    for values in ([-0.5, 0.1], [-0.5], [0.0, 0.0]):
+        assert verdicts([estimate(values)], lower_is_better=True) == [Verdict.OPEN]
+
+
+def with_p_value(p_value: float) -> Estimate:
+    """Returns a fall, over five seeds, of a given p-value."""
+    statistic = stats.t.isf(p_value / 2, 4)
+    return Estimate(-float(statistic), float(stats.t.ppf(0.975, 4)), 5)
+
+
+def test_several_verdicts_are_corrected_by_holm() -> None:
+    # statsmodels 0.14, multipletests(p_values, 0.05, "holm") rejects the first alone.
+    some = [with_p_value(each) for each in (0.001, 0.02, 0.013, 0.2, 0.04)]
+    np.testing.assert_allclose([each.p_value for each in some], [0.001, 0.02, 0.013, 0.2, 0.04])
+    assert verdicts(some, lower_is_better=True) == [Verdict.BETTER] + [Verdict.OPEN] * 4
+    # Each step down has one comparison fewer to share the error with: 0.02 <= 0.05 / 2.
+    step_down = [with_p_value(each) for each in (0.02, 0.04, 0.01)]
+    assert verdicts(step_down, lower_is_better=True) == [Verdict.BETTER] * 3
+
+
+@pytest.mark.parametrize(
+    ("seeds", "comparisons", "effect"),  # in standard deviations of the differences
+    # statsmodels 0.14: TTestPower().solve_power(nobs=seeds, alpha=0.05 / comparisons, power=0.8)
+    [(3, 1, 3.26404355), (5, 1, 1.68199708), (5, 4, 2.47679039), (10, 1, 0.99600191)],
+)
+def test_the_smallest_difference_that_would_be_seen(
+    seeds: int, comparisons: int, effect: float
+) -> None:
+    values = np.linspace(-1, 1, seeds) + 7
+    found = estimate(values.tolist()).detectable(comparisons)
+    np.testing.assert_allclose(found, effect * values.std(ddof=1), rtol=1e-4)
+    assert math.isnan(estimate([3.0]).detectable())
+    assert 0 < estimate([0.1, 0.3]).detectable(1000) < math.inf
 
 
 @pytest.mark.parametrize(
@@ -159,7 +191,7 @@ def test_the_table_says_what_shows_and_what_does_not(summary: Summary) -> None:
     text = markdown(summary)
     assert "| base (base) | 6 of 6 | 2.200 ± 0.4968 | 0.8100 ± 0.0248 | 0 | 0 |" in text
     assert "| better | base | -0.4967 ± 0.0143, **better** |" in text
-    assert "not enough seeds to tell" in text
+    assert "not enough seeds to tell (would have seen 0.47)" in text
     assert "| x | 88.5 | - |" in text
 
 
