@@ -414,7 +414,8 @@ class TaskDataConfig:
     tag_column: str = "upos|ner_tags|tags|-1"  # of tags
     tag_scheme: TagReading = TagReading.FOUND  # of tags
     skip_bad_rows: bool = False  # leave out, and count, rows that cannot be used; False: refuse
-    examples: int = 0  # how many to train on, drawn by the seed; 0: all
+    examples: int = 0  # how many to train on, drawn by the seed, of classes by share; 0: all
+    examples_per_class: int = 0  # how many of each class to train on, drawn by the seed; 0: all
     length: int = 128  # T; longer tags and spans become windows, the rest is cut, and counted
     stride: int = 64  # tokens from one window to the next
     question_length: int = 64  # tokens of a question, at most; longer ones are cut, and counted
@@ -919,8 +920,18 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
     _at_least("data.length", data.length, 8)
     for name in ("stride", "question_length", "answer_length"):
         _at_least(f"data.{name}", getattr(data, name), 1)
-    for name in ("examples", "max_examples_per_row"):
+    for name in ("examples", "examples_per_class", "max_examples_per_row"):
         _at_least(f"data.{name}", getattr(data, name), 0)
+    if data.examples and data.examples_per_class:
+        raise UserError(
+            f"--config.data.examples={data.examples} and"
+            f" data.examples_per_class={data.examples_per_class} are two ways to draw: set one to 0"
+        )
+    if data.examples_per_class and config.task is not TaskKind.CLASSIFICATION:
+        raise UserError(
+            f"--config.data.examples_per_class={data.examples_per_class} is of classes of whole"
+            f" inputs, which task={config.task.value} has not: use data.examples"
+        )
     for name in ("epochs", "seeds", "feature_layers"):
         _at_least(name, getattr(config, name), 1)
     for name in ("patience", "fresh_layers", "head_learning_rate"):

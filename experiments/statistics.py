@@ -59,10 +59,11 @@ class Estimate(NamedTuple):
         freedom = self.values - 1
         critical = _quantile(1 - (1 - CONFIDENCE) / comparisons, self.values)
         # Of the noncentral t-distribution; the other tail is too small to count.
-        shift = optimize.brentq(
-            lambda shift: stats.nct.sf(critical, freedom, shift) - POWER, 0, 4 * critical + 4
+        solution = optimize.root_scalar(
+            lambda shift: stats.nct.sf(critical, freedom, shift) - POWER,
+            bracket=(0, 4 * critical + 4),
         )
-        return float(shift) * self.half_width / _quantile(CONFIDENCE, self.values)
+        return float(solution.root) * self.half_width / _quantile(CONFIDENCE, self.values)
 
 
 def _quantile(confidence: float, values: int) -> float:

@@ -20,8 +20,7 @@ from bert_jax.config import (
     TaskKind,
     from_dict,
 )
-from bert_jax.data.packing import draws
-from bert_jax.data.packing.draws import DrawKey, Purpose
+from bert_jax.data.tasks import subsets
 from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.labels import choices
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
@@ -166,12 +165,13 @@ class FinetuningSetup:
 
 
 def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
-    """Returns the inputs to train on: all, or those of `data.examples` drawn by the seed.
+    """Returns the inputs to train on: all, or those that the seed draws.
 
-    More examples of the same seed include the fewer. Inputs without labels follow, all of them.
+    `data.examples` draws classes by their shares, `data.examples_per_class` as many of each. More
+    examples of the same seed include the fewer. Inputs without labels follow, all of them.
 
     Raises:
-      UserError: if there are fewer than asked for, or a class has none among them.
+      UserError: if there are fewer than asked for.
     """
     inputs = labelled_inputs(config, task)
     return inputs if task.unlabelled is None else inputs.with_unlabelled(task.unlabelled)
@@ -179,24 +179,39 @@ def training_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
 
 def labelled_inputs(config: FinetuneConfig, task: Task) -> TaskInputs:
     """Returns the labelled ones; see `training_inputs`."""
-    inputs, wanted, there = task.train.inputs, config.data.examples, task.train.examples
-    if not wanted:
+    data, inputs, there = config.data, task.train.inputs, task.train.examples
+    if not data.examples and not data.examples_per_class:
         return inputs
-    if wanted > there:
+    if data.examples > there:
         raise UserError(
-            f"--config.data.examples={wanted}: {config.data.train} has {there:,}; 0 takes all"
+            f"--config.data.examples={data.examples}: {data.train} has {there:,}; 0 takes all"
         )
-    bits = draws.random_bits(there, DrawKey(config.seed), Purpose.TASK_SUBSET)
-    order = bits.argsort()
-    inputs = inputs.of_examples(order[:wanted])
-    if config.task is TaskKind.CLASSIFICATION:
-        for number, label in enumerate(task.labels):
-            if number not in inputs.labels:
-                raise UserError(
-                    f"--config.data.examples={wanted} with seed={config.seed} draws no example of"
-                    f" {label!r}: take more, or another seed"
-                )
-    return inputs
+    is_classified = config.task is TaskKind.CLASSIFICATION
+    classes = np.asarray(inputs.labels) if is_classified else None
+    order = subsets.drawing_order(there, config.seed, classes)
+    if data.examples_per_class:
+        assert classes is not None  # as validated
+        return inputs.of_examples(subsets.of_each_class(order, classes, data.examples_per_class))
+    return inputs.of_examples(order[: data.examples])
+
+
+def drawn_classes(config: FinetuneConfig, task: Task, inputs: TaskInputs) -> str:
+    """Returns a remark on the classes of drawn examples; '' if there is nothing to say.
+
+    Args:
+      config: of the run.
+      task: with C classes, or none.
+      inputs: of the training split, as `training_inputs` drew them.
+    """
+    data = config.data
+    if not task.labels or not (data.examples or data.examples_per_class):
+        return ""
+    counts = dict(zip(task.labels, inputs.class_counts(len(task.labels)), strict=True))
+    if without := [label for label, count in counts.items() if not count]:
+        return f"no drawn example is of {choices(without)}, which is not learned so: draw more"
+    fewer = [f"{k!r} {count}" for k, count in counts.items() if count < data.examples_per_class]
+    wanted = f"fewer than data.examples_per_class={data.examples_per_class} of "
+    return wanted + ", ".join(fewer) if fewer else ""
 
 
 @dataclasses.dataclass
@@ -301,6 +316,8 @@ def introduction(
         notes = f"; {split.notes}" if split.notes else ""
         without = f", {len(np.unique(more.example_of)):,} of them without labels" if more else ""
         yield f"{name}: {examples:,} examples{without}{windows}{notes}"
+        if name == "train" and (remark := drawn_classes(setup.config, setup.task, inputs[name])):
+            yield remark
     yield f"an epoch is {batches.describe()}"
     longest = max(int(each.sizes.max()) for each in inputs.values())
     if advice := row_advice(longest, setup.config.data.length):

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.checkpoint import find_checkpoint
 from bert_jax.checkpoints.transfer import read_transferred, transfer_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
-from bert_jax.config import EncoderMode, FinetuneConfig, Launch, SweepConfig
+from bert_jax.config import EncoderMode, FinetuneConfig, Launch, SweepConfig, TaskKind
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.rows import TaskInputs, TaskStream
@@ -119,7 +119,8 @@ def sweep_config(config: FinetuneConfig, learning_rates: str) -> SweepConfig:
         )
     if config.debug:
         raise UserError("--config.debug looks at one run: give it to `bert_jax.finetune`")
-    if config.class_weights == "balanced" and config.data.examples:
+    drawn = config.data.examples and config.task is TaskKind.TAGS  # of classes, shares are fixed
+    if config.class_weights == "balanced" and drawn:
         raise UserError(
             f"--config.class_weights=balanced with data.examples={config.data.examples} differ by"
             " seed, and the runs of a sweep have the same: name them, LABEL=WEIGHT,..."

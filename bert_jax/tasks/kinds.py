@@ -220,10 +220,7 @@ def class_weights(asked: str, labels: Sequence[str], inputs: TaskInputs) -> tupl
     if not asked:
         return ()
     if asked == "balanced":
-        labelled = inputs.labelled
-        found = (inputs if labelled is None else inputs.take(np.flatnonzero(labelled))).labels
-        flat = np.concatenate(found) if isinstance(found, list) else found
-        counts = np.bincount(flat[flat >= 0], minlength=len(labels))
+        counts = inputs.class_counts(len(labels))
         # The weight of a class without examples is never used.
         return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
     weights = dict.fromkeys(labels, 1.0)

@@ -234,7 +234,7 @@ def test_a_resumed_run_must_have_the_same_examples(
         ),
         ("--config.class_weights=hot=2", "is not LABEL=WEIGHT with a label of 'cold', 'warm' and"),
         ("--config.data.examples=43", "data.examples=43: "),
-        ("--config.data.examples=1", "draws no example of"),
+        ("--config.data.examples_per_class=-1", "data.examples_per_class"),
         ("--config.data.train=", "--config.data.train is not set"),
         ("--config.encoder.width=3", "--config.encoder.width: there is no such field"),
     ],

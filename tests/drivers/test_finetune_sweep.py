@@ -171,7 +171,10 @@ def test_a_frozen_encoder_beside_a_rate_that_is_too_high(
         (["--config.encoder_mode=cached"], "a sweep takes encoder_mode=frozen"),
         (["--config.micro_batches=2"], "--config.micro_batches=2: the runs of a sweep have whole"),
         (["--config.debug"], "--config.debug looks at one run"),
-        (["--config.class_weights=balanced", "--config.data.examples=20"], "differ by seed"),
+        (
+            ["--config.task=tags", "--config.class_weights=balanced", "--config.data.examples=20"],
+            "differ by seed",
+        ),
         (["--config.encoder_mode=frozen", "--config.head_learning_rate=0.1"], "leave it out"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import FinetuneConfig, TaskKind
-from bert_jax.runs.finetuning_setup import Scorer
+from bert_jax.runs.finetuning_setup import Scorer, drawn_classes, labelled_inputs
 from bert_jax.tasks.kinds import read_task
 from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
 
@@ -36,3 +36,27 @@ def test_undefined_scores_are_named_by_split(
     assert scorer.undefined.keys() == set(undefined)
     assert scores["dev_pearson"] == pytest.approx(1)
     assert all(scores[name] == 0 for name in undefined)
+
+
+@pytest.mark.parametrize(
+    ("field", "wanted", "drawn", "remark"),
+    [
+        ("examples", 2, "xy", "no drawn example is of 'z', which is not learned so: draw more"),
+        ("examples", 3, "xyz", ""),
+        ("examples_per_class", 1, "xyz", ""),
+        ("examples_per_class", 3, "xxxyyz", "data.examples_per_class=3 of 'y' 2, 'z' 1"),
+    ],
+)
+def test_classes_that_a_draw_lacks_are_named(
+    field: str, wanted: int, drawn: str, remark: str, tmp_path: Path
+) -> None:
+    lines = [f"a b\t{label}\n" for label in "xxyxxyz"]
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(lines))
+    config = FinetuneConfig()
+    config.data.train = config.data.dev = str(tmp_path / "a.tsv")
+    setattr(config.data, field, wanted)
+    task = read_task(config, TOKENIZER)
+    inputs = labelled_inputs(config, task)
+    assert "".join(sorted(task.labels[number] for number in inputs.labels)) == drawn
+    found = drawn_classes(config, task, inputs)
+    assert found.endswith(remark) and bool(found) == bool(remark)

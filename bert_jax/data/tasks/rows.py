@@ -57,6 +57,13 @@ class TaskInputs:
         """Tokens of each input, special ones included: [I] int64."""
         return input_sizes(self.a, self.b, self.special)
 
+    def class_counts(self, classes: int) -> np.ndarray:
+        """Counts the labels of each class, of C; [C] int64."""
+        chosen = self if self.labelled is None else self.take(np.flatnonzero(self.labelled))
+        labels = chosen.labels
+        flat = np.concatenate(labels) if isinstance(labels, list) else labels
+        return np.bincount(flat[flat >= 0], minlength=classes)
+
     def of_examples(self, examples: np.ndarray) -> "TaskInputs":
         """Selects the inputs of some examples; they keep their order."""
         return self.take(np.flatnonzero(np.isin(self.example_of, examples)))
