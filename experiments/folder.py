@@ -2,6 +2,7 @@
 
     plan.json            the study and all its runs, with their flags
     corpus, pretrain/nsp/seed-0, ...   results of the runs
+    compiled/HOST        their compiled programs, of runs on one machine
     output/NAME.txt      output of a run, over all its attempts; NAME.host-1.txt and so on: of its
                          other hosts, if each has a job of its own
     states/NAME.json     attempts of a run: begin, host, end and exit status of each
@@ -48,7 +49,8 @@ class StudyFolder:
 
     def command(self, run: Run) -> list[str]:
         """Returns the command line of a run, as a user would type it."""
-        words = [sys.executable, "-m", f"bert_jax.{run.driver}", *run.flags]
+        package = "experiments" if run.driver == "linear" else "bert_jax"
+        words = [sys.executable, "-m", f"{package}.{run.driver}", *run.flags]
         # prepare has --output among its flags.
         return words if run.driver == "prepare" else [*words, f"--workdir={self.path / run.name}"]
 

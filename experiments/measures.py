@@ -45,6 +45,7 @@ class Measured:
       values: metric -> value at the end of a pretraining, or at the best epoch of a task.
       curves: metric -> (step, value) of each evaluation.
       collapsed: True if it ended no better than the majority-class baseline.
+      examples: number of labelled examples that a task learned from; 0 if the log does not tell.
       cost: of the run.
     """
 
@@ -52,6 +53,7 @@ class Measured:
     values: Mapping[str, float]
     curves: Mapping[str, Sequence[tuple[int, float]]]
     collapsed: bool
+    examples: int
     cost: Cost
 
 
@@ -67,7 +69,7 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
     starts = directory / STARTS_FILE
     devices = read_log(starts)[-1]["devices"] if starts.exists() else 1
     prefix, chosen = _HELD_OUT, None
-    if run.driver == "finetune":
+    if run.driver in ("finetune", "linear"):
         chosen = next(entry for entry in entries if "metric" in entry)
         prefix = "dev_"
     evaluated = [entry for entry in entries if any(name.startswith(prefix) for name in entry)]
@@ -86,6 +88,7 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
             for name in names
         },
         collapsed=bool(chosen) and last[chosen["metric"]] <= chosen["floor"],
+        examples=chosen.get("examples", 0) if chosen else 0,
         cost=_cost(entries, devices),
     )
 

@@ -5,6 +5,7 @@ import pathlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.label_curves import label_lines
 from experiments.summary import Summary
 from experiments.tables import metric_words
 
@@ -48,6 +49,32 @@ def draw_latencies(summary: Summary, path: pathlib.Path) -> None:
         axes.grid(alpha=0.3)
     named = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_labels(summary: Summary, path: pathlib.Path) -> None:
+    """Draws the scores of each series over the number of labels, a panel for each task."""
+    metrics = label_lines(summary)
+    across = min(len(metrics), 3)
+    down = -(-len(metrics) // across)
+    figure = Figure(figsize=(4.2 * across + 1.6, 3.6 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes, (metric, lines) in zip(panels, metrics.items(), strict=False):
+        for number, (name, line) in enumerate(lines.items()):
+            labels, cells = zip(*line, strict=True)
+            widths = [c.mean.half_width if c.mean.values > 1 else 0.0 for c in cells]
+            means, shade = [c.mean.mean for c in cells], _COLOURS[number]
+            axes.errorbar(labels, means, yerr=widths, fmt="o-", color=shade, capsize=3, label=name)
+        axes.set_title(f"{metric_words(metric)}: mean, 95 % interval", fontsize=10)
+        axes.set_xscale("log")
+        ticks = sorted({labels for line in lines.values() for labels, _ in line})
+        axes.set_xticks(ticks, [f"{each:,}" for each in ticks], fontsize=8)
+        axes.minorticks_off()
+        axes.set_xlabel("labelled examples")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(metrics) :]:
+        axes.remove()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     figure.savefig(path, dpi=110)
 
 

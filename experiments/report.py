@@ -18,9 +18,10 @@ from bert_jax.errors import UserError
 from bert_jax.files import given_path, write_atomically
 from bert_jax.training.logs import LOG_FILE, STARTS_FILE
 from experiments.folder import StudyFolder
+from experiments.label_curves import label_lines
 from experiments.latency import LATENCY_FILE
 from experiments.page import page
-from experiments.pictures import draw, draw_latencies
+from experiments.pictures import draw, draw_labels, draw_latencies
 from experiments.summary import summarise
 from experiments.tables import comma_separated, markdown
 
@@ -46,7 +47,7 @@ def keep(folder: StudyFolder, copy: StudyFolder) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes table.md, values.csv, curves.png, latency.png and index.html into the folder."""
+    """Writes the tables, the page and the pictures into the folder."""
     folders = argv[1:]
     if len(folders) != 1:
         raise UserError("name one folder: python -m experiments.report runs/drop_nsp")
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> None:
     write_atomically(folder.path / "values.csv", comma_separated(summary).encode())
     write_atomically(folder.path / "index.html", page(summary).encode())
     draw(summary, folder.path / "curves.png")
+    if label_lines(summary):
+        draw_labels(summary, folder.path / "labels.png")
     if summary.latencies:
         draw_latencies(summary, folder.path / "latency.png")
     print(table)

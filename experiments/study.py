@@ -27,6 +27,7 @@ from bert_jax.config import (
     FinetuneConfig,
     PretrainConfig,
     RootConfig,
+    TaskKind,
     validate,
 )
 from bert_jax.errors import UserError
@@ -35,6 +36,7 @@ Config = TypeVar("Config", bound=RootConfig)
 
 Overrides = tuple[str, ...]  # of a config: "data.objective=none"
 
+LINEAR_TASKS = (TaskKind.CLASSIFICATION, TaskKind.TAGS)  # that a linear model can do
 _NAME = re.compile(r"[\w.+=-]+")  # a valid name of a folder, a job and a column
 
 
@@ -51,6 +53,9 @@ class Variant:
         `distil_recipe`; '': it is pretrained.
       task_teacher: name of the variant whose model of seed 0, fine-tuned for the same task, its
         tasks learn the answers of; '': of none.
+      linear: True to replace the encoder of its tasks by a linear model on words
+        (`experiments.linear`).
+      series: name of the line on which it is a point, over the number of labels; '': of none.
       seeds: number of its own; 0: the size's.
     """
 
@@ -60,6 +65,8 @@ class Variant:
     against: str = ""
     teacher: str = ""
     task_teacher: str = ""
+    linear: bool = False
+    series: str = ""
     seeds: int = 0
 
     @property
@@ -164,7 +171,7 @@ class Run:
 
     Attributes:
       name: such as "pretrain/no_nsp/seed-0": its folder in the study's.
-      driver: of bert_jax.
+      driver: of bert_jax; or 'linear', of this package.
       flags: all flags of the driver.
       needs: names of the runs whose results it reads.
       variants: those that use the run; (): all.
@@ -288,7 +295,12 @@ def check_study(study: Study) -> None:
             _check_teacher(variant, variants)
             pretraining_config(size, variant)
             for task in study.tasks:
-                finetuning_config(size, variant, task)
+                config = finetuning_config(size, variant, task)
+                if variant.linear and config.task not in LINEAR_TASKS:
+                    raise UserError(
+                        f"variant {variant.name}: linear=True, and task {task.name} is of kind"
+                        f" {config.task.value}: remove one of them"
+                    )
     _check_names("task", [task.name for task in study.tasks])
 
 
@@ -457,7 +469,7 @@ def _finetuning(
         needs += (teacher,)
     return Run(
         name=f"{stage}/{variant.name}/seed-{seed}",
-        driver="finetune",
+        driver="linear" if variant.linear else "finetune",
         flags=flags,
         needs=needs,
         variants=(variant.name,),

@@ -25,12 +25,14 @@ class Cell:
       mean: over the seeds.
       difference: to the other variant, over the seeds that both have; None without any.
       verdict: conclusion from the difference and those of all other variants; None without one.
+      examples: number of labelled examples learned from; 0 if it is not known.
       detectable: the smallest true difference that the study would have been likely to see; nan
         from fewer than two seeds.
     """
 
     by_seed: Mapping[int, float]
     mean: Estimate
+    examples: int = 0
     difference: Estimate | None = None
     verdict: Verdict | None = None
     detectable: float = math.nan
@@ -136,7 +138,7 @@ def _row(
 ) -> Row:
     variant = plan.variant(name)
     other = plan.against(variant)
-    cells = {}
+    cells, of_runs = {}, [measured[run.name] for run in runs if run.name in measured]
     for metric, by_seed in values[name].items():
         # With the same pretraining there is no difference in its metrics.
         same = other is variant or (
@@ -144,17 +146,17 @@ def _row(
         )
         theirs = {} if same else values[other.name].get(metric, {})
         mean = estimate(list(by_seed.values()))
-        cells[metric] = Cell(by_seed, mean, paired_difference(by_seed, theirs))
-    done = [measured[run.name] for run in runs if run.name in measured]
+        examples = max(m.examples for m in of_runs if metric in m.values)
+        cells[metric] = Cell(by_seed, mean, examples, paired_difference(by_seed, theirs))
     return Row(
         name=name,
         against="" if other is variant else other.name,
         changes=(*variant.pretrain, *variant.finetune),
         cells=cells,
-        done=len(done),
+        done=len(of_runs),
         runs=len(runs),
         failed=sum(_has_failed(folder, run) for run in runs),
-        collapsed=sum(each.collapsed for each in done),
+        collapsed=sum(each.collapsed for each in of_runs),
         cost=_cost(runs, measured),
     )
 

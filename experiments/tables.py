@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 
+from experiments.label_curves import Equal, Line, equal_labels, label_lines
 from experiments.measures import Cost
 from experiments.statistics import Estimate, Verdict
 from experiments.study import Published
@@ -59,6 +60,7 @@ def markdown(summary: Summary) -> str:
                 if row.against
             ],
         ),
+        *_labels(summary),
         "Cost of the finished runs, from the first step on, with its compilation.",
         _table(
             ["variant", "device-minutes", "tokens", "model FLOPs"],
@@ -77,6 +79,42 @@ def markdown(summary: Summary) -> str:
         *(published_table(each) for each in plan.published),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _labels(summary: Summary) -> list[str]:
+    """Returns for each task how many labels the other series need to equal the first."""
+    parts = []
+    for metric, lines in label_lines(summary).items():
+        first, *others = lines
+        needed = {
+            name: {each.labels: each for each in equal_labels(lines[first], lines[name], metric)}
+            for name in others
+        }
+        rows = [
+            [f"{labels:,}"]
+            + [_equal_labels(needed[name].get(labels), lines[name]) for name in others]
+            for labels, _ in lines[first]
+        ]
+        parts += [
+            f"{metric_words(metric)}: the labels with which the others equal `{first}`, a geometric"
+            " mean over the seeds with its 95 % interval.",
+            _table([f"labels of {first}", *others], rows),
+        ]
+    return parts
+
+
+def _equal_labels(equal: Equal | None, line: Line) -> str:
+    """Formats the labels that a series needs; where its line ends before, that it needs more."""
+    if equal is None:
+        return "-"
+    fewest, most = line[0][0], line[-1][0]
+    if math.isnan(equal.mean):
+        low = f"{equal.low:,.0f}" if equal.low > fewest else f"fewer than {fewest:,}"
+        high = f"more than {most:,}" if math.isinf(equal.high) else f"{equal.high:,.0f}"
+        return (
+            high if math.isinf(equal.low) else low if equal.high <= fewest else f"{low} to {high}"
+        )
+    return f"{equal.mean:,.0f} ({equal.low:,.0f} to {equal.high:,.0f})"
 
 
 def _latencies(summary: Summary) -> list[str]:

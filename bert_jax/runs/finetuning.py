@@ -116,7 +116,9 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
     for line in (*messages, *introduction(setup, inputs, batches)):
         log.message(line)
     if not first_step:
-        log.write(0, {"metric": f"dev_{setup.metric}", "floor": setup.floor})
+        examples = len(np.unique(inputs["train"].example_of))
+        known = {"metric": f"dev_{setup.metric}", "floor": setup.floor, "examples": examples}
+        log.write(0, known)
 
     # What is learned from, and what is scored.
     if config.encoder_mode is EncoderMode.CACHED:

@@ -1,8 +1,13 @@
-"""Backend for this machine: each run is a process with its own cores, so results are repeatable."""
+"""Backend for this machine: each run is a process with its own cores, so results are repeatable.
+
+All runs of a study keep their compiled programs in one place: runs that differ in their seed share
+them, and a run of minutes is spared half a minute.
+"""
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +60,7 @@ class Local(Backend):
             before = len(self.study.folder.attempts(run))
             process = subprocess.Popen(
                 command.words,
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # ctrl-C goes to the sweep, which stops its runs
@@ -62,6 +68,10 @@ class Local(Backend):
             self._processes[run.name] = process
             while process.poll() is None and len(self.study.folder.attempts(run)) == before:
                 time.sleep(0.02)
+
+    def _environment(self) -> dict[str, str]:
+        compiled = self.study.folder.path.absolute() / "compiled" / socket.gethostname()
+        return {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
 
     def alive(self, runs: Sequence[Run]) -> list[Run]:
         """Returns the runs whose job is alive, or whose driver outlived its job."""

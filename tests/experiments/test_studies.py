@@ -9,6 +9,7 @@ import pytest
 from bert_jax.config import RootConfig, flatten
 from bert_jax.errors import UserError
 from experiments import study
+from experiments.folder import StudyFolder
 from experiments.study import (
     Plan,
     Study,
@@ -119,6 +120,23 @@ def test_variants_of_one_pretraining_share_it(study_file: pathlib.Path) -> None:
     assert "--checkpoint=runs/x/pretrain/pairs/seed-1" in runs["feel/slow/seed-1"].flags
     assert "--config.data.train=data/train.tsv" in runs["feel/slow/seed-1"].flags
     assert runs["pretrain/pairs/seed-1"].needs == ("corpus",)
+
+
+def test_a_linear_model_takes_the_place_of_an_encoder(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    linear = Variant("words", linear=True)
+    changed = change(found, variants=(*found.variants, linear))
+    check_study(changed)
+    runs = {run.name: run for run in expand(changed, changed.sizes["cpu"], PATHS)}
+    run = runs["feel/words/seed-1"]
+    assert run.driver == "linear" and "--config.seed=1" in run.flags
+    command = StudyFolder(pathlib.Path("runs/x")).command(run)
+    assert command[1:3] == ["-m", "experiments.linear"]
+    spans = dataclasses.replace(found.tasks[0], name="squad", recipe="configs/finetune_squad.py")
+    with pytest.raises(
+        UserError, match="variant words: linear=True, and task squad is of kind spans"
+    ):
+        check_study(dataclasses.replace(changed, tasks=(spans,)))
 
 
 def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:

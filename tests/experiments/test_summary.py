@@ -14,7 +14,9 @@ import pytest
 from scipy import stats
 
 from experiments.folder import Attempt, StudyFolder
+from experiments.label_curves import label_lines
 from experiments.page import page
+from experiments.pictures import draw_labels
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
 from experiments.study import Plan, Published, Run, Variant
 from experiments.summary import Summary, summarise
@@ -191,7 +193,7 @@ def test_the_table_says_what_shows_and_what_does_not(summary: Summary) -> None:
     text = markdown(summary)
     assert "| base (base) | 6 of 6 | 2.200 ± 0.4968 | 0.8100 ± 0.0248 | 0 | 0 |" in text
     assert "| better | base | -0.4967 ± 0.0143, **better** |" in text
-    assert "not enough seeds to tell (would have seen 0.47)" in text
+    assert "not enough seeds to tell (would have seen 0.4814)" in text
     assert "| x | 88.5 | - |" in text
 
 
@@ -206,6 +208,30 @@ def test_a_variant_is_compared_with_the_one_that_it_names(folder: StudyFolder) -
     differences = np.subtract(LOSSES["noisy"], LOSSES["better"])
     assert cell.difference == estimate(list(differences)) and cell.verdict is Verdict.WORSE
     assert "| noisy | better | +0.4800 ± " in markdown(summary)
+
+
+def test_series_are_lines_over_the_number_of_labels(
+    folder: StudyFolder, tmp_path: pathlib.Path
+) -> None:
+    plan = folder.read_plan()
+    series = dict(zip(LOSSES, ("with", "with", "without"), strict=True))
+    variants = [dataclasses.replace(each, series=series[each.name]) for each in plan.variants]
+    folder.write_plan(dataclasses.replace(plan, variants=tuple(variants)))
+    examples = {"base": 300, "better": 100, "noisy": 200}
+    for run in plan.runs:
+        path, (variant,) = folder.path / run.name / "log.jsonl", run.variants
+        if run.driver == "finetune" and path.exists():
+            told = f'"floor": 0.5, "examples": {examples[variant]}'
+            path.write_text(path.read_text().replace('"floor": 0.5', told))
+    summary = summarise(folder)
+    (lines,) = label_lines(summary).values()
+    assert {n: [labels for labels, _ in line] for n, line in lines.items()} == {
+        "with": [100, 300],
+        "without": [200],
+    }
+    assert "| labels of with | without |" in markdown(summary)
+    draw_labels(summary, tmp_path / "labels.png")
+    assert (tmp_path / "labels.png").stat().st_size > 10_000
 
 
 @pytest.fixture

@@ -165,7 +165,13 @@ def encode_inputs(
 
 
 class TextSplit(Split):
-    """A split of texts, or pairs of texts, with one label each."""
+    """A split of texts, or pairs of texts, with one label each.
+
+    Attributes:
+      inputs: of the encoder.
+      gold: [E] int32 classes or float32 numbers.
+      texts: of each example, `text`, and `text_pair` if it has one.
+    """
 
     def __init__(
         self,
@@ -191,13 +197,13 @@ class TextSplit(Split):
         notes = [examples.note, f"{cut.sum():,} cut to {length} tokens" if cut.any() else ""]
         self.notes = "; ".join(note for note in notes if note)
         self.gold = labels
-        self._texts = [
+        self.texts = [
             {"text": text} | ({"text_pair": pair} if pair else {})
             for text, pair in zip(texts, pairs, strict=True)
         ]
 
     def _with_texts(self, predictions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for text, prediction in zip(self._texts, predictions, strict=True):
+        for text, prediction in zip(self.texts, predictions, strict=True):
             yield text | prediction
 
 

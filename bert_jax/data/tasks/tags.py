@@ -212,6 +212,7 @@ class TagSplit(Split):
 
     Attributes:
       inputs: of the encoder; labels are at the first tokens of words.
+      sentences: with their words and tags.
       words: the sentences as inputs, and the token of each word.
       labels: names of the classes.
     """
@@ -236,7 +237,7 @@ class TagSplit(Split):
           note: about the tags, for the user's log.
         """
         numbers = {label: number for number, label in enumerate(labels)}
-        self._sentences = list(sentences)
+        self.sentences = list(sentences)
         self._gold = np.array([numbers[tag] for each in sentences for tag in each.tags], np.int64)
         self._tagging, self.labels = tagging, list(labels)
         self.words = encode_words(
@@ -279,7 +280,7 @@ class TagSplit(Split):
         return metrics.undefined_of_entities(*self._scored(outputs), self._tagging)
 
     def _scored(self, outputs: Outputs) -> tuple[list[list[str]], list[list[str]]]:
-        gold = [sentence.tags for sentence in self._sentences]
+        gold = [sentence.tags for sentence in self.sentences]
         return gold, [self._named(each) for each in self.words.classes(outputs)]
 
     def predictions(self, outputs: Outputs) -> Iterator[dict[str, Any]]:
@@ -297,7 +298,7 @@ class TagSplit(Split):
           ValueError: if the outputs do not fit the inputs.
         """
         classes = self.words.classes(outputs)
-        for sentence, numbers in zip(self._sentences, classes, strict=True):
+        for sentence, numbers in zip(self.sentences, classes, strict=True):
             tags = self._named(numbers)
             found = {"words": sentence.words, "gold": sentence.tags, "tags": tags}
             if self._tagging.marks_entities:
