@@ -454,7 +454,8 @@ class FinetuneConfig:
     micro_batches: int = 1  # parts of a batch that are computed one after another, to save memory
     remat: Remat = Remat.NONE  # of the encoder
     epochs: int = 3
-    patience: int = 0  # epochs without a better score before the run ends; 0: never
+    eval_epochs: int = 1  # from one evaluation to the next; the last epoch has one in any case
+    patience: int = 0  # evaluations without a better score before the run ends; 0: never
     warmup_share: float = 0.1  # of all steps, when optimizer.warmup_steps is 0
     seed: int = 0
     seeds: int = 1  # runs, with the seeds from `seed` on, each in WORKDIR/seed-N
@@ -932,7 +933,7 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
             f"--config.data.examples_per_class={data.examples_per_class} is of classes of whole"
             f" inputs, which task={config.task.value} has not: use data.examples"
         )
-    for name in ("epochs", "seeds", "feature_layers"):
+    for name in ("epochs", "eval_epochs", "seeds", "feature_layers"):
         _at_least(name, getattr(config, name), 1)
     for name in ("patience", "fresh_layers", "head_learning_rate"):
         _at_least(name, getattr(config, name), 0)

@@ -10,6 +10,8 @@ from experiments import tasks
 from experiments.sizes import CPU, GPU, POD
 from experiments.study import Published, Size, Study, Variant
 
+_EVAL_BATCHES = 64  # of the smallest ones
+
 
 def _batches(size: Size, batch_size: int, steps: int, rate: float) -> Size:
     """Returns a size whose variants see as many rows as so many steps of such batches."""
@@ -21,6 +23,7 @@ def _batches(size: Size, batch_size: int, steps: int, rate: float) -> Size:
             f"steps={steps // times}",
             f"optimizer.warmup_steps={max(steps // times // 20, 1)}",
             f"optimizer.learning_rate={rate * times**0.5:.3g}",
+            f"eval_batches={_EVAL_BATCHES // times}",  # the same rows
         )
         kind = "".join(f"+{each.rpartition('=')[2]}" for each in extra)
         return Variant(f"batch_x{times}{kind}", pretrain=(*overrides, *extra))
@@ -32,9 +35,9 @@ def _batches(size: Size, batch_size: int, steps: int, rate: float) -> Size:
 STUDY = Study(
     base="batch_x1",
     variants=(),
-    tasks=(tasks.SST2,),
+    tasks=(tasks.ENTITIES,),
     sizes={
-        "cpu": _batches(CPU, 16, 2000, 3e-3),
+        "cpu": _batches(CPU, 32, 1000, 3e-3),
         "gpu": _batches(GPU, 256, 100_000, 5e-4),
         "pod": _batches(POD, 256, 1_000_000, 1e-4),
     },

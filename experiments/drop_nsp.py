@@ -6,7 +6,7 @@ and BERT's left-to-right model.
 """
 
 from experiments import tasks
-from experiments.sizes import SIZES
+from experiments.sizes import SIZES_OF_PAIRS
 from experiments.study import Published, Study, Variant
 
 _NO_LOSS = "data.objective=none"
@@ -25,8 +25,8 @@ STUDY = Study(
             pretrain=(_NO_LOSS, "encoder.causal=True", "masking.strategy=next_token"),
         ),
     ),
-    tasks=(tasks.SST2, tasks.RTE),
-    sizes=SIZES,
+    tasks=(tasks.ENTITIES, tasks.RTE),
+    sizes=SIZES_OF_PAIRS,
     published=(
         Published(
             source="BERT (Devlin et al., 2019), table 5: base, dev",

@@ -5,7 +5,7 @@ heads.
 """
 
 from experiments import tasks
-from experiments.sizes import SIZES
+from experiments.sizes import SIZES_OF_TASKS
 from experiments.study import Published, Study, Variant
 
 _HEAD_RATE = "optimizer.learning_rate=1e-3"
@@ -20,7 +20,7 @@ STUDY = Study(
         Variant("random_encoder", finetune=("transfer=False",)),
     ),
     tasks=(tasks.ENTITIES,),
-    sizes=SIZES,
+    sizes=SIZES_OF_TASKS,
     published=(
         Published(
             source="BERT (Devlin et al., 2019), table 7: CoNLL-2003, dev F1",

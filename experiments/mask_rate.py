@@ -13,7 +13,7 @@ _RATES = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 STUDY = Study(
     base="rate=0.15",
     variants=tuple(Variant(f"rate={rate}", pretrain=(f"masking.rate={rate}",)) for rate in _RATES),
-    tasks=(tasks.SST2,),
+    tasks=(tasks.ENTITIES,),
     sizes=SIZES,
     published=(
         Published(

@@ -25,7 +25,7 @@ STUDY = Study(
         _mix(0, 20, 80),
         _mix(0, 0, 100),
     ),
-    tasks=(tasks.SST2, tasks.ENTITIES),
+    tasks=(tasks.ENTITIES,),
     sizes=SIZES,
     published=(
         Published(

@@ -1,16 +1,46 @@
-"""Sizes of studies: for a laptop, a GPU node and a TPU pod."""
+"""Sizes of studies: for a laptop, a GPU node and a TPU pod.
+
+On a laptop a study needs a model that is past the first plateau (decisions/0008), or it compares
+models that have learnt how frequent tokens are and nothing else. `CPU` is therefore the modern
+encoder's recipe. A study of what BERT does to pairs of texts has `CPU_PAIRS`: the same encoder,
+pretrained on pairs.
+"""
+
+import dataclasses
 
 from experiments.study import Size
 
 _TEXT = ("--source=text:{data}/text", "--layout=paragraphs")
 PREPARE_8000 = (*_TEXT, "--tokenizer=train:sentencepiece:8000")  # for models of tiny and mini size
+PREPARE_SMALL = (
+    "--source=text:{data}/small_text",
+    "--layout=paragraphs",
+    "--tokenizer=train:sentencepiece:8000",
+    "--heldout_rate=0.05",
+)
 
 CPU = Size(
-    prepare=_TEXT,
-    recipe="configs/pretrain_tiny_cpu.py",
-    finetune=("optimizer.learning_rate=1e-3", "epochs=2"),
-    minutes=60,
+    prepare=PREPARE_8000,
+    recipe="configs/pretrain_modern_tiny.py",
+    finetune=("optimizer.learning_rate=1e-3", "epochs=5"),
+    seeds=5,
+    minutes=30,
     cores=1,
+)
+CPU_PAIRS = dataclasses.replace(
+    CPU,
+    pretrain=(
+        "data.format=segment_pair",
+        "data.objective=nsp",
+        "encoder.segments=2",
+        "encoder.pooling=cls",
+        "encoder.pooler=tanh",
+    ),
+)
+CPU_MINI = dataclasses.replace(  # an hour on two cores, for studies that fine-tune one pretraining
+    CPU,
+    recipe="configs/pretrain_modern_mini.py",
+    minutes=240,
 )
 GPU = Size(
     prepare=(*_TEXT, "--tokenizer=train:wordpiece:30522"),
@@ -36,3 +66,5 @@ POD = Size(
     accelerator="v5e:4x4",
 )
 SIZES = {"cpu": CPU, "gpu": GPU, "pod": POD}
+SIZES_OF_PAIRS = {"cpu": CPU_PAIRS, "gpu": GPU, "pod": POD}
+SIZES_OF_TASKS = {"cpu": CPU_MINI, "gpu": GPU, "pod": POD}

@@ -46,9 +46,13 @@ class Variant:
 
     Attributes:
       name: of its runs' folders, and in tables.
+      prepare: changes of the corpus, such as another tokenizer; losses of its tokens are then not
+        compared with those of others.
       pretrain: changes of the pretraining recipe.
       finetune: changes of every task's recipe.
       against: name of the variant with which this one is compared; '': the study's base.
+      init: VARIANT@STEP, the checkpoint of another variant's pretraining with the same seed from
+        which its own goes on; '': from random weights.
       teacher: name of the variant whose pretraining with seed 0 it is distilled from, by the size's
         `distil_recipe`; '': it is pretrained.
       task_teacher: name of the variant whose model of seed 0, fine-tuned for the same task, its
@@ -61,8 +65,10 @@ class Variant:
 
     name: str
     pretrain: Overrides = ()
+    prepare: Overrides = ()
     finetune: Overrides = ()
     against: str = ""
+    init: str = ""
     teacher: str = ""
     task_teacher: str = ""
     linear: bool = False
@@ -70,9 +76,9 @@ class Variant:
     seeds: int = 0
 
     @property
-    def pretraining(self) -> tuple[Overrides, str]:
+    def pretraining(self) -> tuple[Overrides, Overrides, str, str]:
         """The settings that its pretraining depends on."""
-        return self.pretrain, self.teacher
+        return self.prepare, self.pretrain, self.init, self.teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +282,7 @@ def check_study(study: Study) -> None:
         variants = variants_of(study, size)
         _check_names("variant", [variant.name for variant in variants])
         wanted = {study.base: "base"} | {v.against: "against" for v in variants if v.against}
+        wanted |= {v.init.partition("@")[0]: "init" for v in variants if v.init}
         wanted |= {v.teacher: "teacher" for v in variants if v.teacher}
         wanted |= {v.task_teacher: "task_teacher" for v in variants if v.task_teacher}
         for other, field in wanted.items():
@@ -284,15 +291,16 @@ def check_study(study: Study) -> None:
                 raise UserError(
                     f"{field}={other} is not a variant of size {name}: choose one of {names}"
                 )
-        if study.one_pretraining and any(variant.pretrain for variant in variants):
+        changed = any(variant.pretrain or variant.prepare for variant in variants)
+        if study.one_pretraining and changed:
             raise UserError(
                 "one_pretraining=True, and variants change the pretraining: set it to False or"
                 " remove their `pretrain`"
             )
-        if not any(variant.pretrain for variant in variants) and not study.tasks:
+        if not changed and not study.tasks:
             raise UserError("tasks=() and no variant changes the pretraining: add tasks")
         for variant in variants:
-            _check_teacher(variant, variants)
+            _check_order(variant, variants)
             pretraining_config(size, variant)
             for task in study.tasks:
                 config = finetuning_config(size, variant, task)
@@ -304,14 +312,19 @@ def check_study(study: Study) -> None:
     _check_names("task", [task.name for task in study.tasks])
 
 
-def _check_teacher(variant: Variant, variants: Sequence[Variant]) -> None:
+def _check_order(variant: Variant, variants: Sequence[Variant]) -> None:
     names = [each.name for each in variants]
-    for field in ("teacher", "task_teacher"):
-        teacher = getattr(variant, field)
-        if teacher and names.index(teacher) >= names.index(variant.name):
+    for field in ("init", "teacher", "task_teacher"):
+        other = getattr(variant, field)
+        if other and names.index(other.partition("@")[0]) >= names.index(variant.name):
             raise UserError(
-                f"variant {variant.name}: {field}={teacher} comes after it: put it before"
+                f"variant {variant.name}: {field}={other} comes after it: put it before"
             )
+    if variant.init and not variant.init.partition("@")[2].isdecimal():
+        raise UserError(
+            f"variant {variant.name}: init={variant.init} is not VARIANT@STEP: name a step whose"
+            " checkpoint is kept"
+        )
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
@@ -359,7 +372,8 @@ def _checked(recipe: str, overrides: Overrides, config_type: type[Config], varia
 
 def reads_data(study: Study, size: Size, paths: StudyPaths) -> bool:
     """Returns True if any run reads from the data folder."""
-    found = paths.corpus or (study.one_pretraining and paths.checkpoint)
+    found = study.one_pretraining and paths.checkpoint
+    found = found or (paths.corpus and not any(v.prepare for v in variants_of(study, size)))
     texts = [text for task in study.tasks for text in task.overrides]
     return any("{data}" in text for text in (*texts, *(() if found else size.prepare)))
 
@@ -383,6 +397,8 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
         flags = (*_filled(size.prepare, paths), f"--output={corpus}")
         runs.append(Run(name="corpus", driver="prepare", flags=flags, stage="corpus"))
     made = tuple(run.name for run in runs)
+    own = _corpora(size, variants, paths)
+    runs += own.values()
     names = set()
     for seed, variant in itertools.product(range(size.seeds), variants):
         if seed >= (variant.seeds or size.seeds):
@@ -394,13 +410,31 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
             start = _Start(str(folder / name), (name,))
             if name not in names:
                 names.add(name)
-                run = _pretraining(study, size, variant, name, alike, corpus, made)
+                text, needs = corpus, made
+                if variant.prepare:
+                    needs = (own[variant.prepare].name,)
+                    text = str(folder / needs[0])
+                run = _pretraining(study, size, variant, name, alike, text, needs)
+                if variant.init:
+                    run = _going_on(run, variant, variants, folder)
                 runs.append(_distilling(run, variant, folder) if variant.teacher else run)
         for task in study.tasks:
             runs.append(_finetuning(size, variant, task, seed, start, paths))
             for step in _probes(study, size, variant):
                 probed = _Start(f"{start.checkpoint}/checkpoints/{step}", start.needs, f"@{step}")
                 runs.append(_finetuning(size, variant, task, seed, probed, paths))
+    return runs
+
+
+def _corpora(size: Size, variants: Sequence[Variant], paths: StudyPaths) -> dict[Overrides, Run]:
+    """Returns the runs that make the corpora of variants with one of their own."""
+    runs: dict[Overrides, Run] = {}
+    for variant in variants:
+        if variant.prepare and variant.prepare not in runs:
+            name = f"corpus_{variant.name}"
+            flags = _last_of_each(_filled((*size.prepare, *variant.prepare), paths))
+            flags += (f"--output={pathlib.Path(paths.workdir) / name}",)
+            runs[variant.prepare] = Run(name=name, driver="prepare", flags=flags, stage="corpus")
     return runs
 
 
@@ -442,6 +476,19 @@ def _pretraining(
         variants=serves,
         stage="pretrain",
         seed=seed,
+    )
+
+
+def _going_on(run: Run, variant: Variant, variants: Sequence[Variant], folder: pathlib.Path) -> Run:
+    """Returns the pretraining of a variant that starts from a checkpoint of another one."""
+    name, _, step = variant.init.partition("@")
+    other = next(each for each in variants if each.name == name)
+    first = next(each.name for each in variants if each.pretraining == other.pretraining)
+    source = f"pretrain/{first}/seed-{run.seed}"
+    return dataclasses.replace(
+        run,
+        flags=(*run.flags, f"--init={folder / source / 'checkpoints' / step}"),
+        needs=(*run.needs, source),
     )
 
 

@@ -140,11 +140,11 @@ def _row(
     other = plan.against(variant)
     cells, of_runs = {}, [measured[run.name] for run in runs if run.name in measured]
     for metric, by_seed in values[name].items():
-        # With the same pretraining there is no difference in its metrics.
-        same = other is variant or (
-            metric.startswith("pretrain/") and variant.pretraining == other.pretraining
-        )
-        theirs = {} if same else values[other.name].get(metric, {})
+        # With the same pretraining there is no difference in its metrics; and with other tokens
+        # they are not of the same things.
+        alike = variant.pretraining == other.pretraining or variant.prepare != other.prepare
+        apart = other is variant or (metric.startswith("pretrain/") and alike)
+        theirs = {} if apart else values[other.name].get(metric, {})
         mean = estimate(list(by_seed.values()))
         examples = max(m.examples for m in of_runs if metric in m.values)
         cells[metric] = Cell(by_seed, mean, examples, paired_difference(by_seed, theirs))

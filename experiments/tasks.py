@@ -22,6 +22,16 @@ ENTITIES = Task(
     recipe="configs/finetune_tags.py",
     overrides=("data.train={data}/entities/train.conll", "data.dev={data}/entities/dev.conll"),
 )
+POSTS = Task(
+    name="posts",
+    recipe="configs/finetune_tags.py",
+    overrides=("data.train={data}/posts/train.conll", "data.dev={data}/posts/dev.conll"),
+)
+PARTS_OF_SPEECH = Task(
+    name="pos",
+    recipe="configs/finetune_tags.py",
+    overrides=("data.train={data}/pos/train.conllu", "data.dev={data}/pos/dev.conllu"),
+)
 SQUAD = Task(
     name="squad",
     recipe="configs/finetune_squad.py",

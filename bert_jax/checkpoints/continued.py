@@ -8,8 +8,9 @@ from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import EncoderConfig, PretrainConfig, PretrainDataConfig, from_dict
 from bert_jax.errors import UserError
 
-# Fields of the encoder that are the run's own: how it computes.
-OF_RUN = frozenset({"compute_type", "attention", "remat", "unroll"})
+# Fields of the encoder that are the run's own: how it computes, and whether it looks ahead, which
+# belongs to the objective.
+OF_RUN = frozenset({"compute_type", "attention", "remat", "unroll", "causal"})
 # Fields that no parameter depends on: the run may set them.
 FREE = frozenset(
     "dropout_rate attention_dropout_rate attention_output_dropout_rate mlp_output_dropout_rate"

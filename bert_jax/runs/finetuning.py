@@ -42,6 +42,7 @@ from bert_jax.runs.finetuning_setup import (
     Progress,
     Scorer,
     check_same_task,
+    ends_evaluated_epoch,
     introduction,
     spread,
     training_inputs,
@@ -170,12 +171,12 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
         for step, state, last in trained:
             if step == first_step + 1:
                 log.started(clock, state)
-            ends_epoch = step % batches.per_epoch == 0
-            if not ends_epoch and not last:
+            is_evaluated = ends_evaluated_epoch(config, step, batches.per_epoch)
+            if not is_evaluated and not last:
                 continue
             with reports.paused("evaluation"):
-                scores, score = {}, None  # what stops inside an epoch is no candidate for the best
-                if ends_epoch:
+                scores, score = {}, None  # what stops between them is no candidate for the best
+                if is_evaluated:
                     scores = scorer(state.params)
                     score = scores[f"dev_{setup.metric}"]
                     progress.add(score)
@@ -187,7 +188,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
                 now = {"scores": scores, "progress": dataclasses.asdict(progress)}
                 checkpoints.save(state, metadata | now, score=score)
             if progress.is_over(config.patience):
-                log.message(f"stopping: no better {setup.metric} for {progress.stale} epochs")
+                log.message(f"stopping: no better {setup.metric} in {progress.stale} evaluations")
                 break
         checkpoints.close()
     log.close()

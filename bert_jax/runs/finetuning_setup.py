@@ -214,15 +214,21 @@ def drawn_classes(config: FinetuneConfig, task: Task, inputs: TaskInputs) -> str
     return wanted + ", ".join(fewer) if fewer else ""
 
 
+def ends_evaluated_epoch(config: FinetuneConfig, step: int, per_epoch: int) -> bool:
+    """Returns True if a step, from 1, is the last of an epoch that is evaluated."""
+    epoch, rest = divmod(step, per_epoch)
+    return not rest and (epoch % config.eval_epochs == 0 or epoch == config.epochs)
+
+
 @dataclasses.dataclass
 class Progress:
-    """The best score so far, and for how many epochs there was no better one."""
+    """The best score so far, and for how many evaluations there was no better one."""
 
     best: float | None = None
     stale: int = 0
 
     def add(self, score: float) -> None:
-        """Takes the score of an epoch."""
+        """Takes the score of an evaluation."""
         better = self.best is None or score > self.best
         self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
 

@@ -33,6 +33,7 @@ from bert_jax.runs.finetuning_setup import (
     Progress,
     Scorer,
     check_same_task,
+    ends_evaluated_epoch,
     introduction,
     spread,
     training_inputs,
@@ -58,8 +59,8 @@ class RunScores:
     Attributes:
       seed: of the run.
       learning_rate: its highest.
-      epochs: the scores of each epoch until it ended.
-      best_epoch: from 1.
+      epochs: `epoch`, from 1, and the scores of each evaluated one until it ended.
+      best: the best of these.
       skipped_steps: that changed nothing, for the loss or a gradient was no number.
       outputs: of the best epoch, for `dev`.
       progress: decides when it ends.
@@ -68,17 +69,17 @@ class RunScores:
     seed: int
     learning_rate: float
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    best_epoch: int = 0
+    best: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped_steps: int = 0
     outputs: Outputs = ()
     progress: Progress = dataclasses.field(default_factory=Progress)
 
-    def add(self, scores: dict[str, float], outputs: Outputs, metric: str) -> None:
+    def add(self, epoch: int, scores: dict[str, float], outputs: Outputs, metric: str) -> None:
         """Takes an epoch; of equally good ones the latest is the best, as `Checkpoints` keeps."""
-        self.epochs.append(scores)
+        self.epochs.append({"epoch": epoch} | scores)
         self.progress.add(scores[metric])
-        if not self.best_epoch or scores[metric] >= self.epochs[self.best_epoch - 1][metric]:
-            self.best_epoch, self.outputs = len(self.epochs), outputs
+        if not self.best or scores[metric] >= self.best[metric]:
+            self.best, self.outputs = self.epochs[-1], outputs
 
 
 def sweep_config(config: FinetuneConfig, learning_rates: str) -> SweepConfig:
@@ -219,7 +220,7 @@ def train_runs(
     watch = LossWatch(rows_of, resumed=False)
     highest = np.asarray(tabulate(task_optimizer(config, steps)[1], steps).learning_rate)
     reports = StepReports(log, config.log_steps, highest, lambda step: flops, watch)
-    skipped: list[jax.Array] = []  # of the steps of an epoch, [runs] each
+    skipped: list[jax.Array] = []  # of the steps since an evaluation, [runs] each
 
     def train_step(state: TrainState, batch: Batch, runs: Runs) -> tuple[TrainState, Any]:
         state, totals = compiled.train_step(state, batch, runs)
@@ -235,7 +236,7 @@ def train_runs(
         for step, state, _ in trained:
             if step == 1:
                 log.started(setup.clock, state)
-            if step % per_epoch:
+            if not ends_evaluated_epoch(config, step, per_epoch):
                 continue
             with reports.paused("evaluation"):
                 scored = scorer.of_runs(compiled.outputs_step, state.params, len(found))
@@ -243,7 +244,7 @@ def train_runs(
                 skipped.clear()
                 for run, (scores, outputs), count in zip(found, scored, counts, strict=True):
                     if not run.progress.is_over(config.patience):
-                        run.add(scores, outputs, metric)
+                        run.add(step // per_epoch, scores, outputs, metric)
                         run.skipped_steps += int(count)
                 values = [scores[metric] for scores, _ in scored]
                 log.write(step, {metric: values})  # in the order of the summary's runs
@@ -251,7 +252,7 @@ def train_runs(
                 told = ", ".join(f"{m:.4g} with {r:g}" for m, r in zip(means, rates, strict=True))
                 log.message(f"epoch {step // per_epoch}: mean {metric} {told}")
             if all(run.progress.is_over(config.patience) for run in found):
-                log.message(f"stopping: no better {setup.metric} in {config.patience} epochs")
+                log.message(f"stopping: no better {setup.metric} in {config.patience} evaluations")
                 break
     log.close()
     if step < steps and not all(run.progress.is_over(config.patience) for run in found):
@@ -272,7 +273,7 @@ def _lineup(seeds: range, rates: list[float], filling: int, mesh: Mesh) -> str:
 def summarise(found: Sequence[RunScores], setup: FinetuningSetup) -> dict[str, Any]:
     """Returns the summary of finished runs, ready for JSON."""
     metric = f"dev_{setup.metric}"
-    best = {(run.seed, run.learning_rate): run.epochs[run.best_epoch - 1][metric] for run in found}
+    best = {(run.seed, run.learning_rate): run.best[metric] for run in found}
     rates = list(dict.fromkeys(run.learning_rate for run in found))
     return {
         "metric": metric,
@@ -287,7 +288,7 @@ def summarise(found: Sequence[RunScores], setup: FinetuningSetup) -> dict[str, A
                 "seed": run.seed,
                 "learning_rate": run.learning_rate,
                 "score": best[run.seed, run.learning_rate],
-                "best_epoch": run.best_epoch,
+                "best_epoch": run.best["epoch"],
                 "skipped_steps": run.skipped_steps,
                 "epochs": run.epochs,
             }

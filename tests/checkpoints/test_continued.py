@@ -13,6 +13,7 @@ from bert_jax.config import (
     ComputeType,
     EncoderConfig,
     ExampleFormat,
+    MaskStrategy,
     Norm,
     PretrainConfig,
     SentenceObjective,
@@ -64,6 +65,22 @@ def test_the_encoder_is_the_checkpoints(
         continued(config, init)
     config.encoder.width = 24  # the same
     assert continued(config, init).encoder.width == 24
+
+
+def test_a_causal_encoder_can_go_on_with_masks(
+    tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
+) -> None:
+    encoder = dataclasses.replace(tiny_encoder, causal=True)
+    init = stored(pretrained_metadata(encoder, ("encoder", "mlm_head")), encoder, tmp_path / "a")
+    config = PretrainConfig()
+    config.data.corpus, config.data.length = "x", 16
+    made = continued(config, init)
+    assert not made.encoder.causal
+    validate(made)
+    config.encoder.causal, config.masking.strategy = True, MaskStrategy.NEXT_TOKEN
+    made = continued(config, init)
+    assert made.encoder.causal
+    validate(made)
 
 
 def test_the_examples_are_the_checkpoints(

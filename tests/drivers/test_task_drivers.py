@@ -326,11 +326,13 @@ def test_a_run_ends_when_it_gets_no_better(
 ) -> None:
     flags = finetune_flags(task, pretrained, tmp_path)
     flags += ["--config.patience=2", "--config.epochs=9", "--config.optimizer.learning_rate=1e-9"]
-    result = drivers.run("finetune", *flags, "--config.data.examples=20")
-    assert result.status == 0 and "stopping: no better accuracy for 2 epochs" in result.err
-    assert "train: 20 examples" in result.err and result.out.startswith("finished 15 steps")
-    again = drivers.run("finetune", *flags, "--config.data.examples=20")
-    assert again.status == 0 and "is finished: 15 steps" in again.out
+    flags += ["--config.eval_epochs=2", "--config.data.examples=20"]
+    result = drivers.run("finetune", *flags)
+    assert result.status == 0 and "stopping: no better accuracy in 2 evaluations" in result.err
+    assert "train: 20 examples" in result.err and result.out.startswith("finished 30 steps")
+    assert [each["step"] for each in log_of(tmp_path) if "dev_loss" in each] == [10, 20, 30]
+    again = drivers.run("finetune", *flags)
+    assert again.status == 0 and "is finished: 30 steps" in again.out
 
 
 def test_a_pooler_is_taken_where_it_reads_as_many_layers(

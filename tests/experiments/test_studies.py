@@ -71,13 +71,22 @@ def test_a_variant_changes_exactly_the_fields_that_it_names(name: str) -> None:
 def test_each_variant_but_the_base_differs_from_it(name: str) -> None:
     found = load(name)
     for chosen in found.sizes.values():
-        configs = {}
-        for variant in variants_of(found, chosen):
+        configs, variants = {}, variants_of(found, chosen)
+        for variant in variants:
             tasks = [finetuning_config(chosen, variant, task) for task in found.tasks]
             configs[variant.name] = [pretraining_config(chosen, variant), *tasks]
         for variant_name, ours in configs.items():
             same = all(map(lambda a, b: not changed(a, b), configs[found.base], ours))
+            same = same and not next(v.linear for v in variants if v.name == variant_name)
             assert same == (variant_name == found.base), variant_name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_all_variants_are_evaluated_on_as_many_rows(name: str) -> None:
+    found = load(name)
+    for chosen in found.sizes.values():
+        configs = [pretraining_config(chosen, each) for each in variants_of(found, chosen)]
+        assert len({c.eval_batches * c.batch_size * c.data.length for c in configs}) == 1
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -89,7 +98,7 @@ def test_runs_come_after_those_that_they_need(name: str) -> None:
     for run in runs:
         assert set(run.needs) <= before and run.name not in before
         before.add(run.name)
-    tasks = [run for run in runs if run.driver == "finetune"]
+    tasks = [run for run in runs if run.driver in ("finetune", "linear")]
     seeds = sum(variant.seeds or chosen.seeds for variant in variants_of(found, chosen))
     assert len(tasks) == seeds * len(found.tasks)
     pretrained = [run for run in runs if run.driver == "pretrain"]
@@ -120,6 +129,27 @@ def test_variants_of_one_pretraining_share_it(study_file: pathlib.Path) -> None:
     assert "--checkpoint=runs/x/pretrain/pairs/seed-1" in runs["feel/slow/seed-1"].flags
     assert "--config.data.train=data/train.tsv" in runs["feel/slow/seed-1"].flags
     assert runs["pretrain/pairs/seed-1"].needs == ("corpus",)
+
+
+def test_a_pretraining_goes_on_from_another_one(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    first, *others = found.variants
+    going_on = Variant("going_on", pretrain=("steps=7",), init=f"{first.name}@4")
+    changed = change(found, variants=(first, *others, going_on))
+    check_study(changed)
+    runs = {run.name: run for run in expand(changed, changed.sizes["cpu"], PATHS)}
+    run = runs["pretrain/going_on/seed-1"]
+    assert f"--init=runs/x/pretrain/{first.name}/seed-1/checkpoints/4" in run.flags
+    assert f"pretrain/{first.name}/seed-1" in run.needs
+    assert not any("--init" in flag for flag in runs[f"pretrain/{first.name}/seed-1"].flags)
+    for init, message in (
+        (first.name, "is not VARIANT@STEP"),
+        ("nobody@4", "init=nobody is not a variant"),
+        ("going_on@4", "init=going_on@4 comes after it"),
+    ):
+        wrong = dataclasses.replace(going_on, init=init)
+        with pytest.raises(UserError, match=message):
+            check_study(change(found, variants=(first, *others, wrong)))
 
 
 def test_a_linear_model_takes_the_place_of_an_encoder(study_file: pathlib.Path) -> None:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from bert_jax.config import FinetuneConfig, TaskKind
-from bert_jax.runs.finetuning_setup import Scorer, drawn_classes, labelled_inputs
+from bert_jax.runs.finetuning_setup import (
+    Scorer,
+    drawn_classes,
+    ends_evaluated_epoch,
+    labelled_inputs,
+)
 from bert_jax.tasks.kinds import read_task
 from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
 
@@ -60,3 +65,11 @@ def test_classes_that_a_draw_lacks_are_named(
     assert "".join(sorted(task.labels[number] for number in inputs.labels)) == drawn
     found = drawn_classes(config, task, inputs)
     assert found.endswith(remark) and bool(found) == bool(remark)
+
+
+@pytest.mark.parametrize(
+    ("every", "ends"), [(1, [5, 10, 15, 20, 25]), (2, [10, 20, 25]), (9, [25])]
+)
+def test_the_last_epoch_is_evaluated_in_any_case(every: int, ends: list[int]) -> None:
+    config = FinetuneConfig(epochs=5, eval_epochs=every)
+    assert [step for step in range(1, 26) if ends_evaluated_epoch(config, step, 5)] == ends
