@@ -1,6 +1,7 @@
-"""The table of results in README.md is what the committed logs say."""
+"""The tables of results are what the committed logs say."""
 
 from docs.results import BEGIN, README, make_table, with_table
+from docs.results_index import INDEX, PAGE, entries, make_index, make_page
 
 
 def test_the_table_is_up_to_date() -> None:
@@ -13,3 +14,14 @@ def test_the_table_is_replaced_between_its_markers() -> None:
     stale = page.replace(make_table(), "| old |\n")
     assert stale != page
     assert with_table(stale) == page
+
+
+def test_the_index_is_up_to_date() -> None:
+    """If this fails: python -m docs.results_index."""
+    assert make_index() == INDEX.read_text()
+    assert make_page() == PAGE.read_text()
+
+
+def test_every_study_has_an_answer_a_cost_and_a_picture() -> None:
+    studies = [entry for entry in entries() if entry.cost]
+    assert studies and all(entry.answer and entry.picture for entry in studies)
