@@ -2,8 +2,8 @@
 
     python -m docs.results_index
 
-Each folder there has a README: its heading is the question or the run, and a line "Answer: ..." tells
-in one sentence what it found. Seeds and costs come from the logs.
+Each folder there has a README: its heading is the question or the run, and a line "Answer: ..."
+tells in one sentence what it found. Seeds and costs come from the logs.
 """
 
 import html
