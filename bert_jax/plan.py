@@ -95,7 +95,7 @@ def read_teacher(given: str, config: PretrainConfig) -> "TeacherShape | None":
     app.require("teacher", given, "pretrain_base")
     if given_path(given).is_dir():
         checkpoint = find_checkpoint(given)
-        return stored_shape(checkpoint, read_metadata(checkpoint))
+        return stored_shape(read_metadata(checkpoint))
     return TeacherShape(read_recipe(given, PretrainConfig, flag="teacher").encoder, has_head=True)
 
 

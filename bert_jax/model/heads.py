@@ -53,7 +53,8 @@ class MaskedLMHead(nn.Module):
 
 def token_scorer(params: dict[str, Any]) -> dict[str, Any]:
     """Returns the parameters that score tokens, of all those of a model with a masked-LM head."""
-    return {"head": params["mlm_head"], "table": params["encoder"]["embeddings"]["tokens"]}
+    head = params.get("mlm_head", {})  # tied, without transform and bias it has no parameters
+    return {"head": head, "table": params["encoder"]["embeddings"]["tokens"]}
 
 
 def score_tokens(config: EncoderConfig, scorer: dict[str, Any], x: jax.Array) -> jax.Array:

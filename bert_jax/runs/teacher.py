@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import (
     find_checkpoint,
-    groups_in,
     read_metadata,
     restore_groups,
 )
@@ -34,7 +33,6 @@ from bert_jax.objectives.losses import Params
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.state import abstract_params
 
-_HEAD = "mlm_head"
 # Fields of an encoder that a student may have otherwise where its layers begin as the teacher's:
 # those that change no output of a layer, or that only heads of tasks read.
 _FREE = OF_RUN | FREE | frozenset("layers segments max_length pooling pooler".split())
@@ -111,7 +109,7 @@ def load_teacher(path: str, config: DistillConfig, tokenizer: Tokenizer, mesh: M
             f"--teacher={path} and the corpus have different tokenizers:"
             f" {corpus_remedy(checkpoint)}choose another teacher"
         )
-    model = teacher_model(config, stored_shape(checkpoint, metadata))
+    model = teacher_model(config, stored_shape(metadata))
     sharding.check_encoder(model.config, mesh)
     abstract = abstract_params(model, mesh)
     params = restore_groups(checkpoint, abstract, abstract)
@@ -129,10 +127,10 @@ def corpus_remedy(checkpoint: pathlib.Path) -> str:
     return f"prepare the corpus with --tokenizer={folder}, or " if folder.is_dir() else ""
 
 
-def stored_shape(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> TeacherShape:
-    """Returns the shape of a teacher that has been trained: CHECKPOINTS/STEP and its metadata."""
+def stored_shape(metadata: dict[str, Any]) -> TeacherShape:
+    """Returns the shape of a teacher that has been trained, from its checkpoint's metadata."""
     encoder = from_dict(EncoderConfig, metadata["encoder"])
-    return TeacherShape(encoder, _HEAD in groups_in(checkpoint))
+    return TeacherShape(encoder, metadata["kind"] == "pretraining")
 
 
 def teacher_model(config: DistillConfig, teacher: TeacherShape) -> ObservedModel:

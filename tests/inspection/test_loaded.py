@@ -1,5 +1,6 @@
 """`bert_jax.load`: a model object gives what the drivers give, for every kind of checkpoint."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -10,11 +11,17 @@ import numpy as np
 import pytest
 
 import bert_jax
-from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.checkpoints.checkpoint import write_parameters
+from bert_jax.config import EncoderConfig, FinetuneConfig, PretrainConfig
 from bert_jax.errors import UserError
 from bert_jax.inspection.loaded import LoadedModel
+from bert_jax.interop.architectures import module_of, pretrained_metadata
+from bert_jax.interop.foreign import tokenizer_metadata
+from bert_jax.runs.teacher import stored_shape
+from bert_jax.text.tokenizer import WordPieceTokenizer
+from tests.fixtures.batches import make_batch, random_params
 from tests.fixtures.drivers import ROOT, Drivers, Run
-from tests.fixtures.interop import LABELS, make_peer, save_peer
+from tests.fixtures.interop import LABELS, VOCAB, make_peer, save_peer
 
 TEXTS = ["red stone house", "old wind", "the sun"]
 
@@ -174,3 +181,23 @@ def test_the_package_is_light_and_says_how_to_load() -> None:
     assert 'bert_jax.load("runs/base").fill_mask(' in done.stdout
     for method in (LoadedModel.fill_mask, LoadedModel.encode, LoadedModel.predict):
         assert f".{method.__name__}(" in (method.__doc__ or "")
+
+
+def test_a_masked_lm_head_may_have_no_parameters(
+    tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
+) -> None:
+    # As Cramming's: the token table is its output matrix, without a transform or a bias.
+    encoder = dataclasses.replace(tiny_encoder, mlm_transform=False, mlm_bias=False)
+    tokenizer = WordPieceTokenizer(VOCAB, lower_case=True)
+    encoder = dataclasses.replace(encoder, vocab_size=tokenizer.vocab_size)
+    batch = make_batch(encoder)
+    batch["mlm_positions"] = np.zeros((16, 1), np.int32)
+    metadata = pretrained_metadata(encoder, ("encoder", "mlm_head"))
+    metadata["tokenizer"] = tokenizer_metadata(tokenizer)
+    params = random_params(module_of(metadata), batch)
+    assert "mlm_head" not in params
+    write_parameters(tmp_path / "bare", params, metadata)
+    model = bert_jax.load(tmp_path / "bare")
+    (mask,) = model.fill_mask(["a [MASK]"], top_k=3)[0]["masks"]
+    assert len(mask) == 3
+    assert stored_shape(metadata).has_head

@@ -1,10 +1,25 @@
 """The parts of the compiled steps that are made on the host."""
 
-import numpy as np
+import dataclasses
+import pathlib
 
-from bert_jax.config import EncoderConfig, FinetuneConfig, MaskingConfig, MeshConfig, Optimizer
+import jax
+import numpy as np
+import pytest
+
+import configs
+from bert_jax.cli.recipes import resolve_config
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    MaskingConfig,
+    MeshConfig,
+    Optimizer,
+    PretrainConfig,
+    validate,
+)
 from bert_jax.distributed import sharding
-from bert_jax.planning.abstract_steps import abstract_finetuning_step
+from bert_jax.planning.abstract_steps import abstract_finetuning_step, abstract_pretraining_steps
 from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import program_costs
 from bert_jax.runs.steps import mask_vocabulary
@@ -38,3 +53,25 @@ def test_devices_share_the_matrices_of_a_fine_tuning_by_muon(tiny_encoder: Encod
     most = sum(orthogonalization_flops([(-(-n // 8) * 8, *size)]) for n, *size in sizes) / 8
     assert 0 < flops[Optimizer.MUON] - flops[Optimizer.ADAMW] <= most
     assert most < orthogonalization_flops(sizes) / 2
+
+
+RECIPES = sorted(path.stem for path in pathlib.Path(configs.__path__[0]).glob("pretrain_*.py"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_a_step_that_can_be_traced(recipe: str) -> None:
+    config = resolve_config(recipe, [], PretrainConfig)
+    config.encoder.vocab_size, config.data.corpus = 37, "any"
+    config.encoder.layers, config.encoder.unroll = min(config.encoder.layers, 4), 1
+    config.phases = config.phases[-1:] and [dataclasses.replace(config.phases[-1], share=1.0)]
+    validate(config)
+    vocabulary = mask_vocabulary(config.masking, LETTER_TOKENIZER, lambda: np.ones(37))
+    (step,) = abstract_pretraining_steps(config, vocabulary, sharding.make_mesh(config.mesh))
+    state, metrics = jax.eval_shape(
+        step.compiled.train_step,
+        step.compiled.abstract,
+        step.batch,
+        step.compiled.abstract_inputs(),
+    )
+    assert jax.tree.structure(state) == jax.tree.structure(step.compiled.abstract)
+    assert "mlm_loss" in metrics or "next_token_loss" in metrics
