@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+DATA ?= data
 
-.PHONY: setup quickstart notebooks test faults odd-inputs bench test-beam lint format
+.PHONY: setup quickstart notebooks results-model test faults odd-inputs bench test-beam lint format
 
 # The stamp is older than the list of dependencies whenever that has changed.
 setup: $(VENV)/.installed
@@ -16,7 +17,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 # Large pages for large arrays: a step on a CPU takes 0.80 to 0.95 of the time (glibc 2.35 and newer).
-quickstart notebooks: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+quickstart notebooks results-model: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 quickstart: setup  ## text to predictions on this machine, in minutes
 	$(BIN)/python -m launch.quickstart
@@ -25,6 +26,9 @@ notebooks: quickstart  ## executes the notebooks on what the quickstart made, an
 	$(BIN)/python -m bert_jax.pretrain --config=pretrain_tiny_cpu --workdir=runs/walkthrough \
 		--config.data.corpus=runs/quickstart/corpus
 	$(BIN)/python -m notebooks.execute
+
+results-model: setup  ## the encoder of README's table, in an hour; DATA=FOLDER with text/*.txt
+	$(BIN)/python -m experiments.results_model --data=$(DATA)
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0
