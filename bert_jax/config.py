@@ -252,6 +252,7 @@ class PretrainDataConfig:
     objective: SentenceObjective = SentenceObjective.NSP  # for pairs
     length: int = 128  # T, tokens in a row; a phase may have its own
     max_examples_per_row: int = 0  # N; 0: one for each 32 tokens of a row; 1: rows are not packed
+    separate_examples: bool = True  # False: the examples of a row see each other, in training
     random_b_rate: float = 0.5  # of pairs with a continuation: B is from another document
     short_rate: float = 0.1  # of segment pairs: chance to aim at a random shorter length
     static_copies: int = 0  # K epochs with their masks, repeated (RoBERTa); 0: all differ
@@ -789,6 +790,11 @@ def _validate_objective(data: PretrainDataConfig) -> None:
         raise UserError(
             f"{wants} pairs, and data.format={data.format.value} has none: choose segment_pair or"
             " sentence_pair, or objective=none"
+        )
+    if data.objective is not SentenceObjective.NONE and not data.separate_examples:
+        raise UserError(
+            f"{wants} examples that do not see each other: set data.separate_examples=True, or"
+            " objective=none"
         )
     if data.objective is SentenceObjective.NSP and not 0 < data.random_b_rate < 1:
         raise UserError(

@@ -210,7 +210,8 @@ class HeldOut:
     def _make_rows(self, phase: int) -> dict[str, dict[str, np.ndarray]]:
         wanted = self._phases[phase]
         rows = self._batches * wanted.batch_size
-        return self._corpora.held_out(wanted.data, self._row_format(wanted), rows)
+        row_format = dataclasses.replace(self._row_format(wanted), separate=True)
+        return self._corpora.held_out(wanted.data, row_format, rows)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them.

@@ -186,6 +186,26 @@ def test_without_a_sentence_objective_fine_tuning_makes_a_fresh_pooler(
     assert "fresh" in rows["pooler"] and "transferred" in rows["encoder"]
 
 
+def test_held_out_examples_are_apart_whatever_the_run_does(
+    drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, "--config.data.objective=none", "--config.eval_steps=1"]
+    flags += ["--config.steps=1", "--config.optimizer.warmup_steps=0"]
+    flags += ["--config.optimizer.learning_rate=1e-30"]  # the model stays as it was drawn
+    logs = {}
+    for apart in (True, False):
+        workdir = tmp_path / str(apart)
+        choice = f"--config.data.separate_examples={apart}"
+        result = drivers.run("pretrain", *flags, choice, f"--workdir={workdir}")
+        assert result.status == 0, result
+        logs[apart] = log_of(workdir)
+    held_out, trained = (
+        [[each[name] for each in logs[apart] if name in each] for apart in (True, False)]
+        for name in ("heldout_mlm_loss", "mlm_loss")
+    )
+    assert held_out[0] == held_out[1] and trained[0] != trained[1]
+
+
 def test_a_corpus_is_copied_to_the_host_once(
     drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

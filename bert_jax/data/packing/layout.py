@@ -24,12 +24,15 @@ class RowFormat:
       special: ids of [PAD], [CLS] and [SEP], and how they stand around a pair.
       pool_last: True pools an example at its last token, as a causal encoder needs; False at its
         [CLS].
+      separate: False numbers all examples of a row as one, with positions from its begin, so that
+        their tokens attend to each other.
     """
 
     length: int
     slots: int
     special: SpecialIds
     pool_last: bool
+    separate: bool = dataclasses.field(default=True, kw_only=True)
 
 
 def lay_out(
@@ -93,6 +96,10 @@ def lay_out(
     inside = ranges(at, sizes)
     flat["example_ids"][inside] = np.repeat(slot + 1, sizes)
     flat["position_ids"][inside] = ranges(np.zeros_like(sizes), sizes)
+    if not row_format.separate:  # rows are filled from the left, without gaps
+        is_token = batch["example_ids"] > 0
+        batch["example_ids"] = is_token.astype(np.int32)
+        batch["position_ids"] = np.arange(row_format.length, dtype=np.int32) * is_token
     batch["pool_positions"] = np.zeros((shape[0], row_format.slots), np.int32)
     batch["pool_positions"][row, slot] = offset + (sizes - 1 if row_format.pool_last else 0)
     return batch, (row, slot)

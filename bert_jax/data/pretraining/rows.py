@@ -75,7 +75,8 @@ def row_format(
     config: PretrainDataConfig, special: SpecialIds, *, pool_last: bool = False
 ) -> RowFormat:
     """Returns the format of the rows of a phase, from its config with T and N filled in."""
-    return RowFormat(config.length, config.max_examples_per_row, special, pool_last)
+    length, slots, separate = config.length, config.max_examples_per_row, config.separate_examples
+    return RowFormat(length, slots, special, pool_last, separate=separate)
 
 
 def make_rows(

@@ -356,3 +356,20 @@ def test_held_out_rows_are_always_the_same_first_ones(corpus):
     assert_equal_batches(few, {name: field[:9] for name, field in many.items()})
     plan = plan_block(corpus, config, seed=0, epoch=0, block=0)
     assert decode(many) == planned(plan)
+
+
+def test_the_examples_of_a_row_may_be_one_text(corpus: Corpus) -> None:
+    plan = plan_block(corpus, CONFIG, seed=SEED, epoch=0, block=0)
+
+    def rows(config: PretrainDataConfig) -> Batch:
+        layout = row_format(config, SPECIAL)
+        return make_rows(corpus, plan, np.arange(plan.rows), layout, epoch=0, block=0)
+
+    apart = rows(CONFIG)
+    together = rows(dataclasses.replace(CONFIG, separate_examples=False))
+    assert apart["example_ids"].max() > 1
+    is_token = apart["example_ids"] > 0
+    np.testing.assert_array_equal(together["example_ids"], is_token)
+    np.testing.assert_array_equal(together["position_ids"], np.arange(LENGTH) * is_token)
+    for name in apart.keys() - {"example_ids", "position_ids"}:
+        np.testing.assert_array_equal(apart[name], together[name])
