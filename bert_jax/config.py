@@ -159,6 +159,24 @@ class TaskKind(enum.Enum):
     REGRESSION = "regression"  # a number for a text or a pair, read at [CLS]
     TAGS = "tags"  # a class of each word, read at its first token
     SPANS = "spans"  # where in a text the answer to a question begins and ends
+    VECTORS = "vectors"  # a vector of a text, near those of the texts that belong to it
+
+
+class VectorPooling(enum.Enum):
+    """The vector of a text, made of those of its tokens, [CLS] and [SEP] too."""
+
+    CLS = "cls"  # the first one's, [CLS]; the last one's if the encoder is causal
+    MEAN = "mean"  # the mean of all
+    LAST = "last"  # the last one's
+
+
+class VectorLoss(enum.Enum):
+    """The loss of task=vectors, and with it the columns that training reads."""
+
+    CONTRASTIVE = "contrastive"  # each query finds its right text among all texts of the batch
+    SIMCSE = "simcse"  # the same; single texts, each its own right text (Gao et al., 2021b)
+    COSINE = "cosine"  # of scored pairs: the squared error of the cosine
+    COSENT = "cosent"  # of scored pairs: cosines are in the order of the scores (Su, 2022)
 
 
 class DistilledTokens(enum.Enum):
@@ -408,7 +426,8 @@ class TaskDataConfig:
     header: bool = True  # .tsv and .csv begin with column names; False: columns are 0, 1, ...
     text_column: str = "text"
     text_pair_column: str = ""  # '': the task has single inputs
-    label_column: str = "label"
+    label_column: str = "label"  # of vectors, scores: '' where the held-out pairs have none
+    negative_columns: str = ""  # of vectors: texts that are wrong, with commas between
     positive_label: str = ""  # whose F1 is told where there are two; '': the last one
     word_column: str = "form|tokens|words|0"  # of tags; in files without names their numbers
     tag_column: str = "upos|ner_tags|tags|-1"  # of tags
@@ -423,12 +442,31 @@ class TaskDataConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class VectorsConfig:
+    """The vector of a text and the loss that trains it, of task=vectors.
+
+    A checkpoint keeps them, and `evaluate` and `predict` make its vectors in the same way.
+    """
+
+    pooling: VectorPooling = VectorPooling.MEAN
+    normalised: bool = True  # to length 1; False: CONTRASTIVE compares by the plain product
+    widths: str = ""  # 64,128,...: beginnings that are vectors, too (Kusupati et al., 2022)
+    query_prompt: str = ""  # put before each text of data.text_column
+    text_prompt: str = ""  # put before each text of the other columns
+    loss: VectorLoss = VectorLoss.CONTRASTIVE
+    temperature: float = 0.05  # similarities are divided by it; not those of COSINE
+    symmetric: bool = False  # of CONTRASTIVE and SIMCSE: right texts find their queries, too
+    highest_score: float = 1.0  # of COSINE: the score that stands for a cosine of 1
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
     """A fine-tuning run; the encoder's shape comes from the checkpoint."""
 
     task: TaskKind = TaskKind.CLASSIFICATION
     metric: str = ""  # which score chooses the best epoch; '': the first of the kind
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
+    vectors: VectorsConfig = dataclasses.field(default_factory=VectorsConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
@@ -740,6 +778,20 @@ def layer_numbers(name: str, text: str) -> list[int]:
     if not all(word.strip().isdecimal() for word in words):
         raise UserError(f"--config.{name}={text} must be numbers of layers, such as 0,2,4")
     return [int(word) for word in words]
+
+
+def vector_widths(config: VectorsConfig) -> list[int]:
+    """Returns the widths below the model's own at which vectors are trained, ascending.
+
+    Raises:
+      UserError: if they are no numbers from 1.
+    """
+    words = config.widths.split(",") if config.widths else []
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise UserError(
+            f"--config.vectors.widths={config.widths} must be numbers from 1, such as 64,128"
+        )
+    return sorted({int(word) for word in words})
 
 
 def layer_pairs(config: DistillationConfig) -> list[tuple[int, int]]:

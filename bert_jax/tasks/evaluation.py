@@ -165,6 +165,7 @@ def make_batches(
     batch_size: int,
     packed: bool,
     whole_inputs: bool,
+    pool_last: bool | None = None,
 ) -> InputBatches:
     """Puts inputs into batches, in rows as long as the longest input needs.
 
@@ -176,8 +177,10 @@ def make_batches(
       batch_size: inputs in a batch.
       packed: True if a row may have several inputs.
       whole_inputs: True if the model has an output for each input, False for each token.
+      pool_last: as `RowFormat` has it; None: as the encoder needs it.
     """
+    pool_last = encoder.causal if pool_last is None else pool_last
     length = row_length(inputs.sizes, encoder.max_length)
     most = examples_per_row(length) if packed else 1
-    batch_format = BatchFormat(length, most, special, encoder.causal, batch_size)
+    batch_format = BatchFormat(length, most, special, pool_last, batch_size)
     return InputBatches(inputs, batch_format, mesh, whole_inputs=whole_inputs)
