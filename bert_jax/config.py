@@ -957,6 +957,10 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
 
 _FINETUNE_DEFAULTS = FinetuneConfig()
 
+# What task=vectors has no use for.
+_OF_HEADS = ("teacher", "keep_head", "encoder_mode", "pooling", "pooler", "feature_layers")
+_OF_HEADS += ("head_learning_rate",)
+
 
 def _validate_finetuning(config: FinetuneConfig) -> None:
     data = config.data
@@ -1003,6 +1007,7 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
                     f"--config.{name}={getattr(config, name)} needs an encoder that is trained:"
                     f" set --config.encoder_mode=full, or {name}={off}"
                 )
+    _validate_vectors(config)
     if config.task not in (TaskKind.CLASSIFICATION, TaskKind.TAGS):
         for name in ("label_smoothing", "class_weights"):
             if getattr(config, name):
@@ -1014,6 +1019,83 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
         raise UserError("--config.keep_head=True needs transfer=True: set one of them")
     if config.seed + config.seeds > 2**32:
         raise UserError(f"--config.seeds={config.seeds} go beyond {2**32 - 1}: lower seed")
+
+
+def _validate_vectors(config: FinetuneConfig) -> None:
+    """Checks the settings of task=vectors, which no other task reads."""
+    vectors, loss = config.vectors, config.vectors.loss
+    if config.task is not TaskKind.VECTORS:
+        changed = [("vectors." + name, value) for name, value in _changed(vectors, VectorsConfig())]
+        if config.data.negative_columns:
+            changed.append(("data.negative_columns", config.data.negative_columns))
+        for name, value in changed:
+            raise UserError(
+                f"--config.{name}={value} is of vectors, and this is task={config.task.value}: set"
+                " --config.task=vectors, or leave it out"
+            )
+        return
+    _positive("vectors.temperature", vectors.temperature)
+    _positive("vectors.highest_score", vectors.highest_score)
+    vector_widths(vectors)
+    for name in _OF_HEADS:
+        value, default = getattr(config, name), getattr(_FINETUNE_DEFAULTS, name)
+        if value != default:
+            raise UserError(
+                f"--config.{name}={_plain(value)}: task=vectors trains the encoder itself, without"
+                " a head or a teacher: leave it out"
+            )
+    data, is_contrastive = config.data, loss in (VectorLoss.CONTRASTIVE, VectorLoss.SIMCSE)
+    if not data.text_pair_column:
+        raise UserError(
+            "--config.data.text_pair_column is not set: vectors are scored on pairs of texts: name"
+            " the column of the second ones"
+        )
+    if not is_contrastive and not data.label_column:
+        raise UserError(
+            f"--config.data.label_column is not set, and vectors.loss={loss.value} learns scores:"
+            " name their column, or set vectors.loss=contrastive"
+        )
+    if data.negative_columns and loss is not VectorLoss.CONTRASTIVE:
+        raise UserError(
+            f"--config.data.negative_columns={data.negative_columns} is of vectors.loss="
+            f"contrastive, and this is {loss.value}: set one of the two"
+        )
+    if is_contrastive and config.batch_size == 1 and not data.negative_columns:
+        raise UserError(
+            f"--config.batch_size=1: vectors.loss={loss.value} compares with the other texts of the"
+            " batch: set it to 2 or more"
+        )
+    if loss is VectorLoss.SIMCSE and not config.dropout_rate:
+        raise UserError(
+            "--config.dropout_rate=0: vectors.loss=simcse sees each text twice, and dropout is all"
+            " that differs: set it above 0"
+        )
+    if vectors.symmetric and not is_contrastive:
+        raise UserError(
+            f"--config.vectors.symmetric=True is of queries and their right texts, and vectors.loss"
+            f"={loss.value} has none: leave it out"
+        )
+    if vectors.highest_score != 1 and loss is not VectorLoss.COSINE:
+        raise UserError(
+            f"--config.vectors.highest_score={vectors.highest_score:g} is of vectors.loss=cosine,"
+            f" and this is {loss.value}: leave it out"
+        )
+
+
+def _changed(config: Any, default: Any) -> list[tuple[str, Any]]:
+    """Returns (name, plain value) of each field that differs."""
+    ours, theirs = dict(flatten(config)), dict(flatten(default))
+    return [(name, value) for name, value in ours.items() if value != theirs[name]]
+
+
+def check_widths(config: VectorsConfig, encoder: EncoderConfig) -> None:
+    """Raises UserError if a vector is to be wider than the encoder makes it."""
+    for width in vector_widths(config):
+        if width > encoder.width:
+            raise UserError(
+                f"--config.vectors.widths={config.widths}: the vectors of the model are"
+                f" {encoder.width} wide: leave {width} out"
+            )
 
 
 def _validate_optimizer(config: OptimizerConfig) -> None:

@@ -67,20 +67,20 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
             answer(show(prediction))
 
 
-def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
+def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features: str) -> None:
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder
         from bert_jax.inspection import text_vectors, vector_files
     output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
-    mesh, settings = one_device(), text_vectors.chosen_settings(_FEATURES.value, metadata)
+    mesh, settings = one_device(), text_vectors.chosen_settings(features, metadata)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
     tokenizer = encoder.tokenizer
     inputs = _all_inputs()
     a, b = text_vectors.encode_lines(inputs, tokenizer, encoder.config.max_length, _place)
     vectors = text_vectors.TextVectors(encoder, mesh, settings, batch_size=_BATCH_SIZE.value)
     made = (vectors(a[block], b[block]) for block in _blocks(len(inputs)))
-    if _FEATURES.value == TOKENS:
+    if features == TOKENS:
         ids = text_vectors.with_specials(a, b, tokenizer.special)
         pieces = [tokenizer.id_to_piece(id) for id in range(tokenizer.vocab_size)]
         columns, rows = vector_files.token_columns(made, ids, pieces), sum(map(len, ids))
@@ -228,7 +228,7 @@ def main(_: Sequence[str]) -> None:
     checkpoint = find_checkpoint(run)
     metadata = read_metadata(checkpoint)
     if _FEATURES.value:
-        _write_features(checkpoint, metadata)
+        _write_features(checkpoint, metadata, _FEATURES.value)
     elif _SCORE.value:
         _print_scores(checkpoint, metadata)
     elif _WORDS.value:

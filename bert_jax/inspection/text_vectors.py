@@ -17,7 +17,7 @@ from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.inspection.choices import OF_CHECKPOINT, TOKENS
 from bert_jax.model.encoder import Batch, Encoder
-from bert_jax.model.heads import VectorModel, pools_last
+from bert_jax.model.heads import VectorModel
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
 from bert_jax.text.tokenizer import SpecialIds, Tokenizer
@@ -142,9 +142,11 @@ class TextVectors:
         self._batch_size, self._packed = batch_size, packed
         if settings:
             model = VectorModel(encoder.config, settings.pooling, settings.normalised)
+            self._pool_last = model.pool_last
             self._params = {"encoder": encoder.params}
         else:
             model, self._params = Encoder(encoder.config), encoder.params
+            self._pool_last = False  # nothing is pooled
 
         def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
             x = model.apply({"params": params}, batch, deterministic=True)
@@ -174,6 +176,6 @@ class TextVectors:
             batch_size=self._batch_size,
             packed=self._packed,
             whole_inputs=settings is not None,
-            pool_last=settings and pools_last(self._encoder.config, settings.pooling),
+            pool_last=self._pool_last,
         )
         return batches.outputs(self._step, self._params)[0]

@@ -4,7 +4,7 @@ The models agree on the names `encoder` and `pooler` and differ in their heads: 
 fine-tuning swap one for another.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -188,6 +188,11 @@ class TaskModel(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
 
+    @property
+    def pool_last(self) -> bool:
+        """True if the token that `pool_positions` name is the last one of an input."""
+        return self.config.causal
+
     def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns the vectors that pooler and head read.
 
@@ -233,18 +238,20 @@ class VectorModel(nn.Module):
     pooling: VectorPooling
     normalised: bool
 
+    whole_inputs: ClassVar[bool] = True
+
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
 
+    @property
+    def pool_last(self) -> bool:
+        """True if the token that `pool_positions` name is the last one of a text."""
+        return self.config.causal or self.pooling is VectorPooling.LAST
+
     def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
-        """Returns float32 [B, N, D]; `pool_positions` are those of `pools_last`."""
+        """Returns float32 [B, N, D]."""
         is_mean = self.pooling is VectorPooling.MEAN
         positions = None if is_mean else batch["pool_positions"]
         x = self.encoder(batch, positions, deterministic=deterministic)
         vectors = example_means(x, batch) if is_mean else x.astype(jnp.float32)
         return normalised(vectors) if self.normalised else vectors
-
-
-def pools_last(config: EncoderConfig, pooling: VectorPooling = VectorPooling.CLS) -> bool:
-    """Returns True if the pooled token of an example is its last one, not its [CLS]."""
-    return config.causal or pooling is VectorPooling.LAST
