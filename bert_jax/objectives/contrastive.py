@@ -157,7 +157,8 @@ def counted_pairs(texts: BatchTexts, by_rows: ByRows = lambda x: x) -> jax.Array
         return known | (candidates == rights[:, None]), None
 
     known, _ = jax.lax.scan(add, candidates == asked, by_rows(texts.rights).T)
-    return (candidates > 0) & (~known | own_pairs(known.shape))
+    present = (asked > 0) & (candidates > 0)
+    return present & (~known | own_pairs(known.shape))
 
 
 def own_pairs(shape: tuple[int, ...]) -> jax.Array:

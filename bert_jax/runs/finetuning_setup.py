@@ -319,7 +319,8 @@ def introduction(
         more = setup.task.unlabelled if name == "train" else None
         windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
         if setup.config.task is TaskKind.VECTORS:
-            examples, windows = split.examples, f" of {len(inputs[name]):,} texts"
+            examples = examples if inputs[name].roles else split.examples
+            windows = f" of {len(inputs[name]):,} texts"
         notes = f"; {split.notes}" if split.notes else ""
         without = f", {len(np.unique(more.example_of)):,} of them without labels" if more else ""
         yield f"{name}: {examples:,} examples{without}{windows}{notes}"
