@@ -780,17 +780,15 @@ def layer_numbers(name: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def vector_widths(config: VectorsConfig) -> list[int]:
-    """Returns the widths below the model's own at which vectors are trained, ascending.
+def vector_widths(text: str) -> list[int]:
+    """Returns the widths that `VectorsConfig.widths` names, ascending.
 
     Raises:
       UserError: if they are no numbers from 1.
     """
-    words = config.widths.split(",") if config.widths else []
+    words = text.split(",") if text else []
     if not all(word.strip().isdecimal() and int(word) for word in words):
-        raise UserError(
-            f"--config.vectors.widths={config.widths} must be numbers from 1, such as 64,128"
-        )
+        raise UserError(f"--config.vectors.widths={text} must be numbers from 1, such as 64,128")
     return sorted({int(word) for word in words})
 
 
@@ -1036,7 +1034,7 @@ def _validate_vectors(config: FinetuneConfig) -> None:
         return
     _positive("vectors.temperature", vectors.temperature)
     _positive("vectors.highest_score", vectors.highest_score)
-    vector_widths(vectors)
+    vector_widths(vectors.widths)
     for name in _OF_HEADS:
         value, default = getattr(config, name), getattr(_FINETUNE_DEFAULTS, name)
         if value != default:
@@ -1090,7 +1088,7 @@ def _changed(config: Any, default: Any) -> list[tuple[str, Any]]:
 
 def check_widths(config: VectorsConfig, encoder: EncoderConfig) -> None:
     """Raises UserError if a vector is to be wider than the encoder makes it."""
-    for width in vector_widths(config):
+    for width in vector_widths(config.widths):
         if width > encoder.width:
             raise UserError(
                 f"--config.vectors.widths={config.widths}: the vectors of the model are"

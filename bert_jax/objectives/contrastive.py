@@ -72,7 +72,7 @@ def make_vector_loss(
     groups = row_groups(mesh) if mesh else 1
     examples = -(-examples // groups) * groups
     own_width = model.config.width
-    widths = [width for width in vector_widths(settings) if width < own_width] + [own_width]
+    widths = [width for width in vector_widths(settings.widths) if width < own_width] + [own_width]
     totals_of = _TOTALS[settings.loss]
 
     def by_rows(x: jax.Array) -> jax.Array:

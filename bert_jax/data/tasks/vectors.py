@@ -135,7 +135,7 @@ class VectorSplit(Split):
         self.examples = len(examples)
         self._texts = [example.texts for example in examples]
         self.gold = np.array([example.score for example in examples], np.float32)
-        self._widths = vector_widths(vectors)
+        self._widths = vector_widths(vectors.widths)
         self._normalised = vectors.normalised
         is_single = training and vectors.loss is VectorLoss.SIMCSE
         prompt = vectors.query_prompt if is_single else vectors.text_prompt
