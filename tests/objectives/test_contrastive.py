@@ -184,8 +184,7 @@ def test_missing_examples_change_nothing() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 3])
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize(("devices", "wrong"), [(1, 1), (2, 0), (2, 3), (4, 1), (4, 3)])
 def test_the_right_text_of_a_row_is_its_own_on_any_mesh(devices: int, wrong: int) -> None:
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     examples, columns = 2 * devices, 2 + wrong

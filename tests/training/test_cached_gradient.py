@@ -131,7 +131,9 @@ def test_each_view_of_a_text_has_its_own_dropout_and_every_part_the_same(dropped
     half = len(whole) // 2
     for rows in (slice(half), slice(half, None)):
         part = {name: field[rows] for name, field in batch.items()}
-        np.testing.assert_allclose(vectors(params, part, run_key(5)), whole[rows], rtol=1e-5)
+        np.testing.assert_allclose(
+            vectors(params, part, run_key(5)), whole[rows], rtol=1e-5, atol=1e-6
+        )
     places = batch["places"].reshape(-1)
     views = np.stack([whole.reshape(len(places), -1)[places == place][0] for place in range(1, 17)])
     apart = np.linalg.norm(views[0::2] - views[1::2], axis=1)
