@@ -159,6 +159,24 @@ class TaskKind(enum.Enum):
     REGRESSION = "regression"  # a number for a text or a pair, read at [CLS]
     TAGS = "tags"  # a class of each word, read at its first token
     SPANS = "spans"  # where in a text the answer to a question begins and ends
+    VECTORS = "vectors"  # a vector of a text, near those of the texts that belong to it
+
+
+class VectorPooling(enum.Enum):
+    """The vector of a text, made of those of its tokens, [CLS] and [SEP] too."""
+
+    CLS = "cls"  # the first one's, [CLS]; the last one's if the encoder is causal
+    MEAN = "mean"  # the mean of all
+    LAST = "last"  # the last one's
+
+
+class VectorLoss(enum.Enum):
+    """The loss of task=vectors, and with it the columns that training reads."""
+
+    CONTRASTIVE = "contrastive"  # each query finds its right text among all texts of the batch
+    SIMCSE = "simcse"  # the same; single texts, each its own right text (Gao et al., 2021b)
+    COSINE = "cosine"  # of scored pairs: the squared error of the cosine
+    COSENT = "cosent"  # of scored pairs: cosines are in the order of the scores (Su, 2022)
 
 
 class DistilledTokens(enum.Enum):
@@ -409,7 +427,8 @@ class TaskDataConfig:
     header: bool = True  # .tsv and .csv begin with column names; False: columns are 0, 1, ...
     text_column: str = "text"
     text_pair_column: str = ""  # '': the task has single inputs
-    label_column: str = "label"
+    label_column: str = "label"  # of vectors, scores: '' where the held-out pairs have none
+    negative_columns: str = ""  # of vectors: texts that are wrong, with commas between
     positive_label: str = ""  # whose F1 is told where there are two; '': the last one
     word_column: str = "form|tokens|words|0"  # of tags; in files without names their numbers
     tag_column: str = "upos|ner_tags|tags|-1"  # of tags
@@ -425,12 +444,31 @@ class TaskDataConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class VectorsConfig:
+    """The vector of a text and the loss that trains it, of task=vectors.
+
+    A checkpoint keeps them, and `evaluate` and `predict` make its vectors in the same way.
+    """
+
+    pooling: VectorPooling = VectorPooling.MEAN
+    normalised: bool = True  # to length 1; False: CONTRASTIVE compares by the plain product
+    widths: str = ""  # 64,128,...: beginnings that are vectors, too (Kusupati et al., 2022)
+    query_prompt: str = ""  # put before each text of data.text_column
+    text_prompt: str = ""  # put before each text of the other columns
+    loss: VectorLoss = VectorLoss.CONTRASTIVE
+    temperature: float = 0.05  # similarities are divided by it; not those of COSINE
+    symmetric: bool = False  # of CONTRASTIVE and SIMCSE: right texts find their queries, too
+    highest_score: float = 1.0  # of COSINE: the score that stands for a cosine of 1
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
     """A fine-tuning run; the encoder's shape comes from the checkpoint."""
 
     task: TaskKind = TaskKind.CLASSIFICATION
     metric: str = ""  # which score chooses the best epoch; '': the first of the kind
     data: TaskDataConfig = dataclasses.field(default_factory=TaskDataConfig)
+    vectors: VectorsConfig = dataclasses.field(default_factory=VectorsConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
@@ -745,6 +783,18 @@ def layer_numbers(name: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def vector_widths(text: str) -> list[int]:
+    """Returns the widths that `VectorsConfig.widths` names, ascending.
+
+    Raises:
+      UserError: if they are no numbers from 1.
+    """
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise UserError(f"--config.vectors.widths={text} must be numbers from 1, such as 64,128")
+    return sorted({int(word) for word in words})
+
+
 def layer_pairs(config: DistillationConfig) -> list[tuple[int, int]]:
     """Returns (layer of the student, layer of the teacher) of `hidden_pairs`.
 
@@ -913,6 +963,10 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
 
 _FINETUNE_DEFAULTS = FinetuneConfig()
 
+# What task=vectors has no use for.
+_OF_HEADS = ("teacher", "keep_head", "encoder_mode", "pooling", "pooler", "feature_layers")
+_OF_HEADS += ("head_learning_rate",)
+
 
 def _validate_finetuning(config: FinetuneConfig) -> None:
     data = config.data
@@ -969,6 +1023,7 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
                     f"--config.{name}={getattr(config, name)} needs an encoder that is trained:"
                     f" set --config.encoder_mode=full, or {name}={off}"
                 )
+    _validate_vectors(config)
     if config.task not in (TaskKind.CLASSIFICATION, TaskKind.TAGS):
         for name in ("label_smoothing", "class_weights"):
             if getattr(config, name):
@@ -980,6 +1035,83 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
         raise UserError("--config.keep_head=True needs transfer=True: set one of them")
     if config.seed + config.seeds > 2**32:
         raise UserError(f"--config.seeds={config.seeds} go beyond {2**32 - 1}: lower seed")
+
+
+def _validate_vectors(config: FinetuneConfig) -> None:
+    """Checks the settings of task=vectors, which no other task reads."""
+    vectors, loss = config.vectors, config.vectors.loss
+    if config.task is not TaskKind.VECTORS:
+        changed = [("vectors." + name, value) for name, value in _changed(vectors, VectorsConfig())]
+        if config.data.negative_columns:
+            changed.append(("data.negative_columns", config.data.negative_columns))
+        for name, value in changed:
+            raise UserError(
+                f"--config.{name}={value} is of vectors, and this is task={config.task.value}: set"
+                " --config.task=vectors, or leave it out"
+            )
+        return
+    _positive("vectors.temperature", vectors.temperature)
+    _positive("vectors.highest_score", vectors.highest_score)
+    vector_widths(vectors.widths)
+    for name in _OF_HEADS:
+        value, default = getattr(config, name), getattr(_FINETUNE_DEFAULTS, name)
+        if value != default:
+            raise UserError(
+                f"--config.{name}={_plain(value)}: task=vectors trains the encoder itself, without"
+                " a head or a teacher: leave it out"
+            )
+    data, is_contrastive = config.data, loss in (VectorLoss.CONTRASTIVE, VectorLoss.SIMCSE)
+    if not data.text_pair_column:
+        raise UserError(
+            "--config.data.text_pair_column is not set: vectors are scored on pairs of texts: name"
+            " the column of the second ones"
+        )
+    if not is_contrastive and not data.label_column:
+        raise UserError(
+            f"--config.data.label_column is not set, and vectors.loss={loss.value} learns scores:"
+            " name their column, or set vectors.loss=contrastive"
+        )
+    if data.negative_columns and loss is not VectorLoss.CONTRASTIVE:
+        raise UserError(
+            f"--config.data.negative_columns={data.negative_columns} is of vectors.loss="
+            f"contrastive, and this is {loss.value}: set one of the two"
+        )
+    if is_contrastive and config.batch_size == 1 and not data.negative_columns:
+        raise UserError(
+            f"--config.batch_size=1: vectors.loss={loss.value} compares with the other texts of the"
+            " batch: set it to 2 or more"
+        )
+    if loss is VectorLoss.SIMCSE and not config.dropout_rate:
+        raise UserError(
+            "--config.dropout_rate=0: vectors.loss=simcse sees each text twice, and dropout is all"
+            " that differs: set it above 0"
+        )
+    if vectors.symmetric and not is_contrastive:
+        raise UserError(
+            f"--config.vectors.symmetric=True is of queries and their right texts, and vectors.loss"
+            f"={loss.value} has none: leave it out"
+        )
+    if vectors.highest_score != 1 and loss is not VectorLoss.COSINE:
+        raise UserError(
+            f"--config.vectors.highest_score={vectors.highest_score:g} is of vectors.loss=cosine,"
+            f" and this is {loss.value}: leave it out"
+        )
+
+
+def _changed(config: Any, default: Any) -> list[tuple[str, Any]]:
+    """Returns (name, plain value) of each field that differs."""
+    ours, theirs = dict(flatten(config)), dict(flatten(default))
+    return [(name, value) for name, value in ours.items() if value != theirs[name]]
+
+
+def check_widths(config: VectorsConfig, encoder: EncoderConfig) -> None:
+    """Raises UserError if a vector is to be wider than the encoder makes it."""
+    for width in vector_widths(config.widths):
+        if width > encoder.width:
+            raise UserError(
+                f"--config.vectors.widths={config.widths}: the vectors of the model are"
+                f" {encoder.width} wide: leave {width} out"
+            )
 
 
 def _validate_optimizer(config: OptimizerConfig) -> None:

@@ -16,7 +16,8 @@ between, such as a question and the text to search. A tagger takes words with `-
 is a JSON list of them, and they are tagged as `evaluate` does; it splits plain text itself.
 
 `--score` tells how likely a pretrained model finds a text, each token masked in turn. `--features`
-writes vectors of any checkpoint: of [CLS], of the mean over a text, or of each of its tokens.
+writes vectors of any checkpoint: of [CLS], of the mean over a text, of its last token, or of each
+of its tokens; `--features=of_checkpoint` those that task=vectors trained.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from bert_jax.cli.flags import batch_size_flag, checkpoint_flag
 from bert_jax.cli.streams import answer
 from bert_jax.errors import UserError
 from bert_jax.files import given_path
-from bert_jax.inspection.choices import Pooling
+from bert_jax.inspection.choices import FEATURES, TOKENS
 
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
@@ -45,9 +46,7 @@ _JSON = flags.DEFINE_bool("json", False, "print JSON lines")
 _TOP_K = flags.DEFINE_integer("top_k", 5, "how many tokens for each [MASK]", lower_bound=1)
 _BATCH_SIZE = batch_size_flag()
 _SCORE = flags.DEFINE_bool("score", False, "tell the pseudo-log-likelihood of texts")
-_FEATURES = flags.DEFINE_enum(
-    "features", None, [p.value for p in Pooling], "write vectors of texts"
-)
+_FEATURES = flags.DEFINE_enum("features", None, FEATURES, "write vectors of texts")
 _LAYER = flags.DEFINE_integer("layer", -1, "whose vectors: 1 is the lowest, -1 the last")
 _OUTPUT = flags.DEFINE_string("output", None, "of --features: a new .npy or .parquet")
 
@@ -68,20 +67,20 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
             answer(show(prediction))
 
 
-def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
+def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features: str) -> None:
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder
         from bert_jax.inspection import text_vectors, vector_files
     output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
-    mesh, pooling = one_device(), Pooling(_FEATURES.value)
+    mesh, settings = one_device(), text_vectors.chosen_settings(features, metadata)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
     tokenizer = encoder.tokenizer
     inputs = _all_inputs()
     a, b = text_vectors.encode_lines(inputs, tokenizer, encoder.config.max_length, _place)
-    vectors = text_vectors.TextVectors(encoder, mesh, pooling, batch_size=_BATCH_SIZE.value)
+    vectors = text_vectors.TextVectors(encoder, mesh, settings, batch_size=_BATCH_SIZE.value)
     made = (vectors(a[block], b[block]) for block in _blocks(len(inputs)))
-    if pooling is Pooling.TOKENS:
+    if features == TOKENS:
         ids = text_vectors.with_specials(a, b, tokenizer.special)
         pieces = [tokenizer.id_to_piece(id) for id in range(tokenizer.vocab_size)]
         columns, rows = vector_files.token_columns(made, ids, pieces), sum(map(len, ids))
@@ -229,7 +228,7 @@ def main(_: Sequence[str]) -> None:
     checkpoint = find_checkpoint(run)
     metadata = read_metadata(checkpoint)
     if _FEATURES.value:
-        _write_features(checkpoint, metadata)
+        _write_features(checkpoint, metadata, _FEATURES.value)
     elif _SCORE.value:
         _print_scores(checkpoint, metadata)
     elif _WORDS.value:

@@ -23,7 +23,7 @@ from bert_jax.config import (
     validate_encoder,
 )
 from bert_jax.errors import UserError
-from bert_jax.model.heads import PretrainingModel, TaskModel
+from bert_jax.model.heads import PretrainingModel, TaskModel, VectorModel
 from bert_jax.objectives.losses import Params
 from bert_jax.training.state import abstract_params, init_params
 
@@ -88,7 +88,10 @@ def check_head(metadata: dict[str, Any], config: FinetuneConfig, labels: Sequenc
 
 
 def initial_params(
-    checkpoint: pathlib.Path, model: TaskModel, abstract: Params, config: FinetuneConfig
+    checkpoint: pathlib.Path,
+    model: TaskModel | VectorModel,
+    abstract: Params,
+    config: FinetuneConfig,
 ) -> tuple[Params, frozenset[str]]:
     """Returns a run's initial parameters, and the names of the transferred groups.
 

@@ -2,13 +2,12 @@
 
 import enum
 
+from bert_jax.config import VectorPooling
 
-class Pooling(enum.Enum):
-    """Choice of the vectors of a text."""
-
-    CLS = "cls"  # the first token's, [CLS]; the last token's if the encoder is causal
-    MEAN = "mean"  # the mean over all tokens, with [CLS] and [SEP]
-    TOKENS = "tokens"  # every token's, with [CLS] and [SEP]
+# Of `predict --features`, beside each pooling of a text, whose vectors are plain.
+OF_CHECKPOINT = "of_checkpoint"  # as task=vectors trained it; the plain mean of other checkpoints
+TOKENS = "tokens"  # the vector of each token, with [CLS] and [SEP]
+FEATURES = (OF_CHECKPOINT, *(each.value for each in VectorPooling), TOKENS)
 
 
 class View(enum.Enum):

@@ -9,11 +9,16 @@ import numpy as np
 from bert_jax.checkpoints.pretrained import MaskedLM, TrainedEncoder, one_device
 from bert_jax.config import FinetuneConfig, PretrainConfig, TaskKind, from_dict
 from bert_jax.errors import UserError
-from bert_jax.inspection.choices import Pooling
+from bert_jax.inspection.choices import OF_CHECKPOINT, TOKENS
 from bert_jax.inspection.fill_mask import FillMask
 from bert_jax.inspection.scores import Scores
 from bert_jax.inspection.stored import StoredCheckpoint
-from bert_jax.inspection.text_vectors import TextVectors, encode_lines, lowest_layers
+from bert_jax.inspection.text_vectors import (
+    TextVectors,
+    chosen_settings,
+    encode_lines,
+    lowest_layers,
+)
 from bert_jax.objectives.losses import Params
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.predictors import PREDICTORS, Predictor, Tags, check_words
@@ -48,7 +53,7 @@ class LoadedModel:
         # What has been compiled, by the arguments that it was compiled for.
         self._fillers: dict[int, FillMask] = {}
         self._scorers: dict[int, Scores] = {}
-        self._encoders: dict[tuple[Pooling, int, int], TextVectors] = {}
+        self._encoders: dict[tuple[str, int, int], TextVectors] = {}
 
     @property
     def kind(self) -> str:
@@ -124,7 +129,7 @@ class LoadedModel:
         return self._scorers[batch_size](inputs, a, b)
 
     def encode(
-        self, texts: Texts, *, pooling: str = "mean", layer: int = -1, batch_size: int = 32
+        self, texts: Texts, *, pooling: str = OF_CHECKPOINT, layer: int = -1, batch_size: int = 32
     ) -> Any:
         """Computes vectors of texts.
 
@@ -132,7 +137,8 @@ class LoadedModel:
 
         Args:
           texts: not empty.
-          pooling: `cls`, `mean` (over all tokens, [CLS] and [SEP] too) or `tokens`.
+          pooling: `cls`, `mean` (over all tokens, [CLS] and [SEP] too), `last` or `tokens`, all of
+            them plain; or `of_checkpoint`: as task=vectors trained it, else as `mean`.
           layer: 1 is the lowest, -1 the last.
           batch_size: texts in a batch.
 
@@ -143,15 +149,18 @@ class LoadedModel:
           UserError: if there is no such layer, or a text is empty or too long.
           ValueError: if `pooling` is none of these.
         """
-        key = Pooling(pooling), layer, batch_size
+        key = pooling, layer, batch_size
         if key not in self._encoders:
+            settings = chosen_settings(pooling, self.stored.metadata)
             encoder = lowest_layers(self._encoder, layer)
-            self._encoders[key] = TextVectors(encoder, one_device(), key[0], batch_size=batch_size)
+            self._encoders[key] = TextVectors(
+                encoder, one_device(), settings, batch_size=batch_size
+            )
         a, b = encode_lines(
             _pairs(texts), self.tokenizer, self.stored.encoder.max_length, "text {}".format
         )
         vectors = self._encoders[key](a, b)
-        return vectors if key[0] is Pooling.TOKENS else np.stack(vectors)
+        return vectors if pooling == TOKENS else np.stack(vectors)
 
     def predict(self, texts: Texts | WordLists) -> list[dict[str, Any]]:
         """Does the task that the model was fine-tuned for.

@@ -73,6 +73,7 @@ class PseudoLikelihood:
             batch_size=self._batch_size,
             packed=self._packed,
             whole_inputs=True,
+            pool_last=self._lm.model.config.causal,
         )
         scores = np.concatenate(batches.outputs(self._step, self._lm.params)[0])
         ends = np.cumsum([len(first) + len(second) for first, second in zip(a, b, strict=True)])

@@ -1,21 +1,23 @@
-"""Vectors of new text from any checkpoint: of [CLS], the mean over the tokens, or each token."""
+"""Vectors of new text from any checkpoint: one for each text, or one for each token."""
 
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.pretrained import TrainedEncoder
+from bert_jax.config import FinetuneConfig, TaskKind, VectorPooling, VectorsConfig, from_dict
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
-from bert_jax.inspection.choices import Pooling
+from bert_jax.inspection.choices import OF_CHECKPOINT, TOKENS
 from bert_jax.model.encoder import Batch, Encoder
-from bert_jax.model.heads import example_means
+from bert_jax.model.heads import VectorModel
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
 from bert_jax.text.tokenizer import SpecialIds, Tokenizer
@@ -94,6 +96,26 @@ def lowest_layers(encoder: TrainedEncoder, layer: int) -> TrainedEncoder:
     )
 
 
+def vector_settings(metadata: dict[str, Any]) -> VectorsConfig:
+    """Returns how a checkpoint makes vectors: as task=vectors trained it, else by the plain mean.
+
+    Args:
+      metadata: of the checkpoint.
+    """
+    if metadata["kind"] == TaskKind.VECTORS.value:
+        return from_dict(FinetuneConfig, metadata["config"]).vectors
+    return VectorsConfig(pooling=VectorPooling.MEAN, normalised=False)
+
+
+def chosen_settings(features: str, metadata: dict[str, Any]) -> VectorsConfig | None:
+    """Returns the settings that one of `choices.FEATURES` stands for; None: vectors of tokens."""
+    if features == OF_CHECKPOINT:
+        return vector_settings(metadata)
+    if features == TOKENS:
+        return None
+    return VectorsConfig(pooling=VectorPooling(features), normalised=False)
+
+
 class TextVectors:
     """Computes vectors of inputs. They do not depend on the batch, or on packing."""
 
@@ -101,7 +123,7 @@ class TextVectors:
         self,
         encoder: TrainedEncoder,
         mesh: Mesh,
-        pooling: Pooling,
+        settings: VectorsConfig | None,
         *,
         batch_size: int,
         packed: bool = True,
@@ -111,19 +133,25 @@ class TextVectors:
         Args:
           encoder: its last layer gives the vectors; see `lowest_layers`.
           mesh: of its parameters.
-          pooling: choice of the vectors.
+          settings: `pooling` and `normalised` of a text's vector; None: the plain vector of each
+            token.
           batch_size: inputs in a batch.
           packed: True if a row may have several inputs.
         """
-        self._encoder, self._mesh, self._pooling = encoder, mesh, pooling
+        self._encoder, self._mesh, self._settings = encoder, mesh, settings
         self._batch_size, self._packed = batch_size, packed
-        model = Encoder(encoder.config)
+        if settings:
+            model = VectorModel(encoder.config, settings.pooling, settings.normalised)
+            self._pool_last = model.pool_last
+            self._params = {"encoder": encoder.params}
+        else:
+            model, self._params = Encoder(encoder.config), encoder.params
+            self._pool_last = False  # nothing is pooled
 
         def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
-            positions = batch["pool_positions"] if pooling is Pooling.CLS else None
-            x = model.apply({"params": params}, batch, positions, deterministic=True)
+            x = model.apply({"params": params}, batch, deterministic=True)
             assert isinstance(x, jax.Array)
-            return example_means(x, batch) if pooling is Pooling.MEAN else x, {}
+            return x, {}
 
         self._step = jax.jit(step, out_shardings=sharding.replicated(mesh))
 
@@ -135,8 +163,9 @@ class TextVectors:
           b: [I] int32 arrays of token ids; empty for inputs without a second text.
 
         Returns:
-          For each input, in order, [D] float32; with `Pooling.TOKENS` [size, D].
+          For each input, in order, [D] float32; of tokens [size, D].
         """
+        settings = self._settings
         labels = np.zeros(len(a), np.int32)  # required, but not read
         inputs = TaskInputs(a, b, labels, np.arange(len(a)), self._encoder.tokenizer.special)
         batches = make_batches(
@@ -146,6 +175,7 @@ class TextVectors:
             self._mesh,
             batch_size=self._batch_size,
             packed=self._packed,
-            whole_inputs=self._pooling is not Pooling.TOKENS,
+            whole_inputs=settings is not None,
+            pool_last=self._pool_last,
         )
-        return batches.outputs(self._step, self._encoder.params)[0]
+        return batches.outputs(self._step, self._params)[0]

@@ -4,13 +4,19 @@ The models agree on the names `encoder` and `pooler` and differ in their heads: 
 fine-tuning swap one for another.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import EncoderConfig, InputPooling, PoolerKind, SentenceObjective
+from bert_jax.config import (
+    EncoderConfig,
+    InputPooling,
+    PoolerKind,
+    SentenceObjective,
+    VectorPooling,
+)
 from bert_jax.model.attention import AttentionFn, attention
 from bert_jax.model.encoder import Batch, Encoder, Pooler
 from bert_jax.model.layers import (
@@ -73,7 +79,8 @@ def example_means(x: jax.Array, batch: Batch) -> jax.Array:
     """Averages the vectors of each example: [B, T, D] to [B, N, D] float32."""
     numbers = 1 + jnp.arange(batch["pool_positions"].shape[1], dtype=jnp.int32)
     own = batch["example_ids"][:, None, :] == numbers[None, :, None]  # [B, N, T]
-    sums = jnp.einsum("bnt,btd->bnd", own.astype(jnp.float32), x.astype(jnp.float32))
+    own_x = own.astype(jnp.float32), x.astype(jnp.float32)
+    sums = jnp.einsum("bnt,btd->bnd", *own_x, precision=jax.lax.Precision.HIGHEST)
     return sums / jnp.maximum(own.sum(axis=-1, keepdims=True), 1)
 
 
@@ -182,6 +189,11 @@ class TaskModel(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.config)
 
+    @property
+    def pool_last(self) -> bool:
+        """True if the token that `pool_positions` name is the last one of an input."""
+        return self.config.causal
+
     def features(self, batch: Batch, *, deterministic: bool) -> jax.Array:
         """Returns the vectors that pooler and head read.
 
@@ -211,3 +223,36 @@ class TaskModel(nn.Module):
         if self.whole_inputs and self.config.pooling is InputPooling.LATE:
             x = example_means(x, batch).astype(x.dtype)
         return TaskHead(self.config, self.outputs, name=self.head)(x, deterministic=deterministic)
+
+
+def normalised(vectors: jax.Array) -> jax.Array:
+    """Divides vectors, [..., D] float32, by their lengths; 0 stays 0, with a gradient of 0."""
+    squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    is_zero = squares == 0
+    return jnp.where(is_zero, 0, vectors * jax.lax.rsqrt(jnp.where(is_zero, 1, squares)))
+
+
+class VectorModel(nn.Module):
+    """An encoder whose output is a vector of each text; it has no parameters of its own."""
+
+    config: EncoderConfig
+    pooling: VectorPooling
+    normalised: bool
+
+    whole_inputs: ClassVar[bool] = True
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config)
+
+    @property
+    def pool_last(self) -> bool:
+        """True if the token that `pool_positions` name is the last one of a text."""
+        return self.config.causal or self.pooling is VectorPooling.LAST
+
+    def __call__(self, batch: Batch, *, deterministic: bool) -> jax.Array:
+        """Returns float32 [B, N, D]."""
+        is_mean = self.pooling is VectorPooling.MEAN
+        positions = None if is_mean else batch["pool_positions"]
+        x = self.encoder(batch, positions, deterministic=deterministic)
+        vectors = example_means(x, batch) if is_mean else x.astype(jnp.float32)
+        return normalised(vectors) if self.normalised else vectors

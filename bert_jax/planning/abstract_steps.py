@@ -116,7 +116,7 @@ def abstract_pretraining_steps(
 def abstract_finetuning_step(
     config: FinetuneConfig, pretrained: EncoderConfig, examples: int, mesh: Mesh
 ) -> AbstractStep:
-    """Returns the step of a fine-tuning run with one example in a row; packed runs cost less.
+    """Returns the step of a fine-tuning run with one input in a row; packed runs cost less.
 
     Args:
       config: of the run.
@@ -131,7 +131,11 @@ def abstract_finetuning_step(
     sharding.check_encoder(encoder, mesh)
     steps = config.epochs * math.ceil(examples / config.batch_size)
     groups = sharding.row_groups(mesh) * config.micro_batches
-    rows, length = math.ceil(config.batch_size / groups) * groups, config.data.length
+    columns = 1  # texts of an example
+    if config.task is TaskKind.VECTORS:
+        columns = 2 + len(list(filter(None, config.data.negative_columns.split(","))))
+    rows = math.ceil(config.batch_size * columns / groups) * groups
+    length = config.data.length
     model = make_model(config, encoder, _CLASSES)
     per_token = flops.finetuning_flops(encoder, length, config.encoder_mode)
     return AbstractStep(
@@ -140,7 +144,7 @@ def abstract_finetuning_step(
         rows=rows,
         length=length,
         model_flops=per_token * rows * length,
-        compiled=finetuning_step(config, model, mesh, steps, ()),
+        compiled=finetuning_step(config, model, mesh, steps, (), columns),
         batch=abstract_finetuning_batch(config, encoder, rows, 1, mesh),
         mesh=mesh,
     )
@@ -172,9 +176,12 @@ def abstract_finetuning_batch(
     fields = _token_fields(rows, length, slots)
     labelled = (rows, slots if kind.whole_inputs or config.task is TaskKind.SPANS else length)
     ends = (2,) if config.task is TaskKind.SPANS else ()
-    is_number = config.task is TaskKind.REGRESSION
+    is_number = config.task in (TaskKind.REGRESSION, TaskKind.VECTORS)
     fields["labels"] = (*labelled, *ends), jnp.float32 if is_number else jnp.int32
     fields["weights"] = labelled, jnp.float32
+    if config.task is TaskKind.VECTORS:
+        fields |= {name: (labelled, jnp.int32) for name in ("places", "text_numbers")}
+        fields["right_numbers"] = (rows, slots, 1), jnp.int32
     if config.encoder_mode is EncoderMode.CACHED:
         width = config.feature_layers * encoder.width
         fields["features"] = (rows, slots if kind.whole_inputs else length, width), jnp.float32

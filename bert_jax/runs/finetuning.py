@@ -41,6 +41,7 @@ from bert_jax.runs.finetuning_setup import (
     FinetuningSetup,
     Progress,
     Scorer,
+    check_negatives,
     check_same_task,
     ends_evaluated_epoch,
     introduction,
@@ -86,6 +87,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
     batches = setup.batch_format.deal(
         inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
     )
+    check_negatives(config, inputs["train"], batches)
     steps = config.epochs * batches.per_epoch
     weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
     compiled = setup.compiled(steps, weights)

@@ -18,6 +18,7 @@ from bert_jax.config import (
     FinetuneConfig,
     InputPooling,
     TaskKind,
+    check_widths,
     from_dict,
 )
 from bert_jax.data.tasks import subsets
@@ -25,6 +26,7 @@ from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.labels import choices
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
 from bert_jax.data.tasks.splits import Outputs, Split, Task
+from bert_jax.data.tasks.vectors import SCORED
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.objectives.losses import Params
@@ -77,6 +79,7 @@ class FinetuningSetup:
                 "--config.encoder_mode=cached keeps one vector of an input, and"
                 " encoder.pooling=late of this checkpoint reads all: set encoder_mode=frozen"
             )
+        check_widths(config.vectors, self.encoder)
         self.task = read_task(config, self.tokenizer)
         check_head(metadata, config, self.task.labels)
         self.task_digest = self.task.fingerprint()
@@ -89,7 +92,7 @@ class FinetuningSetup:
             length=config.data.length,
             slots=config.data.max_examples_per_row or examples_per_row(config.data.length),
             special=self.tokenizer.special,
-            pool_last=self.encoder.causal,
+            pool_last=self.model.pool_last,
             batch_size=config.batch_size,
         )
         self.teacher = ""  # the fingerprint of its parameters
@@ -100,7 +103,13 @@ class FinetuningSetup:
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
 
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
-        return finetuning_step(self.config, self.model, self.mesh, steps, weights)
+        return finetuning_step(self.config, self.model, self.mesh, steps, weights, self.columns)
+
+    @property
+    def columns(self) -> int:
+        """Texts of an example of vectors, at most."""
+        roles = self.task.train.inputs.roles
+        return roles.count if roles else 2
 
     def _ask_teacher(self, path: str) -> None:
         """Runs a teacher over what is trained on, once; its outputs go with the inputs.
@@ -220,6 +229,17 @@ def ends_evaluated_epoch(config: FinetuneConfig, step: int, per_epoch: int) -> b
     return not rest and (epoch % config.eval_epochs == 0 or epoch == config.epochs)
 
 
+def check_negatives(config: FinetuneConfig, inputs: TaskInputs, batches: TaskBatches) -> None:
+    """Raises UserError if a batch has no wrong text to compare a right one with."""
+    is_scored = config.vectors.loss in SCORED
+    if inputs.roles and not is_scored and inputs.roles.count == 2 and batches.smallest < 2:
+        examples = len(np.unique(inputs.example_of))
+        raise UserError(
+            f"--config.batch_size={config.batch_size} leaves a batch of one of {examples:,}"
+            " examples, which has no wrong text: choose another batch_size, or add examples"
+        )
+
+
 @dataclasses.dataclass
 class Progress:
     """The best score so far, and for how many evaluations there was no better one."""
@@ -319,6 +339,9 @@ def introduction(
         examples = len(np.unique(inputs[name].example_of))
         more = setup.task.unlabelled if name == "train" else None
         windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
+        if setup.config.task is TaskKind.VECTORS:
+            examples = examples if inputs[name].roles else split.examples
+            windows = f" of {len(inputs[name]):,} texts"
         notes = f"; {split.notes}" if split.notes else ""
         without = f", {len(np.unique(more.example_of)):,} of them without labels" if more else ""
         yield f"{name}: {examples:,} examples{without}{windows}{notes}"

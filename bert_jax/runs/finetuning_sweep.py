@@ -32,6 +32,7 @@ from bert_jax.runs.finetuning_setup import (
     FinetuningSetup,
     Progress,
     Scorer,
+    check_negatives,
     check_same_task,
     ends_evaluated_epoch,
     introduction,
@@ -147,6 +148,7 @@ def deal_seeds(
         batches.append(
             setup.batch_format.deal(own, epochs=config.epochs, seed=seed, rows_multiple=1)
         )
+        check_negatives(config, own, batches[-1])
         if batches[-1].per_epoch != batches[0].per_epoch:
             raise UserError(
                 f"--config.data.examples={config.data.examples}: those of seed {seed} are"
@@ -176,7 +178,7 @@ def train_runs(
     per_epoch = batches[0].per_epoch
     steps = config.epochs * per_epoch
     weights = class_weights(config.class_weights, setup.task.labels, inputs[0])
-    compiled = vectorise(config, setup.model, setup.mesh, steps, weights)
+    compiled = vectorise(config, setup.model, setup.mesh, steps, weights, setup.columns)
 
     # The state: what is transferred, once for all, over fresh values of each run.
     abstract = abstract_params(setup.model, setup.mesh)

@@ -30,8 +30,9 @@ from bert_jax.model.attention import attention
 from bert_jax.model.encoder import Batch
 from bert_jax.model.flops import forward_flops, pretraining_flops
 from bert_jax.model.fused_attention import check_fused, fused_attention
-from bert_jax.model.heads import PretrainingModel, TaskModel
+from bert_jax.model.heads import PretrainingModel, TaskModel, VectorModel
 from bert_jax.model.observed import ObservedModel
+from bert_jax.objectives.contrastive import BatchLoss
 from bert_jax.objectives.distillation import make_distillation_loss
 from bert_jax.objectives.losses import Loss, make_pretraining_loss
 from bert_jax.objectives.masking import MaskVocabulary, mask_tokens, masked_slots
@@ -67,12 +68,12 @@ class CompiledStep(NamedTuple):
       train_step: from `training/step.py`.
     """
 
-    model: PretrainingModel | TaskModel | ObservedModel
+    model: PretrainingModel | TaskModel | VectorModel | ObservedModel
     tx: OptimizerFn
     abstract: TrainState
     steps: int
     settings: SettingsFn
-    loss: Loss
+    loss: Loss | BatchLoss
     train_step: UpdateFn
 
     @property
@@ -247,10 +248,11 @@ def model_flops(config: PretrainConfig, phase: Phase, teacher: ObservedModel | N
 
 def finetuning_step(
     config: FinetuneConfig,
-    model: TaskModel,
+    model: TaskModel | VectorModel,
     mesh: Mesh,
     steps: int,
     class_weights: tuple[float, ...],
+    columns: int = 2,
 ) -> CompiledStep:
     """Builds the step of a fine-tuning run.
 
@@ -260,10 +262,11 @@ def finetuning_step(
       mesh: from `sharding.make_mesh`.
       steps: of the run.
       class_weights: from `kinds.class_weights`.
+      columns: of vectors: texts of an example, at most.
     """
     tx, settings = task_optimizer(config, steps, mesh)
     abstract = abstract_state(model, tx, mesh)
-    loss = training_loss(model, config, class_weights)
+    loss = training_loss(model, config, class_weights, columns=columns, mesh=mesh)
     train_step = make_train_step(
         loss,
         no_preparation,

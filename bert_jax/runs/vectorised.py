@@ -20,7 +20,7 @@ from bert_jax.data.packing.batches import split_rows
 from bert_jax.data.tasks.rows import TaskStream
 from bert_jax.distributed.sharding import RUNS_AXIS
 from bert_jax.model.encoder import Batch
-from bert_jax.model.heads import TaskModel
+from bert_jax.model.heads import TaskModel, VectorModel
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.runs.steps import no_preparation, task_optimizer
 from bert_jax.tasks.evaluation import OutputsFn, make_outputs
@@ -28,7 +28,7 @@ from bert_jax.tasks.kinds import KINDS, training_loss
 from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.schedules import tabulate
 from bert_jax.training.state import RunInputs, TrainState, draw_params, run_key
-from bert_jax.training.step import gradient_of, make_update
+from bert_jax.training.step import make_gradient, make_update
 
 _SPLIT, _WHOLE = PartitionSpec(RUNS_AXIS), PartitionSpec()
 _STATE = TrainState(_WHOLE, _SPLIT, _SPLIT)  # all runs are at the same step
@@ -58,10 +58,11 @@ class Vectorised(NamedTuple):
 
 def vectorise(
     config: FinetuneConfig,
-    model: TaskModel,
+    model: TaskModel | VectorModel,
     mesh: Mesh,
     steps: int,
     class_weights: tuple[float, ...],
+    columns: int = 2,
 ) -> Vectorised:
     """Builds the programs of runs that differ in their keys, batches and learning rates alone.
 
@@ -71,8 +72,9 @@ def vectorise(
       mesh: from `sharding.make_runs_mesh`.
       steps: of each run.
       class_weights: from `kinds.class_weights`.
+      columns: of vectors: texts of an example, at most.
     """
-    gradient = gradient_of(training_loss(model, config, class_weights))
+    gradient = make_gradient(training_loss(model, config, class_weights, columns=columns))
 
     def optimizer(highest_rate: jax.Array) -> Any:
         return task_optimizer(with_rate(config, highest_rate), steps)[0]

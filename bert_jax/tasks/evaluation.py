@@ -20,7 +20,7 @@ from bert_jax.data.tasks.rows import (
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
-from bert_jax.model.heads import TaskModel
+from bert_jax.model.heads import TaskModel, VectorModel
 from bert_jax.objectives.losses import Params, Totals, TotalsOf
 from bert_jax.text.tokenizer import SpecialIds
 from bert_jax.training.logs import divide
@@ -31,7 +31,7 @@ OutputsFn = Callable[[Params, Batch], tuple[jax.Array, Totals]]
 _AHEAD = 2  # batches in flight while the outputs of an earlier one are unpacked
 
 
-def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
+def make_outputs(model: TaskModel | VectorModel, totals_of: TotalsOf) -> OutputsFn:
     """Returns the evaluation step, without dropout, not compiled."""
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
@@ -42,12 +42,12 @@ def make_outputs(model: TaskModel, totals_of: TotalsOf) -> OutputsFn:
     return step
 
 
-def make_outputs_step(model: TaskModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
+def make_outputs_step(model: TaskModel | VectorModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
     """Returns the compiled evaluation step, without dropout; its outputs are on every device."""
     return jax.jit(make_outputs(model, totals_of), out_shardings=sharding.replicated(mesh))
 
 
-def make_features_step(model: TaskModel, mesh: Mesh) -> OutputsFn:
+def make_features_step(model: TaskModel | VectorModel, mesh: Mesh) -> OutputsFn:
     """Returns the compiled encoder step, whose outputs are the vectors that the head reads."""
 
     def step(params: Params, batch: Batch) -> tuple[jax.Array, Totals]:
@@ -165,6 +165,7 @@ def make_batches(
     batch_size: int,
     packed: bool,
     whole_inputs: bool,
+    pool_last: bool,
 ) -> InputBatches:
     """Puts inputs into batches, in rows as long as the longest input needs.
 
@@ -176,8 +177,9 @@ def make_batches(
       batch_size: inputs in a batch.
       packed: True if a row may have several inputs.
       whole_inputs: True if the model has an output for each input, False for each token.
+      pool_last: as `RowFormat` has it.
     """
     length = row_length(inputs.sizes, encoder.max_length)
     most = examples_per_row(length) if packed else 1
-    batch_format = BatchFormat(length, most, special, encoder.causal, batch_size)
+    batch_format = BatchFormat(length, most, special, pool_last, batch_size)
     return InputBatches(inputs, batch_format, mesh, whole_inputs=whole_inputs)

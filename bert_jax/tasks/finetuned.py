@@ -53,7 +53,7 @@ class FineTuned:
         model = make_model(self.config, self.encoder, self.labels)
         abstract = abstract_params(model, mesh)
         self._params = restore_groups(checkpoint, abstract, abstract)
-        self._whole_inputs = model.whole_inputs
+        self._model = model
         self._step = make_outputs_step(model, KINDS[self.config.task].totals, mesh)
 
     def no_labels(self, sizes: np.ndarray) -> np.ndarray | list[np.ndarray]:
@@ -88,6 +88,7 @@ class FineTuned:
             self._mesh,
             batch_size=batch_size,
             packed=packed,
-            whole_inputs=self._whole_inputs,
+            whole_inputs=self._model.whole_inputs,
+            pool_last=self._model.pool_last,
         )
         return batches.outputs(self._step, self._params)[0]

@@ -1,6 +1,7 @@
 """The kinds of task: for each its head, loss, metrics and file readers.
 
-Tasks about whole inputs use the vector of [CLS]; tasks about tokens use every token's vector.
+Tasks about whole inputs use the vector of [CLS]; tasks about tokens use every token's vector. The
+task of vectors has no head: the pooled vector is what it makes.
 """
 
 import dataclasses
@@ -10,19 +11,22 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, TaskDataConfig, TaskKind
 from bert_jax.data.tasks import classes as tasks
 from bert_jax.data.tasks import spans as span_task
 from bert_jax.data.tasks import tag_tasks as tag_task
 from bert_jax.data.tasks import unlabelled
+from bert_jax.data.tasks import vectors as vector_task
 from bert_jax.data.tasks.labels import choices, clean_label
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.splits import Split, Task, dev_sources
 from bert_jax.data.tasks.tables import is_tfds
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
-from bert_jax.model.heads import TaskModel
+from bert_jax.model.heads import TaskModel, VectorModel
+from bert_jax.objectives.contrastive import BatchLoss, make_vector_loss
 from bert_jax.objectives.distillation import taught_classes, taught_numbers, taught_spans
 from bert_jax.objectives.losses import (
     Loss,
@@ -42,15 +46,16 @@ class Kind:
     """A kind of task.
 
     Attributes:
-      head: parameter group of the head.
+      head: parameter group of the head; '': there is none.
       whole_inputs: True if the head reads [CLS], False if it reads every token.
       outputs: outputs of the head for each input or token; 0: one for each label.
       totals: computes the loss and its companions from outputs and labels.
-      taught: computes the loss to a teacher's outputs, from outputs, batch and temperature.
+      taught: computes the loss to a teacher's outputs, from outputs, batch and temperature; None:
+        nothing can be taught.
       metrics: scores that can choose the best epoch; the first is the default.
       read_task: reads all files of a task.
       read_split: reads one file of a task, given the labels.
-      read_unlabelled: reads the inputs of a file alone.
+      read_unlabelled: reads the inputs of a file alone; None: they cannot be used.
       suffixes: of files with such a task, beside .jsonl and tfds:.
     """
 
@@ -58,12 +63,24 @@ class Kind:
     whole_inputs: bool
     outputs: int
     totals: TotalsOf
-    taught: Callable[[jax.Array, Batch, float], Total]
+    taught: Callable[[jax.Array, Batch, float], Total] | None
     metrics: tuple[str, ...]
-    read_task: Callable[[TaskDataConfig, Tokenizer], Task]
-    read_split: Callable[[str, TaskDataConfig, Tokenizer, Sequence[str]], Split]
-    read_unlabelled: Callable[[str, TaskDataConfig, Tokenizer], TaskInputs]
+    read_task: Callable[[FinetuneConfig, Tokenizer], Task]
+    read_split: Callable[[str, FinetuneConfig, Tokenizer, Sequence[str]], Split]
+    read_unlabelled: Callable[[str, TaskDataConfig, Tokenizer], TaskInputs] | None
     suffixes: tuple[str, ...]
+
+
+def _of_data(
+    read: Callable[[TaskDataConfig, Tokenizer], Task],
+) -> Callable[[FinetuneConfig, Tokenizer], Task]:
+    return lambda config, tokenizer: read(config.data, tokenizer)
+
+
+def _no_totals(outputs: jax.Array, batch: Batch) -> Totals:
+    """Returns nothing: the loss of held-out vectors would depend on their batches."""
+    del outputs, batch
+    return {}
 
 
 _TABLES = (".tsv", ".txt", ".csv")
@@ -75,8 +92,10 @@ KINDS = {
         totals=class_totals,
         taught=taught_classes,
         metrics=("accuracy", "f1", "macro_f1", "matthews"),
-        read_task=tasks.read_class_task,
-        read_split=tasks.read_class_split,
+        read_task=_of_data(tasks.read_class_task),
+        read_split=lambda source, config, tokenizer, labels: tasks.read_class_split(
+            source, config.data, tokenizer, labels
+        ),
         read_unlabelled=unlabelled.read_texts,
         suffixes=_TABLES,
     ),
@@ -87,9 +106,9 @@ KINDS = {
         totals=number_totals,
         taught=taught_numbers,
         metrics=("pearson", "spearman"),
-        read_task=tasks.read_number_task,
-        read_split=lambda source, data, tokenizer, _: tasks.read_number_split(
-            source, data, tokenizer
+        read_task=_of_data(tasks.read_number_task),
+        read_split=lambda source, config, tokenizer, _: tasks.read_number_split(
+            source, config.data, tokenizer
         ),
         read_unlabelled=functools.partial(unlabelled.read_texts, dtype=np.float32),
         suffixes=_TABLES,
@@ -101,8 +120,10 @@ KINDS = {
         totals=class_totals,
         taught=taught_classes,
         metrics=("f1", "accuracy"),
-        read_task=tag_task.read_tag_task,
-        read_split=tag_task.read_tag_split,
+        read_task=_of_data(tag_task.read_tag_task),
+        read_split=lambda source, config, tokenizer, labels: tag_task.read_tag_split(
+            source, config.data, tokenizer, labels
+        ),
         read_unlabelled=unlabelled.read_words,
         suffixes=(".conll", ".conllu", ".conllup", ".iob", ".bio", *_TABLES),
     ),
@@ -113,12 +134,28 @@ KINDS = {
         totals=span_totals,
         taught=taught_spans,
         metrics=("f1", "exact_match"),
-        read_task=span_task.read_span_task,
-        read_split=lambda source, data, tokenizer, _: span_task.read_span_split(
-            source, data, tokenizer
+        read_task=_of_data(span_task.read_span_task),
+        read_split=lambda source, config, tokenizer, _: span_task.read_span_split(
+            source, config.data, tokenizer
         ),
         read_unlabelled=unlabelled.read_question_texts,
         suffixes=(".json",),
+    ),
+    TaskKind.VECTORS: Kind(
+        head="",
+        whole_inputs=True,
+        outputs=0,
+        totals=_no_totals,
+        taught=None,
+        metrics=("spearman", "pearson", "mrr", "accuracy"),
+        read_task=lambda config, tokenizer: vector_task.read_vector_task(
+            config.data, config.vectors, tokenizer
+        ),
+        read_split=lambda source, config, tokenizer, _: vector_task.read_vector_split(
+            source, config.data, config.vectors, tokenizer
+        ),
+        read_unlabelled=None,
+        suffixes=_TABLES,
     ),
 }
 
@@ -143,9 +180,10 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     kind, source = KINDS[config.task], config.data.unlabelled
     for each in (config.data.train, *dev_sources(config.data).values(), source):
         check_source(config.task, each)
-    task = kind.read_task(config.data, tokenizer)
+    task = kind.read_task(config, tokenizer)
     if not source:
         return task
+    assert kind.read_unlabelled is not None  # the config is validated
     more = kind.read_unlabelled(source, config.data, tokenizer)
     return dataclasses.replace(task, unlabelled=more)
 
@@ -169,8 +207,12 @@ def chosen_metric(config: FinetuneConfig, scores: Sequence[str]) -> str:
     return config.metric or usable[0]
 
 
-def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[str]) -> TaskModel:
-    """Returns the model of a task: an encoder and the task's head."""
+def make_model(
+    config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[str]
+) -> TaskModel | VectorModel:
+    """Returns the model of a task: an encoder and, but for vectors, the task's head."""
+    if config.task is TaskKind.VECTORS:
+        return VectorModel(encoder, config.vectors.pooling, config.vectors.normalised)
     kind = KINDS[config.task]
     return TaskModel(
         encoder,
@@ -183,10 +225,28 @@ def make_model(config: FinetuneConfig, encoder: EncoderConfig, labels: Sequence[
 
 
 def training_loss(
-    model: TaskModel, config: FinetuneConfig, class_weights: tuple[float, ...]
-) -> Loss:
-    """Returns the training loss: label smoothing, weights of classes, a teacher's answers."""
+    model: TaskModel | VectorModel,
+    config: FinetuneConfig,
+    class_weights: tuple[float, ...],
+    *,
+    columns: int = 2,
+    mesh: Mesh | None = None,
+) -> Loss | BatchLoss:
+    """Returns the training loss: label smoothing, weights of classes, a teacher's answers.
+
+    Args:
+      model: from `make_model`.
+      config: of the run.
+      class_weights: from `class_weights`.
+      columns: of vectors: texts of an example, at most.
+      mesh: of vectors: whose devices share the work; None: each run has a device of its own.
+    """
     kind = KINDS[config.task]
+    if isinstance(model, VectorModel):
+        examples = config.batch_size
+        return make_vector_loss(
+            model, config.vectors, examples=examples, columns=columns, mesh=mesh
+        )
     totals = kind.totals
     if totals is class_totals:
         totals = functools.partial(
@@ -194,10 +254,11 @@ def training_loss(
         )
     if not config.teacher:
         return make_task_loss(model, totals, class_weights)
-    of_labels = totals
+    of_labels, of_teacher = totals, kind.taught
+    assert of_teacher is not None  # the config is validated
 
     def with_teacher(outputs: jax.Array, batch: Batch) -> Totals:
-        taught = kind.taught(outputs, batch, config.temperature)
+        taught = of_teacher(outputs, batch, config.temperature)
         return {**of_labels(outputs, batch), "taught_loss": taught}
 
     return make_task_loss(model, with_teacher, class_weights, taught_weight=config.teacher_weight)

@@ -17,6 +17,7 @@ from bert_jax.data.tasks.splits import Outputs
 from bert_jax.data.tasks.tables import as_text, shown
 from bert_jax.data.tasks.tag_schemes import Tagging, entities, tagging_of_labels
 from bert_jax.data.tasks.tags import encode_words, entities_of_words, split_words
+from bert_jax.data.tasks.vectors import cosines
 from bert_jax.errors import UserError
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.text.tokenizer import check_unicode
@@ -281,11 +282,47 @@ class Answers(Predictor):
         return f"{prediction['question']}\n  {prediction['answer']}  ({span})"
 
 
+class Similarities(Predictor):
+    """The cosine of the vectors of two texts: inputs are pairs."""
+
+    def check(self, text: str, pair: str) -> None:
+        """See `Predictor.check`."""
+        _check_not_empty(text)
+        if not pair.strip():
+            raise UserError(
+                f"{text!r} has no second text to compare: give TEXT, a tab, TEXT; vectors of single"
+                " texts are written by --features=of_checkpoint"
+            )
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Returns for each input `text`, `text_pair` and `cosine`.
+
+        Texts are cut to `data.length` tokens, as in training and by `evaluate`.
+        """
+        config, tuned = self._tuned.config, self._tuned
+        sides = []
+        prompts = config.vectors.query_prompt, config.vectors.text_prompt
+        for prompt, of_side in zip(prompts, zip(*inputs, strict=True), strict=True):
+            whole, nothing = [prompt + text.strip() for text in of_side], [""] * len(of_side)
+            a, b, _ = encode_inputs(whole, nothing, tuned.tokenizer, config.data.length)
+            sides.append(np.stack(self._outputs(a, b)))
+        near = cosines(*sides)
+        return [
+            texts(*pair) | {"cosine": float(each)} for pair, each in zip(inputs, near, strict=True)
+        ]
+
+    @staticmethod
+    def show(prediction: dict[str, Any]) -> str:
+        """See `Predictor.show`."""
+        return f"{shown_texts(prediction)}\n  {prediction['cosine']:.4f}"
+
+
 PREDICTORS: dict[TaskKind, type[Predictor]] = {
     TaskKind.CLASSIFICATION: Classes,
     TaskKind.REGRESSION: Numbers,
     TaskKind.TAGS: Tags,
     TaskKind.SPANS: Answers,
+    TaskKind.VECTORS: Similarities,
 }
 
 

@@ -52,7 +52,7 @@ def score_file(
         if source is None:
             raise UserError(f"--data is not set, and {found} was imported: name a labelled file")
         check_source(task, source)
-        split = KINDS[task].read_split(source, columns, tuned.tokenizer, tuned.labels)
+        split = KINDS[task].read_split(source, tuned.config, tuned.tokenizer, tuned.labels)
         if data:
             split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
         outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)

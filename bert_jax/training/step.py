@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from bert_jax.distributed.sharding import split_micro_batches
 from bert_jax.model.encoder import Batch
+from bert_jax.objectives.contrastive import BatchLoss
 from bert_jax.objectives.losses import Loss, Params, Total, Totals
 from bert_jax.training.compiler_options import compiler_options
 from bert_jax.training.state import DROPOUT_STREAM, ROWS_STREAM, RunInputs, TrainState
@@ -72,6 +73,86 @@ def accumulate_gradient(
     return jax.lax.scan(add, zeros, numbered)[0]
 
 
+def cached_gradient(
+    loss: BatchLoss, micro_batches: int = 1, mesh: Mesh | None = None
+) -> GradientFn:
+    """Returns the gradient of a loss that compares all vectors of a batch.
+
+    Of micro-batches, by cached gradients (Gao et al., 2021, section 3): all vectors are computed
+    without a backward pass; the loss is differentiated by them; then each micro-batch is run again,
+    with the same dropout, and its vectors' gradients go back to the parameters.
+
+    Args:
+      loss: of the model.
+      micro_batches: parts of a batch that are computed one after another.
+      mesh: that the rows are split over; needed for more than one part.
+    """
+
+    def whole(
+        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
+    ) -> Gradient:
+        del teacher
+        batch = _numbered(batch)
+
+        def of_params(params: Params) -> tuple[jax.Array, Totals]:
+            return loss.totals(loss.vectors(params, batch, dropout_key), batch)
+
+        return jax.value_and_grad(of_params, has_aux=True)(params)
+
+    def in_parts(
+        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
+    ) -> Gradient:
+        del teacher
+        assert mesh is not None
+        parts = split_micro_batches(_numbered(batch), micro_batches, mesh)
+
+        def vectors(_: None, part: Batch) -> tuple[None, jax.Array]:
+            return None, loss.vectors(params, part, dropout_key)
+
+        _, made = jax.lax.scan(vectors, None, parts)
+        value, by_vectors = jax.value_and_grad(loss.totals, has_aux=True)(made, parts)
+
+        def add(total: Params, part: tuple[Batch, jax.Array]) -> tuple[Params, None]:
+            rows, by_own = part
+            _, pull = jax.vjp(lambda params: loss.vectors(params, rows, dropout_key), params)
+            return jax.tree.map(jnp.add, total, pull(by_own)[0]), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return value, jax.lax.scan(add, zeros, (parts, by_vectors))[0]
+
+    return in_parts if micro_batches > 1 else whole
+
+
+def _numbered(batch: Batch) -> Batch:
+    """Adds the number of each row in the batch, from which its dropout is drawn."""
+    return batch | {"row_numbers": jnp.arange(len(batch["token_ids"]), dtype=jnp.int32)}
+
+
+def make_gradient(
+    loss: Loss | BatchLoss, micro_batches: int = 1, mesh: Mesh | None = None
+) -> GradientFn:
+    """Returns the gradient of a loss.
+
+    Args:
+      loss: of the model.
+      micro_batches: parts of a batch that are computed one after another, to save memory.
+      mesh: that the rows are split over; needed for more than one part.
+    """
+    if isinstance(loss, BatchLoss):
+        return cached_gradient(loss, micro_batches, mesh)
+    if micro_batches == 1:
+        return gradient_of(loss)
+
+    def in_parts(
+        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
+    ) -> Gradient:
+        assert mesh is not None
+        given = loss.given(teacher)
+        return accumulate_gradient(given, params, batch, dropout_key, micro_batches, mesh)
+
+    return in_parts
+
+
 def make_update(
     gradient: GradientFn,
     prepare_fn: PrepareFn,
@@ -125,7 +206,7 @@ def make_update(
 
 
 def make_train_step(
-    loss: Loss,
+    loss: Loss | BatchLoss,
     prepare_fn: PrepareFn,
     tx: optax.GradientTransformation,
     abstract: TrainState,
@@ -146,14 +227,7 @@ def make_train_step(
       donate: the new state takes the place of the one passed in, which must not be used again.
     """
     mesh = abstract.step.sharding.mesh
-
-    def in_parts(
-        params: Params, batch: Batch, dropout_key: jax.Array, teacher: Params | None
-    ) -> Gradient:
-        given = loss.given(teacher)
-        return accumulate_gradient(given, params, batch, dropout_key, micro_batches, mesh)
-
-    gradient = in_parts if micro_batches > 1 else gradient_of(loss)
+    gradient = make_gradient(loss, micro_batches, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         make_update(gradient, prepare_fn, tx, average_decay),

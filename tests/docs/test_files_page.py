@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bert_jax.config import TaskDataConfig, TaskKind
+from bert_jax.config import FinetuneConfig, TaskDataConfig, TaskKind
 from bert_jax.data.corpus.documents import Layout
 from bert_jax.data.corpus.sources import open_source
 from bert_jax.data.tasks.bad_rows import BadRows
@@ -148,7 +148,8 @@ def test_predictions_have_the_fields_of_the_page(
     monkeypatch.chdir(tmp_path)
     (example,) = (each for each in EXAMPLES if each.name == name)
     pathlib.Path(name).write_text(example.content)
-    split = KINDS[task].read_split(name, config_of(example.options), LETTER_TOKENIZER, labels)
+    config = FinetuneConfig(task=task, data=config_of(example.options))
+    split = KINDS[task].read_split(name, config, LETTER_TOKENIZER, labels)
     found = next(iter(split.predictions(split.constant_outputs())))
     (row,) = re.findall(rf"^\| `{task.value}` \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
     told = re.findall(r"`(\w+)`", row)

@@ -13,10 +13,16 @@ import pytest
 from bert_jax.checkpoints.pretrained import TrainedEncoder, one_device
 from bert_jax.config import EncoderConfig, Norm
 from bert_jax.errors import UserError
+from bert_jax.inspection.choices import FEATURES
 from bert_jax.inspection.internals import Internals, masked_in_turn, text_internals
 from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
 from bert_jax.inspection.stored import open_checkpoint
-from bert_jax.inspection.text_vectors import Pooling, TextVectors, encode_lines, lowest_layers
+from bert_jax.inspection.text_vectors import (
+    TextVectors,
+    chosen_settings,
+    encode_lines,
+    lowest_layers,
+)
 from bert_jax.inspection.vector_files import line_columns, token_columns, write_vectors
 from bert_jax.model.encoder import Encoder
 from tests.fixtures.batches import make_batch, random_params
@@ -35,25 +41,28 @@ INPUTS = [(a, b) for a, _, b in (line.partition("\t") for line in LINES)]
 close = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def taken(inside: Internals, pooling: Pooling, layer: int) -> np.ndarray:
+def taken(inside: Internals, pooling: str, layer: int) -> np.ndarray:
     vectors = inside.hidden[layer]
     match pooling:
-        case Pooling.CLS:
+        case "cls":
             return vectors[0]
-        case Pooling.MEAN:
+        case "mean" | "of_checkpoint":
             return vectors.mean(axis=0)
+        case "last":
+            return vectors[-1]
     return vectors
 
 
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("pooling", FEATURES)
 @pytest.mark.parametrize("layer", [-1, 1])
 def test_vectors_are_those_of_each_text_alone(pretrained: Run, pooling, layer) -> None:
     whole = open_checkpoint(pretrained[0]).restore_encoder()
     expected = [taken(text_internals(whole, *pair), pooling, layer) for pair in INPUTS]
     encoder = lowest_layers(whole, layer)
+    settings = chosen_settings(pooling, open_checkpoint(pretrained[0]).metadata)
     a, b = encode_lines(INPUTS, whole.tokenizer, 40, "line {}".format)
     for batch_size, packed in ((32, True), (32, False), (2, True)):
-        make = TextVectors(encoder, one_device(), pooling, batch_size=batch_size, packed=packed)
+        make = TextVectors(encoder, one_device(), settings, batch_size=batch_size, packed=packed)
         for ours, alone in zip(make(a, b), expected, strict=True):
             np.testing.assert_allclose(ours, alone, **close)
     spread = np.std([np.mean(vectors[..., 0]) for vectors in expected])
@@ -97,7 +106,7 @@ def test_vectors_in_files(which, request, drivers: Drivers, tmp_path: pathlib.Pa
     run = request.getfixturevalue(which)
     whole = open_checkpoint(run[0]).restore_encoder()
     alone = [text_internals(whole, *pair) for pair in INPUTS]
-    means = [taken(inside, Pooling.MEAN, 1) for inside in alone]
+    means = [taken(inside, "mean", 1) for inside in alone]
     array = write_features(drivers, run, tmp_path / "v.npy", "--features=mean", "--layer=1")
     assert array.shape == (7, 12) and array.dtype == np.float32
     np.testing.assert_allclose(array, means, **close)
@@ -247,7 +256,7 @@ def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:
     whole = open_checkpoint(pretrained[0]).restore_encoder()
     causal = dataclasses.replace(whole, config=dataclasses.replace(whole.config, causal=True))
     a, b = encode_lines(INPUTS, whole.tokenizer, 40, "line {}".format)
-    made = TextVectors(causal, one_device(), Pooling.CLS, batch_size=3)(a, b)
+    made = TextVectors(causal, one_device(), chosen_settings("cls", {}), batch_size=3)(a, b)
     for vector, pair in zip(made, INPUTS, strict=True):
         np.testing.assert_allclose(vector, text_internals(causal, *pair).hidden[-1][-1], **close)
     assert not np.allclose(*(jax.device_get(made[:2])))

@@ -26,7 +26,13 @@ from bert_jax.data.pretraining.corpora import open_corpora
 from bert_jax.data.pretraining.feed import Cursor, PhaseRows
 from bert_jax.data.pretraining.phases import resolve_phases
 from bert_jax.data.pretraining.rows import row_format
-from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, TaskStream
+from bert_jax.data.tasks.rows import (
+    BatchFormat,
+    RightNumbers,
+    TaskInputs,
+    TaskStream,
+    TextRoles,
+)
 from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import Chip
 from bert_jax.errors import UserError
@@ -250,7 +256,12 @@ def task_inputs(task: TaskKind, *, features: int) -> TaskInputs:
         TaskKind.REGRESSION: np.zeros(5, np.float32),
         TaskKind.SPANS: np.ones((5, 2), np.int32),
         TaskKind.TAGS: [np.zeros(len(each) + 2, np.int32) for each in a],
+        TaskKind.VECTORS: np.zeros(5, np.float32),
     }[task]
+    roles = None
+    if task is TaskKind.VECTORS:  # 4 texts of one example, and a lone one
+        rights = RightNumbers(np.array([0, 0, 1, 1, 1, 1, 1]), np.array([2]))
+        roles = TextRoles(np.array([0, 1, 2, 3, 0]), 4, np.arange(1, 6), rights)
     vectors: Any = None
     if features:
         by_token = task in (TaskKind.TAGS, TaskKind.SPANS)
@@ -260,14 +271,15 @@ def task_inputs(task: TaskKind, *, features: int) -> TaskInputs:
             if by_token
             else np.zeros((5, features), np.float32)
         )
-    return TaskInputs(
-        a, [np.array([], np.int32)] * 5, labels, np.arange(5), SpecialIds(*SPECIAL_IDS), vectors
-    )
+    nothing, special = [np.array([], np.int32)] * 5, SpecialIds(*SPECIAL_IDS)
+    return TaskInputs(a, nothing, labels, np.arange(5), special, vectors, roles=roles)
 
 
 @pytest.mark.parametrize("task", TaskKind, ids=lambda task: task.value)
 @pytest.mark.parametrize("mode", [EncoderMode.FULL, EncoderMode.CACHED], ids=lambda m: m.value)
 def test_planned_batches_of_tasks_are_those_of_a_run(tiny_encoder, task, mode) -> None:
+    if task is TaskKind.VECTORS and mode is EncoderMode.CACHED:
+        pytest.skip("nothing would be trained")
     config = FinetuneConfig(task=task, encoder_mode=mode, batch_size=5, feature_layers=2)
     config.data.length = 16
     features = 2 * tiny_encoder.width if mode is EncoderMode.CACHED else 0
@@ -291,6 +303,16 @@ def test_a_task_is_planned_on_the_encoder_of_the_run(tiny_encoder) -> None:
         "rng_bit_generator" not in planned.lower().as_text()
     )  # the run's dropout, not the model's
     assert "classifier" in planned.compiled.abstract.params
+
+
+def test_vectors_are_planned_for_the_texts_of_all_columns(tiny_encoder) -> None:
+    config = FinetuneConfig(task=TaskKind.VECTORS, batch_size=6, epochs=1, micro_batches=2)
+    config.data.length, config.data.negative_columns = 14, "a,b"
+    planned = abstract_finetuning_step(config, tiny_encoder, 6, sharding.make_mesh(MeshConfig()))
+    assert planned.rows == 32  # 6 x 4 texts, in 8 groups of 2 parts
+    shapes = re.findall(r"tensor<(\d+)x(\d+)xf32>", planned.lower().as_text())
+    assert ("8", "24") in shapes  # the similarities: E, rounded up to the devices, and C
+    assert set(planned.compiled.abstract.params) == {"encoder"}
 
 
 # --- estimates and advice

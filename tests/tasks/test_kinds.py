@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax.config import EncoderMode, FinetuneConfig, TaskKind, validate
+from bert_jax.config import (
+    EncoderConfig,
+    EncoderMode,
+    FinetuneConfig,
+    TaskKind,
+    VectorLoss,
+    VectorsConfig,
+    check_widths,
+    validate,
+)
 from bert_jax.data.tasks.splits import Task
 from bert_jax.errors import UserError
 from bert_jax.tasks.kinds import KINDS, check_source, chosen_metric, class_weights, read_task
@@ -101,6 +110,60 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         validate(make_config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("vectors.temperature", 0.0, "vectors.temperature=0.0 must be above 0"),
+        ("vectors.highest_score", 0.0, "vectors.highest_score=0.0 must be above 0"),
+        (
+            "vectors.highest_score",
+            5.0,
+            "highest_score=5 is of vectors.loss=cosine, and this is con",
+        ),
+        ("vectors.widths", "8,x", "widths=8,x must be numbers from 1, such as 64,128"),
+        ("vectors.widths", "0", "widths=0 must be numbers from 1"),
+        ("vectors.loss", VectorLoss.COSENT, "label_column is not set, and vectors.loss=cosent"),
+        ("data.text_pair_column", "", "text_pair_column is not set: vectors are scored on pairs"),
+        ("batch_size", 1, "batch_size=1: vectors.loss=contrastive compares with the other texts"),
+        ("encoder_mode", EncoderMode.FROZEN, "encoder_mode=frozen: task=vectors trains the enc"),
+        ("feature_layers", 2, "feature_layers=2: task=vectors trains the encoder itself"),
+        ("task", TaskKind.REGRESSION, "negative_columns=n is of vectors, and this is task=regr"),
+    ],
+)
+def test_impossible_settings_of_vectors_are_refused(field, value, message, tmp_path: Path) -> None:
+    config = make_config(tmp_path, task=TaskKind.VECTORS)
+    data, vectors = config.data, config.vectors
+    data.text_pair_column, data.label_column = "other", ""
+    validate(config)
+    if field in ("task", "vectors.loss"):
+        data.negative_columns = "n" if field == "task" else ""
+    group, _, name = field.rpartition(".")
+    setattr({"": config, "data": data, "vectors": vectors}[group], name, value)
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_what_a_loss_of_vectors_does_not_read_is_refused(tmp_path: Path) -> None:
+    config = make_config(tmp_path, task=TaskKind.VECTORS)
+    config.data.text_pair_column = "other"
+    config.vectors.loss = VectorLoss.SIMCSE
+    validate(config)
+    config.dropout_rate = 0.0
+    with pytest.raises(UserError, match="dropout_rate=0: vectors.loss=simcse sees each text twice"):
+        validate(config)
+    config.vectors.loss, config.vectors.symmetric = VectorLoss.COSINE, True
+    with pytest.raises(UserError, match="symmetric=True is of queries and their right texts"):
+        validate(config)
+    config.vectors.symmetric, config.data.negative_columns = False, "n"
+    with pytest.raises(UserError, match="negative_columns=n is of vectors.loss=contrastive"):
+        validate(config)
+    config.task, config.data.negative_columns = TaskKind.CLASSIFICATION, ""
+    with pytest.raises(UserError, match="vectors.loss=cosine is of vectors, and this is task=cla"):
+        validate(config)
+    with pytest.raises(UserError, match="widths=8,64: the vectors of the model are 24 wide: leave"):
+        check_widths(VectorsConfig(widths="8,64"), EncoderConfig(width=24))
 
 
 @pytest.mark.parametrize("name", ["layer_decay", "fresh_layers"])

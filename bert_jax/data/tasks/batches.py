@@ -24,6 +24,7 @@ class TaskBatches:
 
     Attributes:
       per_epoch: batches in an epoch.
+      smallest: examples in the smallest batch.
       rows: R, rows in a batch: the largest number that a batch of the run needs.
       slots: N, inputs in a row, at most. It does not depend on the seed: the bits of dropout depend
         on the shape of a row, and runs of several seeds share one compiled step.
@@ -39,21 +40,28 @@ class TaskBatches:
         epochs: int,
         seed: int,
         rows_multiple: int = 1,
+        example_of: np.ndarray | None = None,
     ) -> None:
         """Deals all epochs, to find the number of rows.
 
         Args:
           lengths: [I] int64, tokens of each input, special ones included, from 1 to `capacity`.
           capacity: T, tokens in a row.
-          batch_size: E, inputs in a batch.
+          batch_size: E, examples in a batch.
           max_examples_per_row: N; 1 gives each input its own row.
           epochs: of the run.
           seed: of the run.
           rows_multiple: R is rounded up to a multiple of it.
+          example_of: [I] int64, ascending: inputs of one example are in one batch, each packed by
+            itself; None: each input is an example.
         """
         self._lengths, self._capacity = lengths, capacity
         self._batch_size, self._most, self._seed = batch_size, max_examples_per_row, seed
-        self.per_epoch = -(-len(lengths) // batch_size)
+        self._members = _members(np.arange(len(lengths)) if example_of is None else example_of)
+        examples = len(self._members)
+        self.per_epoch = -(-examples // batch_size)
+        in_last = (examples - 1) % (_WINDOW_BATCHES * batch_size) + 1
+        self.smallest = in_last // -(-in_last // batch_size)
         self._epoch = functools.lru_cache(maxsize=2)(self._deal_and_pack)
         needed = [self._epoch(epoch)[1] for epoch in range(epochs)]
         rows = 1 + max(int(row_of.max()) for row_of in needed)
@@ -67,7 +75,7 @@ class TaskBatches:
           number: index of the batch, from 0.
 
         Returns:
-          Their indices, [at most E] int64, and the number of inputs in each row, [R] int64.
+          Their indices, [inputs] int64, and the number of inputs in each row, [R] int64.
         """
         epoch, batch = divmod(number, self.per_epoch)
         dealt, row_of = self._epoch(epoch)
@@ -86,25 +94,36 @@ class TaskBatches:
         )
 
     def _deal_and_pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the inputs of each batch and their rows, [batches, E] each; -1 for no input."""
-        dealt = self._deal(epoch)
+        """Returns the inputs of each batch and their rows, [batches, most]; -1 for no input."""
+        examples = self._deal(epoch)
+        members = np.where((examples >= 0)[:, :, None], self._members[examples], -1)
+        dealt = members.reshape(len(examples), -1)
         lengths = np.where(dealt >= 0, self._lengths[dealt], 0)
         return dealt, pack_each(lengths, self._capacity, self._most)
 
     def _deal(self, epoch: int) -> np.ndarray:
+        """Returns the examples of each batch, [batches, E]; -1 for none."""
         key = DrawKey(self._seed, epoch)
-        bits = draws.random_bits(len(self._lengths), key, Purpose.TASK_EPOCH_ORDER)
+        sizes = np.where(self._members >= 0, self._lengths[self._members], 0).sum(axis=1)
+        bits = draws.random_bits(len(sizes), key, Purpose.TASK_EPOCH_ORDER)
         order = np.argsort(bits, kind="stable")
         window = _WINDOW_BATCHES * self._batch_size
         dealt = []
         for number, begin in enumerate(range(0, len(order), window)):
-            inputs = order[begin : begin + window]
-            batches = -(-len(inputs) // self._batch_size)
-            by_length = inputs[np.argsort(-self._lengths[inputs], kind="stable")]
+            examples = order[begin : begin + window]
+            batches = -(-len(examples) // self._batch_size)
+            by_length = examples[np.argsort(-sizes[examples], kind="stable")]
             grid = np.full((self._batch_size, batches), -1)
-            grid.reshape(-1)[: len(inputs)] = by_length
+            grid.reshape(-1)[: len(examples)] = by_length
             grid[1::2] = grid[1::2, ::-1].copy()  # back and forth, so that batches stay even
             key = DrawKey(self._seed, epoch, block=number)
             bits = draws.random_bits(batches, key, Purpose.TASK_BATCH_ORDER)
             dealt.append(grid.T[np.argsort(bits, kind="stable")])
         return np.concatenate(dealt)
+
+
+def _members(example_of: np.ndarray) -> np.ndarray:
+    """Returns the inputs of each example, [examples, most] int64; -1 for no input."""
+    _, first, counts = np.unique(example_of, return_index=True, return_counts=True)
+    place = np.arange(counts.max())
+    return np.where(place < counts[:, None], first[:, None] + place, -1)

@@ -22,6 +22,57 @@ _LENGTH_STEP = 32  # rows of new text are a multiple of this long, so that few s
 
 
 @dataclasses.dataclass(frozen=True)
+class RightNumbers:
+    """The right texts of each query of a file, by the numbers of texts, from 1.
+
+    Attributes:
+      bounds: [last number + 2] int64: those of text n are `numbers` from `bounds[n]` to
+        `bounds[n + 1]`.
+      numbers: [pairs] int32.
+    """
+
+    bounds: np.ndarray
+    numbers: np.ndarray
+
+    @property
+    def most(self) -> int:
+        """Right texts of a query, at most."""
+        return int(np.diff(self.bounds).max())
+
+    def of(self, queries: np.ndarray) -> np.ndarray:
+        """Returns the right texts of queries, [n, `most`, but at least 1] int32, 0 for none."""
+        begins = self.bounds[queries]
+        counts = self.bounds[queries + 1] - begins
+        found = np.zeros((len(queries), max(1, self.most)), np.int32)
+        at = np.repeat(np.arange(len(queries)), counts), ranges(np.zeros_like(counts), counts)
+        found[at] = self.numbers[ranges(begins, counts)]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRoles:
+    """The roles of I texts in a loss over all texts of a batch.
+
+    Attributes:
+      columns: [I] int64, the place of a text in its example: 0 is the query, 1 its right text, and
+        from 2 on wrong ones.
+      count: G, columns of an example, at most.
+      numbers: [I] int64 from 1, equal for equal texts.
+      rights: of all queries of the file.
+    """
+
+    columns: np.ndarray
+    count: int
+    numbers: np.ndarray
+    rights: RightNumbers
+
+    def take(self, chosen: np.ndarray) -> "TextRoles":
+        """Selects texts by their numbers, [n] int64."""
+        columns, numbers = self.columns[chosen], self.numbers[chosen]
+        return dataclasses.replace(self, columns=columns, numbers=numbers)
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskInputs:
     """Token ids and labels of I inputs.
 
@@ -37,6 +88,7 @@ class TaskInputs:
         [size, D] for tokens; None if they are not cached.
       taught: outputs of a teacher in the same form, with C in the place of D; None without one.
       labelled: [I] bool, which inputs have labels; None: all have.
+      roles: of texts whose examples stay together in a batch; None: each input stands alone.
     """
 
     a: list[np.ndarray]
@@ -47,6 +99,7 @@ class TaskInputs:
     features: np.ndarray | list[np.ndarray] | None = None
     taught: np.ndarray | list[np.ndarray] | None = None
     labelled: np.ndarray | None = None
+    roles: TextRoles | None = None
 
     def __len__(self) -> int:
         """Number of inputs, I."""
@@ -79,6 +132,7 @@ class TaskInputs:
             None if self.features is None else _take(self.features, chosen),
             None if self.taught is None else _take(self.taught, chosen),
             None if self.labelled is None else self.labelled[chosen],
+            self.roles and self.roles.take(chosen),
         )
 
     def with_unlabelled(self, others: "TaskInputs") -> "TaskInputs":
@@ -100,7 +154,7 @@ class BatchFormat(RowFormat):
     """Format of a task's batches and of their rows. With one slot in a row, rows are not packed.
 
     Attributes:
-      batch_size: E, inputs in a batch.
+      batch_size: E, inputs in a batch; of texts with roles, examples.
     """
 
     batch_size: int
@@ -117,6 +171,7 @@ class BatchFormat(RowFormat):
             epochs=epochs,
             seed=seed,
             rows_multiple=rows_multiple,
+            example_of=inputs.example_of if inputs.roles else None,
         )
 
 
@@ -198,10 +253,10 @@ class TaskStream:
     def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Returns rows of one batch, [R] int64, counted through the run, as a batch."""
         number = int(rows[0]) // self.batches.rows
-        chosen, inputs_in_row = self.batches.batch(number)
+        dealt, inputs_in_row = self.batches.batch(number)
         rows = rows - number * self.batches.rows
-        chosen = chosen[ranges(exclusive_cumsum(inputs_in_row)[rows], inputs_in_row[rows])]
-        inputs = self._inputs
+        own = ranges(exclusive_cumsum(inputs_in_row)[rows], inputs_in_row[rows])
+        chosen, inputs = dealt[own], self._inputs
         batch, at = make_token_rows(
             [inputs.a[i] for i in chosen],
             [inputs.b[i] for i in chosen],
@@ -226,6 +281,17 @@ class TaskStream:
         for name in ("features", "taught"):
             if (values := getattr(inputs, name)) is not None:
                 batch[name] = _placed(batch, at, values, chosen)
+        if roles := inputs.roles:
+            examples = np.unique(inputs.example_of[dealt], return_inverse=True)[1][own]
+            numbers = roles.numbers[chosen]
+            of_texts = {
+                "places": 1 + examples * roles.count + roles.columns[chosen],
+                "text_numbers": numbers,
+                "right_numbers": roles.rights.of(numbers),
+            }
+            everyone = np.arange(len(chosen))
+            for name, values in of_texts.items():
+                batch[name] = _placed(batch, at, values.astype(np.int32), everyone)
         return batch
 
 

@@ -273,5 +273,5 @@ def test_an_archive_is_read_as_it_is_downloaded(name: str, tmp_path: Path) -> No
         (tmp_path / "test.tsv").write_text(archive.unlabelled)
         with pytest.raises(UserError, match=r"test.tsv:\d has no column"):
             KINDS[config.task].read_split(
-                str(tmp_path / "test.tsv"), config.data, TOKENIZER, task.labels
+                str(tmp_path / "test.tsv"), config, TOKENIZER, task.labels
             )
