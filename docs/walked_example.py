@@ -94,8 +94,9 @@ held out. Mean and range over the seeds:
 
 {scores}
 
-Sentiment is what so short a pretraining helps least with;
-[experiments/results](../experiments/results/README.md) has tasks where it helps.
+So few labels teach neither start much about film reviews, and what so short a pretraining knows
+does not help with them; [experiments/results](../experiments/results/README.md) has tasks where it
+helps.
 """
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "", "a run of pretrain_modern_mini")
