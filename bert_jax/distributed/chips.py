@@ -1,4 +1,4 @@
-"""Peak figures of chips, from their makers, for estimates of time and for utilisation."""
+"""Peak figures and prices of chips, for estimates of time and cost, and for utilisation."""
 
 import dataclasses
 
@@ -14,6 +14,10 @@ class Chip:
       memory_bytes: main memory that a program may use.
       memory_bandwidth: bytes a second between main memory and chip.
       link_bandwidth: bytes a second that the chip sends over all its links to other chips.
+      price: dollars for an hour, on demand; None: not known.
+      linked_hosts: hosts whose chips the links join. Between others runs a network.
+      network_bandwidth: bytes a second that the chip sends over that network; None: the links join
+        all chips.
     """
 
     name: str
@@ -21,6 +25,9 @@ class Chip:
     memory_bytes: float
     memory_bandwidth: float
     link_bandwidth: float
+    price: float | None = None
+    linked_hosts: int = 1
+    network_bandwidth: float | None = None
 
 
 _GIB = 2.0**30
@@ -29,21 +36,27 @@ _GIB = 2.0**30
 # specifications, read in 2025. Google adds up both directions of the links (v5e 400, v5p 1200, v6e
 # 800 GB/s); the table has half of that. Links of v4: Jouppi et al., "TPU v4: An Optically
 # Reconfigurable Supercomputer" (2023), table 4: six links of 50 GB/s. Memory: the share that libtpu
-# 0.0.42 leaves to a program (in its message "exceeds available HBM").
-_V4 = Chip("TPU v4", 275e12, 30.75 * _GIB, 1200e9, 300e9)
-_V5E = Chip("TPU v5e", 197e12, 15.75 * _GIB, 819e9, 200e9)
-_V5P = Chip("TPU v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9)
-_V6E = Chip("TPU v6e", 918e12, 31.25 * _GIB, 1638e9, 400e9)
+# 0.0.42 leaves to a program (in its message "exceeds available HBM"). Prices: Google Cloud's page
+# "Cloud TPU pricing", on demand in its cheapest region of the United States, of 2025.
+_V4 = Chip("TPU v4", 275e12, 30.75 * _GIB, 1200e9, 300e9, 3.22)
+_V5E = Chip("TPU v5e", 197e12, 15.75 * _GIB, 819e9, 200e9, 1.20)
+_V5P = Chip("TPU v5p", 459e12, 95.74 * _GIB, 2765e9, 600e9, 4.20)
+_V6E = Chip("TPU v6e", 918e12, 31.25 * _GIB, 1638e9, 400e9, 2.70)
 
-# NVIDIA: the data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU" and "H200 Tensor Core GPU".
-# Figures with sparsity are halved, and so are those of NVLink, which add up both directions.
-_A100_40 = Chip("A100 40 GB", 312e12, 40 * _GIB, 1555e9, 300e9)
-_A100_80 = Chip("A100 80 GB", 312e12, 80 * _GIB, 2039e9, 300e9)
+# NVIDIA: the data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU", "H200 Tensor Core GPU",
+# "DGX B200" (a figure of 8 GPUs) and "GB200 NVL72" (of 72). Figures with sparsity are halved, and
+# so are those of NVLink, which add up both directions. Networks: a card for each GPU, of 200 Gb/s
+# in a DGX A100 and 400 Gb/s in the later ones; 18 hosts of 4 GPUs share the NVLink of a GB200
+# NVL72. Prices: CoreWeave's list, on demand, of 2025: a GPU's share of its host.
+_A100_40 = Chip("A100 40 GB", 312e12, 40 * _GIB, 1555e9, 300e9, None, 1, 25e9)
+_A100_80 = Chip("A100 80 GB", 312e12, 80 * _GIB, 2039e9, 300e9, 2.70, 1, 25e9)
 _A100_80_PCIE = Chip("A100 80 GB PCIe", 312e12, 80 * _GIB, 1935e9, 300e9)
-_H100 = Chip("H100", 989e12, 80 * _GIB, 3350e9, 450e9)
+_H100 = Chip("H100", 989e12, 80 * _GIB, 3350e9, 450e9, 6.155, 1, 50e9)
 _H100_PCIE = Chip("H100 PCIe", 756e12, 80 * _GIB, 2000e9, 300e9)
 _H100_NVL = Chip("H100 NVL", 835e12, 94 * _GIB, 3900e9, 300e9)
-_H200 = Chip("H200", 989e12, 141 * _GIB, 4800e9, 450e9)
+_H200 = Chip("H200", 989e12, 141 * _GIB, 4800e9, 450e9, 6.305, 1, 50e9)
+_B200 = Chip("B200", 2250e12, 180 * _GIB, 8000e9, 900e9, 8.60, 1, 50e9)
+_GB200 = Chip("GB200", 2500e12, 186 * _GIB, 8000e9, 900e9, 10.50, 18, 50e9)
 
 # `device_kind` of a JAX device -> its chip.
 _CHIPS = {
@@ -62,6 +75,8 @@ _CHIPS = {
     "NVIDIA H100 PCIe": _H100_PCIE,
     "NVIDIA H100 NVL": _H100_NVL,
     "NVIDIA H200": _H200,
+    "NVIDIA B200": _B200,
+    "NVIDIA GB200": _GB200,
 }
 
 
