@@ -11,7 +11,7 @@ class Chip:
       name: as people call it.
       flops: bfloat16 operations (products and additions) a second, without sparsity. float32 has
         the same peak on TPU, where JAX by default multiplies it in bfloat16.
-      memory_bytes: main memory that a program may use.
+      memory_bytes: main memory; of a TPU, what a program may use of it.
       memory_bandwidth: bytes a second between main memory and chip.
       link_bandwidth: bytes a second that the chip sends over all its links to other chips.
       price: dollars for an hour, on demand; None: not known.

@@ -181,11 +181,6 @@ def memory_share() -> float:
     return share
 
 
-def with_share(chip: Chip) -> Chip:
-    """Returns a GPU's chip with the memory that JAX lets a program have."""
-    return dataclasses.replace(chip, memory_bytes=memory_share() * chip.memory_bytes)
-
-
 def caveats(chip: Chip) -> list[str]:
     """Returns the lines that say what a plan for a GPU does not prove."""
     return [

@@ -31,7 +31,7 @@ from bert_jax.planning.abstract_steps import (
 )
 from bert_jax.planning.advice import Overrides, as_flags, changed, find_changes, possible_changes
 from bert_jax.planning.compile_ahead import Footprint, compile_step, device_bytes
-from bert_jax.planning.gpus import caveats, check_gpu_compiler, with_share
+from bert_jax.planning.gpus import caveats, check_gpu_compiler, memory_share
 from bert_jax.planning.report import (
     Planned,
     compare_topologies,
@@ -159,6 +159,18 @@ def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
     return MaskVocabulary(special_ids, special_ids[-1], vocab_size, np.ones(vocab_size, bool))
 
 
+def usable_chip(device: Any) -> Chip | None:
+    """Returns the chip of a device with the memory that a program may use; None if unknown.
+
+    Raises:
+      UserError: if the environment gives JAX an impossible share of a GPU's memory.
+    """
+    chip = find_chip(device.device_kind)
+    if chip is None or device.platform != "gpu":
+        return chip
+    return dataclasses.replace(chip, memory_bytes=memory_share() * chip.memory_bytes)
+
+
 def compile_aloud(step: AbstractStep, note: str) -> Footprint:
     """Compiles a step, and says on stderr that it does and how long it took."""
     begin = time.monotonic()
@@ -193,6 +205,7 @@ def print_plans(
     """
     planner = Planner(config, task, examples, teacher)
     devices = {name: topology_devices(name) for name in topologies}
+    chips = {name: usable_chip(there[0]) for name, there in devices.items()}
     for name, there in devices.items():
         if there[0].platform == "gpu" and config.encoder.attention is AttentionKernel.FUSED:
             check_gpu_compiler(name, fused=True)
@@ -202,10 +215,7 @@ def print_plans(
     }
     plans: dict[str, list[Planned]] = {}
     for name, (pretraining, finetuning) in steps.items():
-        chip = whole = find_chip(devices[name][0].device_kind)
-        on_gpus = chip is not None and devices[name][0].platform == "gpu"
-        if chip and on_gpus:
-            chip = with_share(chip)
+        chip = chips[name]
         own_price = price or (chip.price if chip else None) or 0.0
         join = functools.partial(planned, chip=chip, price=own_price)
         plans[name] = [
@@ -221,8 +231,8 @@ def print_plans(
         lines = totals(plans[name])
         if chip and not all(plan.fits for plan in of_pretraining):
             lines += planner.advise(of_pretraining, devices[name], chip)
-        if whole and on_gpus:
-            lines += caveats(whole)
+        if chip and devices[name][0].platform == "gpu":
+            lines += caveats(chip)
         print("\n".join(lines), end="\n\n", flush=True)
     if len(topologies) > 1:
         print(compare_topologies(list(plans.items())))

@@ -244,6 +244,16 @@ def test_a_missing_compiler_for_gpus_is_told(drivers: Drivers, recipes: pathlib.
     assert "pip install -e '.[plan]'" in result.err
 
 
+@pytest.mark.skipif(missing_for_gpus(), reason="the compiler for GPUs is missing")
+def test_an_impossible_share_of_memory_is_told_before_anything_is_compiled(
+    recipes: pathlib.Path,
+) -> None:
+    flags = f"--config={recipes / 'pretrain.py'}", "--topology=cpu:1,h100:1"
+    result = python_m("plan", *flags, environment={"XLA_CLIENT_MEM_FRACTION": "75"})
+    assert "XLA_CLIENT_MEM_FRACTION=75 must be above 0" in result.error()
+    assert "compiling" not in result.err
+
+
 def test_names_of_slices_are_read() -> None:
     assert parse_topologies("v5e:4x4, cpu:8") == ["v5e:4x4", "cpu:8"]
     assert parse_topologies("h100:1,gb200:18x4") == ["h100:1", "gb200:18x4"]
