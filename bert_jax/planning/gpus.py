@@ -22,7 +22,7 @@ _DEFAULT_SHARE = 0.75  # JAX's documentation, "GPU memory allocation"
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What XLA asks of a kind of GPU beside the figures of its `Chip`.
+    """A kind of GPU, as XLA wants it described beside the figures of its `Chip`.
 
     Attributes:
       device_kind: JAX's name of it.

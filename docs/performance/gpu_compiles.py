@@ -165,8 +165,8 @@ def main(_: list[str]) -> None:
         except subprocess.TimeoutExpired:
             print(f"| {' | '.join(case)} | over {_SECONDS.value} |", flush=True)
             continue
-        reason = done.stderr.strip().rpartition("\n")[2][:200]
-        told = done.stdout.strip() or f"| {' | '.join(case)} | {reason} |"
+        errors = [text for text in done.stderr.splitlines() if "Error" in text] or ["failed"]
+        told = done.stdout.strip() or f"| {' | '.join(case)} | {errors[-1][:200]} |"
         print(told, flush=True)
         if "slow_operation_alarm" in done.stderr:
             print(f"{','.join(case)}: XLA folded constants for long", file=sys.stderr, flush=True)
