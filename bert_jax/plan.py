@@ -6,9 +6,10 @@ r"""Plans a run: its memory, time and cost on devices that need not exist here.
 
 A distilling run (--config=distilbert) needs --teacher, a checkpoint or the recipe of one.
 
-The step of the run is compiled for each topology: a TPU slice, for which libtpu must be installed,
-or `cpu:N`. Times are lower bounds by the peaks of the chips, never measured; evaluations,
-checkpoints and the start are not counted.
+The step of the run is compiled for each topology: a TPU slice (v5e:4x4), GPUs of one host (h100:8)
+or of several (h100:2x8), or `cpu:N`. No TPU, GPU or driver is needed, but their compilers:
+pip install -e '.[plan]'. Times are lower bounds by the peaks of the chips, never measured;
+evaluations, checkpoints and the start are not counted.
 """
 
 import dataclasses
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     from bert_jax.runs.teacher import TeacherShape
 
 _CONFIG = config_flag(PretrainConfig, DistillConfig)
-_TOPOLOGY = flags.DEFINE_string("topology", "", "the devices to plan for: v5e:4x4,cpu:8,...")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "the devices to plan for: v5e:4x4,h100:8,cpu:8,...")
 _TEACHER = flags.DEFINE_string(
     "teacher", "", "of a distilling run: a checkpoint, or the recipe that would pretrain one"
 )
 _PRICE = flags.DEFINE_float(
-    "price", 0.0, "price of a chip for an hour, in any currency; 0: no costs are shown"
+    "price",
+    0.0,
+    "price of a chip for an hour, in any currency; 0: a GPU's list price in dollars"
+    " (distributed/chips.py)",
 )
 _FINETUNE = flags.DEFINE_string(
     "finetune_config", "", "a recipe that returns a FinetuneConfig, for a run after pretraining"

@@ -14,9 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 from bert_jax.config import ComputeType, EncoderConfig
 from bert_jax.distributed.sharding import BATCH_SPEC, LOGICAL_AXIS_RULES
 from bert_jax.errors import UserError
-from bert_jax.model.attention import AttentionFn, Tokens, attention, visible
+from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of, visible
 
 _BLOCK = 128  # tokens; on a TPU rows are whole blocks
+_BY_HEAD = PartitionSpec(*BATCH_SPEC, None, dict(LOGICAL_AXIS_RULES)["heads"], None)
 
 
 def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) -> None:
@@ -57,7 +58,7 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
       mesh: from `sharding.make_mesh`.
       platform: of its devices, 'tpu' or 'gpu'.
     """
-    kernel = functools.partial(_on_tpu, mesh) if platform == "tpu" else _on_gpu
+    kernel = _on_tpu if platform == "tpu" else _on_gpu
 
     def attend(
         query: jax.Array,
@@ -82,44 +83,35 @@ def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:
                 dropout_key=dropout_key,
             )
         assert dropout_key is None  # config.validate_encoder requires a rate of 0
-        return kernel(query, key, value, keys, causal)
+        # The compiler cannot split a kernel over devices: each has whole rows and heads.
+        each = jax.shard_map(
+            functools.partial(kernel, causal=causal),
+            mesh=mesh,
+            in_specs=(_BY_HEAD, _BY_HEAD, _BY_HEAD, BATCH_SPEC),
+            out_specs=_BY_HEAD,
+            check_vma=False,
+        )
+        return each(query, key, value, keys.examples)
 
     return attend
 
 
-def _on_tpu(mesh: Mesh, query: Any, key: Any, value: Any, tokens: Tokens, causal: bool) -> Any:
+def _on_tpu(query: Any, key: Any, value: Any, examples: Any, *, causal: bool) -> Any:
     from jax.experimental.pallas.ops.tpu import flash_attention as tpu  # loads Pallas
 
-    heads = dict(LOGICAL_AXIS_RULES)["heads"]
-    by_head = PartitionSpec(*BATCH_SPEC, heads, None, None)
-
-    def attend(query: Any, key: Any, value: Any, examples: Any) -> Any:
-        return tpu.flash_attention(
-            query,
-            key,
-            value,
-            segment_ids=tpu.SegmentIds(examples, examples),
-            causal=causal,
-            sm_scale=query.shape[-1] ** -0.5,
-        )
-
-    # The compiler cannot split a kernel over devices: each has whole rows and heads.
-    each = jax.shard_map(
-        attend,
-        mesh=mesh,
-        in_specs=(by_head, by_head, by_head, BATCH_SPEC),
-        out_specs=by_head,
-        check_vma=False,
-    )
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    return each(query, key, value, tokens.examples).swapaxes(1, 2)
-
-
-def _on_gpu(query: Any, key: Any, value: Any, tokens: Tokens, causal: bool) -> Any:
-    return jax.nn.dot_product_attention(
+    return tpu.flash_attention(
         query,
         key,
         value,
-        mask=visible(tokens, tokens, causal=causal),
-        implementation="cudnn",
-    )
+        segment_ids=tpu.SegmentIds(examples, examples),
+        causal=causal,
+        sm_scale=query.shape[-1] ** -0.5,
+    ).swapaxes(1, 2)
+
+
+def _on_gpu(query: Any, key: Any, value: Any, examples: Any, *, causal: bool) -> Any:
+    tokens = tokens_of(examples)
+    # JAX has cuDNN compute the gradient of this mask, too, and has no argument against it.
+    mask = visible(tokens, tokens, causal=causal)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")

@@ -11,6 +11,10 @@ from bert_jax.planning.abstract_steps import AbstractStep
 from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import Costs, axes_of_group, program_costs
 
+# Of kernels that XLA generates for products, no GPU tells the fastest: the default is slow, and for
+# some shapes there is none. So products are calls of cuBLAS.
+_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -67,7 +71,7 @@ def compile_step(step: AbstractStep) -> Footprint:
         "teacher": device_bytes(step.teacher),
     }
     try:
-        compiled = step.lower().compile()
+        compiled = step.lower().compile(_OPTIONS.get(step.mesh.devices.flat[0].platform))
     except jax.errors.JaxRuntimeError as error:
         temporaries = parse_out_of_memory(str(error), sum(arguments.values()))
         if temporaries is None:

@@ -1,7 +1,7 @@
 """Parser for the text of a compiled program (HLO), as `jax.stages.Compiled.as_text` returns it.
 
 It keeps what `hlo_costs.py` needs: computations, instructions, shapes and groups of devices. It
-reads programs for CPUs and for TPUs.
+reads programs for CPUs, GPUs and TPUs.
 """
 
 import dataclasses

@@ -151,6 +151,8 @@ class _Counter:
             return _dot_flops(instruction, within)
         if instruction.opcode == "convolution":
             return _convolution_flops(instruction, within)
+        if instruction.opcode == "custom-call" and _is_library_call(instruction, "cublas"):
+            return _cublas_flops(instruction, within)
         if instruction.opcode == "fusion":
             called = self._program.computations[instruction.called("calls")]
             return sum(self._flops(each, called) for each in called.values())
@@ -228,7 +230,11 @@ class _Counter:
             return 2 * _traffic_of(operands[1:]) if operands[0].in_main_memory else 0
         if opcode == "custom-call" and "AllocateBuffer" in instruction.attributes:
             return 0
-        return _traffic_of([*instruction.arrays, *operands])
+        results = instruction.arrays
+        if opcode == "custom-call" and _is_library_call(instruction, "cublas|cudnn"):
+            # The last result is a workspace: room for the kernel, which it may leave as it is.
+            results = results[:-1] if results[-1].bits == 8 and len(results) > 1 else results
+        return _traffic_of([*results, *operands])
 
     def _fusion_traffic(self, fusion: Instruction, within: Computation) -> float:
         """Returns the bytes that a fusion reads of its operands and writes of its results."""
@@ -310,6 +316,25 @@ def _branches(attributes: str) -> list[str]:
     if match := re.search(r"branch_computations=\{([^}]*)\}", attributes):
         return re.findall(r"[\w.\-]+", match[1])
     return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", attributes)
+
+
+def _is_library_call(call: Instruction, libraries: str) -> bool:
+    """Tells whether a custom call goes to one of NVIDIA's libraries, such as "cublas|cudnn"."""
+    return bool(re.search(rf'custom_call_target="__(?:{libraries})\$', call.attributes))
+
+
+def _cublas_flops(call: Instruction, within: Computation) -> float:
+    """Counts a product whose contracted axes are in the call's configuration.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', call.attributes)
+    if not match:
+        raise ValueError(f"{call.name} does not tell its contracted axes")
+    left = within[call.operands[0]].arrays[0].dimensions
+    contracted = [left[int(axis)] for axis in re.findall(r"\d+", match[1])]
+    return 2.0 * call.arrays[0].elements * float(np.prod(contracted))
 
 
 def _dot_flops(dot: Instruction, within: Computation) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from bert_jax.config import (
     UNREAD,
+    AttentionKernel,
     DistillConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -30,6 +31,7 @@ from bert_jax.planning.abstract_steps import (
 )
 from bert_jax.planning.advice import Overrides, as_flags, changed, find_changes, possible_changes
 from bert_jax.planning.compile_ahead import Footprint, compile_step, device_bytes
+from bert_jax.planning.gpus import caveats, check_gpu_compiler, memory_share
 from bert_jax.planning.report import (
     Planned,
     compare_topologies,
@@ -116,7 +118,7 @@ class Planner:
                     tried.append(plans[number])  # it is as it was
                 else:
                     footprint = compile_aloud(steps[number], named)
-                    tried.append(planned(steps[number], footprint, chip))
+                    tried.append(planned(steps[number], footprint, chip, plans[number].price))
                 if not tried[-1].fits:
                     return None
             peaks[named] = max(plan.footprint.peak for plan in tried)
@@ -157,6 +159,18 @@ def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:
     return MaskVocabulary(special_ids, special_ids[-1], vocab_size, np.ones(vocab_size, bool))
 
 
+def usable_chip(device: Any) -> Chip | None:
+    """Returns the chip of a device with the memory that a program may use; None if unknown.
+
+    Raises:
+      UserError: if the environment gives JAX an impossible share of a GPU's memory.
+    """
+    chip = find_chip(device.device_kind)
+    if chip is None or device.platform != "gpu":
+        return chip
+    return dataclasses.replace(chip, memory_bytes=memory_share() * chip.memory_bytes)
+
+
 def compile_aloud(step: AbstractStep, note: str) -> Footprint:
     """Compiles a step, and says on stderr that it does and how long it took."""
     begin = time.monotonic()
@@ -180,7 +194,7 @@ def print_plans(
     Args:
       config: of pretraining, validated; `UNREAD` may stand for the corpus.
       topologies: from `parse_topologies`.
-      price: of a chip for an hour; 0: no costs are shown.
+      price: of a chip for an hour; 0: each chip's own.
       task: the config of a fine-tuning run after it, if there is one.
       examples: that the fine-tuning run trains on.
       teacher: of a distilling run, whose config is a `DistillConfig`.
@@ -191,14 +205,19 @@ def print_plans(
     """
     planner = Planner(config, task, examples, teacher)
     devices = {name: topology_devices(name) for name in topologies}
+    chips = {name: usable_chip(there[0]) for name, there in devices.items()}
+    for name, there in devices.items():
+        if there[0].platform == "gpu" and config.encoder.attention is AttentionKernel.FUSED:
+            check_gpu_compiler(name, fused=True)
     steps = {
         name: (planner.pretraining_steps(there), planner.finetuning_steps(there))
         for name, there in devices.items()
     }
     plans: dict[str, list[Planned]] = {}
     for name, (pretraining, finetuning) in steps.items():
-        chip = find_chip(devices[name][0].device_kind)
-        join = functools.partial(planned, chip=chip)
+        chip = chips[name]
+        own_price = price or (chip.price if chip else None) or 0.0
+        join = functools.partial(planned, chip=chip, price=own_price)
         plans[name] = [
             join(step, compile_aloud(step, name)) for step in (*pretraining, *finetuning)
         ]
@@ -207,11 +226,13 @@ def print_plans(
             leaf.size for leaf in jax.tree.leaves(pretraining[0].compiled.abstract.params)
         )
         print(f"{name}: {parameters:,} parameters on {sharding.describe(mesh)}\n")
-        print(report(plans[name], chip, price), end="\n\n")
+        print(report(plans[name], chip), end="\n\n")
         of_pretraining = plans[name][: len(pretraining)]
-        lines = totals(plans[name], price)
+        lines = totals(plans[name])
         if chip and not all(plan.fits for plan in of_pretraining):
             lines += planner.advise(of_pretraining, devices[name], chip)
+        if chip and devices[name][0].platform == "gpu":
+            lines += caveats(chip)
         print("\n".join(lines), end="\n\n", flush=True)
     if len(topologies) > 1:
-        print(compare_topologies(list(plans.items()), price))
+        print(compare_topologies(list(plans.items())))

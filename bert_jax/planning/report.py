@@ -21,29 +21,31 @@ class Planned(NamedTuple):
       footprint: its memory and costs on one device.
       fits: True if the whole footprint fits; compilers check the temporaries alone.
       estimate: its times; None if it does not fit, or the device's peaks are unknown.
+      price: of a device for an hour; 0: not known.
     """
 
     step: AbstractStep
     footprint: Footprint
     fits: bool
     estimate: Estimate | None
+    price: float
 
 
-def planned(step: AbstractStep, footprint: Footprint, chip: Chip | None) -> Planned:
+def planned(step: AbstractStep, footprint: Footprint, chip: Chip | None, price: float) -> Planned:
     """Compares a footprint with a chip; None is a device whose memory and peaks are unknown."""
     costs = footprint.costs
     fits = costs is not None and (chip is None or footprint.peak <= chip.memory_bytes)
     if chip is None or costs is None or not fits:
-        return Planned(step, footprint, fits, None)
+        return Planned(step, footprint, fits, None, price)
     estimated = estimate(
         chip,
         costs,
         tokens=step.tokens,
         model_flops=step.model_flops,
         steps=step.steps,
-        devices=step.mesh.size,
+        hosts=[device.process_index for device in step.mesh.devices.flat],
     )
-    return Planned(step, footprint, fits, estimated)
+    return Planned(step, footprint, fits, estimated, price)
 
 
 def size(number: float) -> str:
@@ -73,13 +75,12 @@ def milliseconds(seconds: float) -> str:
     return f"{_three_digits(1000 * seconds)} ms"
 
 
-def report(plans: Sequence[Planned], chip: Chip | None, price: float) -> str:
+def report(plans: Sequence[Planned], chip: Chip | None) -> str:
     """Returns the table of one topology, with a column for each step.
 
     Args:
       plans: of the steps.
       chip: what each device is; None: unknown, and without times.
-      price: of a chip for an hour; 0: no costs.
     """
     lines = [_line("", [plan.step.name for plan in plans])]
     lines += _rows(plans, _shape_rows())
@@ -90,8 +91,8 @@ def report(plans: Sequence[Planned], chip: Chip | None, price: float) -> str:
     lines += ["", "work of a step", *_rows(plans, _work_rows()), *_sent_rows(plans)]
     if chip and any(plan.estimate for plan in plans):
         lines += ["", f"at the peak rates of a {chip.name}", *_rows(plans, _time_rows())]
-        if price:
-            lines += _rows(plans, [("  cost", _of_estimate(lambda e: _cost(e, e.seconds, price)))])
+        if any(plan.price for plan in plans):
+            lines += _rows(plans, [("  cost", _cost)])
     return "\n".join(lines)
 
 
@@ -192,8 +193,10 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
-def _cost(each: Estimate, seconds: float, price: float) -> str:
-    return f"{price * each.device_hours(seconds):,.2f}"
+def _cost(plan: Planned) -> str:
+    if not plan.estimate or not plan.price:
+        return "-"
+    return f"{plan.price * plan.estimate.device_hours(plan.estimate.seconds):,.2f}"
 
 
 def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
@@ -202,7 +205,7 @@ def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
     return sum(each.device_hours(each.bound if bound else each.seconds) for each in estimates)
 
 
-def totals(plans: Sequence[Planned], price: float) -> list[str]:
+def totals(plans: Sequence[Planned]) -> list[str]:
     """Returns a line for pretraining and one for fine-tuning, with their device-hours."""
     lines = []
     for name, chosen in (
@@ -211,20 +214,24 @@ def totals(plans: Sequence[Planned], price: float) -> list[str]:
     ):
         if not chosen or not all(plan.estimate for plan in chosen):
             continue
-        hours, least = device_hours(chosen), device_hours(chosen, bound=True)
+        hours, least, price = (
+            device_hours(chosen),
+            device_hours(chosen, bound=True),
+            chosen[0].price,
+        )
         money = f"; at {price:g} an hour {price * hours:,.2f}" if price else ""
         lines.append(f"{name}: {_hours(hours)} device-hours, at least {_hours(least)}{money}")
     return lines
 
 
-def compare_topologies(named: Sequence[tuple[str, Sequence[Planned]]], price: float) -> str:
+def compare_topologies(named: Sequence[tuple[str, Sequence[Planned]]]) -> str:
     """Returns a table of several topologies, with a line for each step on each.
 
     Args:
       named: (name, plans) of each topology.
-      price: of a chip for an hour; 0: no costs.
     """
-    heads = ["of memory", "tokens/s a chip", "MFU", "device-hours"] + ["cost"] * bool(price)
+    priced = any(plan.price for _, plans in named for plan in plans)
+    heads = ["of memory", "tokens/s a chip", "MFU", "device-hours"] + ["cost"] * priced
     lines = [f"{'':14}{'stage':14}{'chips':>6}" + "".join(f"{head:>17}" for head in heads)]
     for name, plans in named:
         for plan in plans:
@@ -236,7 +243,7 @@ def compare_topologies(named: Sequence[tuple[str, Sequence[Planned]]], price: fl
                     f"{100 * each.utilisation(each.seconds):.1f} %",
                     _hours(each.device_hours(each.seconds)),
                 ]
-                cells += [_cost(each, each.seconds, price)] * bool(price)
+                cells += [_cost(plan)] * priced
             line = f"{name:14}{plan.step.name:14}{plan.step.mesh.size:>6}"
             lines.append((line + "".join(f"{cell:>17}" for cell in cells)).rstrip())
     return "\n".join(lines)

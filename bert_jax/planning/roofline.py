@@ -1,6 +1,8 @@
 """Seconds of a train step by a chip's peak rates: the roofline model (Williams et al., 2009)."""
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 
 from bert_jax.distributed.chips import Chip
 from bert_jax.planning.hlo_costs import Costs
@@ -58,7 +60,7 @@ class Estimate:
 
 
 def estimate(
-    chip: Chip, costs: Costs, *, tokens: int, model_flops: float, steps: int, devices: int
+    chip: Chip, costs: Costs, *, tokens: int, model_flops: float, steps: int, hosts: Sequence[int]
 ) -> Estimate:
     """Divides the costs of a step on one device by the chip's peak rates.
 
@@ -68,15 +70,35 @@ def estimate(
       tokens: see `Estimate`, as for the others.
       model_flops: of one step, over all devices.
       steps: how often the run takes the step.
-      devices: number of chips.
+      hosts: the host of each device, in the order of the program's devices.
     """
     return Estimate(
         flops=costs.flops / chip.flops,
         memory=costs.memory_bytes / chip.memory_bandwidth,
-        links=costs.sent_bytes / chip.link_bandwidth,
+        links=sum(
+            moved.sent_bytes
+            / _sending_rate(chip, [hosts[device] for device in each.group] or hosts)
+            for each, moved in costs.collectives.items()
+        ),
         tokens=tokens,
         model_flops=model_flops,
         steps=steps,
-        devices=devices,
+        devices=len(hosts),
         peak_flops=chip.flops,
     )
+
+
+def _sending_rate(chip: Chip, hosts: Sequence[int]) -> float:
+    """Returns the bytes a second that a device sends in a ring over a group of devices.
+
+    Where the group leaves what the links join, the ring leaves it once: its devices there share
+    their network cards.
+
+    Args:
+      chip: its rates.
+      hosts: the host of each device of the group.
+    """
+    joined = collections.Counter(host // chip.linked_hosts for host in hosts)
+    if chip.network_bandwidth is None or len(joined) == 1:
+        return chip.link_bandwidth
+    return min(chip.link_bandwidth, min(joined.values()) * chip.network_bandwidth)

@@ -21,7 +21,7 @@ from bert_jax.config import (
     check_widths,
     from_dict,
 )
-from bert_jax.data.tasks import subsets
+from bert_jax.data.packing import subsets
 from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.labels import choices
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row

@@ -80,7 +80,7 @@ def line(name: str, step: AbstractStep) -> str:
         tokens=step.tokens,
         model_flops=step.model_flops,
         steps=1,
-        devices=devices,
+        hosts=[device.process_index for device in step.mesh.devices.flat],
     )
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     cells = [

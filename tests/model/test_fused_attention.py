@@ -1,6 +1,7 @@
 """The fused kernels: what attention says, and told in a line where there is none."""
 
 import dataclasses
+import importlib.metadata
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
 
 from bert_jax.checkpoints.transfer import task_encoder
 from bert_jax.config import (
@@ -20,8 +22,9 @@ from bert_jax.config import (
 )
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
-from bert_jax.model.attention import Tokens, attention
+from bert_jax.model.attention import Tokens, attention, tokens_of
 from bert_jax.model.fused_attention import check_fused, fused_attention
+from bert_jax.planning.gpus import GPUS, gpu_devices
 
 FUSED = EncoderConfig(
     attention=AttentionKernel.FUSED,
@@ -31,8 +34,19 @@ FUSED = EncoderConfig(
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_kernel_of_a_tpu_is_attention_and_has_its_gradient(causal):
-    """On a mesh of rows and heads, the kernel interpreted; examples of uneven lengths, padding."""
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_a_kernel_is_attention_and_has_its_gradient(platform, causal, monkeypatch):
+    """On a mesh of rows and heads; examples of uneven lengths, padding.
+
+    TPU's kernel is interpreted. JAX's own products stand for cuDNN, which takes the same arguments.
+    """
+    of_jax = jax.nn.dot_product_attention
+
+    def not_by_cudnn(*args: Any, implementation: str, **kwargs: Any) -> jax.Array:
+        assert implementation == "cudnn" and args[0].shape[:3] == (2, 128, 1)  # of a device
+        return of_jax(*args, implementation="xla", **kwargs)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", not_by_cudnn)
     rng = np.random.default_rng(0)
     query, key, value = (
         jnp.asarray(rng.standard_normal((4, 128, 2, 64)), jnp.float32) for _ in range(3)
@@ -60,9 +74,35 @@ def test_the_kernel_of_a_tpu_is_attention_and_has_its_gradient(causal):
         return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value)
 
     with pltpu.force_tpu_interpret_mode():
-        ours = outcome(fused_attention(mesh, "tpu"))
+        ours = outcome(fused_attention(mesh, platform))
     for one, other in zip(*map(jax.tree.leaves, (ours, outcome(attention))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fsdp", "tensor"), [(8, 1), (4, 2), (1, 1)])
+def test_a_split_encoder_compiles_with_the_kernel_of_a_gpu(fsdp, tensor):
+    for distribution in ("nvidia-cudnn-cu13", "nvidia-cuda-nvcc"):
+        try:
+            importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{distribution} is missing")
+    devices = gpu_devices(GPUS["h100"], 1, 8)
+    mesh = sharding.make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), devices)
+    by_row = NamedSharding(mesh, sharding.BATCH_SPEC)
+    vectors, names = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=by_row)
+        for shape, dtype in (((16, 256, 4, 64), jnp.bfloat16), ((16, 256), jnp.int32))
+    )
+
+    def total(query: Any, examples: Any) -> Any:
+        tokens = tokens_of(examples)
+        options: dict[str, Any] = {"causal": False, "dropout_rate": 0.0, "dropout_key": None}
+        attend = fused_attention(mesh, "gpu")
+        return jnp.sum(attend(query, query, query, tokens, tokens, **options), dtype=jnp.float32)
+
+    text = jax.jit(jax.grad(total)).lower(vectors, names).compile().as_text()
+    assert text and "__cudnn$fmhaScaleBiasSoftmaxBackward" in text
+    assert f"bf16[{16 // (8 // tensor)},256,{4 // tensor},64]" in text
 
 
 def test_few_scores_are_left_to_products():

@@ -22,6 +22,8 @@ from bert_jax.objectives.masking import (
     span_begins,
     word_begins,
 )
+from bert_jax.objectives.masking import _cut_row as cut_row  # how it is compiled is not public
+from bert_jax.objectives.masking import _units as cut_before
 from bert_jax.training.state import run_key
 
 SPECIAL_IDS = (0, 100, 101, 102, 103)  # scattered, as WordPiece has them
@@ -678,3 +680,18 @@ def test_weights_without_rates_of_their_own_are_those_of_the_quota(batch):
 
 def test_the_rows_have_a_slot_for_every_token():
     assert masked_slots(128, 4, MaskingConfig(uniform_rate=True)) == 128
+
+
+def test_single_tokens_are_cut_without_a_scan_of_constants():
+    """XLA would compute the scan while it compiles for GPUs, for minutes where rows are many."""
+    owner = jnp.asarray([0, 1, 1, 0, 0, 2, 2, 2, 0], jnp.int32)
+    tokens = jnp.arange(owner.shape[0], dtype=jnp.int32)
+    key, config = jax.random.key(0), MaskingConfig(strategy=TOKENS)
+
+    def units(owner: jax.Array) -> Any:
+        return cut_row(key, tokens, owner, config, VOCABULARY)
+
+    expected = cut_before(owner, jnp.ones(owner.shape, bool))
+    jax.tree.map(np.testing.assert_array_equal, units(owner), (expected, expected))
+    assert "cummax" not in str(jax.make_jaxpr(units)(owner))
+    assert "cummax" in str(jax.make_jaxpr(lambda owner: cut_before(owner, owner > 0))(owner))

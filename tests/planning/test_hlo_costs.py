@@ -232,6 +232,32 @@ def test_what_only_tpu_programs_have() -> None:
     assert costs.memory_bytes == 5 * in_loop + whole + (whole + whole // 2)
 
 
+GPU_PROGRAM = """
+HloModule libraries
+
+ENTRY %main (a: bf16[2,5,3], b: bf16[2,7,3], q: bf16[4,6,2,8]) -> bf16[4,6,2,8] {
+  %a = bf16[2,5,3]{2,1,0} parameter(0)
+  %b = bf16[2,7,3]{2,1,0} parameter(1)
+  %q = bf16[4,6,2,8]{3,2,1,0} parameter(2)
+  %product = (f32[2,5,7]{2,1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["2"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+  ROOT %attention = (bf16[4,6,2,8]{3,2,1,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmax"
+}
+"""  # noqa: E501
+
+
+def test_calls_of_libraries_count_without_their_workspace() -> None:
+    costs = program_costs(parse_program(GPU_PROGRAM), 1)
+    assert costs.flops == 2 * (2 * 5 * 7) * 3
+    product = 2 * (2 * 5 * 3) + 2 * (2 * 7 * 3) + 4 * (2 * 5 * 7)
+    assert costs.memory_bytes == product + 4 * 2 * (4 * 6 * 2 * 8)
+
+
+def test_a_product_without_contracted_axes_is_an_error() -> None:
+    program = parse_program(GPU_PROGRAM.replace("lhs_contracting", "lhs_other"))
+    with pytest.raises(ValueError, match="product does not tell its contracted axes"):
+        program_costs(program, 1)
+
+
 IN_PLACE = """
 HloModule traffic
 

@@ -34,7 +34,7 @@ from bert_jax.data.tasks.rows import (
     TextRoles,
 )
 from bert_jax.distributed import sharding
-from bert_jax.distributed.chips import Chip
+from bert_jax.distributed.chips import Chip, find_chip
 from bert_jax.errors import UserError
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.planning.abstract_steps import (
@@ -44,6 +44,13 @@ from bert_jax.planning.abstract_steps import (
 )
 from bert_jax.planning.advice import Change, as_flags, changed, find_changes, possible_changes
 from bert_jax.planning.compile_ahead import device_bytes, parse_out_of_memory
+from bert_jax.planning.gpus import (
+    GPUS,
+    Gpu,
+    check_gpu_compiler,
+    memory_share,
+    target_config,
+)
 from bert_jax.planning.hlo_costs import Collective, Costs, Moved
 from bert_jax.planning.report import amount, size
 from bert_jax.planning.roofline import estimate
@@ -81,6 +88,15 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (directory / "pretrain.py").write_text(RECIPE)
     (directory / "finetune.py").write_text(TASK_RECIPE)
     return directory
+
+
+def missing_for_gpus() -> bool:
+    """Tells whether the compiler for GPUs is not installed."""
+    try:
+        check_gpu_compiler("h100:1")
+    except UserError:
+        return True
+    return False
 
 
 def cells(out: str, label: str) -> list[str]:
@@ -125,6 +141,9 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
             "choose one of the slices of v5e: 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16",
         ),
         (["--topology=v9:2x2"], "'v9' is unknown: choose one of v4, v5e, v5p, v6e"),
+        (["--topology=h100"], "give a number of GPUs, such as h100:8, or of hosts"),
+        (["--topology=h100:2x0"], "give a number of GPUs, such as h100:8, or of hosts"),
+        (["--topology=gb200:8"], "a host has at most 4 of them: name the hosts, such as gb200:2x4"),
         (["--topology=cpu"], "give a number of devices, such as cpu:8"),
         (["--topology=cpu:8", "--config.mesh.fsdp=3"], "does not match 8 devices"),
         (["--topology=cpu:8,cpu:3"], "--config.batch_size=16 cannot be split over 3 groups"),
@@ -194,8 +213,56 @@ def test_a_plan_for_a_tpu(recipes: pathlib.Path) -> None:
     assert re.search(r"^pretraining: \S+ device-hours, at least \S+; at 1.2 an", result.out, re.M)
 
 
+@pytest.mark.skipif(missing_for_gpus(), reason="the compiler for GPUs is missing")
+def test_a_plan_for_gpus_and_a_tpu_in_one_process() -> None:
+    topologies = ["h100:1", "h100:8", "cpu:1"]
+    topologies += ["v5e:2x2"] if importlib.util.find_spec("libtpu") else []
+    result = python_m(
+        "plan",
+        "--config=pretrain_tiny_cpu",
+        "--config.encoder.vocab_size=1003",
+        "--config.batch_size=8",
+        f"--topology={','.join(topologies)}",
+    )
+    assert result.status == 0, result
+    told = dict(
+        zip(
+            topologies,
+            re.split(r"^\S+: 6\S+ parameters on ", result.out, flags=re.M)[1:],
+            strict=True,
+        )
+    )
+    assert "1 x NVIDIA H100 80GB HBM3: data=1" in told["h100:1"]
+    assert "8 x NVIDIA H100 80GB HBM3: data=8" in told["h100:8"]
+    assert cells(told["h100:8"], "all-reduce over data") and "all-reduce" not in told["h100:1"]
+    # The products are those of the CPU's program, whose dots tell their sizes otherwise.
+    for work in ("model FLOPs, all devices", "FLOPs, a device"):
+        assert cells(told["h100:1"], work) == cells(told["cpu:1"], work)
+    assert "of its 60.0 GiB" in told["h100:1"] and "an hour" in told["h100:8"]
+    assert "these are not proven" in told["h100:1"]
+    assert "not proven" not in told["cpu:1"] + told.get("v5e:2x2", "")
+
+
+@pytest.mark.skipif(not missing_for_gpus(), reason="the compiler for GPUs is installed")
+def test_a_missing_compiler_for_gpus_is_told(drivers: Drivers, recipes: pathlib.Path) -> None:
+    result = drivers.run("plan", f"--config={recipes / 'pretrain.py'}", "--topology=h100:8")
+    assert "--topology=h100:8 needs " in result.error()
+    assert "pip install -e '.[plan]'" in result.err
+
+
+@pytest.mark.skipif(missing_for_gpus(), reason="the compiler for GPUs is missing")
+def test_an_impossible_share_of_memory_is_told_before_anything_is_compiled(
+    recipes: pathlib.Path,
+) -> None:
+    flags = f"--config={recipes / 'pretrain.py'}", "--topology=cpu:1,h100:1"
+    result = python_m("plan", *flags, environment={"XLA_CLIENT_MEM_FRACTION": "75"})
+    assert "XLA_CLIENT_MEM_FRACTION=75 must be above 0" in result.error()
+    assert "compiling" not in result.err
+
+
 def test_names_of_slices_are_read() -> None:
     assert parse_topologies("v5e:4x4, cpu:8") == ["v5e:4x4", "cpu:8"]
+    assert parse_topologies("h100:1,gb200:18x4") == ["h100:1", "gb200:18x4"]
     for generation, shapes in SLICES.items():
         parse_topologies(",".join(f"{generation}:{shape}" for shape in shapes))
 
@@ -321,12 +388,50 @@ def test_vectors_are_planned_for_the_texts_of_all_columns(tiny_encoder) -> None:
 def test_the_estimate_divides_by_the_peaks() -> None:
     chip = Chip("X", flops=100.0, memory_bytes=1, memory_bandwidth=10.0, link_bandwidth=5.0)
     costs = Costs(200.0, 50.0, {Collective("all-reduce", (0, 1)): Moved(1, 5.0, 7.5)})
-    each = estimate(chip, costs, tokens=90, model_flops=450.0, steps=8, devices=3)
+    each = estimate(chip, costs, tokens=90, model_flops=450.0, steps=8, hosts=[0, 0, 0])
     assert (each.flops, each.memory, each.links) == (2.0, 5.0, 1.5)
     assert (each.bound, each.seconds) == (5.0, 8.5)
     assert each.tokens_per_second(each.bound) == 18
     assert each.utilisation(each.bound) == 450 / (5 * 3 * 100)
     assert each.device_hours(each.bound) == 8 * 5 * 3 / 3600
+
+
+def test_a_ring_between_hosts_takes_the_slower_of_links_and_network() -> None:
+    chip = Chip("X", 100.0, 1, 10.0, link_bandwidth=6.0, linked_hosts=2, network_bandwidth=2.5)
+    hosts = [0, 0, 1, 1, 2, 2]  # the links join the first four
+
+    def seconds(*group: int) -> float:
+        costs = Costs(0.0, 0.0, {Collective("all-gather", group): Moved(1, 45.0, 30.0)})
+        return estimate(chip, costs, tokens=1, model_flops=1.0, steps=1, hosts=hosts).links
+
+    assert seconds(0, 3) == 30 / 6
+    assert seconds(0, 4) == 30 / 2.5
+    assert seconds() == 30 / 5  # two cards on the host with the fewest of the group
+    assert seconds(0, 1, 2, 3) == 30 / 6
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=list(GPUS))
+def test_a_target_config_is_whole(gpu: Gpu) -> None:
+    chip, text = find_chip(gpu.device_kind), target_config(gpu)
+    assert chip and f"device_memory_size: {chip.memory_bytes:.0f}\n" in text
+    assert f'device_description_str: "{gpu.device_kind}"' in text
+    assert f"core_count: {gpu.cores}\n" in text
+    with pytest.raises(ValueError, match="cache must be given"):
+        target_config(dataclasses.replace(gpu, cache=0))
+    with pytest.raises(ValueError, match="'X' is not in"):
+        target_config(dataclasses.replace(gpu, device_kind="X"))
+
+
+def test_the_share_of_memory_is_that_of_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    assert memory_share() == 0.75
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".9")
+    assert memory_share() == 0.9
+    for wrong in ("90%", "0", "1.5", "nan"):
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", wrong)
+        with pytest.raises(UserError, match=f"FRACTION={wrong} must be above 0"):
+            memory_share()
 
 
 @pytest.mark.parametrize(

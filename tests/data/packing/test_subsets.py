@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bert_jax.data.tasks.subsets import drawing_order, of_each_class
+from bert_jax.data.packing.subsets import drawing_order, of_each_class
 
 SHARES = (0.62, 0.25, 0.115, 0.015)
 

@@ -1,4 +1,4 @@
-"""Some of a task's examples, drawn by a seed; of classes, by their shares or as many of each."""
+"""Some of the examples of a task, drawn by a seed: of classes by their shares, or as many of each."""
 
 import numpy as np
 
