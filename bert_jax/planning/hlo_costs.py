@@ -153,6 +153,8 @@ class _Counter:
             return _convolution_flops(instruction, within)
         if instruction.opcode == "custom-call" and _is_library_call(instruction, "cublas"):
             return _cublas_flops(instruction, within)
+        if instruction.opcode == "custom-call":
+            return _attention_flops(instruction, within)
         if instruction.opcode == "fusion":
             called = self._program.computations[instruction.called("calls")]
             return sum(self._flops(each, called) for each in called.values())
@@ -335,6 +337,28 @@ def _cublas_flops(call: Instruction, within: Computation) -> float:
     left = within[call.operands[0]].arrays[0].dimensions
     contracted = [left[int(axis)] for axis in re.findall(r"\d+", match[1])]
     return 2.0 * call.arrays[0].elements * float(np.prod(contracted))
+
+
+# Kernels of fused attention: what tells them, the products of theirs that are as large as the
+# scores, and the axis of keys in their second operand. TPU's backward pass is two kernels, each of
+# which makes the scores and their gradient anew.
+_ATTENTION_KERNELS = (
+    (r'custom_call_target="__cudnn\$fmha\w*Backward"', 5, 1),
+    (r'custom_call_target="__cudnn\$fmha', 2, 1),
+    (r"flash_mha_bwd_dkv", 4, 2),
+    (r"flash_mha_bwd_dq", 3, 2),
+    (r"flash_attention", 2, 2),
+)
+
+
+def _attention_flops(call: Instruction, within: Computation) -> float:
+    """Counts the products of a kernel of fused attention; 0 for another call."""
+    is_kernel = re.search(r'custom_call_target="(?:tpu_custom_call|__cudnn)', call.attributes)
+    for sign, products, axis in _ATTENTION_KERNELS if is_kernel else ():
+        if re.search(sign, f"{call.name} {call.attributes}"):
+            query, key = (within[name].arrays[0] for name in call.operands[:2])
+            return 2.0 * products * query.elements * key.dimensions[axis]
+    return 0.0
 
 
 def _dot_flops(dot: Instruction, within: Computation) -> float:

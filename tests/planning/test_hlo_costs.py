@@ -247,9 +247,34 @@ ENTRY %main (a: bf16[2,5,3], b: bf16[2,7,3], q: bf16[4,6,2,8]) -> bf16[4,6,2,8] 
 
 def test_calls_of_libraries_count_without_their_workspace() -> None:
     costs = program_costs(parse_program(GPU_PROGRAM), 1)
-    assert costs.flops == 2 * (2 * 5 * 7) * 3
+    # Attention: two products of [4 x 2 heads, 6, 8] with [4 x 2 heads, 8, 6].
+    assert costs.flops == 2 * (2 * 5 * 7) * 3 + 2 * 2 * (4 * 6 * 2 * 8) * 6
     product = 2 * (2 * 5 * 3) + 2 * (2 * 7 * 3) + 4 * (2 * 5 * 7)
     assert costs.memory_bytes == product + 4 * 2 * (4 * 6 * 2 * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "products"),
+    [
+        ("jvp_jit_flash_attention__.1", "tpu_custom_call", 2),
+        ("flash_mha_bwd_dkv_block_q_major_128.1", "tpu_custom_call", 4),
+        ("flash_mha_bwd_dq_block_q_major_128.1", "tpu_custom_call", 3),
+        ("sort.1", "tpu_custom_call", 0),
+        ("flash_attention.2", "AllocateBuffer", 0),
+    ],
+)
+def test_kernels_of_attention_count(name: str, target: str, products: int) -> None:
+    text = f"""
+HloModule kernels
+
+ENTRY %main (q: bf16[4,2,6,8], k: bf16[4,2,5,8]) -> bf16[4,2,6,8] {{
+  %q = bf16[4,2,6,8]{{3,2,1,0}} parameter(0)
+  %k = bf16[4,2,5,8]{{3,2,1,0}} parameter(1)
+  ROOT %{name} = bf16[4,2,6,8]{{3,2,1,0}} custom-call(%q, %k, %k), custom_call_target="{target}"
+}}
+"""
+    costs = program_costs(parse_program(text), 1)
+    assert costs.flops == products * 2 * (4 * 2) * (6 * 5 * 8)
 
 
 def test_a_product_without_contracted_axes_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Some of the examples of a task, drawn by a seed: of classes by their shares, or as many of each."""
+"""Some of a task, drawn by a seed: of classes by their shares, or as many examples of each."""
 
 import numpy as np
 
