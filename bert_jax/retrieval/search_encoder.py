@@ -12,17 +12,20 @@ from bert_jax.checkpoints.checkpoint import read_metadata
 from bert_jax.checkpoints.pretrained import restore_encoder
 from bert_jax.config import (
     EncoderConfig,
-    FinetuneConfig,
     SearchOptions,
     Similarity,
-    TaskKind,
     VectorsConfig,
     from_dict,
 )
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.tables import shown
 from bert_jax.errors import UserError
-from bert_jax.inspection.text_vectors import TextVectors, vector_settings
+from bert_jax.inspection.text_vectors import (
+    TextVectors,
+    check_length,
+    trained_length,
+    vector_settings,
+)
 
 _BLOCK = 64  # batches that are tokenised at a time
 
@@ -39,17 +42,9 @@ def search_settings(metadata: dict[str, Any], options: SearchOptions) -> tuple[V
     """
     settings = vector_settings(metadata)
     encoder = from_dict(EncoderConfig, metadata["encoder"])
-    is_trained = metadata["kind"] == TaskKind.VECTORS.value
-    length = min(metadata.get("max_length", encoder.max_length), encoder.max_length)
-    if is_trained:
-        length = min(length, from_dict(FinetuneConfig, metadata["config"]).data.length)
-    if options.length is not None:
-        if options.length > encoder.max_length:
-            raise UserError(
-                f"--length={options.length}: the model has positions for {encoder.max_length}:"
-                " choose at most that"
-            )
-        length = options.length
+    trained, longest = trained_length(metadata), metadata.get("max_length", encoder.max_length)
+    length = options.length or trained or longest
+    check_length(length, encoder)
     changed: dict[str, Any] = {
         name: value
         for name in ("pooling", "query_prompt", "text_prompt")
@@ -57,7 +52,7 @@ def search_settings(metadata: dict[str, Any], options: SearchOptions) -> tuple[V
     }
     if options.similarity is not None:
         changed["normalised"] = options.similarity is Similarity.COSINE
-    elif not is_trained:
+    elif trained is None:
         changed["normalised"] = True
     return dataclasses.replace(settings, **changed), length
 
