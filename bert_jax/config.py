@@ -541,6 +541,27 @@ class Launch(typing.NamedTuple):
     process: int = -1  # the number of this one, from 0
 
 
+class Similarity(enum.Enum):
+    """The number that ranks a document for a query."""
+
+    COSINE = "cosine"  # the product of the vectors, each divided by its length
+    PRODUCT = "product"  # of the plain vectors
+
+
+class SearchOptions(typing.NamedTuple):
+    """The words of a command line about the vectors of a search; None: as the checkpoint has it.
+
+    A checkpoint of task=vectors has what it was trained with; any other has the cosine of means, no
+    prompts, and the length of its position table.
+    """
+
+    pooling: VectorPooling | None = None
+    similarity: Similarity | None = None
+    query_prompt: str | None = None
+    text_prompt: str | None = None
+    length: int | None = None  # tokens that longer texts are cut to
+
+
 RootConfig = PretrainConfig | FinetuneConfig
 AnyConfig = TypeVar("AnyConfig")
 

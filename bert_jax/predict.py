@@ -35,7 +35,7 @@ from bert_jax.cli.flags import batch_size_flag, checkpoint_flag
 from bert_jax.cli.streams import answer
 from bert_jax.errors import UserError
 from bert_jax.files import given_path
-from bert_jax.inspection.choices import FEATURES, TOKENS
+from bert_jax.inspection.choices import FEATURES, OF_CHECKPOINT, TOKENS, VectorType
 
 _CHECKPOINT = checkpoint_flag("pretrained or fine-tuned")
 _TEXT = flags.DEFINE_string("text", None, "one input; without it, lines of standard input are read")
@@ -49,6 +49,25 @@ _SCORE = flags.DEFINE_bool("score", False, "tell the pseudo-log-likelihood of te
 _FEATURES = flags.DEFINE_enum("features", None, FEATURES, "write vectors of texts")
 _LAYER = flags.DEFINE_integer("layer", -1, "whose vectors: 1 is the lowest, -1 the last")
 _OUTPUT = flags.DEFINE_string("output", None, "of --features: a new .npy or .parquet")
+_QUERIES = flags.DEFINE_bool(
+    "queries", False, "of --features=of_checkpoint: the texts are queries, with their prompt"
+)
+_LENGTH = flags.DEFINE_integer(
+    "length",
+    None,
+    "of --features: tokens that longer texts are cut to; by default --features=of_checkpoint cuts"
+    " as task=vectors did, and else a longer text than the model can read is an error",
+    lower_bound=4,
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", [each.value for each in VectorType], "of --features: of their numbers"
+)
+_RANGE_SAMPLE = flags.DEFINE_string(
+    "range_sample", None, "of --dtype=int8: a file of lines, whose vectors fix the ranges"
+)
+_RANGES = flags.DEFINE_string(
+    "ranges", None, "of --dtype=int8: the ranges of other vectors, VECTORS.npy.ranges.json"
+)
 
 _BLOCK = 64  # batches whose results are told, or written, at a time
 
@@ -71,24 +90,54 @@ def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder
         from bert_jax.inspection import text_vectors, vector_files
+        from bert_jax.inspection.line_vectors import LineVectors
     output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
     mesh, settings = one_device(), text_vectors.chosen_settings(features, metadata)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
-    tokenizer = encoder.tokenizer
-    inputs = _all_inputs()
-    a, b = text_vectors.encode_lines(inputs, tokenizer, encoder.config.max_length, _place)
-    vectors = text_vectors.TextVectors(encoder, mesh, settings, batch_size=_BATCH_SIZE.value)
-    made = (vectors(a[block], b[block]) for block in _blocks(len(inputs)))
+    prompt, length = "", _LENGTH.value
+    if features == OF_CHECKPOINT and settings:
+        prompt = settings.query_prompt if _QUERIES.value else settings.text_prompt
+        length = length or text_vectors.trained_length(metadata)
+    text_vectors.check_length(length, encoder.config)
+    size = _BATCH_SIZE.value
+    vectors = LineVectors(encoder, mesh, settings, batch_size=size, prompt=prompt, length=length)
+    if _INPUT.value is not None and given_path(_INPUT.value).is_file():
+        vectors.check(_inputs(), _place)  # before the first is computed; a pipe is read once
+    ranges = _ranges(vectors, encoder.config.width)
+    blocks, kind = vectors.blocks(_inputs(), _place), VectorType(_DTYPE.value)
     if features == TOKENS:
-        ids = text_vectors.with_specials(a, b, tokenizer.special)
-        pieces = [tokenizer.id_to_piece(id) for id in range(tokenizer.vocab_size)]
-        columns, rows = vector_files.token_columns(made, ids, pieces), sum(map(len, ids))
+        vocabulary = range(encoder.tokenizer.vocab_size)
+        pieces = [encoder.tokenizer.id_to_piece(id) for id in vocabulary]
+        columns = vector_files.token_columns(blocks, pieces)
     else:
-        lines = ["\t".join(filter(None, pair)) for pair in inputs]
-        columns, rows = vector_files.line_columns(made, lines), len(lines)
-    vector_files.write_vectors(output, columns, rows)
-    print(f"wrote {output}: {rows:,} vectors of {encoder.config.width}")
+        columns = vector_files.line_columns(blocks)
+    rows, width = vector_files.write_vectors(output, columns, kind, ranges)
+    cut = f"; {vectors.cut:,} lines cut to {length} tokens" if vectors.cut else ""
+    print(f"wrote {output}: {rows:,} vectors of {width}{cut}")
+
+
+def _ranges(vectors: Any, width: int) -> Any:
+    """Returns the ranges of int8 vectors: of other vectors, or of the lines of a sample."""
+    import numpy as np
+
+    from bert_jax.inspection.narrow_vectors import load_ranges, ranges_of
+
+    if _RANGES.value is not None:
+        ranges = load_ranges(given_path(_RANGES.value))
+        if len(ranges.low) != width:
+            raise UserError(
+                f"--ranges={_RANGES.value} has {len(ranges.low)} dimensions, and the vectors have"
+                f" {width}: name those of the vectors that these are compared with"
+            )
+        return ranges
+    if _RANGE_SAMPLE.value is None:
+        return None
+    blocks = vectors.blocks(
+        _pairs(_lines_of(_RANGE_SAMPLE.value)), f"{_RANGE_SAMPLE.value}, line {{}}".format
+    )
+    sizes = (np.concatenate([np.atleast_2d(each) for each in b.vectors]) for b in blocks)
+    return ranges_of(sizes, _RANGE_SAMPLE.value)
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -105,12 +154,21 @@ def _source() -> str:
     return _INPUT.value or "standard input"
 
 
-def _all_inputs() -> list[tuple[str, str]]:
-    """Returns the input of the flags, or those of the lines; a tab parts a pair."""
+def _inputs() -> Iterator[tuple[str, str]]:
+    """Yields the input of the flags, or those of the lines."""
     if _TEXT.value is not None:
-        return [(_TEXT.value, _TEXT_PAIR.value)]
-    parts = (line.partition("\t") for line in _lines())
-    return [(first, second) for first, _, second in parts]
+        return iter([(_TEXT.value, _TEXT_PAIR.value)])
+    return _pairs(_lines_of(_INPUT.value))
+
+
+def _all_inputs() -> list[tuple[str, str]]:
+    return list(_inputs())
+
+
+def _pairs(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Yields the texts of lines; a tab parts a pair."""
+    parts = (line.partition("\t") for line in lines)
+    return ((first, second) for first, _, second in parts)
 
 
 def _all_words() -> list[list[str]]:
@@ -118,7 +176,8 @@ def _all_words() -> list[list[str]]:
     from bert_jax.tasks.predictors import check_words
 
     sentences = []
-    for number, line in enumerate(_lines() if _TEXT.value is None else [_TEXT.value], start=1):
+    given = _lines_of(_INPUT.value) if _TEXT.value is None else [_TEXT.value]
+    for number, line in enumerate(given, start=1):
         try:
             words = json.loads(line)
         except ValueError:  # also of digits beyond Python's limit
@@ -128,24 +187,22 @@ def _all_words() -> list[list[str]]:
     return sentences
 
 
-def _lines() -> list[str]:
-    """Returns the lines of the input, at least one.
+def _lines_of(name: str | None) -> Iterator[str]:
+    """Yields the lines of a file, or of standard input, at least one.
 
     Raises:
-      UserError: if a line is not UTF-8.
+      UserError: if a line is not UTF-8, or there is none.
     """
-    path = given_path(_INPUT.value) if _INPUT.value else None
-    lines = []
-    with path.open("rb") if path else contextlib.nullcontext(sys.stdin.buffer) as source:
-        for number, line in enumerate(source, start=1):
+    source, number = name or "standard input", 0
+    with given_path(name).open("rb") if name else contextlib.nullcontext(sys.stdin.buffer) as file:
+        for number, line in enumerate(file, start=1):
             try:
-                lines.append(line.decode().rstrip("\r\n"))
+                yield line.decode().rstrip("\r\n")
             except UnicodeDecodeError as error:
                 problem = f"is not UTF-8 (byte {error.start} of the line): convert it first"
-                raise UserError(f"{_place(number)} {problem}") from None
-    if not lines:
-        raise UserError(f"{_source()} has no line: give it at least one text")
-    return lines
+                raise UserError(f"{source}, line {number} {problem}") from None
+    if not number:
+        raise UserError(f"{source} has no line: give it at least one text")
 
 
 @contextlib.contextmanager
@@ -206,15 +263,34 @@ def _answer(
             answer(show(prediction))
 
 
+def _check_ranges() -> None:
+    given = [flag for flag in (_RANGE_SAMPLE, _RANGES) if flag.value is not None]
+    if _DTYPE.value == VectorType.INT8.value and len(given) != 1:
+        raise UserError(
+            "--dtype=int8 needs ranges that are fixed once: give --range_sample=TEXTS, or --ranges="
+            "VECTORS.npy.ranges.json of the vectors that these are compared with, and one of them"
+        )
+    if given and _DTYPE.value != VectorType.INT8.value:
+        raise UserError(
+            f"--{given[0].name}={given[0].value} is of --dtype=int8: add it, or leave this out"
+        )
+
+
 def main(_: Sequence[str]) -> None:
     """Restores the checkpoint, then predicts, scores or writes vectors."""
     if _SCORE.value and _FEATURES.value:
         raise UserError(f"--score and --features={_FEATURES.value} are two things: choose one")
     if _WORDS.value and (_SCORE.value or _FEATURES.value or _TEXT_PAIR.value):
         raise UserError("--words is of taggers: leave out --score, --features and --text_pair")
-    for name, flag in (("output", _OUTPUT), ("layer", _LAYER)):
+    for flag in (_OUTPUT, _LAYER, _QUERIES, _LENGTH, _DTYPE, _RANGE_SAMPLE, _RANGES):
         if flag.present and not _FEATURES.value:
-            raise UserError(f"--{name}={flag.value} is of vectors: add --features=mean")
+            raise UserError(f"--{flag.name}={flag.value} is of vectors: add --features=mean")
+    _check_ranges()
+    if _QUERIES.value and _FEATURES.value != OF_CHECKPOINT:
+        raise UserError(
+            f"--queries is of prompts that were trained, and --features={_FEATURES.value} has none:"
+            f" leave it out, or set --features={OF_CHECKPOINT}"
+        )
     if _TEXT.value is not None and _INPUT.value is not None:
         raise UserError(f"--text={_TEXT.value} and --input={_INPUT.value}: give one of them")
     if _TEXT_PAIR.value and _TEXT.value is None:

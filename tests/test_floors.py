@@ -27,6 +27,7 @@ FLOORS = (
     ("tasks",),
     ("runs",),
     ("planning", "inspection", "interop"),
+    ("retrieval",),
 )
 WINGS = [wing for floor in FLOORS for wing in floor]
 

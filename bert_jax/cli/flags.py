@@ -5,7 +5,14 @@ from typing import Any
 from absl import flags
 
 from bert_jax.cli.recipes import Config
-from bert_jax.config import Launch, RootConfig, validate
+from bert_jax.config import (
+    Launch,
+    RootConfig,
+    SearchOptions,
+    Similarity,
+    VectorPooling,
+    validate,
+)
 from bert_jax.errors import UserError
 
 
@@ -86,3 +93,44 @@ class LaunchFlags:
     def value(self) -> Launch:
         """The values of the three flags."""
         return Launch(self._coordinator.value, self._processes.value, self._process.value)
+
+
+class SearchFlags:
+    """The flags of the vectors of a search, where they are not to be as the checkpoint has them."""
+
+    def __init__(self) -> None:
+        """Defines `--pooling`, `--similarity`, `--query_prompt`, `--text_prompt`, `--length`."""
+        trained = "by default as task=vectors trained it, else"
+        self._pooling = flags.DEFINE_enum(
+            "pooling", None, [each.value for each in VectorPooling], f"of vectors; {trained} mean"
+        )
+        self._similarity = flags.DEFINE_enum(
+            "similarity",
+            None,
+            [each.value for each in Similarity],
+            f"that ranks texts; {trained} cosine",
+        )
+        self._query_prompt = flags.DEFINE_string(
+            "query_prompt", None, f"words before each query; {trained} none"
+        )
+        self._text_prompt = flags.DEFINE_string(
+            "text_prompt", None, f"words before each text that is searched; {trained} none"
+        )
+        self._length = flags.DEFINE_integer(
+            "length",
+            None,
+            f"tokens that longer texts are cut to; {trained} all that the model has positions for",
+            lower_bound=4,
+        )
+
+    @property
+    def value(self) -> SearchOptions:
+        """The values of the flags."""
+        pooling, similarity = self._pooling.value, self._similarity.value
+        return SearchOptions(
+            VectorPooling(pooling) if pooling else None,
+            Similarity(similarity) if similarity else None,
+            self._query_prompt.value,
+            self._text_prompt.value,
+            self._length.value,
+        )

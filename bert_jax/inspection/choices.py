@@ -10,6 +10,14 @@ TOKENS = "tokens"  # the vector of each token, with [CLS] and [SEP]
 FEATURES = (OF_CHECKPOINT, *(each.value for each in VectorPooling), TOKENS)
 
 
+class VectorType(enum.Enum):
+    """Type of the numbers of stored vectors, by NumPy's name."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"  # codes of values, by the range of each dimension
+
+
 class View(enum.Enum):
     """A view of one or two checkpoints."""
 

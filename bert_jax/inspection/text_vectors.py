@@ -10,7 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.pretrained import TrainedEncoder
-from bert_jax.config import FinetuneConfig, TaskKind, VectorPooling, VectorsConfig, from_dict
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    TaskKind,
+    VectorPooling,
+    VectorsConfig,
+    from_dict,
+)
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
 from bert_jax.distributed import sharding
@@ -43,21 +50,38 @@ def encode_lines(
     Raises:
       UserError: if there is no line, or one is empty or too long.
     """
-    if not inputs:
-        raise UserError("there is no text: give at least one")
-    firsts, seconds = zip(*inputs, strict=True)
-    a, b, _ = encode_inputs(firsts, seconds, tokenizer, sys.maxsize)
-    for number, (ids, size) in enumerate(
-        zip(a, input_sizes(a, b, tokenizer.special), strict=True), start=1
-    ):
-        if not len(ids):
-            raise UserError(f"{place_of(number)} is empty: give it some text, or leave it out")
+    a, b, _ = cut_lines(inputs, tokenizer, sys.maxsize, place_of)
+    for number, size in enumerate(input_sizes(a, b, tokenizer.special), start=1):
         if size > max_length:
             raise UserError(
                 f"{place_of(number)} has {size} tokens, and the model has positions for"
                 f" {max_length}: shorten or split it"
             )
     return a, b
+
+
+def cut_lines(
+    inputs: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    length: int,
+    place_of: Callable[[int], str],
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Tokenises lines of text as `encode_lines`, and cuts those of more than `length` tokens.
+
+    Returns:
+      Token ids of both texts, as `encode_lines`; and which lines were cut, [I] bool.
+
+    Raises:
+      UserError: if there is no line, or one is empty.
+    """
+    if not inputs:
+        raise UserError("there is no text: give at least one")
+    firsts, seconds = zip(*inputs, strict=True)
+    a, b, cut = encode_inputs(firsts, seconds, tokenizer, length)
+    for number, ids in enumerate(a, start=1):
+        if not len(ids):
+            raise UserError(f"{place_of(number)} is empty: give it some text, or leave it out")
+    return a, b, cut
 
 
 def with_specials(
@@ -105,6 +129,22 @@ def vector_settings(metadata: dict[str, Any]) -> VectorsConfig:
     if metadata["kind"] == TaskKind.VECTORS.value:
         return from_dict(FinetuneConfig, metadata["config"]).vectors
     return VectorsConfig(pooling=VectorPooling.MEAN, normalised=False)
+
+
+def trained_length(metadata: dict[str, Any]) -> int | None:
+    """Returns the tokens that task=vectors cut texts to; None for another checkpoint."""
+    if metadata["kind"] != TaskKind.VECTORS.value:
+        return None
+    return from_dict(FinetuneConfig, metadata["config"]).data.length
+
+
+def check_length(length: int | None, config: EncoderConfig) -> None:
+    """Raises UserError if texts are to be cut to more tokens than the model can read."""
+    if length is not None and length > config.max_length:
+        raise UserError(
+            f"--length={length}: the model has positions for {config.max_length}: choose at most"
+            " that"
+        )
 
 
 def chosen_settings(features: str, metadata: dict[str, Any]) -> VectorsConfig | None:

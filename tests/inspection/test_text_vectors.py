@@ -1,6 +1,7 @@
 """Vectors and scores of new text: those of each text alone, however the texts are dealt."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -11,10 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bert_jax.checkpoints.pretrained import TrainedEncoder, one_device
-from bert_jax.config import EncoderConfig, Norm
+from bert_jax.config import EncoderConfig, Norm, VectorsConfig
 from bert_jax.errors import UserError
+from bert_jax.inspection import line_vectors
 from bert_jax.inspection.choices import FEATURES
 from bert_jax.inspection.internals import Internals, masked_in_turn, text_internals
+from bert_jax.inspection.line_vectors import LineBlock, LineVectors
+from bert_jax.inspection.narrow_vectors import load_ranges, open_vectors, ranges_of
 from bert_jax.inspection.pseudo_likelihood import PseudoLikelihood
 from bert_jax.inspection.stored import open_checkpoint
 from bert_jax.inspection.text_vectors import (
@@ -138,16 +142,18 @@ def test_blocks_are_written_one_after_another(tmp_path: pathlib.Path) -> None:
     sizes, pieces = [2, 4, 1, 3, 2], [f"p{id}" for id in range(9)]
     ids = [rng.integers(9, size=size).astype(np.int32) for size in sizes]
     vectors = [rng.standard_normal((size, 6)).astype(np.float32) for size in sizes]
-    firsts = [each[0] for each in vectors]
+    firsts, lines = [each[0] for each in vectors], [(name, "") for name in "abcde"]
     for suffix in (".npy", ".parquet"):
-        blocks = ([*firsts[:2]], [*firsts[2:4]], [*firsts[4:]])
-        write_vectors(tmp_path / f"lines{suffix}", line_columns(blocks, list("abcde")), 5)
-        blocks = (vectors[:2], vectors[2:4], vectors[4:])
-        write_vectors(tmp_path / f"tokens{suffix}", token_columns(blocks, ids, pieces), 12)
-    np.testing.assert_array_equal(np.load(tmp_path / "lines.npy"), firsts)
-    lines = pq.read_table(tmp_path / "lines.parquet").to_pydict()
-    assert lines["line"] == [1, 2, 3, 4, 5] and lines["text"] == list("abcde")
-    np.testing.assert_array_equal(lines["vector"], firsts)
+        for name, of_lines in (("lines", firsts), ("tokens", vectors)):
+            cuts = (slice(0, 2), slice(2, 4), slice(4, 5))
+            blocks = [LineBlock(lines[cut], ids[cut], of_lines[cut]) for cut in cuts]
+            columns = line_columns(blocks) if name == "lines" else token_columns(blocks, pieces)
+            shape = write_vectors(tmp_path / f"{name}{suffix}", columns)
+            assert shape == (5 if name == "lines" else 12, 6)
+    np.testing.assert_array_equal(np.load(tmp_path / "lines.npy", mmap_mode="r"), firsts)
+    table = pq.read_table(tmp_path / "lines.parquet").to_pydict()
+    assert table["line"] == [1, 2, 3, 4, 5] and table["text"] == list("abcde")
+    np.testing.assert_array_equal(table["vector"], firsts)
     tokens, table = np.load(tmp_path / "tokens.npy"), pq.read_table(tmp_path / "tokens.parquet")
     table = table.to_pydict()
     assert table["line"] == tokens["line"].tolist() == np.repeat([1, 2, 3, 4, 5], sizes).tolist()
@@ -260,3 +266,75 @@ def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:
     for vector, pair in zip(made, INPUTS, strict=True):
         np.testing.assert_allclose(vector, text_internals(causal, *pair).hidden[-1][-1], **close)
     assert not np.allclose(*(jax.device_get(made[:2])))
+
+
+def test_narrow_vectors_of_lines(pretrained: Run, drivers: Drivers, tmp_path: pathlib.Path) -> None:
+    plain = write_features(drivers, pretrained, tmp_path / "v.npy", "--features=mean")
+    half = write_features(
+        drivers, pretrained, tmp_path / "h.npy", "--features=mean", "--dtype=float16"
+    )
+    np.testing.assert_array_equal(half, plain.astype(np.float16))
+    sample = f"--range_sample={tmp_path / 'lines.txt'}"
+    flags = ("--features=mean", "--dtype=int8", sample)
+    codes = write_features(drivers, pretrained, tmp_path / "c.npy", *flags)
+    assert codes.dtype == np.int8 and codes.shape == plain.shape
+    stored = open_vectors(tmp_path / "c.npy")
+    assert stored.ranges and stored.ranges.count == 7
+    step = (stored.ranges.high - stored.ranges.low) / 255
+    assert (np.abs(stored.values(slice(None)) - plain) <= 0.51 * step).all()
+    # By the same ranges, a line alone has the codes that it has among the others.
+    ranges = f"--ranges={tmp_path / 'c.npy.ranges.json'}"
+    flags = (f"--checkpoint={pretrained[0]}", "--features=mean", "--dtype=int8", ranges)
+    output = f"--output={tmp_path / 'one.parquet'}"
+    assert drivers.run("predict", *flags, f"--text={LINES[2]}", output).status == 0
+    alone = pq.read_table(tmp_path / "one.parquet")
+    assert alone.schema.field("vector").type.value_type == "int8"
+    assert np.abs(np.array(alone["vector"].to_pylist()[0]) - codes[2].astype(int)).max() <= 1
+    assert load_ranges(tmp_path / "one.parquet.ranges.json").sample == str(tmp_path / "lines.txt")
+
+
+def test_lines_are_not_held(pretrained: Run, monkeypatch) -> None:
+    monkeypatch.setattr(line_vectors, "_BLOCK", 2)
+    whole = open_checkpoint(pretrained[0]).restore_encoder()
+    settings = VectorsConfig(normalised=False)
+    vectors = LineVectors(whole, one_device(), settings, batch_size=2, prompt="the ", length=12)
+    taken = []
+
+    def endless():
+        for number in itertools.count():
+            taken.append(number)
+            yield INPUTS[number % 7]
+
+    blocks = vectors.blocks(endless(), "line {}".format)
+    first, second = next(blocks), next(blocks)
+    assert len(taken) == 8 and len(first.lines) == len(second.lines) == 4
+    assert 0 < vectors.cut < 8
+    expected = text_internals(whole, "the wind").hidden[-1].mean(axis=0)
+    np.testing.assert_allclose(first.vectors[1], expected, **close)
+    with pytest.raises(UserError, match="line 6 is empty"):
+        vectors.check([*INPUTS[:5], ("", "")], "line {}".format)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dtype=int8"], "--dtype=int8 needs ranges that are fixed once: give --range_sample"),
+        (["--range_sample=x"], "--range_sample=x is of --dtype=int8"),
+        (["--length=41"], "--length=41: the model has positions for 40"),
+        (["--queries"], "--queries is of prompts that were trained, and --features=mean has none"),
+        (["--dtype=int8", "--ranges=RANGES"], "has 2 dimensions, and the vectors have 12"),
+        (["--dtype=int8", "--range_sample=EMPTY"], "empty.txt has no line"),
+    ],
+)
+def test_wrong_flags_of_vectors(
+    flags: list[str], message: str, drivers: Drivers, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    ranges_of([np.ones((3, 2), np.float32)], "s").save(tmp_path / "r.json")
+    (tmp_path / "empty.txt").touch()
+    names = {"RANGES": tmp_path / "r.json", "EMPTY": tmp_path / "empty.txt"}
+    for name, path in names.items():
+        flags = [flag.replace(name, str(path)) for flag in flags]
+    flags = [*flags, "--features=mean", "--text=red", f"--output={tmp_path / 'v.npy'}"]
+    result = drivers.run("predict", f"--checkpoint={pretrained[0]}", *flags)
+    assert message in result.error()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "r.json"]

@@ -27,9 +27,11 @@ class BadRow(UserError):
 class BadRows:
     """The rows of a source that cannot be used."""
 
-    def __init__(self, source: str, *, skip: bool) -> None:
-        """Begins without any; `skip` leaves them out, where otherwise they are refused."""
-        self._source, self._skip = source, skip
+    def __init__(
+        self, source: str, *, skip: bool, flag: str = "--config.data.skip_bad_rows"
+    ) -> None:
+        """Begins without any; `skip`, which `flag` sets, leaves them out, else they are refused."""
+        self._source, self._skip, self._flag = source, skip, flag
         self._first: dict[str, BadRow] = {}  # by reason
         self._counts: dict[str, int] = {}
 
@@ -64,8 +66,7 @@ class BadRows:
                 for reason, count in self._counts.items()
             ]
             raise UserError(
-                f"{first}; unusable in all: {', '.join(counts)};"
-                " --config.data.skip_bad_rows leaves these out"
+                f"{first}; unusable in all: {', '.join(counts)}; {self._flag} leaves these out"
             )
         if not kept:
             but = f" but what is {self.note}" if self._counts else ""

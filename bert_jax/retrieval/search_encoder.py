@@ -1,0 +1,118 @@
+"""Vectors of queries and of the texts that are searched, by one checkpoint."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.checkpoints.checkpoint import read_metadata
+from bert_jax.checkpoints.pretrained import restore_encoder
+from bert_jax.config import (
+    EncoderConfig,
+    SearchOptions,
+    Similarity,
+    VectorsConfig,
+    from_dict,
+)
+from bert_jax.data.tasks.classes import encode_inputs
+from bert_jax.data.tasks.tables import shown
+from bert_jax.errors import UserError
+from bert_jax.inspection.text_vectors import (
+    TextVectors,
+    check_length,
+    trained_length,
+    vector_settings,
+)
+
+_BLOCK = 64  # batches that are tokenised at a time
+
+
+def search_settings(metadata: dict[str, Any], options: SearchOptions) -> tuple[VectorsConfig, int]:
+    """Returns how a checkpoint makes the vectors of a search, and the tokens of its longest text.
+
+    Args:
+      metadata: of the checkpoint.
+      options: what is not to be as it was trained.
+
+    Raises:
+      UserError: if the length is beyond the position table.
+    """
+    settings = vector_settings(metadata)
+    encoder = from_dict(EncoderConfig, metadata["encoder"])
+    trained, longest = trained_length(metadata), metadata.get("max_length", encoder.max_length)
+    length = options.length or trained or longest
+    check_length(length, encoder)
+    changed: dict[str, Any] = {
+        name: value
+        for name in ("pooling", "query_prompt", "text_prompt")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.similarity is not None:
+        changed["normalised"] = options.similarity is Similarity.COSINE
+    elif trained is None:
+        changed["normalised"] = True
+    return dataclasses.replace(settings, **changed), length
+
+
+class SearchEncoder:
+    """Computes vectors whose product ranks texts for a query.
+
+    Equal texts have equal vectors, and none depends on the order of the texts.
+
+    Attributes:
+      settings: of the vectors.
+      length: tokens that longer texts are cut to.
+      cut: number of texts that were cut so far.
+    """
+
+    def __init__(
+        self, checkpoint: pathlib.Path, mesh: Mesh, options: SearchOptions, *, batch_size: int
+    ) -> None:
+        """Restores the encoder of CHECKPOINTS/STEP; see `search_settings`."""
+        metadata = read_metadata(checkpoint)
+        self.settings, self.length = search_settings(metadata, options)
+        self.cut = 0
+        encoder = restore_encoder(checkpoint, metadata, mesh)
+        self._tokenizer, self._width = encoder.tokenizer, encoder.config.width
+        self._block = _BLOCK * batch_size
+        self._vectors = TextVectors(encoder, mesh, self.settings, batch_size=batch_size)
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the vectors of queries, [n, D] float32; raises UserError as `texts`."""
+        return self._encode(texts, self.settings.query_prompt)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the vectors of texts that are searched, [n, D] float32.
+
+        Raises:
+          UserError: if nothing of a text is left.
+        """
+        return self._encode(texts, self.settings.text_prompt)
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> np.ndarray:
+        # A text is encoded once, among texts of its length, whatever order they come in.
+        order = sorted(range(len(texts)), key=lambda number: (len(texts[number]), texts[number]))
+        different = [texts[number] for number in order[:1]]
+        different_of = np.zeros(len(order), np.int64)
+        for place, number in enumerate(order):
+            if texts[number] != different[-1]:
+                different.append(texts[number])
+            different_of[place] = len(different) - 1
+        vectors = np.zeros((len(texts), self._width), np.float32)
+        for begin in range(0, len(different), self._block):
+            made = self._encode_block(different[begin : begin + self._block], prompt)
+            first, end = np.searchsorted(different_of, [begin, begin + len(made)])
+            vectors[order[first:end]] = made[different_of[first:end] - begin]
+        return vectors
+
+    def _encode_block(self, texts: Sequence[str], prompt: str) -> np.ndarray:
+        whole, nothing = [prompt + text for text in texts], [""] * len(texts)
+        a, b, cut = encode_inputs(whole, nothing, self._tokenizer, self.length)
+        for text, ids in zip(texts, a, strict=True):
+            if not len(ids):
+                raise UserError(f"the text {shown(text)} has no token: give it words, or remove it")
+        self.cut += int(cut.sum())
+        return np.stack(self._vectors(a, b))
