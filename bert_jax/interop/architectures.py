@@ -43,6 +43,7 @@ _OF_TASKS = {
     TaskKind.REGRESSION: Head.CLASSES,
     TaskKind.TAGS: Head.TOKENS,
     TaskKind.SPANS: Head.SPANS,
+    TaskKind.VECTORS: Head.ENCODER,
 }
 _ORDER = ("encoder", "pooler", "mlm_head", "nsp_head", "classifier", "tagger", "span")
 
