@@ -16,6 +16,8 @@ DRIVERS = (
     "finetune_sweep",
     "evaluate",
     "predict",
+    "search",
+    "mine",
     "convert",
     "plan",
     "inspection",

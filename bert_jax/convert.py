@@ -1,8 +1,10 @@
-"""Converts models: from Hugging Face or Google's TF1 code, and to Hugging Face.
+"""Converts models: from and to Hugging Face and sentence-transformers, from Google's TF1 code.
 
     python -m bert_jax.convert --from=hf:DIR --to=CHECKPOINT
     python -m bert_jax.convert --from=tf1:uncased_L-12_H-768_A-12/bert_model.ckpt --to=CHECKPOINT
     python -m bert_jax.convert --from=runs/base --to=hf:DIR
+    python -m bert_jax.convert --from=runs/vectors --to=sentence-transformers:DIR
+    python -m bert_jax.convert --from=sentence-transformers:DIR --to=CHECKPOINT
     python -m bert_jax.convert --average=RUN/checkpoints/8000,RUN/checkpoints/9000 --to=CHECKPOINT
     python -m bert_jax.convert --from=CHECKPOINT --add_tokens=tokens.txt --to=CHECKPOINT
 
@@ -19,7 +21,9 @@ from bert_jax.cli import app
 from bert_jax.errors import UserError
 
 _FROM = flags.DEFINE_string(
-    "from", None, "the model: hf:DIR, tf1:PREFIX, or a run or RUN/checkpoints/STEP"
+    "from",
+    None,
+    "the model: hf:DIR, tf1:PREFIX, sentence-transformers:DIR, or a run or RUN/checkpoints/STEP",
 )
 _AVERAGE = flags.DEFINE_string(
     "average",
@@ -30,7 +34,9 @@ _AVERAGE = flags.DEFINE_string(
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", "", "of a checkpoint: a text file with new tokens, one a line, for it to have"
 )
-_TO = flags.DEFINE_string("to", None, "a new directory: of a checkpoint, or hf:DIR")
+_TO = flags.DEFINE_string(
+    "to", None, "a new directory: of a checkpoint, or hf:DIR, or sentence-transformers:DIR"
+)
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "",

@@ -88,7 +88,7 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
 
 def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features: str) -> None:
     with app.imports():
-        from bert_jax.checkpoints.pretrained import one_device, restore_encoder
+        from bert_jax.checkpoints.pretrained import one_device, restore_encoder, trained_length
         from bert_jax.inspection import text_vectors, vector_files
         from bert_jax.inspection.line_vectors import LineVectors
     output = app.require_path("output", _OUTPUT.value, "vectors.npy")
@@ -98,7 +98,7 @@ def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features
     prompt, length = "", _LENGTH.value
     if features == OF_CHECKPOINT and settings:
         prompt = settings.query_prompt if _QUERIES.value else settings.text_prompt
-        length = length or text_vectors.trained_length(metadata)
+        length = length or trained_length(metadata)
     text_vectors.check_length(length, encoder.config)
     size = _BATCH_SIZE.value
     vectors = LineVectors(encoder, mesh, settings, batch_size=size, prompt=prompt, length=length)

@@ -8,7 +8,16 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import restore_groups
-from bert_jax.config import EncoderConfig, MeshConfig, SentenceObjective, from_dict
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    MeshConfig,
+    SentenceObjective,
+    TaskKind,
+    VectorPooling,
+    VectorsConfig,
+    from_dict,
+)
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Encoder
@@ -106,3 +115,21 @@ def restore_masked_lm(checkpoint: pathlib.Path, metadata: dict[str, Any], mesh: 
     abstract = abstract_params(model, mesh)
     params = restore_groups(checkpoint, abstract, abstract)
     return MaskedLM(model, tokenizer_from_dict(metadata["tokenizer"]), params)
+
+
+def vector_settings(metadata: dict[str, Any]) -> VectorsConfig:
+    """Returns how a checkpoint makes vectors: as task=vectors trained it, else by the plain mean.
+
+    Args:
+      metadata: of the checkpoint.
+    """
+    if metadata["kind"] == TaskKind.VECTORS.value:
+        return from_dict(FinetuneConfig, metadata["config"]).vectors
+    return VectorsConfig(pooling=VectorPooling.MEAN, normalised=False)
+
+
+def trained_length(metadata: dict[str, Any]) -> int | None:
+    """Returns the tokens that task=vectors cut texts to; None for another checkpoint."""
+    if metadata["kind"] != TaskKind.VECTORS.value:
+        return None
+    return from_dict(FinetuneConfig, metadata["config"]).data.length

@@ -9,14 +9,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.checkpoints.pretrained import TrainedEncoder
+from bert_jax.checkpoints.pretrained import TrainedEncoder, vector_settings
 from bert_jax.config import (
     EncoderConfig,
-    FinetuneConfig,
-    TaskKind,
     VectorPooling,
     VectorsConfig,
-    from_dict,
 )
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.rows import TaskInputs, input_sizes
@@ -118,24 +115,6 @@ def lowest_layers(encoder: TrainedEncoder, layer: int) -> TrainedEncoder:
         config=dataclasses.replace(encoder.config, layers=count),
         params=encoder.params | {"layers": below},
     )
-
-
-def vector_settings(metadata: dict[str, Any]) -> VectorsConfig:
-    """Returns how a checkpoint makes vectors: as task=vectors trained it, else by the plain mean.
-
-    Args:
-      metadata: of the checkpoint.
-    """
-    if metadata["kind"] == TaskKind.VECTORS.value:
-        return from_dict(FinetuneConfig, metadata["config"]).vectors
-    return VectorsConfig(pooling=VectorPooling.MEAN, normalised=False)
-
-
-def trained_length(metadata: dict[str, Any]) -> int | None:
-    """Returns the tokens that task=vectors cut texts to; None for another checkpoint."""
-    if metadata["kind"] != TaskKind.VECTORS.value:
-        return None
-    return from_dict(FinetuneConfig, metadata["config"]).data.length
 
 
 def check_length(length: int | None, config: EncoderConfig) -> None:

@@ -22,7 +22,7 @@ from bert_jax.config import MeshConfig
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder
-from bert_jax.interop import huggingface, peer, tf1, tf1_forward, verify
+from bert_jax.interop import huggingface, peer, sentence_encoder, tf1, tf1_forward, verify
 from bert_jax.interop.architectures import (
     Model,
     abstract_groups,
@@ -33,7 +33,7 @@ from bert_jax.interop.architectures import (
 from bert_jax.interop.names import Misfit, tensor_mappings
 from bert_jax.text.tokenizer import load_tokenizer
 
-_HF, _TF1 = "hf", "tf1"
+_HF, _TF1, _ST = "hf", "tf1", "sentence-transformers"
 
 
 class ImportOptions(NamedTuple):
@@ -45,9 +45,9 @@ class ImportOptions(NamedTuple):
 
 
 def _kind_and_path(given: str) -> tuple[str, pathlib.Path]:
-    """Returns the kind of a model (hf, tf1, or '' for a checkpoint) and its path."""
+    """Returns the kind of a model, '' for a checkpoint, and its path."""
     kind, _, path = given.partition(":")
-    if kind not in (_HF, _TF1) or os.path.lexists(given):
+    if kind not in (_HF, _TF1, _ST) or os.path.lexists(given):
         return "", given_path(given)
     return kind, given_path(path)
 
@@ -68,14 +68,30 @@ def read_sentences(path: str) -> Sequence[str]:
 
 
 def import_model(source: str, options: ImportOptions, mesh: Mesh) -> Model:
-    """Reads the model of the other library: hf:DIR or tf1:PREFIX."""
+    """Reads the model of the other library: hf:DIR, tf1:PREFIX or sentence-transformers:DIR."""
     kind, path = _kind_and_path(source)
+    if kind == _ST:
+        return _import_sentence_encoder(source, path, options, mesh)
     read = huggingface.read_directory if kind == _HF else tf1.read_tf1_checkpoint
     model = read(
         path,
         mesh,
         tokenizer=load_tokenizer(options.tokenizer) if options.tokenizer else None,
         pairs=options.pairs,
+        padded_vocabulary=options.padded_vocabulary,
+    )
+    return model._replace(metadata=model.metadata | {"imported": source})
+
+
+def _import_sentence_encoder(
+    source: str, path: pathlib.Path, options: ImportOptions, mesh: Mesh
+) -> Model:
+    if options.pairs:
+        raise UserError(f"--pairs is of classifiers, and {source} makes vectors: leave it out")
+    model = sentence_encoder.read_sentence_encoder(
+        path,
+        mesh,
+        tokenizer=load_tokenizer(options.tokenizer) if options.tokenizer else None,
         padded_vocabulary=options.padded_vocabulary,
     )
     return model._replace(metadata=model.metadata | {"imported": source})
@@ -104,8 +120,9 @@ def convert(
     """Converts into a directory beside the target, which is renamed when it is complete.
 
     Args:
-      source: a checkpoint, hf:DIR or tf1:PREFIX.
-      target: hf:DIR where the source is a checkpoint, else the directory of a new run.
+      source: a checkpoint, hf:DIR, tf1:PREFIX or sentence-transformers:DIR.
+      target: hf:DIR or sentence-transformers:DIR where the source is a checkpoint, else the
+        directory of a new run.
       options: of an import.
       verify: run both models and print their maximum absolute difference.
       sentences: a text file, on whose lines both run; '': `verify.SENTENCES`.
@@ -114,11 +131,11 @@ def convert(
       UserError: for what cannot be converted; nothing is left behind.
     """
     (kind, _), (target_kind, path) = _kind_and_path(source), _kind_and_path(target)
-    inwards, outwards = bool(kind), target_kind == _HF
+    inwards, outwards = bool(kind), target_kind in (_HF, _ST)
     if inwards == outwards or target_kind == _TF1:
         raise UserError(
-            f"--from={source} --to={target}: one must be hf:DIR (or --from tf1:PREFIX), and the"
-            " other a checkpoint"
+            f"--from={source} --to={target}: one must be hf:DIR, sentence-transformers:DIR (or"
+            " --from tf1:PREFIX), and the other a checkpoint"
         )
     if outwards and options != ImportOptions():
         raise UserError(
@@ -135,7 +152,7 @@ def convert(
             if inwards:
                 _import(source, path, options, made, mesh, lines)
             else:
-                _export(source, path, made, mesh, lines)
+                _export(source, target_kind, path, made, mesh, lines)
         except Misfit as misfit:
             print(misfit.table, file=sys.stderr)
             raise
@@ -160,6 +177,8 @@ def _import(
     kind, original = _kind_and_path(source)
     if kind == _HF:
         proof = peer.compare_with_transformers(written, original, sentences, exported=False)
+    elif kind == _ST:
+        proof = sentence_encoder.compare_with_library(written, original, sentences)
     else:
         proof = tf1_forward.compare_with_tensorflow(written, original, sentences)
     for line in proof:
@@ -168,20 +187,30 @@ def _import(
 
 def _export(
     source: str,
+    kind: str,
     target: pathlib.Path,
     made: pathlib.Path,
     mesh: Mesh,
     sentences: Sequence[str] | None,
 ) -> None:
-    """Makes a directory for transformers of a checkpoint, and compares both on sentences."""
-    model = read_groups(given_path(source), mesh)
-    huggingface.write_directory(model, made)
-    _print_groups(model, f"{source} -> {_HF}:{target}")
+    """Makes a directory for another library of a checkpoint, and compares both on sentences."""
+    if kind == _ST:
+        model = read_groups(given_path(source), mesh, ("encoder",))
+        metadata = sentence_encoder.with_vectors(model.metadata)
+        model = Model(model.params, metadata, ["the encoder alone: a vector has no head"])
+        sentence_encoder.write_sentence_encoder(model, made)
+    else:
+        model = read_groups(given_path(source), mesh)
+        huggingface.write_directory(model, made)
+    _print_groups(model, f"{source} -> {kind}:{target}")
     if sentences is None:
         print("not verified: --noverify")
         return
     for line in peer.compare_with_transformers(model, made, sentences, exported=True):
         print(line)
+    if kind == _ST:
+        for line in sentence_encoder.compare_with_library(model, made, sentences):
+            print(line)
 
 
 def _print_groups(model: Model, heading: str) -> None:

@@ -15,7 +15,8 @@ from bert_jax.config import ComputeType, EncoderConfig, from_dict
 from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows
 from bert_jax.errors import UserError
-from bert_jax.interop.architectures import ENCODER_KIND, PRETRAINING_KIND, Model, module_of
+from bert_jax.interop.architectures import PRETRAINING_KIND, Model, head_of, module_of
+from bert_jax.interop.families.family import Head
 from bert_jax.interop.tokenizers.fast_tokenizer import are_equally_likely
 from bert_jax.model.encoder import Encoder, Pooler
 from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
@@ -97,7 +98,7 @@ def our_outputs(model: Model, batch: InputRows) -> ModelOutputs:
     module: Any = module_of(model.metadata).clone(config=encoder)
 
     def run(params: Any, batch: Any) -> dict[str, Any]:
-        if model.metadata["kind"] == ENCODER_KIND:
+        if head_of(model.metadata) is Head.ENCODER:
             variables = {"params": params["encoder"]}
             x: Any = Encoder(encoder).apply(variables, batch, deterministic=True)
             found = {"hidden": x}

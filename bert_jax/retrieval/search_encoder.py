@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.checkpoints.checkpoint import read_metadata
-from bert_jax.checkpoints.pretrained import restore_encoder
+from bert_jax.checkpoints.pretrained import restore_encoder, trained_length, vector_settings
 from bert_jax.config import (
     EncoderConfig,
     SearchOptions,
@@ -20,12 +20,7 @@ from bert_jax.config import (
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.tables import shown
 from bert_jax.errors import UserError
-from bert_jax.inspection.text_vectors import (
-    TextVectors,
-    check_length,
-    trained_length,
-    vector_settings,
-)
+from bert_jax.inspection.text_vectors import TextVectors, check_length
 
 _BLOCK = 64  # batches that are tokenised at a time
 
@@ -65,6 +60,7 @@ class SearchEncoder:
     Attributes:
       settings: of the vectors.
       length: tokens that longer texts are cut to.
+      width: D, of the vectors.
       cut: number of texts that were cut so far.
     """
 
@@ -76,7 +72,7 @@ class SearchEncoder:
         self.settings, self.length = search_settings(metadata, options)
         self.cut = 0
         encoder = restore_encoder(checkpoint, metadata, mesh)
-        self._tokenizer, self._width = encoder.tokenizer, encoder.config.width
+        self._tokenizer, self.width = encoder.tokenizer, encoder.config.width
         self._block = _BLOCK * batch_size
         self._vectors = TextVectors(encoder, mesh, self.settings, batch_size=batch_size)
 
@@ -101,7 +97,7 @@ class SearchEncoder:
             if texts[number] != different[-1]:
                 different.append(texts[number])
             different_of[place] = len(different) - 1
-        vectors = np.zeros((len(texts), self._width), np.float32)
+        vectors = np.zeros((len(texts), self.width), np.float32)
         for begin in range(0, len(different), self._block):
             made = self._encode_block(different[begin : begin + self._block], prompt)
             first, end = np.searchsorted(different_of, [begin, begin + len(made)])

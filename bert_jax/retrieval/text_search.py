@@ -1,0 +1,88 @@
+"""Search of a user's own texts: lines, or documents in BEIR's form."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.data.tasks.tables import read_lines
+from bert_jax.errors import UserError
+from bert_jax.inspection.narrow_vectors import StoredVectors, open_vectors
+from bert_jax.retrieval.collection import Documents, read_documents
+from bert_jax.retrieval.exact_search import exact_search
+from bert_jax.retrieval.search_encoder import SearchEncoder
+
+
+def read_texts_to_search(path: pathlib.Path, *, skip_bad_rows: bool) -> Documents:
+    """Reads texts: of a .jsonl its documents, of another file its lines, numbered from 1.
+
+    Raises:
+      UserError: if the file cannot be read, has no text, or an empty one.
+    """
+    if path.suffix == ".jsonl":
+        return read_documents(path, skip_bad_rows=skip_bad_rows)
+    texts = plain_lines(path)
+    return Documents([str(number) for number in range(1, len(texts) + 1)], texts, "")
+
+
+def plain_lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a file, stripped.
+
+    Raises:
+      UserError: if the file cannot be read, has no line, or an empty one.
+    """
+    texts = [line.strip() for _, line in read_lines(str(path))]
+    for number, text in enumerate(texts, start=1):
+        if not text:
+            raise UserError(f"{path}, line {number} is empty: give it some text, or leave it out")
+    if not texts:
+        raise UserError(f"{path} has no line: give it at least one text")
+    return texts
+
+
+class TextSearch:
+    """Texts with their vectors, to be searched again and again."""
+
+    def __init__(
+        self, documents: Documents, encoder: SearchEncoder, vectors: StoredVectors | None
+    ) -> None:
+        """Computes the vectors of the texts, unless they are given."""
+        self._documents, self._encoder = documents, encoder
+        self._vectors = vectors or StoredVectors(encoder.texts(documents.texts))
+
+    def best(self, queries: Sequence[str], count: int, mesh: Mesh) -> list[list[dict[str, Any]]]:
+        """Returns for each query the best texts, each with `id`, `text` and `score`."""
+        asked = self._encoder.queries(queries)
+        if self._vectors.ranges:
+            asked = self._vectors.ranges.decode(self._vectors.ranges.encode(asked))
+        found = exact_search(asked, self._vectors, count, mesh)
+        return [
+            [self._result(number, score) for number, score in zip(*each, strict=True)]
+            for each in zip(*found, strict=True)
+        ]
+
+    def _result(self, number: int, score: np.float32) -> dict[str, Any]:
+        documents = self._documents
+        return {
+            "id": documents.ids[number],
+            "text": documents.texts[number],
+            "score": float(score),
+        }
+
+
+def vectors_of_lines(path: pathlib.Path, documents: Documents, width: int) -> StoredVectors:
+    """Maps the vectors of lines into memory.
+
+    Raises:
+      UserError: if there is not one for each line, or they are of another width.
+    """
+    vectors = open_vectors(path)
+    if len(vectors) != len(documents.ids) or vectors.width != width:
+        raise UserError(
+            f"--vectors={path} has {len(vectors):,} vectors of {vectors.width}, and the corpus has"
+            f" {len(documents.ids):,} lines and the model vectors of {width}: write them by predict"
+            " --features from these lines with this checkpoint"
+        )
+    return vectors

@@ -1,0 +1,164 @@
+"""Encoders of sentence-transformers: there and back, with the library's own vectors."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+from bert_jax.checkpoints.pretrained import one_device
+from bert_jax.config import (
+    FinetuneConfig,
+    SearchOptions,
+    VectorPooling,
+    VectorsConfig,
+    from_dict,
+)
+from bert_jax.errors import UserError
+from bert_jax.interop.conversion import convert
+from bert_jax.retrieval.search_encoder import SearchEncoder
+from tests.fixtures.drivers import Run, assert_same_bits
+from tests.fixtures.interop import edit_json, make_peer, save_peer
+from tests.interop.test_convert import params_of
+
+pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore")]  # theirs
+pytest.importorskip("torch")
+library = pytest.importorskip("sentence_transformers")
+
+LENGTH = 9  # the second text is cut
+TEXTS = ["red sun.", "the river at night, blue light, wind and stone", "stone", "sun, wind?"]
+PROMPTS = {"query": "blue: ", "document": "the "}
+
+
+def make_encoder(
+    directory: pathlib.Path, pooling: str, *, normalised: bool, prompts: dict[str, str]
+) -> Any:
+    """Saves a small encoder by the library; returns it."""
+    from sentence_transformers.sentence_transformer import modules
+
+    inner = save_peer(make_peer("BertModel", spread=0.2), directory.with_name("inner"))
+    parts = [modules.Transformer(str(inner), max_seq_length=LENGTH), modules.Pooling(24, pooling)]
+    parts += [modules.Normalize()] * normalised
+    made = library.SentenceTransformer(modules=parts, prompts=prompts, device="cpu")
+    made.save_pretrained(str(directory))
+    return made
+
+
+def vectors_of(run: pathlib.Path) -> SearchEncoder:
+    return SearchEncoder(find_checkpoint(run), one_device(), SearchOptions(), batch_size=4)
+
+
+def of_library(directory: pathlib.Path) -> str:
+    return f"sentence-transformers:{directory}"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "normalised", "prompts"),
+    [("mean", True, PROMPTS), ("cls", False, {}), ("lasttoken", True, {})],
+)
+def test_there_and_back(
+    pooling: str, normalised: bool, prompts: dict, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    theirs = make_encoder(tmp_path / "st", pooling, normalised=normalised, prompts=prompts)
+    run, back = tmp_path / "run", tmp_path / "back"
+    convert(of_library(tmp_path / "st"), str(run))
+    said = capsys.readouterr().out
+    assert "verified against sentence-transformers, vectors" in said
+    metadata = read_metadata(find_checkpoint(run))
+    config = from_dict(FinetuneConfig, metadata["config"])
+    ours = {"cls": "cls", "mean": "mean", "lasttoken": "last"}[pooling]
+    assert metadata["kind"] == "vectors" and config.data.length == LENGTH
+    assert config.vectors == VectorsConfig(
+        pooling=VectorPooling(ours),
+        normalised=normalised,
+        query_prompt=prompts.get("query", ""),
+        text_prompt=prompts.get("document", ""),
+    )
+    documents, queries = theirs.encode_document(TEXTS), theirs.encode_query(TEXTS)
+    np.testing.assert_allclose(vectors_of(run).texts(TEXTS), documents, atol=1e-5)
+    np.testing.assert_allclose(vectors_of(run).queries(TEXTS), queries, atol=1e-5)
+    assert bool(prompts) == (np.abs(documents - queries).max() > 1e-3)  # witness
+
+    convert(str(run), of_library(back))
+    said = capsys.readouterr().out
+    assert "verified against transformers, hidden" in said
+    assert said.count("verified against sentence-transformers") == 2 - (not prompts)
+    opened = library.SentenceTransformer(str(back), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(opened.encode_document(TEXTS), documents, atol=1e-5)
+    np.testing.assert_allclose(opened.encode_query(TEXTS), queries, atol=1e-5)
+    assert opened.max_seq_length == LENGTH
+    assert opened.similarity_fn_name == ("cosine" if normalised else "dot")
+    convert(of_library(back), str(tmp_path / "again"), verify=False)
+    assert_same_bits(params_of(tmp_path / "again"), params_of(run))
+    again = read_metadata(find_checkpoint(tmp_path / "again"))
+    assert again["config"] == metadata["config"]
+
+
+def test_files_of_older_versions(tmp_path: pathlib.Path) -> None:
+    make_encoder(tmp_path / "st", "cls", normalised=True, prompts={"passage": "the "})
+    names = ("Transformer", "Pooling", "Normalize")
+    paths = ("", "1_Pooling", "2_Normalize")
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for n, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    (tmp_path / "st/modules.json").write_text(json.dumps(modules))
+    old = {"word_embedding_dimension": 24, "pooling_mode_cls_token": True}
+    old |= {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": False}
+    (tmp_path / "st/1_Pooling/config.json").write_text(json.dumps(old))
+    length = {"max_seq_length": 7, "do_lower_case": False}
+    (tmp_path / "st/sentence_bert_config.json").write_text(json.dumps(length))
+    convert(of_library(tmp_path / "st"), str(tmp_path / "run"), verify=False)
+    config = read_metadata(find_checkpoint(tmp_path / "run"))["config"]
+    assert config["data"]["length"] == 7 and config["vectors"]["pooling"] == "cls"
+    assert config["vectors"]["normalised"] and config["vectors"]["text_prompt"] == "the "
+
+
+def test_any_checkpoint_has_vectors(
+    finetuned: Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(str(finetuned[0]), of_library(tmp_path / "st"))
+    said = capsys.readouterr().out
+    assert "BertModel" in said and "the encoder alone: a vector has no head" in said
+    texts = ["red stone house", "wind"]
+    ours = bert_jax.load(finetuned[0]).encode(texts, pooling="mean")
+    opened = library.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    np.testing.assert_allclose(ours, opened.encode(texts), atol=1e-5)
+    assert opened.max_seq_length == 40
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode": "max"}, "has the pooling ['max']: only one of"),
+        ("1_Pooling/config.json", {"include_prompt": False}, "has include_prompt=false"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "has do_lower_case=true"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "has max_seq_length=0: write a"),
+        ("modules.json", "Dense", "has the modules Transformer, Pooling, Dense: only"),
+        ("modules.json", None, "has no modules.json: name a directory of sentence-transformers"),
+    ],
+)
+def test_what_is_not_implemented_is_one_line(
+    file: str, changes: Any, message: str, tmp_path: pathlib.Path
+) -> None:
+    make_encoder(tmp_path / "st", "mean", normalised=False, prompts=PROMPTS)
+    path = tmp_path / "st" / file
+    if changes is None:
+        path.unlink()
+    elif isinstance(changes, str):
+        last = {
+            "idx": 2,
+            "name": "2",
+            "path": "2_Dense",
+            "type": f"sentence_transformers.{changes}",
+        }
+        path.write_text(json.dumps([*json.loads(path.read_text()), last]))
+    else:
+        edit_json(path, **changes)
+    with pytest.raises(UserError) as error:
+        convert(of_library(tmp_path / "st"), str(tmp_path / "run"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,95 @@
+"""Hard negatives and search of texts, by the drivers."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from bert_jax.checkpoints.checkpoint import find_checkpoint
+from bert_jax.checkpoints.pretrained import one_device
+from bert_jax.config import SearchOptions
+from bert_jax.errors import UserError
+from bert_jax.retrieval.mining import mine_negatives
+from bert_jax.retrieval.search_encoder import SearchEncoder
+from tests.fixtures.drivers import Drivers, Run
+from tests.retrieval.test_retrieval_drivers import make_texts
+
+TEXTS = list(dict.fromkeys(make_texts(40)))
+
+
+@pytest.fixture(scope="module")
+def encoder(pretrained: Run) -> SearchEncoder:
+    checkpoint = find_checkpoint(pretrained[0])
+    return SearchEncoder(checkpoint, one_device(), SearchOptions(), batch_size=8)
+
+
+def test_negatives_are_at_their_ranks(encoder: SearchEncoder) -> None:
+    queries = ["red wind", "sun", TEXTS[9]]  # the last is a text itself
+    pairs = [(queries[n % 3], text) for n, text in enumerate([*TEXTS, TEXTS[0], TEXTS[1]])]
+    found = mine_negatives(pairs, encoder, (2, 5), one_device())
+    assert set(found) == set(queries)
+    near = encoder.queries(queries) @ encoder.texts(TEXTS).T
+    for query, products in zip(queries, near, strict=True):
+        known = {right for each, right in pairs if each == query} | {query}
+        order = [TEXTS[n] for n in np.argsort(-products) if TEXTS[n] not in known]
+        assert found[query] == order[1:5]
+    assert TEXTS[9] in [text for text, near in zip(TEXTS, near[2], strict=True) if near > 0.999]
+    assert mine_negatives(pairs[::-1], encoder, (2, 5), one_device()) == found
+    with pytest.raises(UserError, match=r"--ranks=2-30: there are \d+ different right texts, of"):
+        mine_negatives(pairs, encoder, (2, 30), one_device())
+
+
+def test_the_file_of_triples(drivers: Drivers, pretrained: Run, tmp_path: pathlib.Path) -> None:
+    rows = [f"{TEXTS[n]}\t{TEXTS[n + 1]}\n" for n in range(12)]
+    (tmp_path / "pairs.tsv").write_text("".join(["query\tanswer\n", *rows]))
+    flags = [f"--checkpoint={pretrained[0]}", f"--data={tmp_path / 'pairs.tsv'}", "--ranks=1-3"]
+    flags += ["--text_column=query", "--text_pair_column=answer"]
+    output = tmp_path / "triples.jsonl"
+    result = drivers.run("mine", *flags, f"--output={output}")
+    assert result.status == 0 and not result.err, result
+    triples = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [f"{each['query']}\t{each['answer']}\n" for each in triples] == rows
+    for each in triples:
+        assert len(set(each["negatives"])) == 3
+        assert not {each["query"], each["answer"]} & set(each["negatives"])
+    assert "exists: name a new file" in drivers.run("mine", *flags, f"--output={output}").error()
+    new = f"--output={tmp_path / 'new.jsonl'}"
+    for wrong, message in (
+        ("--ranks=5-3", "--ranks=5-3: write the first and the last, such as 11-15"),
+        ("--text_column=title", "has no column 'title': it has 'query', 'answer'; set"),
+        (f"--output={tmp_path / 'new.tsv'}", "new.tsv must end in .jsonl"),
+    ):
+        assert message in drivers.run("mine", *flags, new, wrong).error()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_search_of_lines(
+    drivers: Drivers, pretrained: Run, encoder: SearchEncoder, tmp_path: pathlib.Path
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{text}\n" for text in TEXTS))
+    flags = [f"--checkpoint={pretrained[0]}", f"--corpus={lines}", f"--text={TEXTS[3]}"]
+    shown = drivers.run("search", *flags, "--top_k=2")
+    assert shown.status == 0 and not shown.err, shown
+    query, first, _ = shown.out.splitlines()
+    assert query == TEXTS[3] and first == f"   1.0000  4  {TEXTS[3]}"
+    found = json.loads(drivers.run("search", *flags, "--json", "--top_k=7").out)["found"]
+    near = encoder.texts(TEXTS) @ encoder.queries([TEXTS[3]])[0]
+    assert [each["id"] for each in found] == [str(n + 1) for n in np.argsort(-near)[:7]]
+
+    # The vectors of a file are searched as they are.
+    vectors = tmp_path / "v.npy"
+    np.save(vectors, encoder.texts(TEXTS)[::-1])
+    stored = drivers.run("search", *flags, "--json", "--top_k=7", f"--vectors={vectors}")
+    turned = json.loads(stored.out)["found"]
+    places = [len(TEXTS) + 1 - int(each["id"]) for each in found]
+    assert [each["id"] for each in turned] == [str(place) for place in places]
+    np.save(vectors, np.zeros((3, 12), np.float32))
+    for wrong, message in (
+        (f"--vectors={vectors}", "has 3 vectors of 12, and the corpus has"),
+        (f"--top_k={len(TEXTS) + 1}", f"lines.txt has {len(TEXTS)} texts: choose at most that"),
+        (f"--input={lines}", "give the queries by one of --text and --input"),
+        ("--text= ", "the text '' has no token"),
+    ):
+        assert message in drivers.run("search", *flags, wrong).error()
