@@ -34,6 +34,7 @@ BOXES: dict[str, tuple[int, str]] = {
     "planning": (1, "compile ahead, costs"),
     "interop": (2, "Hugging Face, TF1"),
     "inspection": (3, "look inside"),
+    "retrieval": (2, "search by vectors"),
     DRIVERS: (0, "prepare, pretrain, finetune, evaluate, predict, convert, plan, ..."),
 }
 _WIDE = (DRIVERS, GROUND)
