@@ -1,4 +1,4 @@
-"""Finds hard negatives for pairs of texts, with the vectors of a checkpoint.
+r"""Finds hard negatives for pairs of texts, with the vectors of a checkpoint.
 
     python -m bert_jax.mine --checkpoint=runs/vectors --data=pairs.tsv --ranks=11-15 \
         --text_column=query --text_pair_column=answer --output=triples.jsonl

@@ -49,8 +49,8 @@ def test_help_lists_flags_with_their_texts(helps: dict[str, tuple[str, set[str]]
     text, _ = helps["predict"]
     flags = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     assert {"checkpoint", "text", "json", "top_k", "features", "debug"} <= set(flags)
-    assert len(flags) == len(set(flags)) < 16  # none of a library's
-    assert re.search(r"--features=WORD .*: cls, mean, tokens", text)
+    assert len(flags) == len(set(flags)) < 20  # none of a library's
+    assert re.search(r"--features=WORD .*: of_checkpoint, cls, mean,\s+last", text)
     assert re.search(r"--top_k=N .*\(default 5\)", text)
 
 
