@@ -1,4 +1,4 @@
-"""Converts models: from and to Hugging Face and sentence-transformers, from Google's TF1 code.
+"""Converts models from and to other libraries, and from Google's TF1 code.
 
     python -m bert_jax.convert --from=hf:DIR --to=CHECKPOINT
     python -m bert_jax.convert --from=tf1:uncased_L-12_H-768_A-12/bert_model.ckpt --to=CHECKPOINT

@@ -1,4 +1,4 @@
-"""Scores a checkpoint: of a task on a labelled file, of vectors by what they retrieve.
+"""Scores a checkpoint on a labelled file, or its vectors by what they retrieve.
 
     python -m bert_jax.evaluate --checkpoint=runs/sst2 --data=test.tsv --output=results/sst2
     python -m bert_jax.evaluate --checkpoint=runs/vectors --retrieval=scifact --bm25

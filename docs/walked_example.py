@@ -1,12 +1,11 @@
 """Writes docs/walked_example.md: one sentence through pretraining and fine-tuning.
 
     python -m docs.walked_example
-    python -m docs.walked_example --pretrained=runs/modern_mini --sentiment=data/sst2 \
-        --workdir=runs/walked
+    python -m docs.walked_example --pretrained=runs/modern_mini --sentiment=data/sst2
 
 The first command writes the page from the figures in experiments/results/walked_example. The second
 takes them anew: from a pretraining with the recipe `pretrain_modern_mini`, and from fine-tuning it
-in the working directory on 100 sentences of SST-2 (`train.tsv`, `dev.tsv`), with five seeds.
+on 100 sentences of SST-2 (`train.tsv`, `dev.tsv`), with five seeds.
 """
 
 import json
@@ -101,7 +100,6 @@ helps.
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "", "a run of pretrain_modern_mini")
 _SENTIMENT = flags.DEFINE_string("sentiment", "data/sst2", "a folder with train.tsv and dev.tsv")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/walked", "a directory for the fine-tuned models")
 
 
 def take_figures(pretrained: str, sentiment: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
@@ -279,9 +277,9 @@ def main(_: Sequence[str]) -> None:
     """Takes the figures if a run is named, and writes the page."""
     if _PRETRAINED.value:
         folder = given_path(_SENTIMENT.value).absolute()
-        workdir = given_path(_WORKDIR.value).absolute()
         pretrained = str(given_path(_PRETRAINED.value).absolute())
-        values = take_figures(pretrained, folder, workdir)
+        with tempfile.TemporaryDirectory() as models:
+            values = take_figures(pretrained, folder, pathlib.Path(models))
         VALUES.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(VALUES, json.dumps(values, indent=1, allow_nan=False).encode())
     write_atomically(PAGE, make_page(json.loads(VALUES.read_text())).encode())

@@ -11,8 +11,7 @@ losses part in the third digit. Stopped, the same command goes on.
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -20,40 +19,12 @@ from bert_jax.cli import app
 from bert_jax.errors import UserError
 from bert_jax.files import given_path
 from bert_jax.training.logs import LOG_FILE, read_log
+from experiments.committed_losses import COMMITTED, comparison, heldout_losses
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMITTED = ROOT / "experiments" / "results" / "pretrain_modern_mini_enwiki" / LOG_FILE
-CLOSE = 0.02  # nats
 
 _DATA = flags.DEFINE_string("data", "data", "the data folder; its text/*.txt is read")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/results", "for the corpus and the run")
-
-
-def heldout_losses(entries: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """Returns step -> held-out MLM loss, of the entries of a log."""
-    return {e["step"]: e["heldout_mlm_loss"] for e in entries if "heldout_mlm_loss" in e}
-
-
-def comparison(ours: Mapping[int, float], committed: Mapping[int, float]) -> list[str]:
-    """Returns a table of the losses at the steps that both have, and what it says.
-
-    Raises:
-      UserError: if there are none.
-    """
-    steps = sorted(ours.keys() & committed.keys())
-    if not steps:
-        raise UserError("the run has no evaluation at a step of the committed one: let it go on")
-    lines = [f"{'step':>8}{'here':>10}{'committed':>12}{'difference':>12}"]
-    lines += [
-        f"{step:8,}{ours[step]:10.4f}{committed[step]:12.4f}{ours[step] - committed[step]:+12.4f}"
-        for step in steps
-    ]
-    largest = max(abs(ours[step] - committed[step]) for step in steps)
-    if not largest:
-        return [*lines, "all losses are the committed ones"]
-    if largest <= CLOSE:
-        return [*lines, f"at most {largest:.4f} nats apart, as on another kind of machine"]
-    return [*lines, f"up to {largest:.4f} nats apart: another text, or another recipe"]
 
 
 def _drive(driver: str, *words: str) -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from bert_jax.config import FinetuneConfig, TaskKind
 from bert_jax.errors import UserError
 from bert_jax.tasks.kinds import read_task
-from experiments.linear import linear_outputs
+from experiments.word_model import linear_outputs
 from tests.fixtures.data import LETTER_TOKENIZER as TOKENIZER
 from tests.fixtures.drivers import ROOT, Run, finetune_flags, log_of
 

@@ -4,7 +4,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.training.logs import read_log
-from experiments.results_model import COMMITTED, comparison, heldout_losses
+from experiments.committed_losses import COMMITTED, comparison, heldout_losses
 
 
 @pytest.mark.parametrize(
