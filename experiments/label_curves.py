@@ -5,13 +5,14 @@ n labels equals another one with m where the other's line, straight between its 
 logarithm of the labels, first reaches the same score.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.measures import lower_is_better
-from experiments.statistics import Estimate, estimate
+from experiments.statistics import estimate
 from experiments.summary import Cell, Summary
 
 Line = Sequence[tuple[int, Cell]]  # (labels, scores), labels ascending
@@ -69,7 +70,7 @@ def _reached(score: float, line: Mapping[int, float]) -> float:
     points = list(line.items())
     if points[0][1] >= score:
         return 0.0
-    for (fewer, low), (more, high) in zip(points, points[1:], strict=False):
+    for (fewer, low), (more, high) in itertools.pairwise(points):
         if high >= score:
             return fewer * (more / fewer) ** ((score - low) / (high - low))
     return math.inf
@@ -79,6 +80,6 @@ def _equal(labels: int, needed: Sequence[float], fewest: int) -> Equal:
     if 0.0 in needed or math.inf in needed:
         finite = [max(each, fewest) for each in needed]
         return Equal(labels, min(finite), math.nan, max(finite))
-    of_logarithms: Estimate = estimate([math.log(each) for each in needed])
+    of_logarithms = estimate([math.log(each) for each in needed])
     low, high = (of_logarithms.mean + s * of_logarithms.half_width for s in (-1, 1))
     return Equal(labels, math.exp(low), math.exp(of_logarithms.mean), math.exp(high))

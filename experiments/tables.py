@@ -108,13 +108,13 @@ def _equal_labels(equal: Equal | None, line: Line) -> str:
     if equal is None:
         return "-"
     fewest, most = line[0][0], line[-1][0]
-    if math.isnan(equal.mean):
-        low = f"{equal.low:,.0f}" if equal.low > fewest else f"fewer than {fewest:,}"
-        high = f"more than {most:,}" if math.isinf(equal.high) else f"{equal.high:,.0f}"
-        return (
-            high if math.isinf(equal.low) else low if equal.high <= fewest else f"{low} to {high}"
-        )
-    return f"{equal.mean:,.0f} ({equal.low:,.0f} to {equal.high:,.0f})"
+    if not math.isnan(equal.mean):
+        return f"{equal.mean:,.0f} ({equal.low:,.0f} to {equal.high:,.0f})"
+    low = f"{equal.low:,.0f}" if equal.low > fewest else f"fewer than {fewest:,}"
+    high = f"more than {most:,}" if math.isinf(equal.high) else f"{equal.high:,.0f}"
+    if math.isinf(equal.low):
+        return high
+    return low if equal.high <= fewest else f"{low} to {high}"
 
 
 def _latencies(summary: Summary) -> list[str]:

@@ -104,9 +104,8 @@ def only_compile(names: Sequence[str]) -> None:
         os.environ.setdefault(name, value)
     counts = [int(name.removeprefix("cpu:")) for name in names if name.startswith("cpu:")]
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # cannot reload programs for what is not there
+    # Programs for devices that are not there cannot be read back.
+    jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_num_cpu_devices", max([1, *counts]))
 
 

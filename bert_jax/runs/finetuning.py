@@ -119,8 +119,8 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
     for line in (*messages, *introduction(setup, inputs, batches)):
         log.message(line)
     if not first_step:
-        examples = len(np.unique(inputs["train"].example_of))
-        known = {"metric": f"dev_{setup.metric}", "floor": setup.floor, "examples": examples}
+        labelled = inputs["train"].with_labels().examples
+        known = {"metric": f"dev_{setup.metric}", "floor": setup.floor, "examples": labelled}
         log.write(0, known)
 
     # What is learned from, and what is scored.

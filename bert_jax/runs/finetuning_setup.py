@@ -233,9 +233,8 @@ def check_negatives(config: FinetuneConfig, inputs: TaskInputs, batches: TaskBat
     """Raises UserError if a batch has no wrong text to compare a right one with."""
     is_scored = config.vectors.loss in SCORED
     if inputs.roles and not is_scored and inputs.roles.count == 2 and batches.smallest < 2:
-        examples = len(np.unique(inputs.example_of))
         raise UserError(
-            f"--config.batch_size={config.batch_size} leaves a batch of one of {examples:,}"
+            f"--config.batch_size={config.batch_size} leaves a batch of one of {inputs.examples:,}"
             " examples, which has no wrong text: choose another batch_size, or add examples"
         )
 
@@ -336,14 +335,14 @@ def introduction(
     named = f"; labels: {', '.join(setup.task.labels)}" if setup.task.labels else ""
     yield f"{sharding.describe(setup.mesh)}{named}"
     for name, split in {"train": setup.task.train, **setup.task.dev}.items():
-        examples = len(np.unique(inputs[name].example_of))
+        examples = inputs[name].examples
         more = setup.task.unlabelled if name == "train" else None
         windows = f" in {len(inputs[name]):,} windows" if len(inputs[name]) > examples else ""
         if setup.config.task is TaskKind.VECTORS:
             examples = examples if inputs[name].roles else split.examples
             windows = f" of {len(inputs[name]):,} texts"
         notes = f"; {split.notes}" if split.notes else ""
-        without = f", {len(np.unique(more.example_of)):,} of them without labels" if more else ""
+        without = f", {more.examples:,} of them without labels" if more else ""
         yield f"{name}: {examples:,} examples{without}{windows}{notes}"
         if name == "train" and (remark := drawn_classes(setup.config, setup.task, inputs[name])):
             yield remark

@@ -369,6 +369,7 @@ def test_inputs_without_labels_are_taught_alike(
     assert result.status == 0, result
     result = drivers.run("finetune", *some, f"--workdir={tmp_path / 'run'}")
     assert f"train: {len(rows):,} examples, {len(rows) - half:,} of them without" in result.err
+    assert log_of(tmp_path / "run")[0]["examples"] == half  # those with labels
     ours, whole = (arrays_of(tmp_path / name) for name in ("run", "all"))
     for name, array in ours.items():  # the teacher read them in other rows
         np.testing.assert_allclose(array, whole[name], rtol=1e-4, atol=1e-6, err_msg=name)

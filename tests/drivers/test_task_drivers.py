@@ -331,6 +331,7 @@ def test_a_run_ends_when_it_gets_no_better(
     assert result.status == 0 and "stopping: no better accuracy in 2 evaluations" in result.err
     assert "train: 20 examples" in result.err and result.out.startswith("finished 30 steps")
     assert [each["step"] for each in log_of(tmp_path) if "dev_loss" in each] == [10, 20, 30]
+    assert log_of(tmp_path)[0]["examples"] == 20
     again = drivers.run("finetune", *flags)
     assert again.status == 0 and "is finished: 30 steps" in again.out
 

@@ -21,7 +21,9 @@ import bert_jax
 from bert_jax.stopping import RESTART_STATUS
 from experiments.folder import Attempt, StudyFolder
 from experiments.latency import measure_latencies, read_latencies, text_of, write_latencies
-from experiments.study import Run
+from experiments.study import Plan, Run, Size, Variant
+from launch.backends import StudyRuns
+from launch.backends.local import Local
 from tests.fixtures.drivers import PATIENCE_SECONDS, ROOT, log_of
 
 
@@ -89,6 +91,44 @@ def test_a_sweep_makes_every_run_once(swept: Swept, sweep: Sweep) -> None:
     again = sweep(workdir, "--seeds=1")
     assert again.returncode == 0 and not again.stderr
     assert all(len(folder.attempts(run)) == 1 for run in runs)
+
+
+def test_runs_of_a_study_share_their_compiled_programs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    size = Size(prepare=(), recipe="", minutes=1, cores=1)
+    runs = [
+        Run(name=f"feel/a/seed-{seed}", driver="none", flags=(), stage="feel") for seed in (0, 1)
+    ]
+    folder.write_plan(
+        Plan(
+            study="small",
+            size="cpu",
+            question="?",
+            base="a",
+            variants=(Variant("a"),),
+            published=(),
+            runs=tuple(runs),
+        )
+    )
+    told = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: told.append(env) or Ended())
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    local = Local(StudyRuns("small", size, folder, runs), {})
+    local.start(runs)
+    (place,) = {env["JAX_COMPILATION_CACHE_DIR"] for env in told}
+    assert len(told) == 2 and pathlib.Path(place).is_relative_to(tmp_path / "study")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/chosen")
+    local.start(runs[:1])
+    assert told[-1]["JAX_COMPILATION_CACHE_DIR"] == "/chosen"
+
+
+class Ended:
+    """A process that has ended."""
+
+    def poll(self) -> int:
+        return 0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -110,10 +110,18 @@ class TaskInputs:
         """Tokens of each input, special ones included: [I] int64."""
         return input_sizes(self.a, self.b, self.special)
 
+    @property
+    def examples(self) -> int:
+        """Number of examples that the inputs are of."""
+        return len(np.unique(self.example_of))
+
+    def with_labels(self) -> "TaskInputs":
+        """Selects the inputs that have labels."""
+        return self if self.labelled is None else self.take(np.flatnonzero(self.labelled))
+
     def class_counts(self, classes: int) -> np.ndarray:
         """Counts the labels of each class, of C; [C] int64."""
-        chosen = self if self.labelled is None else self.take(np.flatnonzero(self.labelled))
-        labels = chosen.labels
+        labels = self.with_labels().labels
         flat = np.concatenate(labels) if isinstance(labels, list) else labels
         return np.bincount(flat[flat >= 0], minlength=classes)
 
