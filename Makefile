@@ -28,7 +28,11 @@ notebooks: quickstart  ## executes the notebooks on what the quickstart made, an
 	$(BIN)/python -m notebooks.execute
 
 results-model: setup  ## the encoder of README's table, in an hour; DATA=FOLDER with text/*.txt
-	$(BIN)/python -m experiments.results_model --data=$(DATA)
+	test -d runs/results/corpus || $(BIN)/python -m bert_jax.prepare '--source=text:$(DATA)/text' \
+		--layout=paragraphs --tokenizer=train:sentencepiece:8000 --output=runs/results/corpus
+	$(BIN)/python -m bert_jax.pretrain --config=pretrain_modern_mini \
+		--config.data.corpus=runs/results/corpus --workdir=runs/results/modern_mini
+	$(BIN)/python -m experiments.committed_losses runs/results/modern_mini
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0
