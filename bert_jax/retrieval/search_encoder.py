@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -61,18 +62,35 @@ class SearchEncoder:
       settings: of the vectors.
       length: tokens that longer texts are cut to.
       width: D, of the vectors.
+      parameters: how many numbers the encoder has.
       cut: number of texts that were cut so far.
     """
 
     def __init__(
-        self, checkpoint: pathlib.Path, mesh: Mesh, options: SearchOptions, *, batch_size: int
+        self,
+        checkpoint: pathlib.Path,
+        mesh: Mesh,
+        options: SearchOptions,
+        *,
+        batch_size: int,
+        empty_texts: bool = False,
     ) -> None:
-        """Restores the encoder of CHECKPOINTS/STEP; see `search_settings`."""
+        """Restores the encoder of CHECKPOINTS/STEP; see `search_settings`.
+
+        Args:
+          checkpoint: CHECKPOINTS/STEP.
+          mesh: from `sharding.make_mesh`.
+          options: what is not to be as it was trained.
+          batch_size: texts at a time.
+          empty_texts: give a text without a token a vector of zeros, and do not refuse it.
+        """
         metadata = read_metadata(checkpoint)
         self.settings, self.length = search_settings(metadata, options)
         self.cut = 0
         encoder = restore_encoder(checkpoint, metadata, mesh)
         self._tokenizer, self.width = encoder.tokenizer, encoder.config.width
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(encoder.params))
+        self._empty_texts = empty_texts
         self._block = _BLOCK * batch_size
         self._vectors = TextVectors(encoder, mesh, self.settings, batch_size=batch_size)
 
@@ -84,9 +102,13 @@ class SearchEncoder:
         """Returns the vectors of texts that are searched, [n, D] float32.
 
         Raises:
-          UserError: if nothing of a text is left.
+          UserError: if a text has no token, unless `empty_texts`.
         """
         return self._encode(texts, self.settings.text_prompt)
+
+    def plain(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the vectors of texts without a prompt, [n, D] float32; raises as `texts`."""
+        return self._encode(texts, "")
 
     def _encode(self, texts: Sequence[str], prompt: str) -> np.ndarray:
         # A text is encoded once, among texts of its length, whatever order they come in.
@@ -107,8 +129,13 @@ class SearchEncoder:
     def _encode_block(self, texts: Sequence[str], prompt: str) -> np.ndarray:
         whole, nothing = [prompt + text for text in texts], [""] * len(texts)
         a, b, cut = encode_inputs(whole, nothing, self._tokenizer, self.length)
-        for text, ids in zip(texts, a, strict=True):
-            if not len(ids):
-                raise UserError(f"the text {shown(text)} has no token: give it words, or remove it")
+        filled = np.array([len(ids) > 0 for ids in a])
+        if not (self._empty_texts or filled.all()):
+            text = shown(texts[int(filled.argmin())])
+            raise UserError(f"the text {text} has no token: give it words, or remove it")
         self.cut += int(cut.sum())
-        return np.stack(self._vectors(a, b))
+        vectors = np.zeros((len(texts), self.width), np.float32)
+        if filled.any():
+            a, b = ([ids for ids, use in zip(each, filled, strict=True) if use] for each in (a, b))
+            vectors[filled] = self._vectors(a, b)
+        return vectors
