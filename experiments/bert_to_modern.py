@@ -76,9 +76,9 @@ def _ladder(steps: tuple[_Step, ...]) -> tuple[Variant, ...]:
     return tuple(rungs)
 
 
-def _with_sinusoids(bert: Variant) -> Variant:
-    sinusoids = (*bert.pretrain, "encoder.position_init=sinusoidal")
-    return Variant("bert_sinusoids", pretrain=sinusoids, against=bert.name)
+def bert_with_sinusoids(width: int) -> Overrides:
+    """Returns what makes BERT's recipe of the modern one, its positions starting as sinusoids."""
+    return (*_bert(_steps(width)), "encoder.position_init=sinusoidal")
 
 
 def _all_variants(width: int) -> tuple[Variant, ...]:
@@ -94,7 +94,7 @@ def _all_variants(width: int) -> tuple[Variant, ...]:
         ),
         Variant("with_small_plain_mlp", pretrain=as_many_parameters, against=modern.name),
         Variant("with_stable_adamw", ("optimizer.rule=stable_adamw",), against=modern.name),
-        _with_sinusoids(bert),
+        Variant("bert_sinusoids", pretrain=bert_with_sinusoids(width), against=bert.name),
         Variant("bert_third_of_rate", pretrain=slower, against=bert.name),
     )
 
@@ -106,7 +106,7 @@ def _few_variants(width: int) -> tuple[Variant, ...]:
     rotary = steps[0]
     return (
         bert,
-        _with_sinusoids(bert),
+        Variant("bert_sinusoids", pretrain=bert_with_sinusoids(width), against=bert.name),
         Variant("modern", pretrain=modern.pretrain),
         Variant(f"with_{rotary.bert}", pretrain=rotary.overrides, against="modern"),
     )

@@ -1,4 +1,4 @@
-"""Does a task with a linear model on words, as `finetune` does it: the baseline without layers.
+"""Does a task by its words, as `finetune` does it: the baseline without layers.
 
     python -m experiments.linear --config=finetune_sst2 --checkpoint=runs/base --workdir=runs/linear
 

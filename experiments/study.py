@@ -36,7 +36,8 @@ Config = TypeVar("Config", bound=RootConfig)
 
 Overrides = tuple[str, ...]  # of a config: "data.objective=none"
 
-LINEAR_TASKS = (TaskKind.CLASSIFICATION, TaskKind.TAGS)  # that a linear model can do
+# Those that a model on words can do.
+LINEAR_TASKS = (TaskKind.CLASSIFICATION, TaskKind.TAGS, TaskKind.VECTORS)
 _NAME = re.compile(r"[\w.+=-]+")  # a valid name of a folder, a job and a column
 
 
@@ -57,8 +58,7 @@ class Variant:
         `distil_recipe`; '': it is pretrained.
       task_teacher: name of the variant whose model of seed 0, fine-tuned for the same task, its
         tasks learn the answers of; '': of none.
-      linear: True to replace the encoder of its tasks by a linear model on words
-        (`experiments.linear`).
+      linear: True to do its tasks by words, without an encoder (`experiments.linear`).
       series: name of the line on which it is a point, over the number of labels; '': of none.
       seeds: number of its own; 0: the size's.
     """

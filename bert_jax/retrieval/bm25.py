@@ -29,7 +29,7 @@ def words(text: str) -> list[str]:
 def check_installed() -> None:
     """Raises UserError if the library is missing."""
     if importlib.util.find_spec("bm25s") is None:
-        raise UserError("--bm25 needs the library bm25s: pip install 'bert_jax[vectors]'")
+        raise UserError("BM25 needs the library bm25s: pip install 'bert_jax[vectors]'")
 
 
 class WordSearch:
@@ -44,10 +44,14 @@ class WordSearch:
         self._index = bm25s.BM25(k1=_K1, b=_B, method="lucene")
         self._index.index([words(text) for text in texts], show_progress=False)
 
-    def best(self, query: str, count: int) -> list[tuple[int, float]]:
-        """Returns (number of a text, score) of at most `count` texts that share a word with it."""
+    def scores(self, query: str) -> np.ndarray:
+        """Returns the score of each text, [texts] float32; 0 if it has no word of the query."""
         known = [word for word in words(query) if word in self._index.vocab_dict]
         if not known:
-            return []
-        scores = np.asarray(self._index.get_scores(known), np.float32)
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._index.get_scores(known), np.float32)
+
+    def best(self, query: str, count: int) -> list[tuple[int, float]]:
+        """Returns (number of a text, score) of at most `count` texts that share a word with it."""
+        scores = self.scores(query)
         return [(int(n), float(scores[n])) for n in best_first(scores, count) if scores[n] > 0]

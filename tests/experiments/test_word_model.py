@@ -10,7 +10,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from bert_jax.config import FinetuneConfig, TaskKind
+from bert_jax.config import FinetuneConfig, TaskKind, VectorLoss
+from bert_jax.data.tasks.splits import Task
 from bert_jax.errors import UserError
 from bert_jax.tasks.kinds import read_task
 from experiments.word_model import linear_outputs
@@ -76,6 +77,42 @@ def test_tags_follow_from_a_word_and_its_neighbours(tmp_path: pathlib.Path) -> N
     dev = task.dev["dev"]
     assert len(dev.inputs) > dev.examples
     assert dev.scores(linear_outputs(task.train, np.array([1, 3]), dev))["f1"] == 1
+
+
+def vectors_task(path: pathlib.Path, rows: list[tuple[str, ...]], label: str) -> Task:
+    names = ("a", "b", "score")[: len(rows[0])]
+    path.write_text("\n".join("\t".join(row) for row in (names, *rows)) + "\n")
+    config = FinetuneConfig(task=TaskKind.VECTORS)
+    config.data.train = config.data.dev = str(path)
+    config.data.text_column, config.data.text_pair_column = "a", "b"
+    config.data.label_column = label
+    config.vectors.loss = VectorLoss.COSENT if label else VectorLoss.CONTRASTIVE
+    return read_task(config, TOKENIZER)
+
+
+def test_similar_texts_share_words(tmp_path: pathlib.Path) -> None:
+    rows = [("red red sun", "red sun .", "5"), ("ice", "blue ice", "3"), ("red", "ice", "1")]
+    task = vectors_task(tmp_path / "a.tsv", rows, "score")
+    dev, drawn = task.dev["dev"], np.array([0, 1])
+    texts = ["red red sun", "red sun .", "ice", "blue ice", "red", "ice"]
+    fitted = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|\S").fit(texts[:4])
+    weights = fitted.transform(texts).toarray()
+    expected = (weights[::2] * weights[1::2]).sum(axis=1)
+    predictions = list(dev.predictions(linear_outputs(task.train, drawn, dev)))
+    np.testing.assert_allclose([each["cosine"] for each in predictions], expected, rtol=1e-6)
+    assert expected[2] == 0 < expected[1] < expected[0] < 1
+
+
+def test_right_texts_are_found_by_bm25(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("bm25s")
+    rows = [("red", "red ice"), ("ice fire", "fire fire sun"), ("snow", "a warm sun")]
+    task = vectors_task(tmp_path / "a.tsv", rows, "")
+    dev = task.dev["dev"]
+    predictions = list(dev.predictions(linear_outputs(task.train, np.arange(3), dev)))
+    assert [each["rank"] for each in predictions] == [1, 1, 3]
+    task = vectors_task(tmp_path / "a.tsv", [*rows, ("red ice", "snow sun")], "")
+    with pytest.raises(UserError, match="'red ice' is both a query and a right text"):
+        linear_outputs(task.train, np.arange(4), task.dev["dev"])
 
 
 def test_the_driver_writes_a_log_of_fine_tuning(

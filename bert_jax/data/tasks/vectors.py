@@ -14,6 +14,7 @@ from bert_jax.data.tasks.bad_rows import BadRow, BadRows
 from bert_jax.data.tasks.classes import encode_inputs
 from bert_jax.data.tasks.labels import is_blank
 from bert_jax.data.tasks.metrics import regression_scores, undefined_of_numbers
+from bert_jax.data.tasks.question_files import read_questions
 from bert_jax.data.tasks.rows import RightNumbers, TaskInputs, TextRoles
 from bert_jax.data.tasks.splits import Outputs, Split, Task, dev_sources
 from bert_jax.data.tasks.tables import Row, column, number_value, read_rows, shown, text_value
@@ -95,16 +96,37 @@ def _wrong_texts(row: Row, names: str, location: str) -> list[str]:
 def _read(source: str, data: TaskDataConfig, reader: _Reader) -> tuple[list[TextExample], str]:
     """Returns the usable examples of a source, at least one, and a note of what was left out."""
     bad = BadRows(source, skip=data.skip_bad_rows)
+    if source.endswith(".json"):
+        rows, note = _rows_of_questions(source, data)
+    else:
+        rows, note = read_rows(source, header=data.header, bad=bad), ""
     examples = []
-    for location, row in read_rows(source, header=data.header, bad=bad):
+    for location, row in rows:
         with bad.caught():
             examples.append(reader.example(row, location))
     bad.close(len(examples), "examples")
-    return examples, bad.note
+    return examples, "; ".join(filter(None, (note, bad.note)))
+
+
+def _rows_of_questions(source: str, data: TaskDataConfig) -> tuple[Iterator[tuple[str, Row]], str]:
+    """Returns place and columns of each answered question of a SQuAD file, and a note."""
+    read = read_questions(source, skip_bad_rows=data.skip_bad_rows)
+    answered = [question for question in read.questions if question.answers]
+    more = len(read.questions) - len(answered)
+    left_out = f"left out: questions without an answer ({more:,})" if more else ""
+    rows = (
+        (each.location, {"question": each.question, "context": each.context}) for each in answered
+    )
+    return rows, "; ".join(filter(None, (read.note, left_out)))
 
 
 class VectorSplit(Split):
-    """A split of examples of several texts, of which the encoder sees each by itself."""
+    """A split of examples of several texts, of which the encoder sees each by itself.
+
+    Attributes:
+      texts: of each example, as the file has them.
+      texts_of: [E, G] int64, the texts of each example by number; held out, they are the inputs.
+    """
 
     _has_rights = True  # the second texts are right for the first ones
 
@@ -133,20 +155,20 @@ class VectorSplit(Split):
           UserError: if nothing of a text is left, or one has too many right texts.
         """
         self.examples = len(examples)
-        self._texts = [example.texts for example in examples]
+        self.texts = [example.texts for example in examples]
         self.gold = np.array([example.score for example in examples], np.float32)
         self._widths = vector_widths(vectors.widths)
         self._normalised = vectors.normalised
         is_single = training and vectors.loss is VectorLoss.SIMCSE
         prompt = vectors.query_prompt if is_single else vectors.text_prompt
         encoded = _Encoded(examples, tokenizer, data.length, (vectors.query_prompt, prompt))
-        self._texts_of = encoded.texts_of
-        self._numbers = np.where(self._texts_of >= 0, encoded.numbers[self._texts_of], 0)
+        self.texts_of = encoded.texts_of
+        self._numbers = np.where(self.texts_of >= 0, encoded.numbers[self.texts_of], 0)
         pairs = self._numbers if self._has_rights else self._numbers[:0]
         self._rights = _right_numbers(pairs, int(self._numbers.max()))
         if self._rights.most > _MOST_RIGHTS:
             number = int(np.diff(self._rights.bounds).argmax())
-            text = self._texts[int((self._numbers[:, 0] == number).argmax())][0]
+            text = self.texts[int((self._numbers[:, 0] == number).argmax())][0]
             raise UserError(
                 f"{shown(text)} has {self._rights.most:,} right texts, and {_MOST_RIGHTS:,} are the"
                 " most: leave out some of its rows"
@@ -163,23 +185,23 @@ class VectorSplit(Split):
 
     def _occurrences(self, encoded: "_Encoded") -> TaskInputs:
         """Returns an input of each text of each example, with its role."""
-        example_of, columns = np.nonzero(self._texts_of >= 0)
-        texts = self._texts_of[example_of, columns]
+        example_of, columns = np.nonzero(self.texts_of >= 0)
+        texts = self.texts_of[example_of, columns]
         tokens = [encoded.tokens[text] for text in texts]
         inputs = _inputs(tokens, self.gold[example_of], example_of, encoded.tokenizer)
         numbers = self._numbers[example_of, columns]
-        roles = TextRoles(columns, self._texts_of.shape[1], numbers, self._rights)
+        roles = TextRoles(columns, self.texts_of.shape[1], numbers, self._rights)
         return dataclasses.replace(inputs, roles=roles)
 
     def gold_text(self) -> str:
         """See `Split.gold_text`."""
-        parts = self._texts_of, self._numbers, self.gold
+        parts = self.texts_of, self._numbers, self.gold
         return hashlib.blake2b(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def _sides(self, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
         """Returns the vectors of queries and of their right texts, [E, D] float32 each."""
         vectors = np.stack(outputs)
-        return vectors[self._texts_of[:, 0]], vectors[self._texts_of[:, 1]]
+        return vectors[self.texts_of[:, 0]], vectors[self.texts_of[:, 1]]
 
     @abc.abstractmethod
     def _scores_at(self, outputs: Outputs) -> dict[str, float]:
@@ -207,7 +229,7 @@ class VectorSplit(Split):
         return [np.ones(1, np.float32)] * len(self.inputs)
 
     def _with_texts(self, predictions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for texts, prediction in zip(self._texts, predictions, strict=True):
+        for texts, prediction in zip(self.texts, predictions, strict=True):
             yield {"text": texts[0], "text_pair": texts[1]} | prediction
 
 
@@ -251,7 +273,7 @@ class RightTexts(VectorSplit):
         Other right texts of the query, and texts equal to it, are left out.
         """
         queries, _ = self._sides(outputs)
-        texts, column_of = np.unique(self._texts_of[:, 1], return_inverse=True)
+        texts, column_of = np.unique(self.texts_of[:, 1], return_inverse=True)
         candidates = np.stack([outputs[text] for text in texts])
         numbers = np.zeros(len(texts), np.int64)
         numbers[column_of] = self._numbers[:, 1]

@@ -30,6 +30,25 @@ def config(folder: pathlib.Path, rows: list[dict[str, Any]] = ROWS, **changes: A
     return TaskDataConfig(train=str(path), dev=str(path), **(names | changes))
 
 
+def test_questions_of_squad_are_pairs(tmp_path) -> None:
+    def question(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": name, "question": name, "answers": answers}
+
+    here = [{"text": "cd", "answer_start": 3}]
+    paragraph = {"context": "ab cd", "qas": [question("ij", here), question("kl", [])]}
+    other = {"context": "cd", "qas": [question("mn", [{"text": "cd", "answer_start": 0}])]}
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"title": "", "paragraphs": [paragraph, other]}]}))
+    data = config(tmp_path, text_column="question", text_pair_column="context")
+    data.train = data.dev = str(path)
+    task = read_vector_task(data, VectorsConfig(), LETTER_TOKENIZER)
+    assert texts_of(task.train.inputs) == ["ij", "abcd", "mn", "cd"]
+    assert task.train.notes == "left out: questions without an answer (1)"
+    data.text_column = "q"
+    with pytest.raises(UserError, match=r"has no column 'q'.*'question', 'context'"):
+        read_vector_task(data, VectorsConfig(), LETTER_TOKENIZER)
+
+
 def texts_of(inputs: Any) -> list[str]:
     pieces = LETTER_TOKENIZER.id_to_piece
     return ["".join(pieces(int(id)).removeprefix("##") for id in ids) for ids in inputs.a]
