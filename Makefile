@@ -43,7 +43,7 @@ faults: setup  ## kills and damage at random moments, and every mesh: half an ho
 odd-inputs: setup  ## odd inputs by the thousand through the drivers: half an hour; ODD=--only=table
 	$(BIN)/python -m tests.odd_inputs $(ODD)
 
-bench: setup  ## speed and memory beside peers and limits: a quarter of an hour; BENCH=--gpu on a GPU
+bench: setup  ## speed and memory beside peers and limits: a quarter of an hour; BENCH=--small: three minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,hf]'
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 

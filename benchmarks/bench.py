@@ -1,18 +1,22 @@
 """Times and memory of every part, compared with transformers and with the machine's limits.
 
     python -m benchmarks.bench --output=runs/bench
+    python -m benchmarks.bench --small --output=runs/bench
     python -m benchmarks.bench --gpu --output=runs/bench
 
 `make bench` runs it. Without --text, --train and --dev it measures on the docstrings of installed
 packages, as the quickstart does. It prints a table and writes it to OUTPUT/bench.md, with all
 figures in OUTPUT/bench.json. It appends the ratios to benchmarks/history.jsonl, and lists those
-that are more than a tenth worse than in the last run on the same kind of machine.
+that are more than a tenth worse than their median in the last five runs of the same scale on the
+same kind of machine. --small measures small models and little text, and tells ratios alone.
 
-If a section fails, the others still run, and the exit status is 1.
+If a section fails, the others still run, what was measured is written, and the exit status is 1;
+OUTPUT/SECTION.log has what the failed program printed.
 """
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -20,13 +24,12 @@ import pathlib
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks.report import Row, slower, table
+from benchmarks.report import FailedProgram, Row, measure, slower, table
 from benchmarks.turns import Figures
 from bert_jax.config import ExampleFormat
 from bert_jax.data.corpus.documents import Layout
@@ -40,6 +43,7 @@ _TRAIN = flags.DEFINE_string("train", "", "lines `sentence TAB label`; '': docst
 _DEV = flags.DEFINE_string("dev", "", "the same, held out")
 _VOCAB = flags.DEFINE_string("vocab", "", "vocab.txt of a WordPiece tokenizer; '': trained")
 _GPU = flags.DEFINE_bool("gpu", False, "measure on a GPU: bfloat16, larger models")
+_SMALL = flags.DEFINE_bool("small", False, "measure small models for three minutes")
 _ONLY = flags.DEFINE_list("only", [], "sections to run; none: all")
 _HISTORY = flags.DEFINE_string("history", "benchmarks/history.jsonl", "file to append to; '': none")
 
@@ -103,37 +107,102 @@ def _two_classes(path: pathlib.Path) -> pathlib.Path:
 
 
 def run(module: str, *arguments: str) -> Figures:
-    """Runs a module and returns the JSON object on the last line of its output; {} for none."""
+    """Runs a module and returns the JSON object on the last line of its output; {} for none.
+
+    Raises:
+      FailedProgram: if it fails.
+    """
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        errors = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RuntimeError(f"{module}: {errors[-1]}")
+        lines = done.stderr.strip().splitlines()
+        reason = f"{module}: exit status {done.returncode}" + (f": {lines[-1]}" if lines else "")
+        raise FailedProgram(reason, "\n".join([" ".join(command), done.stdout, done.stderr]))
     last = (done.stdout.strip().splitlines() or ["{}"])[-1]
     return json.loads(last) if last.startswith("{") else {}
 
 
-# size, rows, tokens in a row, type, turns
-_CPU_STEPS = (
-    ("mini", 16, 128, "float32", 10),
-    ("mini", 16, 128, "bfloat16", 5),
-    ("base", 8, 128, "float32", 7),
-    ("base", 2, 512, "float32", 7),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes of a run.
+
+    Attributes:
+      name: in the history.
+      sections: of `SECTIONS`.
+      steps: size, rows, tokens in a row, type and turns of each model whose step is measured.
+      remat: measure the memory of base without its activations, too.
+      text_model: size and rows of the model that reads real text: common batch sizes, as padding
+        grows with the number of examples.
+      text_forms: formats of its examples.
+      text_batches: of each form.
+      tuning_examples: in an epoch of fine-tuning.
+      saved: the model whose checkpoint is written and read.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    steps: tuple[tuple[str, int, int, str, int], ...]
+    remat: bool
+    text_model: tuple[str, int]
+    text_forms: tuple[ExampleFormat, ...]
+    text_batches: int
+    tuning_examples: int
+    saved: str
+
+
+_PAIRS = (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR)
+_LARGE_SECTIONS = ("steps", "text", "tuning", "data", "checkpoints", "starting")
+_CPU = Scale(
+    name="large",
+    sections=_LARGE_SECTIONS,
+    steps=(
+        ("mini", 16, 128, "float32", 10),
+        ("mini", 16, 128, "bfloat16", 5),
+        ("base", 8, 128, "float32", 7),
+        ("base", 2, 512, "float32", 7),
+    ),
+    remat=True,
+    text_model=("mini", 16),
+    text_forms=_PAIRS,
+    text_batches=3,
+    tuning_examples=800,
+    saved="base",
 )
-_GPU_STEPS = (
-    ("base", 256, 128, "bfloat16", 20),
-    ("base", 64, 512, "bfloat16", 20),
-    ("large", 32, 512, "bfloat16", 20),
+_SMALL_CPU = Scale(
+    name="small",
+    sections=("steps", "text", "tuning", "data", "checkpoints"),
+    steps=(("mini", 16, 128, "float32", 7), ("small", 4, 128, "float32", 7)),
+    remat=False,
+    text_model=("tiny", 16),
+    text_forms=_PAIRS[:1],
+    text_batches=2,
+    tuning_examples=160,
+    saved="small",
+)
+_ON_GPU = Scale(
+    name="large",
+    sections=_LARGE_SECTIONS,
+    steps=(
+        ("base", 256, 128, "bfloat16", 20),
+        ("base", 64, 512, "bfloat16", 20),
+        ("large", 32, 512, "bfloat16", 20),
+    ),
+    remat=False,
+    text_model=("base", 64),
+    text_forms=_PAIRS,
+    text_batches=3,
+    tuning_examples=800,
+    saved="base",
 )
 
 
-def steps(_: Texts) -> Iterator[Row]:
+def steps(scale: Scale, _: Texts) -> Iterator[Row]:
     """Yields the train step on full rows, its memory, and the machine's matrix rate."""
     if _GPU.value:
         run("benchmarks.device_parity")  # no timing of wrong results
-    shapes = [(*shape, False) for shape in (_GPU_STEPS if _GPU.value else _CPU_STEPS)]
+    shapes = [(*shape, False) for shape in scale.steps]
     if _GPU.value:  # neither our kernel nor the peer's has attention dropout
-        shapes += [(*shape, True) for shape in _GPU_STEPS]
+        shapes += [(*shape, True) for shape in scale.steps]
     for size, rows, length, dtype, turns, is_fused in shapes:
         shared = [f"--size={size}", f"--batch={rows}", f"--length={length}", f"--dtype={dtype}"]
         name = f"{size} {rows} x {length} {dtype}"
@@ -160,7 +229,7 @@ def steps(_: Texts) -> Iterator[Row]:
             "one large product",
         )
         yield _memory_row(name, figures)
-    if not _GPU.value:
+    if scale.remat:
         frugal = ["--turns=3", "--ours=--remat=inputs"]
         figures = run("benchmarks.pretrain_step", "--size=base", *frugal)
         yield _memory_row("base 8 x 128 float32, remat=inputs", figures)
@@ -177,17 +246,17 @@ def _memory_row(name: str, figures: Figures) -> Row:
     )
 
 
-def text(texts: Texts) -> Iterator[Row]:
+def text(scale: Scale, texts: Texts) -> Iterator[Row]:
     """Yields the train step on real text: packed in this project, padded in transformers."""
-    # Common batch sizes: padding grows with the number of examples.
-    size, rows = ("base", 64) if _GPU.value else ("mini", 16)
-    for form in (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR):
+    size, rows = scale.text_model
+    for form in scale.text_forms:
         figures = run(
             "benchmarks.real_text",
             f"--corpus={texts.corpus}",
             f"--format={form.name}",
             f"--size={size}",
             f"--rows={rows}",
+            f"--batches={scale.text_batches}",
         )
         yield Row(
             f"packed text, {form.value}, {size} {rows} x 512",
@@ -199,7 +268,7 @@ def text(texts: Texts) -> Iterator[Row]:
         )
 
 
-def tuning(texts: Texts) -> Iterator[Row]:
+def tuning(scale: Scale, texts: Texts) -> Iterator[Row]:
     """Yields fine-tuning on sentences."""
     train, dev = texts.labels
     figures = run(
@@ -207,7 +276,7 @@ def tuning(texts: Texts) -> Iterator[Row]:
         f"--vocab={texts.vocab}",
         f"--train={train}",
         f"--dev={dev}",
-        "--examples=800",
+        f"--examples={scale.tuning_examples}",
     )["real_tokens_per_second"]
     for part, name in (("train", "training"), ("all", "with evaluation")):
         yield Row(
@@ -220,7 +289,7 @@ def tuning(texts: Texts) -> Iterator[Row]:
         )
 
 
-def data(texts: Texts) -> Iterator[Row]:
+def data(_: Scale, texts: Texts) -> Iterator[Row]:
     """Yields the loader against the step of mini, and `prepare` against the tokenizer's library."""
     loaded = run("benchmarks.data", f"--corpus={texts.corpus}", "--batches=40")
     step = run("benchmarks.pretrain_step", "--size=mini", "--batch=16", "--turns=3", "--nopeer")
@@ -249,9 +318,9 @@ def data(texts: Texts) -> Iterator[Row]:
     )
 
 
-def checkpoints(_: Texts) -> Iterator[Row]:
+def checkpoints(scale: Scale, _: Texts) -> Iterator[Row]:
     """Yields saving and restoring a checkpoint."""
-    figures = run("benchmarks.checkpoints", "--size=base")
+    figures = run("benchmarks.checkpoints", f"--size={scale.saved}")
     for name, limit in (("save", "write"), ("restore", "read")):
         yield Row(
             f"checkpoint, {name}",
@@ -263,7 +332,7 @@ def checkpoints(_: Texts) -> Iterator[Row]:
         )
 
 
-def starting(texts: Texts) -> Iterator[Row]:
+def starting(_: Scale, texts: Texts) -> Iterator[Row]:
     """Yields the seconds from the start of the process to the end of the first step."""
     figures = run("benchmarks.startup", f"--corpus={texts.corpus}")
     for kind, parts in figures.items():
@@ -271,7 +340,7 @@ def starting(texts: Texts) -> Iterator[Row]:
         yield Row(f"start of base, {kind} cache", parts["all"], "s", None, None, shares)
 
 
-SECTIONS: dict[str, Callable[[Texts], Iterator[Row]]] = {
+SECTIONS: dict[str, Callable[[Scale, Texts], Iterator[Row]]] = {
     "steps": steps,
     "text": text,
     "tuning": tuning,
@@ -292,7 +361,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name}"
 
 
-def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
+def entry_of(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
     """Returns the entry of this run in the history."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
@@ -301,6 +370,7 @@ def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "commit": commit,
         "machine": machine(),
+        "scale": scale.name,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         "ratios": {
             f"{row.name}: {name}": round(value, 3)
@@ -312,34 +382,44 @@ def entry_of(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Measures section after section, then prints and writes the table."""
+    """Measures, then prints and writes the table."""
+    if _GPU.value and _SMALL.value:
+        raise SystemExit("--small is for CPUs: leave out --gpu, or --small")
+    if unknown := set(_ONLY.value) - set(SECTIONS):
+        names = ", ".join(SECTIONS)
+        raise SystemExit(f"--only={','.join(sorted(unknown))} is no section: choose of {names}")
+    scale = _ON_GPU if _GPU.value else _SMALL_CPU if _SMALL.value else _CPU
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    texts, rows, failed = Texts(folder), [], []
-    for name in _ONLY.value or SECTIONS:
-        begin = time.monotonic()
-        try:
-            for row in SECTIONS[name](texts):
-                rows.append(row)
-                print(f"{row.name}: {row.value:,.4g} {row.unit}", file=sys.stderr, flush=True)
-        except (RuntimeError, SystemExit) as error:
-            failed.append(f"{name}: {error}")
-        print(f"({name}: {time.monotonic() - begin:.0f} s)", file=sys.stderr, flush=True)
-    entry = entry_of(rows)
-    page = f"{entry['machine']}, {entry['date']}, {entry['commit']}\n\n{table(rows)}"
-    print(page)
-    (folder / "bench.md").write_text(page + "\n")
-    details = entry | {"rows": [dataclasses.asdict(row) for row in rows]}
-    (folder / "bench.json").write_text(json.dumps(details, indent=1) + "\n")
+    texts = Texts(folder)
+    sections = {
+        name: functools.partial(SECTIONS[name], scale, texts)
+        for name in _ONLY.value or scale.sections
+    }
+
+    def page(rows: Sequence[Row]) -> str:
+        entry = entry_of(scale, rows)
+        head = f"{entry['machine']}, {entry['date']}, {entry['commit']}"
+        return f"{head}\n\n{table(rows, ratios_alone=_SMALL.value)}"
+
+    def write(rows: Sequence[Row], failed: Sequence[str]) -> None:
+        (folder / "bench.md").write_text(page(rows) + "\n")
+        details = {"rows": [dataclasses.asdict(row) for row in rows], "failed": failed}
+        written = json.dumps(entry_of(scale, rows) | details, indent=1)
+        (folder / "bench.json").write_text(written + "\n")
+
+    rows, failed = measure(sections, folder, write)
+    print(page(rows))
+    entry = entry_of(scale, rows)
     if _HISTORY.value:
         history = pathlib.Path(_HISTORY.value)
         lines = history.read_text().splitlines() if history.exists() else []
         for line in slower(entry, list(map(json.loads, lines))):
-            print(f"worse than in the last run: {line}")
+            print(f"worse than in the last runs: {line}")
         with history.open("a") as file:
             file.write(json.dumps(entry) + "\n")
     if failed:
-        raise SystemExit("failed: " + "; ".join(failed))
+        raise SystemExit("\n".join(f"failed: {each}" for each in failed))
 
 
 if __name__ == "__main__":

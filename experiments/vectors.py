@@ -27,7 +27,7 @@ _SENTENCES = Task(
     overrides=(
         *_SCORED,
         "data.train={data}/sentences/train.txt",
-        "data.examples=20000",
+        "data.examples=8000",
         "vectors.loss=simcse",
         "batch_size=64",
         "epochs=1",

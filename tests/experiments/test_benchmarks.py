@@ -4,13 +4,14 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from benchmarks import device_parity, turns
 from benchmarks.matrix_rate import step_products
-from benchmarks.report import Row, slower, table
+from benchmarks.report import FailedProgram, Row, measure, slower, table
 from benchmarks.rows import packed_batches, padded
 from benchmarks.sizes import encoder_of, modern_encoder_of
 from bert_jax.config import ComputeType, ExampleFormat
@@ -83,17 +84,48 @@ def test_what_has_become_worse_is_named():
     rows = [Row("step", 9.0, "tokens/s", of_peer=1.5, of_limit=0.8), Row("start", 3.0, "s")]
     lines = table(rows).splitlines()
     assert lines[2:] == ["| step | 9 tokens/s | 1.50 | 0.80 |  |", "| start | 3 s |  |  |  |"]
-    before = {"machine": "m", "commit": "c0", "ratios": {"step: of the peer": 1.8, "gone": 2.0}}
-    entry = {"machine": "m", "ratios": {"step: of the peer": 1.5, "step: of the limit": 0.8}}
-    assert slower(entry, [before]) == ["step: of the peer: 1.50, and 1.80 at c0"]
-    assert slower(entry | {"machine": "another"}, [before]) == []
-    assert slower(entry, [before, before | {"ratios": {}}]) == []  # the last one counts
+    lines = table(rows, ratios_alone=True).splitlines()
+    assert lines[2:] == ["| step | 1.50 | 0.80 |  |"]
+    here = {"machine": "m", "scale": "small"}
+    entry = here | {"ratios": {"step: of the peer": 1.5, "step: of the limit": 0.8}}
+    names = "step: of the peer", "gone"
+    before = [here | {"ratios": dict.fromkeys(names, value)} for value in (1, 1, 1.7, 1.9, 1.8)]
+    worse = "step: of the peer: 1.50, and {} in the last {}"
+    assert slower(entry, before[2:]) == [worse.format("1.80", 3)]
+    assert slower(entry, [*before, here | {"ratios": {}}]) == [worse.format("1.70", 5)]
+    more = [*before, here | {"ratios": dict.fromkeys(names, 1.6)}]
+    assert slower(entry, more) == [worse.format("1.70", 5)]  # of the last five, not of six
+    assert slower(entry | {"machine": "another"}, before) == []
+    assert slower(entry | {"scale": "large"}, before) == []
+
+
+def test_a_section_that_fails_is_named_and_the_others_run(tmp_path: pathlib.Path, capsys):
+    def breaks() -> Iterator[Row]:
+        yield Row("first", 1.0, "s")
+        raise FailedProgram("benchmarks.x: exit status 1: no room", "all of it")
+
+    def forgets() -> Iterator[Row]:
+        raise KeyError("peer")
+        yield
+
+    written = []
+    sections = {"a": breaks, "b": forgets, "c": lambda: iter([Row("last", 2.0, "s")])}
+    write = lambda rows, failed: written.append((len(rows), len(failed)))  # noqa: E731
+    rows, failed = measure(sections, tmp_path, write)
+    assert [row.name for row in rows] == ["first", "last"]
+    assert failed == [
+        f"a: benchmarks.x: exit status 1: no room (see {tmp_path / 'a.log'})",
+        f"b: 'peer' (see {tmp_path / 'b.log'})",
+    ]
+    assert (tmp_path / "a.log").read_text() == "all of it"
+    assert written == [(1, 1), (1, 2), (2, 2)]
+    assert f"failed: {failed[0]}" in capsys.readouterr().err
 
 
 def test_the_history_can_be_read():
     lines = (ROOT / "benchmarks" / "history.jsonl").read_text().splitlines()
     for entry in map(json.loads, lines):
-        assert entry.keys() == {"date", "commit", "machine", "versions", "ratios"}
+        assert entry.keys() == {"date", "commit", "machine", "scale", "versions", "ratios"}
 
 
 def test_this_device_computes_what_the_cpu_does():
