@@ -75,7 +75,9 @@ def main(_: Sequence[str]) -> None:
         )
         return
     with app.imports():
+        from bert_jax.distributed.compiled import keep_compiled_of_commands
         from bert_jax.retrieval.scoring import RetrievalOptions, score_retrieval
+    keep_compiled_of_commands()
     options = RetrievalOptions(
         split=_SPLIT.value,
         skip_bad_rows=_SKIP_BAD_ROWS.value,

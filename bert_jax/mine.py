@@ -52,6 +52,7 @@ def main(_: Sequence[str]) -> None:
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint
         from bert_jax.config import MeshConfig
+        from bert_jax.distributed.compiled import keep_compiled_of_commands
         from bert_jax.distributed.sharding import make_mesh
         from bert_jax.retrieval.mining import (
             NEGATIVES,
@@ -65,6 +66,7 @@ def main(_: Sequence[str]) -> None:
     if NEGATIVES in columns:
         raise UserError(f"a column is called {NEGATIVES}, as the new one: rename it")
     pairs = read_pairs(source, columns, skip_bad_rows=_SKIP_BAD_ROWS.value)
+    keep_compiled_of_commands()
     found, mesh = find_checkpoint(checkpoint), make_mesh(MeshConfig())
     encoder = SearchEncoder(found, mesh, _SEARCH.value, batch_size=_BATCH_SIZE.value)
     negatives = mine_negatives(pairs, encoder, ranks, mesh)

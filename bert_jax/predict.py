@@ -301,7 +301,9 @@ def main(_: Sequence[str]) -> None:
     run = app.require_path("checkpoint", _CHECKPOINT.value, "runs/base")
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
+        from bert_jax.distributed.compiled import keep_compiled_of_commands
     checkpoint = find_checkpoint(run)
+    keep_compiled_of_commands()
     metadata = read_metadata(checkpoint)
     if _FEATURES.value:
         _write_features(checkpoint, metadata, _FEATURES.value)

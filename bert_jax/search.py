@@ -48,6 +48,7 @@ def main(_: Sequence[str]) -> None:
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint
         from bert_jax.config import MeshConfig
+        from bert_jax.distributed.compiled import keep_compiled_of_commands
         from bert_jax.distributed.sharding import make_mesh
         from bert_jax.retrieval.search_encoder import SearchEncoder
         from bert_jax.retrieval.text_search import (
@@ -62,6 +63,7 @@ def main(_: Sequence[str]) -> None:
             f"--top_k={_TOP_K.value}: {corpus} has {len(documents.ids):,} texts: choose at most"
             " that"
         )
+    keep_compiled_of_commands()
     queries = plain_lines(given_path(lines)) if lines is not None else [(text or "").strip()]
     found, mesh = find_checkpoint(checkpoint), make_mesh(MeshConfig())
     encoder = SearchEncoder(found, mesh, _SEARCH.value, batch_size=_BATCH_SIZE.value)

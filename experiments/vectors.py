@@ -1,4 +1,4 @@
-"""Which encoder makes the best vectors of texts, and do vectors know more than words?
+"""Does pretraining make better vectors of texts, and do vectors know more than words?
 
 `random` has the modern encoder's shape and none of its weights, `bert` is BERT's recipe with
 sinusoids for positions, and `words` are no model at all: tf-idf for similarity, and BM25 for

@@ -8,7 +8,6 @@ Process 0 alone writes logs, files and standard output.
 """
 
 import os
-import pathlib
 import platform
 import signal
 import socket
@@ -22,7 +21,6 @@ import jax
 import numpy as np
 import orbax.checkpoint
 from jax.experimental import multihost_utils
-from jax.experimental.compilation_cache import compilation_cache
 
 import bert_jax
 from bert_jax.config import HostsConfig, Launch
@@ -158,20 +156,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def keep_compiled(workdir: pathlib.Path) -> None:
-    """Keeps JAX's compilation cache in WORKDIR/compiled, so that a restarted run compiles nothing.
-
-    Programs for a CPU suit one machine only, so each host has its own. Does nothing if the
-    environment sets JAX_COMPILATION_CACHE_DIR.
-    """
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        backend = jax.default_backend()
-        name = socket.gethostname() if backend == "cpu" else backend
-        directory = workdir.absolute() / "compiled" / name
-        jax.config.update("jax_compilation_cache_dir", str(directory))
-        compilation_cache.reset_cache()  # earlier compilations have fixed that there is none
 
 
 def is_first() -> bool:

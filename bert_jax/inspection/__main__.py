@@ -75,7 +75,9 @@ def main(argv: Sequence[str]) -> None:
     view = _shown(given)
     output, text = _checked_output(view), _text(view)
     with app.imports():
+        from bert_jax.distributed.compiled import keep_compiled_of_commands
         from bert_jax.inspection.views import ViewOptions, heading, make_table
+    keep_compiled_of_commands()
     with new_file(given_path(output)) if output else contextlib.nullcontext() as picture:
         options = ViewOptions(
             match=_MATCH.value,

@@ -25,12 +25,12 @@ from bert_jax.config import EncoderMode, FinetuneConfig, Launch, flatten, to_dic
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.rows import TaskStream
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import (
     check_agreed,
     first_alone,
     is_first,
     join,
-    keep_compiled,
     stop_request,
 )
 from bert_jax.files import write_atomically

@@ -22,7 +22,8 @@ from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.rows import TaskInputs, TaskStream
 from bert_jax.data.tasks.splits import Outputs
 from bert_jax.distributed import sharding
-from bert_jax.distributed.processes import keep_compiled, refuse_several, stop_request
+from bert_jax.distributed.compiled import keep_compiled
+from bert_jax.distributed.processes import refuse_several, stop_request
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 from bert_jax.model.encoder import Batch

@@ -40,11 +40,11 @@ from bert_jax.data.pretraining.feed import Cursor, Feed, PhaseRows
 from bert_jax.data.pretraining.phases import Phase, phase_of, resolve_phases
 from bert_jax.data.pretraining.rows import row_format
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import (
     check_agreed,
     first_alone,
     join,
-    keep_compiled,
     stop_request,
 )
 from bert_jax.errors import UserError

@@ -11,6 +11,7 @@ from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.config import HostsConfig, Launch, MeshConfig
 from bert_jax.data.tasks.splits import Outputs, Split, dev_sources
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled_of_commands
 from bert_jax.distributed.processes import is_first, join
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, new_folder
@@ -43,6 +44,7 @@ def score_file(
       UserError: for a checkpoint without a task, a file of another task, or an output that exists.
     """
     join(launch, HostsConfig(), {"checkpoint": str(checkpoint), "data": data})
+    keep_compiled_of_commands()
     found = find_checkpoint(checkpoint)
     place = check_new(output, "output") if output and is_first() else None
     with new_folder(place) if place else contextlib.nullcontext() as made:

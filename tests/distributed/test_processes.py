@@ -7,13 +7,10 @@ import pathlib
 import signal
 import socket
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax.checkpoints.checkpoint import read_metadata, steps_in
-from bert_jax.distributed.processes import keep_compiled
 from bert_jax.inspection.stored import open_checkpoint
 from tests.fixtures.drivers import (
     Drivers,
@@ -263,17 +260,3 @@ def test_under_slurm_jax_finds_the_others(drivers, pretrain_flags, tmp_path):
     results = [job.wait() for job in jobs]
     assert [result.status for result in results] == [0, 0], results
     assert "2 x cpu: data=2" in results[0].err
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_run_keeps_its_programs_unless_the_environment_has_a_place(asked, tmp_path):
-    ours = jax.config.jax_compilation_cache_dir
-    elsewhere = str(tmp_path / "elsewhere") if asked else None
-    jax.config.update("jax_compilation_cache_dir", elsewhere)
-    try:
-        keep_compiled(tmp_path / "run")
-        expected = elsewhere or str(tmp_path / "run/compiled" / socket.gethostname())
-        assert jax.config.jax_compilation_cache_dir == expected
-    finally:
-        jax.config.update("jax_compilation_cache_dir", ours)
-        compilation_cache.reset_cache()

@@ -114,10 +114,10 @@ def _rows_of_questions(source: str, data: TaskDataConfig) -> tuple[Iterator[tupl
     answered = [question for question in read.questions if question.answers]
     more = len(read.questions) - len(answered)
     left_out = f"left out: questions without an answer ({more:,})" if more else ""
-    rows = (
+    rows: list[tuple[str, Row]] = [
         (each.location, {"question": each.question, "context": each.context}) for each in answered
-    )
-    return rows, "; ".join(filter(None, (read.note, left_out)))
+    ]
+    return iter(rows), "; ".join(filter(None, (read.note, left_out)))
 
 
 class VectorSplit(Split):
