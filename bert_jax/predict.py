@@ -258,8 +258,9 @@ def _answer(
     inputs: Sequence[Any],
     show: Callable[[dict[str, Any]], str],
 ) -> None:
-    for begin in range(0, len(inputs), _BATCH_SIZE.value):
-        for prediction in predict(inputs[begin : begin + _BATCH_SIZE.value]):
+    block = _BLOCK * _BATCH_SIZE.value
+    for begin in range(0, len(inputs), block):
+        for prediction in predict(inputs[begin : begin + block]):
             answer(show(prediction))
 
 

@@ -143,7 +143,7 @@ class FinetuningSetup:
             )
 
         def taught(inputs: TaskInputs) -> TaskInputs:
-            outputs = teacher.outputs(inputs, batch_size=self.config.batch_size, packed=True)
+            outputs = teacher.outputs(inputs, batch_size=self.config.batch_size)
             kept = np.stack(outputs) if self.model.whole_inputs else list(outputs)
             return dataclasses.replace(inputs, taught=kept)
 

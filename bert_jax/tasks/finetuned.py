@@ -70,13 +70,12 @@ class FineTuned:
             case _:
                 return np.zeros(len(sizes), np.int32)
 
-    def outputs(self, inputs: TaskInputs, *, batch_size: int, packed: bool) -> Outputs:
-        """Runs the model over inputs, in rows as long as the longest input needs.
+    def outputs(self, inputs: TaskInputs, *, batch_size: int) -> Outputs:
+        """Runs the model over inputs, packed into rows as long as the longest input needs.
 
         Args:
           inputs: none longer than the position table.
           batch_size: inputs in a batch.
-          packed: True if a row may have several inputs.
 
         Returns:
           The outputs of each input, in order.
@@ -87,7 +86,7 @@ class FineTuned:
             self.tokenizer.special,
             self._mesh,
             batch_size=batch_size,
-            packed=packed,
+            packed=True,
             whole_inputs=self._model.whole_inputs,
             pool_last=self._model.pool_last,
         )

@@ -60,7 +60,7 @@ class Predictor(abc.ABC):
         special = self._tuned.tokenizer.special
         labels = self._tuned.no_labels(input_sizes(a, b, special))
         inputs = TaskInputs(a, b, labels, np.arange(len(a)), special)
-        return self._tuned.outputs(inputs, batch_size=self._batch_size, packed=False)
+        return self._tuned.outputs(inputs, batch_size=self._batch_size)
 
 
 class WholeInputs(Predictor):

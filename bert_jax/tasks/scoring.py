@@ -57,7 +57,7 @@ def score_file(
         split = KINDS[task].read_split(source, tuned.config, tuned.tokenizer, tuned.labels)
         if data:
             split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
-        outputs = tuned.outputs(split.inputs, batch_size=batch_size, packed=True)
+        outputs = tuned.outputs(split.inputs, batch_size=batch_size)
         scores, undefined = split.scores(outputs), split.undefined(outputs)
         if made:
             about = {"checkpoint": str(found), "data": source, "examples": split.examples}

@@ -63,7 +63,7 @@ def outputs_alone(workdir: pathlib.Path) -> np.ndarray:
     checkpoint = find_checkpoint(workdir)
     tuned = FineTuned(checkpoint, read_metadata(checkpoint), make_mesh(MeshConfig()))
     inputs = read_task(tuned.config, tuned.tokenizer).dev["dev"].inputs
-    return np.stack(tuned.outputs(inputs, batch_size=tuned.config.batch_size, packed=True))
+    return np.stack(tuned.outputs(inputs, batch_size=tuned.config.batch_size))
 
 
 def compare(ours: dict[str, Any], outputs: np.ndarray, alone: pathlib.Path) -> list[str]:

@@ -39,7 +39,7 @@ def outputs_alone(run: pathlib.Path) -> np.ndarray:
         checkpoint, read_metadata(checkpoint), make_mesh(MeshConfig(), jax.devices()[:1])
     )
     task: Task = read_task(tuned.config, tuned.tokenizer)
-    return np.stack(tuned.outputs(task.dev["dev"].inputs, batch_size=4, packed=True))
+    return np.stack(tuned.outputs(task.dev["dev"].inputs, batch_size=4))
 
 
 def read_sweep(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
