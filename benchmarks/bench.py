@@ -170,10 +170,10 @@ _CPU = Scale(
 )
 _SMALL_CPU = Scale(
     name="small",
-    sections=("steps", "text", "tuning", "data", "checkpoints"),
+    sections=("steps", "text", "data", "checkpoints"),
     steps=(("mini", 16, 128, "float32", 7), ("small", 4, 128, "float32", 7)),
     remat=False,
-    text_model=("tiny", 16),
+    text_model=("tiny", 2),
     text_forms=_PAIRS[:1],
     text_batches=2,
     tuning_examples=160,
