@@ -10,7 +10,7 @@ from experiments import tasks
 from experiments.sizes import CPU_MINI
 from experiments.study import Study, Variant
 
-# Questions of a laptop: short windows, and a part of the examples, once.
+# Questions for a laptop: short windows, and a part of the examples.
 _SQUAD = dataclasses.replace(
     tasks.SQUAD,
     overrides=(
