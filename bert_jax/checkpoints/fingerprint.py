@@ -1,7 +1,10 @@
 """Fingerprints of arrays and digests of JSON, with which a checkpoint is verified."""
 
+import functools
 import hashlib
 import json
+import os
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _MIXER = 0x2C1B3C6D
-_CHUNK = 1 << 18  # elements, which stay in the cache of a core
+_CHUNK = 1 << 18  # elements, which stay in the cache of a core; a power of 2, above 2^15
 
 
 def leaf_name(path: tuple) -> str:
@@ -39,15 +42,31 @@ def _in_memory(leaf: Any) -> bool:
 
 
 def _of_host(leaf: np.ndarray) -> int:
-    """Computes the fingerprint without compiling anything, in a fifth of `_of_device`'s time."""
+    """Computes the fingerprint without compiling anything, on all cores."""
     bits = np.ascontiguousarray(leaf).reshape(-1).view(f"u{leaf.dtype.itemsize}")
-    total = 0
-    for begin in range(0, len(bits), _CHUNK):
-        part = bits[begin : begin + _CHUNK]
-        position = np.arange(begin, begin + len(part)).astype(np.uint32)
-        factor = ((position ^ (position >> 15)) * np.uint32(_MIXER)) | np.uint32(1)
-        total += int(np.sum(part * factor, dtype=np.uint32))
-    return total % 2**32
+    begins = range(0, len(bits), _CHUNK)
+    if len(begins) < 2:
+        return _of_chunk(bits, 0)
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy's loops run side by side
+        parts = pool.map(lambda begin: _of_chunk(bits[begin : begin + _CHUNK], begin), begins)
+        return sum(parts) % 2**32
+
+
+def _of_chunk(bits: np.ndarray, begin: int) -> int:
+    # The position is begin ^ i, since `begin` is a multiple of the chunk, and shifts likewise.
+    begin %= 2**32
+    factor = _scattered()[: len(bits)] ^ np.uint32(begin ^ (begin >> 15))
+    factor *= np.uint32(_MIXER)
+    factor |= np.uint32(1)
+    factor *= bits.astype(np.uint32, copy=False)
+    return int(np.sum(factor, dtype=np.uint32))
+
+
+@functools.cache
+def _scattered() -> np.ndarray:
+    """Returns i ^ (i >> 15) of the places in a chunk, [_CHUNK] uint32."""
+    place = np.arange(_CHUNK, dtype=np.uint32)
+    return place ^ (place >> 15)
 
 
 @jax.jit
