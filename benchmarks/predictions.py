@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from benchmarks.sizes import SIZES
 
@@ -37,7 +37,7 @@ def save_model(size: str, folder: pathlib.Path) -> None:
         intermediate_size=4 * width,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    BertTokenizerFast(vocab=_VOCAB.value, model_max_length=512).save_pretrained(folder)
+    BertTokenizer(vocab=_VOCAB.value, model_max_length=512).save_pretrained(folder)
 
 
 def run(module: str, *words: str) -> tuple[float, str]:
