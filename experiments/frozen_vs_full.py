@@ -5,18 +5,15 @@ heads.
 """
 
 from experiments import tasks
-from experiments.sizes import SIZES_OF_TASKS
+from experiments.sizes import FROZEN, SIZES_OF_TASKS
 from experiments.study import Published, Study, Variant
-
-_HEAD_RATE = "optimizer.learning_rate=1e-3"
-_CACHED = "encoder_mode=cached"
 
 STUDY = Study(
     base="full",
     variants=(
         Variant("full"),
-        Variant("last_layer", finetune=(_CACHED, _HEAD_RATE)),
-        Variant("last_two_layers", finetune=(_CACHED, _HEAD_RATE, "feature_layers=2")),
+        Variant("last_layer", finetune=FROZEN),
+        Variant("last_two_layers", finetune=(*FROZEN, "feature_layers=2")),
         Variant("random_encoder", finetune=("transfer=False",)),
     ),
     tasks=(tasks.ENTITIES,),

@@ -7,7 +7,7 @@ head. The last point of a line has all examples of its task.
 """
 
 from experiments import tasks
-from experiments.sizes import SIZES_OF_TASKS
+from experiments.sizes import FROZEN, SIZES_OF_TASKS
 from experiments.study import Overrides, Study, Variant
 
 _LABELS = (50, 100, 200, 500, 1000)
@@ -16,7 +16,7 @@ _EPOCHS = {50: 20, 100: 16, 200: 10, 500: 6, 1000: 4, 0: 3}  # 0: all labels
 _SERIES: dict[str, Overrides] = {
     "pretrained": (),
     "random": ("transfer=False",),
-    "frozen": ("encoder_mode=cached",),
+    "frozen": FROZEN,
     "words": (),
 }
 

@@ -1,13 +1,13 @@
 """The worth of an hour of pretraining, for a mini on tasks of every kind.
 
 From the pretrained encoder and from random weights, at one rate, and the head alone on the frozen
-encoder.
+encoder, at a rate of its own.
 """
 
 import dataclasses
 
 from experiments import tasks
-from experiments.sizes import CPU_MINI
+from experiments.sizes import CPU_MINI, FROZEN
 from experiments.study import Study, Variant
 
 # Questions for a laptop: short windows, and a part of the examples.
@@ -28,7 +28,7 @@ STUDY = Study(
     variants=(
         Variant("pretrained"),
         Variant("random", finetune=("transfer=False",)),
-        Variant("head_alone", finetune=("encoder_mode=cached",)),
+        Variant("head_alone", finetune=FROZEN),
     ),
     tasks=(
         tasks.ENTITIES,
