@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from absl import app, flags
-from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
+from transformers import BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
 from benchmarks.sizes import SIZES, VOCAB, Family, modern_encoder_of
+from benchmarks.their_models import bert_config
 from benchmarks.turns import Figures, serve
 
 _FAMILY = flags.DEFINE_enum_class("family", Family.BERT, Family, "of the model")
@@ -64,13 +65,9 @@ def read_batches(path: str) -> list[Inputs]:
 
 
 def _bert() -> Any:
-    layers, width, heads = SIZES[_SIZE.value]
-    config: Any = BertConfig(
-        vocab_size=VOCAB,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
+    config = bert_config(
+        _SIZE.value,
+        VOCAB,
         hidden_dropout_prob=0.1 if _DROPOUT.value else 0.0,
         attention_probs_dropout_prob=(0.1 if _DROPOUT.value and _ATTENTION_DROPOUT.value else 0.0),
         max_position_embeddings=max(512, _LENGTH.value),

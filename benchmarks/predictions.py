@@ -16,28 +16,13 @@ import time
 from typing import Any
 
 from absl import app, flags
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertForSequenceClassification
 
-from benchmarks.sizes import SIZES
+from benchmarks.their_models import save_model
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _LINES = flags.DEFINE_string("lines", None, "a file with a text a line", required=True)
 _MODELS = flags.DEFINE_list("sizes", ["tiny", "mini", "small", "base"], "models to measure")
-
-
-def save_model(size: str, folder: pathlib.Path) -> None:
-    """Saves a classifier for two classes, with its tokenizer."""
-    layers, width, heads = SIZES[size]
-    config: Any = BertConfig(
-        vocab_size=BertWordPieceTokenizer(_VOCAB.value).get_vocab_size(),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    BertTokenizer(vocab=_VOCAB.value, model_max_length=512).save_pretrained(folder)
 
 
 def run(module: str, *words: str) -> tuple[float, str]:
@@ -59,7 +44,7 @@ def main(_: list[str]) -> None:
 def measure(size: str, folder: pathlib.Path) -> dict[str, Any]:
     """Returns the seconds of each command for a size, and the ratios to the peer."""
     theirs, ours = folder / "theirs", folder / "ours"
-    save_model(size, theirs)
+    save_model(BertForSequenceClassification, size, _VOCAB.value, theirs)
     run("bert_jax.convert", f"--from=hf:{theirs}", f"--to={ours}", "--noverify")
     model, lines = f"--checkpoint={ours}", f"--input={_LINES.value}"
     commands = {

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
 import torch
 from absl import app, flags
@@ -30,10 +29,10 @@ from sentence_transformers.models import (  # pyright: ignore[reportMissingImpor
     Pooling,
     Transformer,
 )
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertModel, BertTokenizer
 
 from benchmarks.sizes import SIZES
+from benchmarks.their_models import save_model
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _PAIRS = flags.DEFINE_string("pairs", None, "pairs of texts, a tab between", required=True)
@@ -41,20 +40,6 @@ _SIZE = flags.DEFINE_enum("size", "mini", list(SIZES), "the model")
 
 _BATCH, _LENGTH, _RATE, _SCALE = 64, 64, 1e-4, 20.0
 _LOG_STEPS = 10
-
-
-def save_model(folder: pathlib.Path) -> None:
-    """Saves a BERT of the size, with its tokenizer."""
-    layers, width, heads = SIZES[_SIZE.value]
-    config: Any = BertConfig(
-        vocab_size=BertWordPieceTokenizer(_VOCAB.value).get_vocab_size(),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-    )
-    BertModel(config).save_pretrained(folder)
-    BertTokenizer(vocab=_VOCAB.value, model_max_length=_LENGTH).save_pretrained(folder)
 
 
 def our_rate(theirs: pathlib.Path, folder: pathlib.Path) -> float:
@@ -124,8 +109,9 @@ def main(_: list[str]) -> None:
     """Prints a line of JSON."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        save_model(folder / "model")
-        ours, theirs = (rate(folder / "model", folder) for rate in (our_rate, their_rate))
+        model = folder / "model"
+        save_model(BertModel, _SIZE.value, _VOCAB.value, model, length=_LENGTH)
+        ours, theirs = (rate(model, folder) for rate in (our_rate, their_rate))
     print(json.dumps({"tokens_per_second": ours, "peer": theirs, "ratio": ours / theirs}))
 
 
