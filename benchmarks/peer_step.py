@@ -17,8 +17,8 @@ import torch
 from absl import app, flags
 from transformers import BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
+from benchmarks.commands.their_models import bert_config
 from benchmarks.sizes import SIZES, VOCAB, Family, modern_encoder_of
-from benchmarks.their_models import bert_config
 from benchmarks.turns import Figures, serve
 
 _FAMILY = flags.DEFINE_enum_class("family", Family.BERT, Family, "of the model")

@@ -50,7 +50,7 @@ def test_importing_the_package_imports_no_library() -> None:
 
 
 def test_importing_the_wings_changes_no_global_state() -> None:
-    optional = {"apache_beam", "bm25s", "sentence_transformers", "tensorflow", "torch"}
+    optional = {"apache_beam", "bm25s", "mteb", "sentence_transformers", "tensorflow", "torch"}
     optional |= {"transformers"}
     ours = [name for name in modules() if wing_of(name) and not name.endswith("__main__")]
     needed = {

@@ -1,6 +1,6 @@
-"""Predicts for the lines of a file with transformers: the peer of `benchmarks.predictions`.
+"""Predicts for the lines of a file with transformers: the peer of `benchmarks.commands.predictions`.
 
-    python -m benchmarks.their_predictions --model=DIR --input=lines.txt --kind=classes
+    python -m benchmarks.commands.their_predictions --model=DIR --input=lines.txt --kind=classes
 
 `classes` are those of transformers' pipeline. `vectors` are means over the tokens, computed as
 sentence-transformers does: lines sorted by their length, in batches padded to the longest. Several

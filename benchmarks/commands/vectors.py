@@ -1,6 +1,6 @@
 """Times the training of vectors in this project and in sentence-transformers.
 
-    python -m benchmarks.vectors --vocab=vocab.txt --pairs=pairs.tsv --size=mini
+    python -m benchmarks.commands.vectors --vocab=vocab.txt --pairs=pairs.tsv --size=mini
 
 Both start from one BERT with random weights, read the same pairs of texts (two columns, no header),
 and train for an epoch by in-batch negatives of 64 pairs. This project packs the texts;
@@ -31,8 +31,8 @@ from sentence_transformers.models import (  # pyright: ignore[reportMissingImpor
 )
 from transformers import BertModel, BertTokenizer
 
+from benchmarks.commands.their_models import save_model
 from benchmarks.sizes import SIZES
-from benchmarks.their_models import save_model
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _PAIRS = flags.DEFINE_string("pairs", None, "pairs of texts, a tab between", required=True)

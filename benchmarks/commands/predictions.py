@@ -1,6 +1,6 @@
 """Times the commands that people wait for, beside transformers on the same model and lines.
 
-    python -m benchmarks.predictions --vocab=vocab.txt --lines=lines.txt --sizes=tiny,mini,base
+    python -m benchmarks.commands.predictions --vocab=vocab.txt --lines=lines.txt --sizes=tiny,mini,base
 
 A model of each size with random weights is saved for transformers and converted. Each command runs
 as a whole: its start, its compilation (the second time, programs are kept) and all lines. The
@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags
 from transformers import BertForSequenceClassification
 
-from benchmarks.their_models import save_model
+from benchmarks.commands.their_models import save_model
 
 _VOCAB = flags.DEFINE_string("vocab", None, "vocab.txt of a WordPiece tokenizer", required=True)
 _LINES = flags.DEFINE_string("lines", None, "a file with a text a line", required=True)
@@ -60,7 +60,7 @@ def measure(size: str, folder: pathlib.Path) -> dict[str, Any]:
             figures[f"{name}_{('cold', 'warm')[number]}"], _ = run("bert_jax.predict", *words)
     for kind in ("classes", "vectors"):
         flags_of_peer = (f"--model={theirs}", lines, f"--kind={kind}")
-        _, printed = run("benchmarks.their_predictions", *flags_of_peer)
+        _, printed = run("benchmarks.commands.their_predictions", *flags_of_peer)
         peer = json.loads(printed.splitlines()[-1])
         figures[f"{kind}_peer"], figures[f"{kind}_peer_batch"] = peer["seconds"], peer["batch_size"]
         figures[f"{kind}_ratio"] = peer["seconds"] / figures[f"{kind}_warm"]
