@@ -1,6 +1,6 @@
 """Times the commands that people wait for, beside transformers on the same model and lines.
 
-    python -m benchmarks.commands.predictions --vocab=vocab.txt --lines=lines.txt --sizes=tiny,mini,base
+    python -m benchmarks.commands.predictions --vocab=vocab.txt --lines=lines.txt --sizes=tiny
 
 A model of each size with random weights is saved for transformers and converted. Each command runs
 as a whole: its start, its compilation (the second time, programs are kept) and all lines. The

@@ -1,4 +1,4 @@
-"""Predicts for the lines of a file with transformers: the peer of `benchmarks.commands.predictions`.
+"""Predicts for the lines of a file with transformers: the peer of `commands.predictions`.
 
     python -m benchmarks.commands.their_predictions --model=DIR --input=lines.txt --kind=classes
 
