@@ -94,7 +94,7 @@ def _weighted(train: VectorSplit, drawn: np.ndarray, split: ScoredPairs) -> Outp
     texts = _inputs_of(split)
     bag = TfidfVectorizer(sublinear_tf=True, token_pattern=_WORDS)
     bag.fit(text for number in drawn for text in train.texts[number])
-    return list(bag.transform(texts).toarray().astype(np.float32))
+    return list(sparse.csr_matrix(bag.transform(texts)).toarray().astype(np.float32))
 
 
 def _searched(split: RightTexts) -> Outputs:
