@@ -151,10 +151,9 @@ class Scale:
 
 
 _PAIRS = (ExampleFormat.SEGMENT_PAIR, ExampleFormat.SENTENCE_PAIR)
-_LARGE_SECTIONS = ("steps", "text", "tuning", "data", "checkpoints", "starting")
 _CPU = Scale(
     name="large",
-    sections=_LARGE_SECTIONS,
+    sections=("steps", "text", "tuning", "data", "checkpoints", "starting"),
     steps=(
         ("mini", 16, 128, "float32", 10),
         ("mini", 16, 128, "bfloat16", 5),
@@ -179,9 +178,8 @@ _SMALL_CPU = Scale(
     tuning_examples=160,
     saved="small",
 )
-_ON_GPU = Scale(
-    name="large",
-    sections=_LARGE_SECTIONS,
+_ON_GPU = dataclasses.replace(
+    _CPU,
     steps=(
         ("base", 256, 128, "bfloat16", 20),
         ("base", 64, 512, "bfloat16", 20),
@@ -189,10 +187,6 @@ _ON_GPU = Scale(
     ),
     remat=False,
     text_model=("base", 64),
-    text_forms=_PAIRS,
-    text_batches=3,
-    tuning_examples=800,
-    saved="base",
 )
 
 
