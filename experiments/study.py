@@ -355,7 +355,7 @@ def finetuning_config(size: Size, variant: Variant, task: Task) -> FinetuneConfi
     Raises:
       UserError: if an override does not apply.
     """
-    overrides = (*task.overrides, *size.finetune, *variant.finetune)
+    overrides = (*size.finetune, *task.overrides, *variant.finetune)
     if variant.task_teacher:
         overrides += ("teacher=TEACHER",)
     return _checked(task.recipe, overrides, FinetuneConfig, variant.name)
@@ -506,7 +506,7 @@ def _distilling(run: Run, variant: Variant, folder: pathlib.Path) -> Run:
 def _finetuning(
     size: Size, variant: Variant, task: Task, seed: int, start: _Start, paths: StudyPaths
 ) -> Run:
-    overrides = (*_filled(task.overrides, paths), *size.finetune, *variant.finetune)
+    overrides = (*size.finetune, *_filled(task.overrides, paths), *variant.finetune)
     flags = _config_flags(task.recipe, (*overrides, f"seed={seed}"))
     flags += (f"--checkpoint={start.checkpoint}",)
     stage, needs = task.name + start.suffix, start.needs

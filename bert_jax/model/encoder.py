@@ -21,6 +21,7 @@ from bert_jax.config import (
     PositionEncoding,
     PositionInit,
 )
+from bert_jax.distributed.gathering import gather, is_fully_sharded, keep_rows
 from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of
 from bert_jax.model.layers import (
     ACTIVATIONS,
@@ -96,7 +97,7 @@ class Embeddings(nn.Module):
         x = self.norm(x) if config.embedding_norm else x
         x = self.drop(x, config.dropout_rate, deterministic=deterministic)
         x = x if x.shape[-1] == config.width else self.projection(x)
-        return x.astype(config.compute_type.value)
+        return keep_rows(x.astype(config.compute_type.value))
 
 
 class SelfAttention(nn.Module):
@@ -264,14 +265,17 @@ class Encoder(nn.Module):
         if self.has_final_norm:
             self.final_norm = layer_norm(self.config, "final_norm")
 
-    def _init_layers(self, key: jax.Array) -> Any:
+    def _init_layer(self, key: jax.Array) -> Any:
         block = EncoderBlock(self.config, parent=None)
         x, tokens = jnp.zeros((1, 1, self.config.width)), tokens_of(jnp.zeros((1, 1), jnp.int32))
+        return block.init(key, x, tokens, None, deterministic=True)["params"]
 
-        def init_layer(key: jax.Array) -> Any:
-            return block.init(key, x, tokens, None, deterministic=True)["params"]
+    def _init_layers(self, key: jax.Array) -> Any:
+        return init_stack(self._init_layer, key, self.config.layers)
 
-        return init_stack(init_layer, key, self.config.layers)
+    def _layer_axes(self) -> Any:
+        """Returns the logical axes of each parameter of a layer."""
+        return nn.get_partition_spec(jax.eval_shape(self._init_layer, jax.random.key(0)))
 
     def __call__(
         self,
@@ -351,6 +355,7 @@ class Encoder(nn.Module):
             dropout_keys = jax.random.split(self.make_rng("dropout"), config.layers)
         tokens = tokens_of(batch["example_ids"])
         rotations = rotations_of(config, batch["position_ids"])
+        axes = self._layer_axes() if is_fully_sharded() else None
 
         def apply_layer(
             x: jax.Array,
@@ -361,6 +366,7 @@ class Encoder(nn.Module):
             tells_heads: bool = False,
         ) -> Any:
             params, dropout_key = layer
+            params = gather(params, axes, config.compute_type.value)
             made: Any = EncoderBlock(config, kind, self.attend, parent=None).apply(
                 {"params": params},
                 x,
@@ -372,10 +378,10 @@ class Encoder(nn.Module):
                 mutable=["intermediates"] if tells_heads else False,
             )
             if not tells_heads:
-                return made
+                return keep_rows(made)
             x, told = made
             of_attention = told["intermediates"]["attention"]
-            return x, Heads(*(of_attention[name][0] for name in Heads._fields))
+            return keep_rows(x), Heads(*(of_attention[name][0] for name in Heads._fields))
 
         return apply_layer, (self.layers, dropout_keys)
 

@@ -4,11 +4,13 @@ The models agree on the names `encoder` and `pooler` and differ in their heads: 
 fine-tuning swap one for another.
 """
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from bert_jax.config import (
     EncoderConfig,
@@ -17,6 +19,7 @@ from bert_jax.config import (
     SentenceObjective,
     VectorPooling,
 )
+from bert_jax.distributed.gathering import gather, keep_rows
 from bert_jax.model.attention import AttentionFn, attention
 from bert_jax.model.encoder import Batch, Encoder, Pooler
 from bert_jax.model.layers import (
@@ -28,6 +31,8 @@ from bert_jax.model.layers import (
     kernel_init,
     layer_norm,
 )
+
+_TABLE = PartitionSpec("vocab", "embed")  # logical axes of the matrix of the vocabulary
 
 
 class MaskedLMHead(nn.Module):
@@ -44,10 +49,11 @@ class MaskedLMHead(nn.Module):
             axes = ("embed", "transformed")
             x = dense(config, width, axes, "transform", use_bias=config.biases)(x)
             x = layer_norm(config, "norm")(head_activation(config)(x))
+        x = keep_rows(x)
         matrix = token_table
         if not config.mlm_tied:
             shape = (config.vocab_size, x.shape[-1])
-            matrix = self.param("output", kernel_init(config, "vocab", "embed"), shape)
+            matrix = self.param("output", kernel_init(config, *_TABLE), shape)
         logits = jnp.einsum(
             "bmd,vd->bmv", x, matrix.astype(x.dtype), preferred_element_type=jnp.float32
         )
@@ -57,10 +63,14 @@ class MaskedLMHead(nn.Module):
         return logits + bias[None, None, :]
 
 
-def token_scorer(params: dict[str, Any]) -> dict[str, Any]:
+def token_scorer(config: EncoderConfig, params: dict[str, Any]) -> dict[str, Any]:
     """Returns the parameters that score tokens, of all those of a model with a masked-LM head."""
     head = params.get("mlm_head", {})  # tied, without transform and bias it has no parameters
-    return {"head": head, "table": params["encoder"]["embeddings"]["tokens"]}
+    table = params["encoder"]["embeddings"]["tokens"]
+    whole = functools.partial(gather, axes=_TABLE, dtype=config.compute_type.value)
+    if config.mlm_tied:
+        return {"head": head, "table": whole(table)}
+    return {"head": {**head, "output": whole(head["output"])}, "table": table}
 
 
 def score_tokens(config: EncoderConfig, scorer: dict[str, Any], x: jax.Array) -> jax.Array:

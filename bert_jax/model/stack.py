@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 
 from bert_jax.config import EncoderConfig, Remat
+from bert_jax.distributed.gathering import gather_again, is_fully_sharded
 from bert_jax.model.layers import gather_positions
 
 LAYERS = "layers"  # the parameter group whose arrays are stacked on a leading axis of size L
@@ -117,13 +118,15 @@ def _period(kinds: Sequence[LayerKind]) -> int:
 
 def _rematerialised(apply_layer: ApplyLayer, config: EncoderConfig) -> ApplyLayer:
     """Wraps a layer so that the backward pass computes again what is not kept."""
-    if config.remat is Remat.NONE:
+    if config.remat is Remat.NONE and not is_fully_sharded():
         return apply_layer
     # Where the scan is unrolled, the compiler would join the two computations, and keep all.
     checkpoint = functools.partial(jax.checkpoint, prevent_cse=config.unroll > 1)
-    policy = None
-    if config.remat is Remat.PRODUCTS:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = {
+        Remat.NONE: gather_again,
+        Remat.PRODUCTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        Remat.INPUTS: None,
+    }[config.remat]
     return checkpoint(apply_layer, policy=policy, static_argnums=(2,))  # the kind of the layer
 
 

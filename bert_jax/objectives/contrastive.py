@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.config import VectorLoss, VectorsConfig, vector_widths
+from bert_jax.distributed.gathering import row_axes
 from bert_jax.distributed.sharding import BATCH_SPEC, row_groups
 from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import VectorModel, normalised
@@ -109,7 +110,7 @@ def _vectors(
         alone = {name: field[None] for name, field in tokens.items()}
         return model.apply(variables, alone, deterministic=False, rngs=rngs)[0]  # pyright: ignore
 
-    return jax.vmap(row)(tokens, batch["row_numbers"])
+    return jax.vmap(row, spmd_axis_name=row_axes())(tokens, batch["row_numbers"])
 
 
 def gather_texts(vectors: jax.Array, batch: Batch, examples: int, columns: int) -> BatchTexts:

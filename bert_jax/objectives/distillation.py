@@ -278,12 +278,13 @@ class Lessons:
         """Returns the totals that need logits: of the masked tokens, and of the soft targets."""
         config, shared = self._config, self._shared
         score = functools.partial(score_tokens, self._student.config)
-        scorer, length = token_scorer(params), batch["token_ids"].shape[1]
+        scorer = token_scorer(self._student.config, params)
+        length = batch["token_ids"].shape[1]
         soft_at_masks = config.soft_weight and not self._whole
-        compares = self._teacher.has_head and (still or soft_at_masks)
-
-        def score_by_teacher(x: jax.Array) -> jax.Array:
-            return score_tokens(self._teacher.config, token_scorer(teacher), x)
+        has_head = self._teacher.has_head
+        compares = has_head and (still or soft_at_masks)
+        its_scorer = token_scorer(self._teacher.config, teacher) if has_head else {}
+        score_by_teacher = functools.partial(score_tokens, self._teacher.config, its_scorer)
 
         def at_masks(
             scorer: Params,

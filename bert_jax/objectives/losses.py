@@ -168,7 +168,9 @@ def token_totals(config: EncoderConfig, params: Params, x: jax.Array, batch: Bat
         return {"loss": loss}, {"accuracy": right}
 
     fields = x, batch["mlm_labels"], batch["mlm_weights"]
-    losses, others = add_up(totals, token_scorer(params), fields, batch["token_ids"].shape[1])
+    losses, others = add_up(
+        totals, token_scorer(config, params), fields, batch["token_ids"].shape[1]
+    )
     return losses | others
 
 

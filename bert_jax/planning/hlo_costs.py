@@ -5,6 +5,7 @@ XLA's own `cost_analysis` counts the body of a loop once; here each iteration co
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -112,38 +113,52 @@ def axes_of_group(group: Iterable[int], mesh_shape: dict[str, int]) -> str:
     return " ".join(name for name, along in zip(mesh_shape, varies, strict=True) if along)
 
 
+# A collective operation of a program: its channel or name, and the bytes of each result.
+_Label = tuple[str, tuple[int, ...]]
+_Labels = frozenset[_Label]
+
+
 class _Counter:
     """Adds up costs over a program; each computation is counted once and cached."""
 
     def __init__(self, program: Program, devices: int) -> None:
         self._program, self._devices = program, devices
-        self._known: dict[str, Costs] = {}
+        self._known: dict[tuple[str, _Labels], Costs] = {}
 
-    def computation(self, name: str) -> Costs:
-        """Returns the costs of a computation that is not part of a fusion."""
-        if name not in self._known:
+    def computation(self, name: str, counted: _Labels = frozenset()) -> Costs:
+        """Returns the costs of a computation that is not part of a fusion.
+
+        Args:
+          name: of it.
+          counted: collective operations of the computations that call it, of which it may have
+            pieces.
+        """
+        if (name, counted) not in self._known:
             costs, within = Costs(), self._program.computations[name]
+            own = self._collectives(name)
             for instruction in within.values():
-                self._add_called(costs, instruction)
+                self._add_called(costs, instruction, counted.union(own))
                 costs.flops += self._flops(instruction, within)
                 costs.memory_bytes += self._traffic(instruction, within)
-            for collective, moved in self._collectives(name).values():
-                costs.add_collective(collective, moved)
-            self._known[name] = costs
-        return self._known[name]
+            for label, (collective, moved) in own.items():
+                if label not in counted:
+                    costs.add_collective(collective, moved)
+            self._known[name, counted] = costs
+        return self._known[name, counted]
 
-    def _add_called(self, costs: Costs, instruction: Instruction) -> None:
+    def _add_called(self, costs: Costs, instruction: Instruction, counted: _Labels) -> None:
         """Adds the costs of the computations that an instruction calls, except its fused ones."""
         if instruction.opcode == "while":
             body, condition = instruction.called("body"), instruction.called("condition")
-            times = self._trip_count(instruction, condition)
-            costs.add(self.computation(body), times)
-            costs.add(self.computation(condition), times)
+            times = self._trip_count(instruction, body, condition)
+            costs.add(self.computation(body, counted), times)
+            costs.add(self.computation(condition, counted), times)
         elif instruction.opcode in ("call", "async-start"):
             called = instruction.called("to_apply") or instruction.called("calls")
-            costs.add(self.computation(called))
+            costs.add(self.computation(called, counted))
         elif instruction.opcode == "conditional":  # count the most expensive branch
-            choices = [self.computation(name) for name in _branches(instruction.attributes)]
+            branches = _branches(instruction.attributes)
+            choices = [self.computation(name, counted) for name in branches]
             costs.add(max(choices, key=lambda choice: (choice.flops, choice.memory_bytes)))
 
     def _flops(self, instruction: Instruction, within: Computation) -> float:
@@ -160,13 +175,13 @@ class _Counter:
             return sum(self._flops(each, called) for each in called.values())
         return 0.0
 
-    def _collectives(self, name: str) -> dict[tuple, tuple[Collective, Moved]]:
+    def _collectives(self, name: str) -> dict[_Label, tuple[Collective, Moved]]:
         """Returns the collective operations of a computation, including those in its fusions.
 
-        TPU programs spread one operation over several fusions, each of which contains the whole of
-        it: the same channel and shape identify it.
+        TPU programs spread one operation over several fusions, some in loops that run meanwhile,
+        each of which contains the whole of it: the same channel and size identify it.
         """
-        found = {}
+        found: dict[_Label, tuple[Collective, Moved]] = {}
         within = self._program.computations[name]
         for instruction in within.values():
             if instruction.opcode == "fusion":
@@ -174,13 +189,15 @@ class _Counter:
             elif instruction.opcode.removesuffix("-start") in COLLECTIVES:
                 channel = re.search(r"channel_id=\d+", instruction.attributes)
                 label = channel[0] if channel else instruction.name
-                found[label, instruction.arrays] = self._collective(instruction, within, name)
+                sizes = tuple(array.bytes for array in instruction.arrays)
+                found[label, sizes] = self._collective(instruction, within, name)
         return found
 
-    def _trip_count(self, loop: Instruction, condition: str) -> int:
+    def _trip_count(self, loop: Instruction, body: str, condition: str) -> int:
         """Returns the number of iterations: the compiler's note, or the limit in the condition.
 
-        JAX's loops count from 0 in steps of 1.
+        JAX's loops count from 0 in steps of 1; those that gather the pieces of a product while they
+        multiply them, which the compiler makes, may take two a time.
         """
         if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(noted[1])
@@ -191,7 +208,23 @@ class _Counter:
         ]
         if len(limits) != 1:
             raise ValueError(f"no trip count for {loop.name}: its condition has limits {limits}")
-        return limits[0]
+        return math.ceil(limits[0] / self._counter_step(body, condition))
+
+    def _counter_step(self, body: str, condition: str) -> int:
+        """Returns what a loop adds to its counter in each iteration; 1 where that is not seen."""
+        within, conditions = self._program.computations[body], self._program.computations[condition]
+        counter = next(
+            (each for each in conditions.values() if each.opcode == "get-tuple-element"), None
+        )
+        root = next(each for each in within.values() if each.is_root)
+        if counter is None or root.opcode != "tuple":
+            return 1
+        [place] = re.findall(r"\bindex=(\d+)", counter.attributes)
+        added = within[root.operands[int(place)]]
+        if added.opcode != "add":
+            return 1
+        steps = [within[name].literal for name in added.operands]
+        return next((int(literal) for literal in steps if literal.isdigit()), 1)
 
     def _collective(
         self, instruction: Instruction, within: Computation, name: str

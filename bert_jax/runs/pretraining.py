@@ -201,7 +201,9 @@ class HeldOut:
         masking = held_out_masking(config.encoder)
         mask_fn = make_mask_fn(masking, setup.mask_vocabulary(masking))
         # Phases that share their train step share this one.
-        step_of = functools.cache(lambda loss: make_eval_step(loss, mask_fn, masking.rate))
+        step_of = functools.cache(
+            lambda loss: make_eval_step(loss, mask_fn, masking.rate, setup.mesh)
+        )
         self._steps = [step_of(compiled.loss) for compiled in setup.compiled]
         self._key = run_key_on(setup.mesh, 0)  # the same for all runs
         self._teacher = setup.teacher.params if setup.teacher else None

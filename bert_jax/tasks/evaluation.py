@@ -18,6 +18,7 @@ from bert_jax.data.tasks.rows import (
     row_length,
 )
 from bert_jax.distributed import sharding
+from bert_jax.distributed.gathering import on_mesh
 from bert_jax.errors import UserError
 from bert_jax.model.encoder import Batch
 from bert_jax.model.heads import TaskModel, VectorModel
@@ -44,7 +45,8 @@ def make_outputs(model: TaskModel | VectorModel, totals_of: TotalsOf) -> Outputs
 
 def make_outputs_step(model: TaskModel | VectorModel, totals_of: TotalsOf, mesh: Mesh) -> OutputsFn:
     """Returns the compiled evaluation step, without dropout; its outputs are on every device."""
-    return jax.jit(make_outputs(model, totals_of), out_shardings=sharding.replicated(mesh))
+    step = on_mesh(make_outputs(model, totals_of), mesh)
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))
 
 
 def make_features_step(model: TaskModel | VectorModel, mesh: Mesh) -> OutputsFn:
@@ -56,7 +58,7 @@ def make_features_step(model: TaskModel | VectorModel, mesh: Mesh) -> OutputsFn:
         assert isinstance(x, jax.Array)
         return x, {}
 
-    return jax.jit(step, out_shardings=sharding.replicated(mesh))
+    return jax.jit(on_mesh(step, mesh), out_shardings=sharding.replicated(mesh))
 
 
 class InputBatches:

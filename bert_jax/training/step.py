@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.distributed.gathering import on_mesh
 from bert_jax.distributed.sharding import split_micro_batches
 from bert_jax.model.encoder import Batch
 from bert_jax.objectives.contrastive import BatchLoss
@@ -230,28 +231,29 @@ def make_train_step(
     gradient = make_gradient(loss, micro_batches, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        make_update(gradient, prepare_fn, tx, average_decay),
+        on_mesh(make_update(gradient, prepare_fn, tx, average_decay), mesh),
         donate_argnums=(0,) if donate else (),
         out_shardings=(shardings, shardings.step),
         compiler_options=compiler_options(mesh),
     )
 
 
-def make_eval_step(loss: Loss, prepare_fn: PrepareFn, mask_rate: float) -> Callable[..., Totals]:
+def make_eval_step(
+    loss: Loss, prepare_fn: PrepareFn, mask_rate: float, mesh: Mesh
+) -> Callable[..., Totals]:
     """Returns the compiled evaluation, without dropout.
 
     It takes the parameters, a batch, the run's key, and the parameters of a teacher, if the loss
     has one; and returns the totals.
     """
 
-    @jax.jit
     def eval_step(
         params: Params, batch: Batch, key: jax.Array, teacher: Params | None = None
     ) -> Totals:
         batch = prepare_fn(batch, jax.random.fold_in(key, ROWS_STREAM), jnp.float32(mask_rate))
         return loss.given(teacher).totals(params, batch, None)
 
-    return eval_step
+    return jax.jit(on_mesh(eval_step, mesh))
 
 
 def evaluate(

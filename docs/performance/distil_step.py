@@ -104,7 +104,7 @@ def teacher_forward(model: ObservedModel) -> Callable[[Any, Any], jax.Array]:
             sum_of_all = jnp.sum(jax.nn.logsumexp(logits, axis=-1))
             return {}, {"sum": Total(sum_of_all, jnp.float32(1))}
 
-        return add_up(at, token_scorer(params), (x,), _LENGTH.value)[1]["sum"].sum
+        return add_up(at, token_scorer(model.config, params), (x,), _LENGTH.value)[1]["sum"].sum
 
     return forward
 

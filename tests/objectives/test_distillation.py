@@ -201,7 +201,7 @@ def test_every_lesson_together(tiny_encoder: EncoderConfig, tokens: DistilledTok
         for each in (mine, other)
     ]
     logits = [
-        score_tokens(model.config, token_scorer(params), x)
+        score_tokens(model.config, token_scorer(model.config, params), x)
         for model, params, x in zip((student, teacher), (ours, theirs), vectors, strict=True)
     ]
     expected = {

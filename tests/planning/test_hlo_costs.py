@@ -232,6 +232,24 @@ def test_what_only_tpu_programs_have() -> None:
     assert costs.memory_bytes == 5 * in_loop + whole + (whole + whole // 2)
 
 
+def test_a_collective_with_pieces_in_a_loop_counts_where_it_begins() -> None:
+    piece = "  %x.6 = f32[4,6]{1,0:T(8,128)S(1)} fusion(%a.0, %a.0), kind=kCustom, calls=%piece\n"
+    text = TPU_PROGRAM.replace("  %x.4 =", f"{piece}  %x.4 =")
+    moved = moved_by(program_costs(parse_program(text), 2), data=2)
+    assert moved["all-reduce", "data"] == (1, 4 * 4 * 6, 4 * 4 * 6)
+
+
+@pytest.mark.parametrize(("step", "runs"), [(1, 5), (2, 3), (4, 2)])
+def test_a_loop_may_count_in_steps(step: int, runs: int) -> None:
+    last = "  ROOT %next = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) tuple(%i.1, %x.3)"
+    counting = f"""  %step = s32[]{{:T(128)}} constant({step})
+  %i.2 = s32[]{{:T(128)}} add(%i.1, %step)
+"""
+    text = TPU_PROGRAM.replace(last, counting + last.replace("%i.1", "%i.2"))
+    moved = moved_by(program_costs(parse_program(text), 2), data=2)
+    assert moved["all-reduce", "data"][0] == runs
+
+
 GPU_PROGRAM = """
 HloModule libraries
 

@@ -204,7 +204,7 @@ def test_the_dropout_key_changes_with_the_step_and_the_row_key_does_not(tiny_enc
     assert [bits["rate"] for bits in seen] == [(rate,) for rate in rates]
     only_the_rate: Any = lambda params, batch, key: {"rate": batch["rate"]}  # noqa: E731
     nothing = Loss(only_the_rate, lambda batch: {}, {})
-    totals = training.make_eval_step(nothing, prepare, 0.25)(state.params, batch, run_key(0))
+    totals = training.make_eval_step(nothing, prepare, 0.25, mesh)(state.params, batch, run_key(0))
     assert totals["rate"] == 0.25
 
 
@@ -213,7 +213,9 @@ def test_evaluation_repeats_itself_and_has_no_dropout(tiny_encoder, still):
     prepare = prepare_fn(tiny_encoder)
     params = random_params(PretrainingModel(still), with_targets(batch))
     evaluate, without_dropout = (
-        training.make_eval_step(make_pretraining_loss(PretrainingModel(config)), prepare, 0.15)
+        training.make_eval_step(
+            make_pretraining_loss(PretrainingModel(config)), prepare, 0.15, one_device()
+        )
         for config in (tiny_encoder, still)
     )
     totals = evaluate(params, batch, key)
