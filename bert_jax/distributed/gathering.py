@@ -49,6 +49,17 @@ def keep_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, BATCH_SPEC if len(x) > 1 else PartitionSpec())
 
 
+def exchange_parts(x: jax.Array) -> jax.Array:
+    """Has each device hold its rows of vectors from tables, [B, T, D], and hold them whole.
+
+    Tables are split by their width, and are not sent: a device looks up its part of the width for
+    all rows of its group, and the group exchanges the parts.
+    """
+    if is_fully_sharded() and len(x) > 1:
+        x = jax.lax.with_sharding_constraint(x, PartitionSpec("data", None, _AXIS))
+    return keep_rows(x)
+
+
 def row_axes() -> tuple[str, ...] | None:
     """Returns the mesh axes that rows are split over, for the `spmd_axis_name` of a `vmap`."""
     return BATCH_SPEC[0] if is_fully_sharded() else None

@@ -21,7 +21,7 @@ from bert_jax.config import (
     PositionEncoding,
     PositionInit,
 )
-from bert_jax.distributed.gathering import gather, is_fully_sharded, keep_rows
+from bert_jax.distributed.gathering import exchange_parts, gather, is_fully_sharded, keep_rows
 from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of
 from bert_jax.model.layers import (
     ACTIVATIONS,
@@ -94,6 +94,7 @@ class Embeddings(nn.Module):
             # With the spread of the other embeddings, as a learned table begins.
             table = config.init_stddev * 2**0.5 * sinusoids(config.max_length, x.shape[-1])
             x = x + jnp.take(table, batch["position_ids"], axis=0)
+        x = exchange_parts(x)
         x = self.norm(x) if config.embedding_norm else x
         x = self.drop(x, config.dropout_rate, deterministic=deterministic)
         x = x if x.shape[-1] == config.width else self.projection(x)

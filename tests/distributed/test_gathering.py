@@ -19,9 +19,10 @@ def step_on(mesh: MeshConfig, remat: Remat = Remat.NONE, layers: int = 4) -> Abs
     encoder = dataclasses.replace(
         encoder_of("mini", length=_LENGTH, vocab=_VOCAB), remat=remat, layers=layers
     )
-    config = PretrainConfig(encoder=encoder, batch_size=4 * mesh.fsdp, mesh=mesh)
+    groups = mesh.fsdp * max(mesh.data, 1)
+    config = PretrainConfig(encoder=encoder, batch_size=4 * groups, mesh=mesh)
     config.data.length = _LENGTH
-    devices = jax.devices()[: mesh.fsdp * mesh.tensor * max(mesh.data, 1)]
+    devices = jax.devices()[: groups * mesh.tensor]
     [step] = abstract_pretraining_steps(
         config, vocabulary_of(_VOCAB), sharding.make_mesh(mesh, devices)
     )
@@ -51,3 +52,11 @@ def test_gathered_parameters_are_not_kept_for_the_backward_pass() -> None:
     alone = compile_step(step_on(MeshConfig(), layers=12)).temporaries
     alone -= compile_step(step_on(MeshConfig(), layers=6)).temporaries
     assert deep.temporaries - shallow.temporaries < alone + 3 * whole
+
+
+def test_tables_are_read_by_groups() -> None:
+    """Rows of all groups would be sent to all, if the partitioner were left to itself."""
+    found = compile_step(step_on(MeshConfig(data=2, fsdp=4)))
+    assert ("all-to-all", "fsdp") in found.sent
+    assert ("all-gather", "data fsdp") not in found.sent
+    assert sent_by(found, "all-to-all") < 2.1 * 4 * (4 * _LENGTH * 256) * 3 / 4
