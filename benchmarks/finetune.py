@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bert_jax.config import EncoderConfig, MeshConfig, Norm, OptimizerConfig, TaskDataConfig
+from bert_jax.config import EncoderConfig, MeshConfig, OptimizerConfig, TaskDataConfig
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.classes import read_class_task
 from bert_jax.data.tasks.rows import BatchFormat, TaskStream
@@ -80,11 +80,9 @@ def their_config() -> Any:
 
 
 def our_encoder() -> EncoderConfig:
-    """Returns the encoder of the family, as an import would have it; unrolled where that pays."""
+    """Returns the encoder of the family, as an import would have it."""
     family, values = FAMILIES[_FAMILY.value], their_config().to_dict()
-    encoder = read_encoder_config(family, values, pathlib.Path("config.json"))
-    encoder.unroll = encoder.layers if encoder.norm is Norm.POST else 1
-    return encoder
+    return read_encoder_config(family, values, pathlib.Path("config.json"))
 
 
 def our_epochs() -> Epoch:

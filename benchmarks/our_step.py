@@ -46,14 +46,12 @@ _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
 _BATCH = flags.DEFINE_integer("batch", 8, "rows")
 _LENGTH = flags.DEFINE_integer("length", 128, "tokens in a row")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of computing")
-_UNROLL = flags.DEFINE_integer(
-    "unroll", 0, "layers per iteration of the scan; 0: all, or 1 of the modern family"
-)
+_UNROLL = flags.DEFINE_integer("unroll", 0, "as in a config")
 _REMAT = flags.DEFINE_enum_class("remat", Remat.NONE, Remat, "as in a config")
 _DROPOUT = flags.DEFINE_bool("dropout", True, "as published")
 _ATTENTION_DROPOUT = flags.DEFINE_bool("attention_dropout", True, "as published")
 _ATTENTION = flags.DEFINE_enum_class(
-    "attention", AttentionKernel.PRODUCTS, AttentionKernel, "as in a config"
+    "attention", AttentionKernel.AUTO, AttentionKernel, "as in a config"
 )
 _BATCHES = flags.DEFINE_string("batches", "", "an .npz of packed rows; '': full rows")
 
@@ -70,9 +68,7 @@ def config_of(examples: int) -> PretrainConfig:
         config.encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder = config.encoder
     encoder.compute_type = ComputeType(_DTYPE.value)
-    # Pre-norm layers must not be unrolled on a CPU (docs/performance/README.md).
-    encoder.unroll = _UNROLL.value or (1 if _FAMILY.value is Family.MODERN else encoder.layers)
-    encoder.remat, encoder.attention = _REMAT.value, _ATTENTION.value
+    encoder.unroll, encoder.remat, encoder.attention = _UNROLL.value, _REMAT.value, _ATTENTION.value
     if not _DROPOUT.value:
         encoder.dropout_rate = 0.0
     if not (_DROPOUT.value and _ATTENTION_DROPOUT.value):

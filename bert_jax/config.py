@@ -128,6 +128,7 @@ class Remat(enum.Enum):
 class AttentionKernel(enum.Enum):
     """The attention kernel of pretraining; the values are the same to rounding."""
 
+    AUTO = "auto"  # FUSED where there is one and it saves memory, else PRODUCTS
     PRODUCTS = "products"  # as matrix products, which every device has
     FUSED = "fused"  # by the kernel of a TPU or GPU; attention dropout must be 0
 
@@ -254,9 +255,10 @@ class EncoderConfig:
     attention_output_dropout_rate: float = -1.0  # -1: dropout_rate
     mlp_output_dropout_rate: float = -1.0  # -1: dropout_rate
     compute_type: ComputeType = ComputeType.FLOAT32
-    attention: AttentionKernel = AttentionKernel.PRODUCTS
+    attention: AttentionKernel = AttentionKernel.AUTO
     remat: Remat = Remat.NONE
-    unroll: int = 1  # layers per iteration of the scan; changes speed, and values by rounding
+    # Layers per iteration of the scan; changes speed, and values by rounding. 0: by the platform.
+    unroll: int = 0
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -595,9 +597,12 @@ def validate(config: RootConfig) -> None:
 
 def validate_encoder(config: EncoderConfig) -> None:
     """Checks the encoder's shape; also for one that was read from a checkpoint."""
-    for name in ("width", "layers", "heads", "mlp_width", "max_length", "unroll"):
+    for name in ("width", "layers", "heads", "mlp_width", "max_length"):
         _at_least(f"encoder.{name}", getattr(config, name), 1)
-    for name in ("vocab_size", "segments", "kv_heads", "embedding_width", "window", "global_every"):
+    for name in (
+        *("vocab_size", "segments", "kv_heads", "embedding_width", "window", "global_every"),
+        "unroll",
+    ):
         _at_least(f"encoder.{name}", getattr(config, name), 0)
     if config.width % config.heads:
         raise UserError(

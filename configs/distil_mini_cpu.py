@@ -11,7 +11,7 @@ def distilling(recipe: PretrainConfig) -> DistillConfig:
     config = DistillConfig(
         **{field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     )
-    config.encoder.layers = config.encoder.unroll = 2
+    config.encoder.layers = 2
     config.student_layers = "0,3"
     config.distillation.soft_weight = 5.0
     config.distillation.mlm_weight = 2.0

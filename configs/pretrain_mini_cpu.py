@@ -12,7 +12,6 @@ def get_config() -> PretrainConfig:
     config.encoder.dropout_rate = 0.0  # nothing is seen twice
     config.encoder.attention_dropout_rate = 0.0
     config.encoder.init_stddev = 0.04  # 0.02 suits three times the width
-    config.encoder.unroll = 4
     config.masking.rate = 0.3
     config.sentence_loss_weight = 0.03  # 16 labels a step are little but noise at first
     config.batch_size = 16

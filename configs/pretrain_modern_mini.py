@@ -15,7 +15,6 @@ def get_config() -> PretrainConfig:
     config.encoder.rope_theta, config.encoder.rope_theta_local = 10_000.0, 0.0
     config.encoder.attention_output_dropout_rate = 0.0
     config.encoder.init_stddev = 0.04  # 0.02 suits three times the width
-    config.encoder.unroll = 4
     config.data.length = 128
     config.batch_size = 16
     config.steps = 8_000

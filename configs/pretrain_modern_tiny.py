@@ -12,7 +12,6 @@ def get_config() -> PretrainConfig:
     config.encoder.heads = 2
     config.encoder.mlp_width = 192
     config.encoder.init_stddev = 0.06
-    config.encoder.unroll = 2
     config.data.length = 64
     config.batch_size = 32
     config.steps = 1_000

@@ -12,7 +12,6 @@ def get_config() -> PretrainConfig:
     config.encoder.dropout_rate = 0.0  # nothing is seen twice
     config.encoder.attention_dropout_rate = 0.0
     config.encoder.init_stddev = 0.06
-    config.encoder.unroll = 2
     config.batch_size = 16
     config.steps = 2_000
     config.log_steps = 100

@@ -80,7 +80,7 @@ _CPU_VARIANTS = _variants(
 )
 _MINI_VARIANTS = _variants(
     256,
-    Variant("distilled", pretrain=("encoder.layers=2", "encoder.unroll=2"), teacher="modern"),
+    Variant("distilled", pretrain=("encoder.layers=2",), teacher="modern"),
 )
 
 

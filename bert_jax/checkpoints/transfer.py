@@ -56,6 +56,7 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
         attention_dropout_rate=rate,
         attention=AttentionKernel.PRODUCTS,
         remat=config.remat,
+        unroll=0,
         **own,
     )
     validate_encoder(made)

@@ -25,7 +25,7 @@ def keep_compiled(workdir: pathlib.Path) -> None:
 
 
 def keep_compiled_of_commands() -> None:
-    """Keeps the programs that read checkpoints, so that the next command compiles nothing.
+    """Keeps the programs that start from a checkpoint, so that the next command compiles none.
 
     They are in bert_jax/compiled of $XDG_CACHE_HOME or ~/.cache, 512 MB at most; the oldest go
     first. Does nothing where that cannot be written, or the environment sets

@@ -16,6 +16,7 @@ from bert_jax.config import EncoderConfig, EncoderMode, FinetuneConfig, Pretrain
 from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.distributed import sharding
 from bert_jax.model import flops
+from bert_jax.model.by_platform import for_devices
 from bert_jax.model.observed import ObservedModel
 from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import MaskVocabulary
@@ -136,7 +137,7 @@ def abstract_finetuning_step(
         columns = 2 + len(list(filter(None, config.data.negative_columns.split(","))))
     rows = math.ceil(config.batch_size * columns / groups) * groups
     length = config.data.length
-    model = make_model(config, encoder, _CLASSES)
+    model = make_model(config, for_devices(encoder, mesh, [length]), _CLASSES)
     per_token = flops.finetuning_flops(encoder, length, config.encoder_mode)
     return AbstractStep(
         name=FINETUNING,

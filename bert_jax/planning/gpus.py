@@ -149,8 +149,8 @@ def check_gpu_compiler(name: str, *, fused: bool = False) -> None:
         )
     if fused and not _is_installed(_CUDNN):
         raise UserError(
-            f"--config.encoder.attention=fused on {name} needs {_CUDNN}, whose version JAX asks"
-            f" for: pip install {_CUDNN}"
+            f"encoder.attention=fused on {name} needs {_CUDNN}, whose version JAX asks for:"
+            f" pip install {_CUDNN}, or plan with --config.encoder.attention=products"
         )
 
 

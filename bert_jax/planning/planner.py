@@ -206,13 +206,14 @@ def print_plans(
     planner = Planner(config, task, examples, teacher)
     devices = {name: topology_devices(name) for name in topologies}
     chips = {name: usable_chip(there[0]) for name, there in devices.items()}
-    for name, there in devices.items():
-        if there[0].platform == "gpu" and config.encoder.attention is AttentionKernel.FUSED:
-            check_gpu_compiler(name, fused=True)
     steps = {
         name: (planner.pretraining_steps(there), planner.finetuning_steps(there))
         for name, there in devices.items()
     }
+    for name, (pretraining, _) in steps.items():
+        kernel = pretraining[0].compiled.model.config.attention
+        if devices[name][0].platform == "gpu" and kernel is AttentionKernel.FUSED:
+            check_gpu_compiler(name, fused=True)
     plans: dict[str, list[Planned]] = {}
     for name, (pretraining, finetuning) in steps.items():
         chip = chips[name]

@@ -111,6 +111,8 @@ def _shape_rows() -> list[_Row]:
     return [
         ("rows of tokens", lambda p: f"{p.step.rows:,} x {p.step.length}"),
         ("steps", lambda p: f"{p.step.steps:,}"),
+        ("encoder.attention", lambda p: p.step.compiled.model.config.attention.value),
+        ("encoder.unroll", lambda p: str(p.step.compiled.model.config.unroll)),
     ]
 
 

@@ -25,7 +25,6 @@ from bert_jax.config import EncoderMode, FinetuneConfig, Launch, flatten, to_dic
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.rows import TaskStream
 from bert_jax.distributed import sharding
-from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import (
     check_agreed,
     first_alone,
@@ -112,7 +111,6 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
         state, table = transferred_state(setup, config, compiled)
         messages = [f"from {setup.checkpoint}:\n{table}"]
         first_alone(claim)
-    keep_compiled(workdir)
     first_step = int(state.step)
     clock.mark("parameters")
     log = open_log(workdir, first_step=first_step, steps=steps)
@@ -121,7 +119,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
     if not first_step:
         labelled = inputs["train"].with_labels().examples
         known = {"metric": f"dev_{setup.metric}", "floor": setup.floor, "examples": labelled}
-        log.write(0, known)
+        log.record(0, known)
 
     # What is learned from, and what is scored.
     if config.encoder_mode is EncoderMode.CACHED:

@@ -28,7 +28,9 @@ from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
 from bert_jax.data.tasks.splits import Outputs, Split, Task
 from bert_jax.data.tasks.vectors import SCORED
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled_of_commands
 from bert_jax.errors import UserError
+from bert_jax.model.by_platform import for_devices
 from bert_jax.objectives.losses import Params
 from bert_jax.runs.steps import CompiledStep, finetuning_step
 from bert_jax.tasks.evaluation import (
@@ -62,6 +64,7 @@ class FinetuningSetup:
         Raises:
           UserError: for what does not fit, before anything is trained or written.
         """
+        keep_compiled_of_commands()
         metadata = read_metadata(checkpoint)
         self.config, self.checkpoint, self.clock = config, checkpoint, clock
         self.stored_tokenizer = metadata["tokenizer"]  # with its fingerprint
@@ -83,7 +86,8 @@ class FinetuningSetup:
         self.task = read_task(config, self.tokenizer)
         check_head(metadata, config, self.task.labels)
         self.task_digest = self.task.fingerprint()
-        self.model = make_model(config, self.encoder, self.task.labels)
+        computed = for_devices(self.encoder, mesh, [config.data.length])
+        self.model = make_model(config, computed, self.task.labels)
         dev = self.task.dev["dev"]
         floor = dev.scores(dev.constant_outputs())
         self.metric = chosen_metric(config, list(floor))

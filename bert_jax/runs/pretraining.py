@@ -48,6 +48,7 @@ from bert_jax.distributed.processes import (
     stop_request,
 )
 from bert_jax.errors import UserError
+from bert_jax.model.by_platform import describe_choices
 from bert_jax.model.encoder import Batch
 from bert_jax.objectives.losses import Params
 from bert_jax.objectives.masking import MaskVocabulary
@@ -284,6 +285,10 @@ class PretrainingSetup:
         """Returns what a masking has to know of the corpora."""
         return mask_vocabulary(masking, self.corpora.tokenizer, self.corpora.token_counts)
 
+    def choices(self) -> str:
+        """Tells how the encoder is computed."""
+        return describe_choices(self.compiled[0].model.config)
+
     def run_inputs(self) -> RunInputs:
         """Returns what every step of the run takes beside its batch."""
         inputs = self.compiled[0].inputs(self.config.seed)
@@ -344,6 +349,7 @@ class PretrainingSetup:
             "encoder": to_dict(phase_of(self.phases, step).encoder),
             "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
             "corpus": self.corpora.fingerprint,
+            "computed": f"on {sharding.describe(self.mesh)}, {self.choices()}",
         }
         if self.teacher:
             metadata["distillation"] = {
@@ -458,6 +464,7 @@ def pretrain(
     log = open_log(workdir, first_step=first_step, steps=config.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     messages.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
+    messages.append(setup.choices())
     rules = describe_rules(config.optimizer, compiled.abstract.params)
     for line in (*messages, *rules, *corpora.copied, corpora.describe(), *setup.words):
         log.message(line)

@@ -27,9 +27,10 @@ from bert_jax.data.pretraining.corpora import Corpora
 from bert_jax.data.pretraining.phases import Phase, resolve_phases
 from bert_jax.errors import UserError
 from bert_jax.model.attention import attention
+from bert_jax.model.by_platform import for_devices
 from bert_jax.model.encoder import Batch
 from bert_jax.model.flops import forward_flops, pretraining_flops
-from bert_jax.model.fused_attention import check_fused, fused_attention
+from bert_jax.model.fused_attention import fused_attention
 from bert_jax.model.heads import PretrainingModel, TaskModel, VectorModel
 from bert_jax.model.observed import ObservedModel
 from bert_jax.objectives.contrastive import BatchLoss
@@ -189,16 +190,15 @@ def pretraining_steps(
     settings = pretraining_settings(config.optimizer, config.masking, phases, config.steps)
 
     def build(phase: Phase) -> CompiledStep:
+        encoder = for_devices(phase.encoder, mesh, [each.data.length for each in phases])
         attend = attention
-        if phase.encoder.attention is AttentionKernel.FUSED:
-            platform = mesh.devices.flat[0].platform
-            check_fused(phase.encoder, [each.data.length for each in phases], platform)
-            attend = fused_attention(mesh, platform)
+        if encoder.attention is AttentionKernel.FUSED:
+            attend = fused_attention(mesh, mesh.devices.flat[0].platform)
         if teacher and isinstance(config, DistillConfig):
-            model = student_model(config, phase.encoder, teacher, attend)
+            model = student_model(config, encoder, teacher, attend)
             loss = make_distillation_loss(model, teacher, config.distillation)
         else:
-            model = PretrainingModel(phase.encoder, config.data.objective, attend)
+            model = PretrainingModel(encoder, config.data.objective, attend)
             loss = make_pretraining_loss(model, sentence_weight=config.sentence_loss_weight)
         abstract = abstract_state(model, tx, mesh, averages=config.average_decay > 0)
         train_step = make_train_step(

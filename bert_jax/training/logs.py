@@ -1,6 +1,7 @@
 """The logs of a run: JSON lines, TensorBoard, and the terminal."""
 
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -30,21 +31,30 @@ class RunLog:
 
     def __init__(self, workdir: pathlib.Path, *, first_step: int, steps: int) -> None:
         """Opens the log, and drops the lines of steps that will be run again."""
-        from tensorboardX import SummaryWriter  # imports PyTorch where it is installed
-
         self._path = workdir / LOG_FILE
         _drop_lines_after(self._path, first_step)
         self._file = self._path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._board_folder = workdir / "tensorboard"
         self._steps = steps
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", disable=None, dynamic_ncols=True
         )
         self._first_step, self._begin = first_step, time.monotonic()
 
+    @functools.cached_property
+    def _board(self) -> Any:
+        """The writer of TensorBoard's events; opened late, for it imports PyTorch if it can."""
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self._board_folder), purge_step=self._first_step + 1)
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Records values of a step in the JSON lines alone."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Records values of a step; what is not a number goes into the JSON lines alone."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self.record(step, values)
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
@@ -101,6 +111,9 @@ class SilentLog(RunLog):
 
     def __init__(self) -> None:
         """Opens nothing."""
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Records nothing."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Records nothing."""

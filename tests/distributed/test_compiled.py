@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax.distributed import compiled
-from tests.fixtures.drivers import ROOT, Run
+from tests.fixtures.drivers import ROOT, Run, finetune_flags
 
 
 @pytest.fixture
@@ -56,21 +56,37 @@ def test_commands_keep_nothing_where_they_cannot(tmp_path, cache_dir, monkeypatc
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_the_second_command_compiles_nothing(pretrained: Run, tmp_path: pathlib.Path) -> None:
+def run_command(caches: pathlib.Path, driver: str, *flags: str) -> tuple[str, dict[str, int]]:
+    """Returns what a command prints, and the times of the programs that it leaves in `caches`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "bert_jax.predict", f"--checkpoint={pretrained[0]}"]
-    printed, programs = [], []
-    for _ in range(2):
-        done = subprocess.run(
-            [*command, "--text=the [MASK] sees"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0 and not done.stderr, done
-        printed.append(done.stdout)
-        found = (tmp_path / "bert_jax/compiled").glob("*/*-cache")
-        programs.append({path.name: path.stat().st_mtime_ns for path in found})
+    environment |= {"XDG_CACHE_HOME": str(caches), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"bert_jax.{driver}", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and (driver == "finetune" or not done.stderr), done
+    found = (caches / "bert_jax/compiled").glob("*/*-cache")
+    return done.stdout, {path.name: path.stat().st_mtime_ns for path in found}
+
+
+def test_the_second_command_compiles_nothing(pretrained: Run, tmp_path: pathlib.Path) -> None:
+    flags = [f"--checkpoint={pretrained[0]}", "--text=the [MASK] sees"]
+    printed, programs = zip(
+        *(run_command(tmp_path, "predict", *flags) for _ in range(2)), strict=True
+    )
     assert printed[0] == printed[1] and programs[0] == programs[1] != {}
+
+
+def test_fine_tuning_into_another_directory_compiles_nothing(
+    pretrained: Run, task: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    programs = []
+    for name in ("one", "another"):
+        workdir = tmp_path / name
+        flags = finetune_flags(task, pretrained, workdir)
+        programs.append(run_command(tmp_path, "finetune", *flags)[1])
+        assert not (workdir / "compiled").exists()
+    assert programs[0] == programs[1] != {}

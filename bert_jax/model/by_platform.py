@@ -1,0 +1,55 @@
+"""The choices that a config leaves to the devices: attention's kernel, and unrolled layers.
+
+docs/performance/README.md, "Choices by platform", has the figures behind each rule.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+
+from bert_jax.config import AttentionKernel, EncoderConfig
+from bert_jax.errors import UserError
+from bert_jax.model.fused_attention import check_fused
+
+_FUSED_FROM = 512  # tokens in a row, the fewest for which both kernels were compared
+
+
+def for_devices(config: EncoderConfig, mesh: Mesh, lengths: Sequence[int]) -> EncoderConfig:
+    """Returns an encoder's config with `attention` and `unroll` chosen where it leaves them open.
+
+    Args:
+      config: of the encoder.
+      mesh: from `sharding.make_mesh`.
+      lengths: T of each kind of rows.
+
+    Raises:
+      UserError: if it asks for a kernel that the devices do not have.
+    """
+    platform = mesh.devices.flat[0].platform
+    if config.attention is AttentionKernel.FUSED:
+        check_fused(config, lengths, platform)
+    kernel = config.attention
+    if kernel is AttentionKernel.AUTO:
+        fused = max(lengths) >= _FUSED_FROM and _can_fuse(config, lengths, platform)
+        kernel = AttentionKernel.FUSED if fused else AttentionKernel.PRODUCTS
+    # Unrolled layers write no stacks of activations. A CPU computes them no faster, and pre-norm
+    # layers far slower; fully sharded ones compile for very long.
+    unrolls = platform != "cpu" and mesh.shape["fsdp"] == 1
+    unroll = config.unroll or (config.layers if unrolls else 1)
+    return dataclasses.replace(config, attention=kernel, unroll=unroll)
+
+
+def _can_fuse(config: EncoderConfig, lengths: Sequence[int], platform: str) -> bool:
+    if config.attention_dropout_rate:
+        return False
+    try:
+        check_fused(config, lengths, platform)
+    except UserError:
+        return False
+    return True
+
+
+def describe_choices(config: EncoderConfig) -> str:
+    """Tells what `for_devices` chose: "attention=products, unroll=1"."""
+    return f"encoder.attention={config.attention.value}, encoder.unroll={config.unroll}"
