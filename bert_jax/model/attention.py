@@ -110,6 +110,14 @@ def attention(
     return _weigh_values(probabilities, value, jax.random.key_data(dropout_key), dropout_rate)
 
 
+class _Block(NamedTuple):
+    """Some of the queries of each row; all blocks together have a leading axis for their number."""
+
+    number: jax.Array  # [] int32
+    query: jax.Array  # [B, P, H, K]
+    tokens: Tokens  # [B, P]
+
+
 def _by_block(
     query: jax.Array,
     key: jax.Array,
@@ -129,17 +137,72 @@ def _by_block(
         x = jnp.pad(x, [(0, 0), (0, blocks * _BLOCK - length), *[(0, 0)] * (x.ndim - 2)])
         return jnp.moveaxis(x.reshape(rows, blocks, _BLOCK, *x.shape[2:]), 1, 0)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def attend_block(block: tuple[jax.Array, jax.Array, Tokens]) -> jax.Array:
-        number, query, queries = block
-        own = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
-        return attention(query, key, value, queries, keys, dropout_key=own, **options)
-
     places = jnp.broadcast_to(queries.places, queries.examples.shape)
     cut_queries = Tokens(cut(queries.examples), cut(places))
-    out = jax.lax.map(attend_block, (jnp.arange(blocks), cut(query), cut_queries))
+    all_blocks = _Block(jnp.arange(blocks), cut(query), cut_queries)
+    out = _attend_blocks(all_blocks, key, value, keys, dropout_key, tuple(options.items()))
     out = jnp.moveaxis(out, 0, 1)
     return out.reshape(rows, blocks * _BLOCK, *out.shape[3:])[:, :length]
+
+
+_Options = tuple[tuple[str, Any], ...]  # of `attention`, those that are not arrays
+
+
+def _attend_block(
+    block: _Block,
+    key: jax.Array,
+    value: jax.Array,
+    keys: Tokens,
+    dropout_key: jax.Array | None,
+    options: _Options,
+) -> jax.Array:
+    own = None if dropout_key is None else jax.random.fold_in(dropout_key, block.number)
+    return attention(block.query, key, value, block.tokens, keys, dropout_key=own, **dict(options))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend_blocks(
+    blocks: _Block,
+    key: jax.Array,
+    value: jax.Array,
+    keys: Tokens,
+    dropout_key: jax.Array | None,
+    options: _Options,
+) -> jax.Array:
+    """Returns [blocks, B, block, H, K]; the backward pass computes each block again.
+
+    Not by `jax.checkpoint`: in a loop it keeps what is not differentiated, such as who sees whom.
+    """
+    return jax.lax.map(
+        lambda block: _attend_block(block, key, value, keys, dropout_key, options), blocks
+    )
+
+
+def _attend_forward(*inputs: Any) -> tuple[Any, tuple[Any, ...]]:
+    return _attend_blocks(*inputs), inputs[:-1]
+
+
+def _attend_backward(options: _Options, inputs: tuple[Any, ...], gradients: jax.Array) -> tuple:
+    blocks, key, value, keys, dropout_key = inputs
+
+    def add_block(sums: Any, of_block: tuple[_Block, jax.Array]) -> tuple[Any, jax.Array]:
+        block, gradient = of_block
+
+        def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            there = block._replace(query=query)
+            return _attend_block(there, key, value, keys, dropout_key, options)
+
+        _, pull = jax.vjp(attend, block.query, key, value)
+        of_query, *of_rest = pull(gradient)
+        return jax.tree.map(jnp.add, sums, tuple(of_rest)), of_query
+
+    none = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
+    sums, of_query = jax.lax.scan(add_block, none, (blocks, gradients), reverse=True)
+    of_key, of_value = sums[0].astype(key.dtype), sums[1].astype(value.dtype)
+    return _Block(None, of_query, None), of_key, of_value, None, None  # pyright: ignore
+
+
+_attend_blocks.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
