@@ -34,8 +34,8 @@ def for_devices(config: EncoderConfig, mesh: Mesh, lengths: Sequence[int]) -> En
         fused = max(lengths) >= _FUSED_FROM and _can_fuse(config, lengths, platform)
         kernel = AttentionKernel.FUSED if fused else AttentionKernel.PRODUCTS
     # Unrolled layers write no stacks of activations. A CPU computes them no faster, and pre-norm
-    # layers far slower; fully sharded ones compile for very long.
-    unrolls = platform != "cpu" and mesh.shape["fsdp"] == 1
+    # layers far slower; for a TPU, fully sharded ones compile for very long.
+    unrolls = platform == "gpu" or (platform == "tpu" and mesh.shape["fsdp"] == 1)
     unroll = config.unroll or (config.layers if unrolls else 1)
     return dataclasses.replace(config, attention=kernel, unroll=unroll)
 

@@ -54,7 +54,7 @@ PROPERTIES: dict[str, tuple[str, ...]] = {
     "family": ("bert", "modern"),
     "optimizer": tuple(rule.value for rule in Optimizer),
     "run": ("pretrain", "finetune", "distill"),
-    "attention": tuple(kernel.value for kernel in AttentionKernel),
+    "attention": ("products", "fused"),
     "remat": tuple(remat.value for remat in Remat),
     "masking": ("tokens", "whole_words", "spans"),
 }
@@ -97,6 +97,7 @@ def step_of(case: tuple[str, ...]) -> AbstractStep:
     encoder: EncoderConfig = make_encoder(size, length=int(length))
     encoder.compute_type = ComputeType.BFLOAT16
     encoder.attention, encoder.remat = AttentionKernel(attention), Remat(remat)
+    encoder.unroll = 1
     if attention == "fused":
         encoder.attention_dropout_rate = 0.0
     config = (

@@ -53,6 +53,7 @@ def step_with(changes: dict[str, Any], devices: list[Any]) -> AbstractStep:
     """Returns the pretraining step with some fields of the config changed."""
     encoder = encoder_of(_SIZE.value, length=_LENGTH.value)
     encoder.compute_type = ComputeType.BFLOAT16
+    encoder.attention, encoder.unroll = AttentionKernel.PRODUCTS, 1
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
     config.data.length = _LENGTH.value
     for name, value in changes.items():
