@@ -61,6 +61,7 @@ class Shape:
             heads=self.D // 64,
             mlp_width=4 * self.D,
             max_length=max(512, self.T),
+            unroll=1,
             window=self.window,
         )
         if self.T > _LONGEST:  # no model of so long rows has a table of places, or drops attention

@@ -40,6 +40,7 @@ LEVERS = {
 def config_with(changes: dict) -> PretrainConfig:
     """Returns a config of the size with some fields changed, in the group that has them."""
     encoder = encoder_of(_SIZE.value)
+    encoder.unroll = 1
     config = PretrainConfig(encoder=encoder, batch_size=_BATCH.value)
     config.data.length = _LENGTH.value
     for name, value in changes.items():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from bert_jax.config import AttentionKernel, ComputeType, EncoderConfig
+from bert_jax.config import AttentionKernel, ComputeType, EncoderConfig, Norm, Remat
 from bert_jax.distributed.sharding import MESH_AXES
 from bert_jax.errors import UserError
 from bert_jax.model.by_platform import describe_choices, for_devices
@@ -37,7 +37,7 @@ def choices(platform: str, lengths=(512,), fsdp: int = 1, **changes: Any) -> tup
 
 @pytest.mark.parametrize(
     ("platform", "attention", "unroll"),
-    [("cpu", "products", 1), ("tpu", "fused", 12), ("gpu", "fused", 12)],
+    [("cpu", "products", 12), ("tpu", "fused", 12), ("gpu", "fused", 12)],
 )
 def test_each_platform_has_its_choices(platform, attention, unroll):
     assert choices(platform) == (attention, unroll)
@@ -59,6 +59,17 @@ def test_attention_is_fused_only_where_a_kernel_can_and_pays(platform, lengths, 
 
 def test_one_long_phase_is_enough_for_the_fused_kernel():
     assert choices("tpu", (128, 512))[0] == "fused"
+
+
+def test_a_cpu_scans_few_layers_and_those_with_norms_first():
+    assert choices("cpu", layers=4)[1] == choices("cpu", norm=Norm.PRE)[1] == 1
+    assert choices("gpu", norm=Norm.PRE)[1] == 12
+
+
+@pytest.mark.parametrize("remat", [Remat.PRODUCTS, Remat.INPUTS])
+def test_a_cpu_scans_what_is_computed_again(remat):
+    assert choices("cpu", remat=remat)[1] == choices("cpu", fsdp=2)[1] == 1
+    assert choices("tpu", remat=remat)[1] == 12
 
 
 def test_fully_sharded_layers_stay_in_a_scan_on_a_tpu():
