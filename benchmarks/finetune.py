@@ -35,6 +35,7 @@ from bert_jax.data.tasks.rows import BatchFormat, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.interop.families.registry import FAMILIES
 from bert_jax.interop.huggingface_config import read_encoder_config
+from bert_jax.model.by_platform import for_devices
 from bert_jax.model.heads import TaskModel
 from bert_jax.objectives.losses import class_totals, make_task_loss
 from bert_jax.tasks.evaluation import InputBatches, make_outputs_step
@@ -92,8 +93,8 @@ def our_epochs() -> Epoch:
     data.text_column, data.label_column = "0", "1"
     task = read_class_task(data, tokenizer)
     inputs = task.train.inputs.of_examples(np.arange(_EXAMPLES.value))
-    encoder = our_encoder()
     mesh = sharding.make_mesh(MeshConfig())
+    encoder = for_devices(our_encoder(), mesh, [LENGTH])
     batch_format = BatchFormat(LENGTH, LENGTH // 8, tokenizer.special, False, BATCH_SIZE)
     batches = batch_format.deal(inputs, epochs=_EPOCHS.value + 1, seed=0, rows_multiple=1)
     stream = TaskStream(inputs, batches, batch_format)

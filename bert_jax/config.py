@@ -128,7 +128,7 @@ class Remat(enum.Enum):
 class AttentionKernel(enum.Enum):
     """The attention kernel of pretraining; the values are the same to rounding."""
 
-    AUTO = "auto"  # FUSED where there is one and it saves memory, else PRODUCTS
+    AUTO = "auto"  # FUSED where there is one for rows so long that it pays, else PRODUCTS
     PRODUCTS = "products"  # as matrix products, which every device has
     FUSED = "fused"  # by the kernel of a TPU or GPU; attention dropout must be 0
 

@@ -18,7 +18,7 @@ _KEPT_BYTES = 512 * 2**20  # of the programs of a user's commands
 def keep_compiled(workdir: pathlib.Path) -> None:
     """Keeps a run's programs in WORKDIR/compiled, so that a restarted run compiles nothing.
 
-    Does nothing if the environment sets JAX_COMPILATION_CACHE_DIR.
+    Does nothing if they are kept elsewhere already, such as in JAX_COMPILATION_CACHE_DIR.
     """
     if _is_free():
         _keep_in(workdir.absolute() / "compiled" / _target())
@@ -28,10 +28,10 @@ def keep_compiled_of_commands() -> None:
     """Keeps the programs that start from a checkpoint, so that the next command compiles none.
 
     They are in bert_jax/compiled of $XDG_CACHE_HOME or ~/.cache, 512 MB at most; the oldest go
-    first. Does nothing where that cannot be written, or the environment sets
-    JAX_COMPILATION_CACHE_DIR.
+    first. Does nothing where that cannot be written, the environment sets
+    JAX_COMPILATION_CACHE_DIR, or several processes share a run: JAX lets only one of them write.
     """
-    if not _is_free():
+    if not _is_free() or jax.process_count() > 1:
         return
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     with contextlib.suppress(OSError, RuntimeError):  # no home, or a disk that is full
@@ -62,12 +62,14 @@ def _keep_in(folder: pathlib.Path) -> None:
 
 def _prune(folder: pathlib.Path) -> None:
     entries = []
-    for path in folder.glob("*/*"):
+    for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # another command removed it
-            status = path.stat()
-            entries.append((status.st_mtime, status.st_size, path))
+            if path.is_file():
+                status = path.stat()
+                entries.append((status.st_mtime, status.st_size, path))
     held = 0
     for _, size, path in sorted(entries, reverse=True):
         held += size
         if held > _KEPT_BYTES:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -169,8 +169,9 @@ def _attend_blocks(
     dropout_key: jax.Array | None,
     options: _Options,
 ) -> jax.Array:
-    """Returns [blocks, B, block, H, K]; the backward pass computes each block again.
+    """Returns [blocks, B, block, H, K] from keys and values [B, T, H, K].
 
+    The backward pass computes each block again, and adds up the gradients of keys and values.
     Not by `jax.checkpoint`: in a loop it keeps what is not differentiated, such as who sees whom.
     """
     return jax.lax.map(
@@ -196,10 +197,12 @@ def _attend_backward(options: _Options, inputs: tuple[Any, ...], gradients: jax.
         of_query, *of_rest = pull(gradient)
         return jax.tree.map(jnp.add, sums, tuple(of_rest)), of_query
 
-    none = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
-    sums, of_query = jax.lax.scan(add_block, none, (blocks, gradients), reverse=True)
+    zeros = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
+    sums, of_query = jax.lax.scan(add_block, zeros, (blocks, gradients))
     of_key, of_value = sums[0].astype(key.dtype), sums[1].astype(value.dtype)
-    return _Block(None, of_query, None), of_key, of_value, None, None  # pyright: ignore
+    # None: not differentiated.
+    of_blocks = _Block(None, of_query, None)  # pyright: ignore[reportArgumentType]
+    return of_blocks, of_key, of_value, None, None
 
 
 _attend_blocks.defvjp(_attend_forward, _attend_backward)

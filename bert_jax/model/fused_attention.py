@@ -17,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.attention import AttentionFn, Tokens, attention, tokens_of, visible
 
 _BLOCK = 128  # tokens; on a TPU rows are whole blocks
+_WIDEST_HEAD = 128  # that cuDNN takes on every GPU from Ampere on
 _BY_HEAD = PartitionSpec(*BATCH_SPEC, None, dict(LOGICAL_AXIS_RULES)["heads"], None)
 
 
@@ -24,7 +25,7 @@ def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) ->
     """Raises UserError unless a kind of device has a kernel for this encoder.
 
     Args:
-      config: whose `attention` is FUSED.
+      config: of the encoder.
       lengths: T of each phase.
       platform: of the devices, as JAX names it.
     """
@@ -35,16 +36,31 @@ def check_fused(config: EncoderConfig, lengths: Sequence[int], platform: str) ->
                     f"--config.data.length={length}: encoder.attention=fused takes rows of whole"
                     f" blocks of {_BLOCK} tokens on a TPU: choose a multiple of it"
                 )
-    elif platform != "gpu":
+        return
+    if platform != "gpu":
         raise UserError(
             f"--config.encoder.attention=fused: there is no such kernel for {platform}:"
             " set it to products"
         )
-    elif config.compute_type is not ComputeType.BFLOAT16:
+    # What JAX asks of cuDNN's kernels.
+    if config.compute_type is not ComputeType.BFLOAT16:
         raise UserError(
             f"--config.encoder.compute_type={config.compute_type.value}: encoder.attention=fused"
             " needs bfloat16 on a GPU"
         )
+    head_width = config.width // config.heads
+    if head_width % 8 or head_width > _WIDEST_HEAD:
+        raise UserError(
+            f"--config.encoder.heads={config.heads} makes heads {head_width} wide: on a GPU"
+            f" encoder.attention=fused takes multiples of 8 up to {_WIDEST_HEAD}: choose other"
+            " heads, or encoder.attention=products"
+        )
+    for length in lengths:
+        if length % 2:
+            raise UserError(
+                f"--config.data.length={length}: encoder.attention=fused takes an even number of"
+                " tokens on a GPU: choose one"
+            )
 
 
 def fused_attention(mesh: Mesh, platform: str) -> AttentionFn:

@@ -1,8 +1,9 @@
 """Runs the layers of an encoder, whose parameters are stacked, one after another.
 
-A scan runs all layers but the last, so that compiling takes the same time for any number of them.
-The last one stands apart: where only some tokens are read, it computes no others (decision 0003).
-Where windowed and global layers take turns, the scan runs a period of them at once.
+A scan runs all layers but the last, so that compiling takes the same time for any number of them,
+unless `encoder.unroll` puts several into an iteration. The last one stands apart: where only some
+tokens are read, it computes no others (decision 0003). Where windowed and global layers take turns,
+the scan runs a period of them at once.
 """
 
 import functools

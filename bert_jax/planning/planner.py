@@ -76,7 +76,11 @@ class Planner:
         config = changed(self.config, overrides or {})
         validate(config)
         mesh = sharding.make_mesh(config.mesh, devices)
-        return abstract_pretraining_steps(config, self.vocabulary, mesh, self._teacher)
+        steps = abstract_pretraining_steps(config, self.vocabulary, mesh, self._teacher)
+        kernel = steps[0].compiled.model.config.attention
+        if devices[0].platform == "gpu" and kernel is AttentionKernel.FUSED:
+            check_gpu_compiler(devices[0].device_kind, fused=True)
+        return steps
 
     def finetuning_steps(self, devices: Sequence[Any]) -> list[AbstractStep]:
         """Returns the fine-tuning run on these devices, if there is one."""
@@ -210,10 +214,6 @@ def print_plans(
         name: (planner.pretraining_steps(there), planner.finetuning_steps(there))
         for name, there in devices.items()
     }
-    for name, (pretraining, _) in steps.items():
-        kernel = pretraining[0].compiled.model.config.attention
-        if devices[name][0].platform == "gpu" and kernel is AttentionKernel.FUSED:
-            check_gpu_compiler(name, fused=True)
     plans: dict[str, list[Planned]] = {}
     for name, (pretraining, finetuning) in steps.items():
         chip = chips[name]

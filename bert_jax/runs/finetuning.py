@@ -25,6 +25,7 @@ from bert_jax.config import EncoderMode, FinetuneConfig, Launch, flatten, to_dic
 from bert_jax.data.packing.loader import load_batches
 from bert_jax.data.tasks.rows import TaskStream
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import (
     check_agreed,
     first_alone,
@@ -111,6 +112,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
         state, table = transferred_state(setup, config, compiled)
         messages = [f"from {setup.checkpoint}:\n{table}"]
         first_alone(claim)
+    keep_compiled(workdir)
     first_step = int(state.step)
     clock.mark("parameters")
     log = open_log(workdir, first_step=first_step, steps=steps)
@@ -205,6 +207,7 @@ def _metadata(setup: FinetuningSetup, config: FinetuneConfig) -> dict[str, Any]:
         "encoder": to_dict(setup.encoder),
         "tokenizer": setup.stored_tokenizer,
         "labels": setup.task.labels,
+        "computed": setup.computed(),
         **setup.identity(),
     }
 

@@ -30,7 +30,7 @@ from bert_jax.data.tasks.vectors import SCORED
 from bert_jax.distributed import sharding
 from bert_jax.distributed.compiled import keep_compiled_of_commands
 from bert_jax.errors import UserError
-from bert_jax.model.by_platform import for_devices
+from bert_jax.model.by_platform import describe_choices, for_devices
 from bert_jax.objectives.losses import Params
 from bert_jax.runs.steps import CompiledStep, finetuning_step
 from bert_jax.tasks.evaluation import (
@@ -91,7 +91,7 @@ class FinetuningSetup:
         dev = self.task.dev["dev"]
         floor = dev.scores(dev.constant_outputs())
         self.metric = chosen_metric(config, list(floor))
-        self.floor = floor[self.metric]  # of who always gives the commonest answer
+        self.floor = floor[self.metric]  # of the majority-class baseline
         self.batch_format = BatchFormat(
             length=config.data.length,
             slots=config.data.max_examples_per_row or examples_per_row(config.data.length),
@@ -105,6 +105,10 @@ class FinetuningSetup:
         self.eval_step = make_outputs_step(self.model, KINDS[config.task].totals, self.mesh)
         self.features_step = make_features_step(self.model, self.mesh)
         self.compiled = functools.lru_cache(self._compiled)  # it is mostly the same for all seeds
+
+    def computed(self) -> str:
+        """Tells the devices, and how the encoder is computed on them."""
+        return f"{sharding.describe(self.mesh)}, {describe_choices(self.model.config)}"
 
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
         return finetuning_step(self.config, self.model, self.mesh, steps, weights, self.columns)
@@ -337,7 +341,7 @@ def introduction(
 ) -> Iterator[str]:
     """Says what the run is about to do."""
     named = f"; labels: {', '.join(setup.task.labels)}" if setup.task.labels else ""
-    yield f"{sharding.describe(setup.mesh)}{named}"
+    yield f"{setup.computed()}{named}"
     for name, split in {"train": setup.task.train, **setup.task.dev}.items():
         examples = inputs[name].examples
         more = setup.task.unlabelled if name == "train" else None
@@ -354,7 +358,7 @@ def introduction(
     longest = max(int(each.sizes.max()) for each in inputs.values())
     if advice := row_advice(longest, setup.config.data.length):
         yield advice
-    yield f"whoever always gives the commonest answer has a dev {setup.metric} of {setup.floor:.4f}"
+    yield f"majority-class baseline: dev {setup.metric} of {setup.floor:.4f}"
 
 
 def row_advice(longest: int, length: int) -> str | None:
@@ -376,12 +380,12 @@ def row_advice(longest: int, length: int) -> str | None:
 def spread(values: Sequence[float], floor: float) -> dict[str, Any]:
     """Returns `mean`, `standard_deviation` (None of one run) and how many `failed`, for JSON.
 
-    A run that ends no better than the commonest answer has failed: small data and large encoders do
-    that now and then (Devlin et al., 2019, section 4.1).
+    A run that ends no better than the majority-class baseline has failed: small data and large
+    encoders do that now and then (Devlin et al., 2019, section 4.1).
 
     Args:
       values: the scores of runs.
-      floor: what the commonest answer scores.
+      floor: the score of the majority-class baseline.
     """
     return {
         "mean": float(np.mean(values)),

@@ -22,6 +22,7 @@ from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.rows import TaskInputs, TaskStream
 from bert_jax.data.tasks.splits import Outputs
 from bert_jax.distributed import sharding
+from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import refuse_several, stop_request
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
@@ -184,6 +185,7 @@ def train_runs(
     abstract = abstract_params(setup.model, setup.mesh)
     transferred = read_transferred(setup.checkpoint, abstract, config)
     claim_workdir(workdir, config)
+    keep_compiled(workdir)
     runs, filling = place_runs(
         [(run.seed, run.learning_rate) for run in found], config, steps, setup.mesh
     )

@@ -349,7 +349,7 @@ class PretrainingSetup:
             "encoder": to_dict(phase_of(self.phases, step).encoder),
             "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
             "corpus": self.corpora.fingerprint,
-            "computed": f"on {sharding.describe(self.mesh)}, {self.choices()}",
+            "computed": f"{sharding.describe(self.mesh)}, {self.choices()}",
         }
         if self.teacher:
             metadata["distillation"] = {

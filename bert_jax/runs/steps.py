@@ -181,6 +181,9 @@ def pretraining_steps(
       vocabulary: of its tokenizer.
       mesh: from `sharding.make_mesh`.
       teacher: of a distilling run, whose config is a `DistillConfig`.
+
+    Raises:
+      UserError: if the config asks for a kernel of attention that the devices do not have.
     """
     phases = resolve_phases(config)
     relative_rates = None

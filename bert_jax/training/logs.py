@@ -90,6 +90,7 @@ class RunLog:
         }
         with self._path.with_name(STARTS_FILE).open("a") as file:
             file.write(json.dumps(entry) + "\n")
+        self._board.flush()  # opened now, it delays the first report, as compiling does
 
     def held_out(self, step: int, means: dict[str, float]) -> None:
         """Records and shows the results of an evaluation."""
@@ -103,7 +104,8 @@ class RunLog:
         """Finishes the files and the bar."""
         self._bar.close()
         self._file.close()
-        self._board.close()
+        if "_board" in vars(self):
+            self._board.close()
 
 
 class SilentLog(RunLog):

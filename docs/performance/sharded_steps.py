@@ -64,7 +64,7 @@ def step_of(case: Case) -> AbstractStep:
     """Returns the pretraining step of a case."""
     devices = topology_devices(case.devices)
     encoder = encoder_of(case.size, length=_LENGTH)
-    encoder.compute_type = ComputeType.BFLOAT16
+    encoder.compute_type, encoder.unroll = ComputeType.BFLOAT16, 1
     config = PretrainConfig(encoder=encoder, batch_size=_ROWS * len(devices) // case.tensor)
     config.data.length = _LENGTH
     config.mesh = MeshConfig(fsdp=case.fsdp, tensor=case.tensor)

@@ -77,7 +77,7 @@ def test_tags(
     assert result.status == 0, result
     assert "labels: O, S-HUE" in result.err and "windows" in result.err
     assert "IOBES entities" in result.err
-    assert "commonest answer has a dev f1 of 0.0000" in result.err
+    assert "majority-class baseline: dev f1 of 0.0000" in result.err
     scores = evaluate(drivers, run, tmp_path / "out")
     assert scores["f1"] == 1 and (tmp_path / "out/confusion.png").stat().st_size > 1000
     assert_scores_are_those_of_the_run(scores, run)

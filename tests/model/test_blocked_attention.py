@@ -63,6 +63,26 @@ def test_values_and_gradients_are_those_of_one_piece(short_blocks, causal, windo
     assert "scan" in str(jax.make_jaxpr(blocked)(*inputs))  # it was cut
 
 
+def test_each_run_of_a_vmap_has_its_own_blocks_in_bfloat16(short_blocks) -> None:
+    rows = tokens()
+    runs = [jnp.stack([each, 2 * each]).astype(jnp.bfloat16) for each in arrays()]
+
+    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        options: dict[str, Any] = {"causal": False, "dropout_rate": 0.2}
+        out = attention(query, key, value, rows, rows, dropout_key=jax.random.key(0), **options)
+        return (out.astype(jnp.float32) ** 2).sum()
+
+    back = jax.grad(loss, (0, 1, 2))
+    side_by_side = jax.vmap(back)(*runs)
+    for number in range(2):
+        alone = back(*(each[number] for each in runs))
+        for one, other in zip(side_by_side, alone, strict=True):
+            assert one.dtype == jnp.bfloat16
+            np.testing.assert_allclose(
+                one[number].astype(np.float32), other.astype(np.float32), rtol=0.02, atol=0.02
+            )
+
+
 def test_some_queries_are_picked_before_the_cut(short_blocks) -> None:
     rows, positions = tokens(), jnp.asarray([[*range(0, 20, 2), 3], [*range(11)]])
     query, key, value = arrays(queries=11)

@@ -22,11 +22,12 @@ class Device:
 
     platform: str
     id: int
+    compute_capability: str = "9.0"
 
 
-def mesh_of(platform: str, fsdp: int = 1) -> Mesh:
+def mesh_of(platform: str, fsdp: int = 1, capability: str = "9.0") -> Mesh:
     """Returns a mesh of 2 x fsdp x 1 such devices."""
-    devices = np.array([Device(platform, number) for number in range(2 * fsdp)])
+    devices = np.array([Device(platform, number, capability) for number in range(2 * fsdp)])
     return Mesh(devices.reshape(2, fsdp, 1), MESH_AXES)
 
 
@@ -48,6 +49,10 @@ def test_each_platform_has_its_choices(platform, attention, unroll):
     [
         ("tpu", (512,), {"attention_dropout_rate": 0.1}),  # no kernel drops
         ("gpu", (512,), {"compute_type": ComputeType.FLOAT32}),
+        ("gpu", (512,), {"heads": 4}),  # 192 wide
+        ("gpu", (512,), {"width": 744}),  # 62 wide
+        ("gpu", (512, 513), {}),
+        ("tpu", (512,), {"window": 64}),  # all layers are windowed
         ("tpu", (128, 600), {}),  # not whole blocks
         ("tpu", (128, 256), {}),  # too short to pay
     ],
@@ -55,6 +60,16 @@ def test_each_platform_has_its_choices(platform, attention, unroll):
 def test_attention_is_fused_only_where_a_kernel_can_and_pays(platform, lengths, changes):
     assert choices(platform, lengths, **changes)[0] == "products"
     assert choices(platform)[0] == "fused"
+
+
+@pytest.mark.parametrize("capability", ["7.5", "gfx90a"])
+def test_only_gpus_with_a_kernel_fuse(capability):
+    made = for_devices(FREE, mesh_of("gpu", capability=capability), [512])
+    assert made.attention is AttentionKernel.PRODUCTS
+
+
+def test_windows_between_global_layers_leave_these_a_kernel():
+    assert choices("tpu", window=64, global_every=3)[0] == "fused"
 
 
 def test_one_long_phase_is_enough_for_the_fused_kernel():

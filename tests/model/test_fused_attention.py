@@ -122,6 +122,8 @@ def test_few_scores_are_left_to_products():
         ("cpu", [128], {}, "no such kernel for cpu: set it to products"),
         ("tpu", [128, 200], {}, "data.length=200: .* choose a multiple of it"),
         ("gpu", [100], {"compute_type": ComputeType.FLOAT32}, "needs bfloat16 on a GPU"),
+        ("gpu", [100], {"heads": 1, "width": 256}, "heads=1 makes heads 256 wide: .* up to 128"),
+        ("gpu", [100, 101], {}, "data.length=101: .* an even number"),
     ],
 )
 def test_what_a_platform_has_no_kernel_for_is_refused(platform, lengths, changes, message):

@@ -71,4 +71,4 @@ def largest_array(length: int, changes: dict[str, Any]) -> int:
 def test_arrays_grow_as_the_rows(kind):
     short, long = (largest_array(length, KINDS[kind]) for length in (8_192, 16_384))
     assert long <= 2 * short
-    assert short < 8_192 * 1_025 * 2  # of the heads' scores, a block of queries at most
+    assert short < 8_192 * 1_025 * 2  # fewer than the scores of both heads for 1,025 queries
