@@ -140,7 +140,7 @@ def _by_block(
     places = jnp.broadcast_to(queries.places, queries.examples.shape)
     cut_queries = Tokens(cut(queries.examples), cut(places))
     all_blocks = _Block(jnp.arange(blocks), cut(query), cut_queries)
-    out = _attend_blocks(all_blocks, key, value, keys, dropout_key, tuple(options.items()))
+    out: Any = _attend_blocks(all_blocks, key, value, keys, dropout_key, tuple(options.items()))
     out = jnp.moveaxis(out, 0, 1)
     return out.reshape(rows, blocks * _BLOCK, *out.shape[3:])[:, :length]
 
