@@ -12,7 +12,6 @@ width. Data parallel groups add up what is left of the gradients, and `tensor` t
 each layer four times.
 """
 
-import sys
 import time
 from typing import NamedTuple
 
@@ -24,7 +23,8 @@ from bert_jax.config import ComputeType, MeshConfig, PretrainConfig
 from bert_jax.distributed import sharding
 from bert_jax.planning.abstract_steps import AbstractStep, abstract_pretraining_steps
 from bert_jax.planning.compile_ahead import compile_step
-from bert_jax.planning.topologies import only_compile, topology_devices
+from bert_jax.planning.topologies import topology_devices
+from docs.performance.table import print_table
 
 _ROWS, _LENGTH = 8, 512  # of a group of devices that shares rows
 _BYTES = 2  # of a bfloat16
@@ -112,13 +112,7 @@ def line(case: Case) -> str:
 
 def main(argv: list[str]) -> None:
     """Prints the table, a line at a time."""
-    cases = [parse_case(text) for text in argv[1:]]
-    if not cases:
-        sys.exit("name a case, such as base,v5e:2x4,8,1")
-    only_compile([case.devices for case in cases])
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    for case in cases:
-        print(line(case), flush=True)
+    print_table(HEADER, argv[1:], parse_case, lambda case: case.devices, line, "base,v5e:2x4,8,1")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A case is a size, family, T, devices, `mesh.fsdp` and remat. bfloat16, 4,096 tok
 products as attention. `bert_jax/model/by_platform.py` has the rule that these figures led to.
 """
 
-import sys
 import time
 from typing import NamedTuple
 
@@ -25,7 +24,8 @@ from bert_jax.config import (
 from bert_jax.distributed import sharding
 from bert_jax.planning.abstract_steps import AbstractStep, abstract_pretraining_steps
 from bert_jax.planning.compile_ahead import compile_step
-from bert_jax.planning.topologies import only_compile, topology_devices
+from bert_jax.planning.topologies import topology_devices
+from docs.performance.table import print_table
 
 _TOKENS = 4_096  # of a device
 
@@ -100,13 +100,14 @@ def line(case: Case) -> str:
 
 def main(argv: list[str]) -> None:
     """Prints the table, a line at a time."""
-    cases = [parse_case(text) for text in argv[1:]]
-    if not cases:
-        sys.exit("name a case, such as base,bert,512,v5e:2x4,1,none")
-    only_compile([case.devices for case in cases])
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    for case in cases:
-        print(line(case), flush=True)
+    print_table(
+        HEADER,
+        argv[1:],
+        parse_case,
+        lambda case: case.devices,
+        line,
+        "base,bert,512,v5e:2x2,1,none",
+    )
 
 
 if __name__ == "__main__":
