@@ -15,9 +15,9 @@ _LENGTH, _VOCAB = 128, 2000
 
 
 def step_on(mesh: MeshConfig, remat: Remat = Remat.NONE, layers: int = 4) -> AbstractStep:
-    """Returns the step of a mini, 4 rows on each of the devices."""
+    """Returns the step of a mini, 4 rows on each of the devices, its layers in a scan."""
     encoder = dataclasses.replace(
-        encoder_of("mini", length=_LENGTH, vocab=_VOCAB), remat=remat, layers=layers
+        encoder_of("mini", length=_LENGTH, vocab=_VOCAB), remat=remat, layers=layers, unroll=1
     )
     groups = mesh.fsdp * max(mesh.data, 1)
     config = PretrainConfig(encoder=encoder, batch_size=4 * groups, mesh=mesh)
