@@ -12,10 +12,13 @@ from experiments.study import Study, Task, Variant
 
 
 def _with(task: Task, *overrides: str) -> Task:
-    """Returns a task that differs from its recipe, so that a seed takes twenty minutes."""
+    """Returns a task that differs from its recipe, so that a seed takes half an hour."""
     return dataclasses.replace(task, overrides=(*task.overrides, *overrides))
 
 
+# So few sentences need many epochs: with seed 100, which no study uses, dev F1 at rate 1e-3 is 0.42
+# from a pretrained mini after 5 of 20 and 0.49 at the end, from random weights 0.31 and 0.32.
+_SMALL = ("epochs=20",)
 # Short windows, and a part of the questions.
 _WINDOWS = ("data.length=128", "data.stride=64", "data.question_length=32", "data.examples=2500")
 
@@ -27,7 +30,7 @@ STUDY = Study(
         Variant("head_alone", finetune=FROZEN),
     ),
     tasks=(
-        tasks.ENTITIES,
+        _with(tasks.ENTITIES, *_SMALL),
         tasks.POSTS,
         tasks.PARTS_OF_SPEECH,
         _with(tasks.SQUAD, *_WINDOWS, "epochs=3"),
