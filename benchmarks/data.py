@@ -8,7 +8,6 @@ It prints a line of JSON for each measurement. Compare times within one run on o
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.turns import peak_bytes
 from bert_jax.config import PretrainDataConfig
 from bert_jax.data.corpus.corpus import Corpus, open_corpus
 from bert_jax.data.packing.loader import load_batches
@@ -32,11 +32,6 @@ _BATCHES = flags.DEFINE_integer("batches", 200, "number of batches to load")
 
 LENGTHS = (128, 512)
 _BATCH_SIZE = 256
-
-
-def peak_bytes() -> int:
-    """Returns the peak memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_plan(corpus: Corpus, data: PretrainDataConfig) -> dict[str, Any]:

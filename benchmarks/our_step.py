@@ -7,7 +7,6 @@ and then a measurement of the step's matrix products alone.
 """
 
 import itertools
-import resource
 import time
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.sizes import (
     modern_encoder_of,
     vocabulary_of,
 )
-from benchmarks.turns import Figures, serve
+from benchmarks.turns import Figures, peak_bytes, serve
 from bert_jax.config import (
     AttentionKernel,
     ComputeType,
@@ -146,7 +145,7 @@ def _peak_bytes() -> int:
     device: Any = jax.devices()[0]
     if device.platform != "cpu":
         return device.memory_stats()["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def main(_: list[str]) -> None:

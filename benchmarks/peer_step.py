@@ -8,7 +8,6 @@ padded rows with an attention mask. `bench` adds --compile on a GPU.
 """
 
 import itertools
-import resource
 import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import BertForPreTraining, ModernBertConfig, ModernBertForMask
 
 from benchmarks.commands.their_models import bert_config
 from benchmarks.sizes import SIZES, VOCAB, Family, modern_encoder_of
-from benchmarks.turns import Figures, serve
+from benchmarks.turns import Figures, peak_bytes, serve
 
 _FAMILY = flags.DEFINE_enum_class("family", Family.BERT, Family, "of the model")
 _SIZE = flags.DEFINE_enum("size", "base", list(SIZES), "the model")
@@ -140,7 +139,7 @@ class Step:
         """Returns the peak memory in bytes."""
         if self._device == "cuda":
             return {"peak_bytes": torch.cuda.max_memory_allocated()}
-        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        return {"peak_bytes": peak_bytes()}
 
 
 def main(_: list[str]) -> None:

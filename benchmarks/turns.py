@@ -5,6 +5,7 @@ answers each line on its input with a line of JSON, and the end of its input wit
 """
 
 import json
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,12 @@ def serve(turn: Callable[[], Figures], at_end: Callable[[], Figures]) -> None:
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)
     print(json.dumps(at_end()), flush=True)
+
+
+def peak_bytes() -> int:
+    """Returns the most memory that this process held; `ru_maxrss` begins with its parent's."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 class Program:

@@ -599,10 +599,8 @@ def validate_encoder(config: EncoderConfig) -> None:
     """Checks the encoder's shape; also for one that was read from a checkpoint."""
     for name in ("width", "layers", "heads", "mlp_width", "max_length"):
         _at_least(f"encoder.{name}", getattr(config, name), 1)
-    for name in (
-        *("vocab_size", "segments", "kv_heads", "embedding_width", "window", "global_every"),
-        "unroll",
-    ):
+    sizes = "vocab_size segments kv_heads embedding_width window global_every unroll"
+    for name in sizes.split():
         _at_least(f"encoder.{name}", getattr(config, name), 0)
     if config.width % config.heads:
         raise UserError(

@@ -18,6 +18,8 @@ from collections.abc import Callable
 import numpy as np
 from absl import app, flags
 
+from benchmarks.turns import peak_bytes
+
 _VECTORS = flags.DEFINE_integer("vectors", 1_000_000, "number of documents")
 _WIDTH = flags.DEFINE_integer("width", 256, "of a vector")
 _QUERIES = flags.DEFINE_integer("queries", 1_000, "number of queries")
@@ -71,12 +73,6 @@ def their_search(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         scores, chosen = scores.topk(min(_COUNT.value, scores.shape[1]))
         numbers = numbers.gather(1, chosen)
     return numbers.numpy()
-
-
-def peak_bytes() -> int:
-    """Returns the most memory that this process held; `ru_maxrss` begins with its parent's."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def timed(search: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, float | int]:

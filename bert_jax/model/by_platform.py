@@ -10,6 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from bert_jax.config import AttentionKernel, EncoderConfig, Norm, Remat
+from bert_jax.distributed.sharding import describe
 from bert_jax.errors import UserError
 from bert_jax.model.fused_attention import check_fused
 
@@ -70,6 +71,7 @@ def _unrolling_pays(config: EncoderConfig, platform: str, *, fully_sharded: bool
     return platform == "gpu" or not fully_sharded
 
 
-def describe_choices(config: EncoderConfig) -> str:
-    """Tells what `for_devices` chose: "encoder.attention=products, encoder.unroll=1"."""
-    return f"encoder.attention={config.attention.value}, encoder.unroll={config.unroll}"
+def describe_choices(config: EncoderConfig, mesh: Mesh) -> str:
+    """Tells the devices and what `for_devices` chose: "..., encoder.attention=products, ..."."""
+    attention, unroll = config.attention.value, config.unroll
+    return f"{describe(mesh)}, encoder.attention={attention}, encoder.unroll={unroll}"

@@ -108,7 +108,7 @@ class FinetuningSetup:
 
     def computed(self) -> str:
         """Tells the devices, and how the encoder is computed on them."""
-        return f"{sharding.describe(self.mesh)}, {describe_choices(self.model.config)}"
+        return describe_choices(self.model.config, self.mesh)
 
     def _compiled(self, steps: int, weights: tuple[float, ...]) -> CompiledStep:
         return finetuning_step(self.config, self.model, self.mesh, steps, weights, self.columns)

@@ -285,9 +285,9 @@ class PretrainingSetup:
         """Returns what a masking has to know of the corpora."""
         return mask_vocabulary(masking, self.corpora.tokenizer, self.corpora.token_counts)
 
-    def choices(self) -> str:
-        """Tells how the encoder is computed."""
-        return describe_choices(self.compiled[0].model.config)
+    def computed(self) -> str:
+        """Tells the devices, and how the encoder is computed on them."""
+        return describe_choices(self.compiled[0].model.config, self.mesh)
 
     def run_inputs(self) -> RunInputs:
         """Returns what every step of the run takes beside its batch."""
@@ -349,7 +349,7 @@ class PretrainingSetup:
             "encoder": to_dict(phase_of(self.phases, step).encoder),
             "tokenizer": tokenizer.to_dict() | {"fingerprint": tokenizer.fingerprint},
             "corpus": self.corpora.fingerprint,
-            "computed": f"{sharding.describe(self.mesh)}, {self.choices()}",
+            "computed": self.computed(),
         }
         if self.teacher:
             metadata["distillation"] = {
@@ -463,8 +463,7 @@ def pretrain(
 
     log = open_log(workdir, first_step=first_step, steps=config.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    messages.append(f"{parameters:,} parameters on {sharding.describe(setup.mesh)}")
-    messages.append(setup.choices())
+    messages.append(f"{parameters:,} parameters on {setup.computed()}")
     rules = describe_rules(config.optimizer, compiled.abstract.params)
     for line in (*messages, *rules, *corpora.copied, corpora.describe(), *setup.words):
         log.message(line)

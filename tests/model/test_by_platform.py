@@ -23,6 +23,7 @@ class Device:
     platform: str
     id: int
     compute_capability: str = "9.0"
+    device_kind: str = "TPU v9"
 
 
 def mesh_of(platform: str, fsdp: int = 1, capability: str = "9.0") -> Mesh:
@@ -103,5 +104,7 @@ def test_a_kernel_that_the_config_names_must_be_there():
 
 
 def test_the_choices_are_told_as_settings():
-    made = for_devices(FREE, mesh_of("tpu"), [512])
-    assert describe_choices(made) == "encoder.attention=fused, encoder.unroll=12"
+    mesh = mesh_of("tpu")
+    told = describe_choices(for_devices(FREE, mesh, [512]), mesh)
+    assert told.startswith("2 x TPU v9: data=2")
+    assert told.endswith(", encoder.attention=fused, encoder.unroll=12")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from benchmarks.sizes import vocabulary_of
 from bert_jax.config import (
     EncoderConfig,
     ExampleFormat,
@@ -18,7 +19,6 @@ from bert_jax.config import (
     SentenceObjective,
 )
 from bert_jax.distributed import sharding
-from bert_jax.objectives.masking import MaskVocabulary
 from bert_jax.planning.abstract_steps import abstract_pretraining_steps
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -58,9 +58,8 @@ def largest_array(length: int, changes: dict[str, Any]) -> int:
     config.data.length, config.data.max_examples_per_row = length, 2
     config.data.format = ExampleFormat.DOC_SENTENCES
     config.data.objective = SentenceObjective.NONE
-    vocabulary = MaskVocabulary((0, 1, 2, 3, 4), 4, 37, np.ones(37, bool))
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    [step] = abstract_pretraining_steps(config, vocabulary, mesh)
+    [step] = abstract_pretraining_steps(config, vocabulary_of(encoder.vocab_size), mesh)
     train_step: Any = step.compiled.train_step
     inputs = step.compiled.abstract_inputs()
     program = train_step.trace(step.compiled.abstract, step.batch, inputs).jaxpr
