@@ -43,7 +43,7 @@ _TRAIN = flags.DEFINE_string("train", "", "lines `sentence TAB label`; '': docst
 _DEV = flags.DEFINE_string("dev", "", "the same, held out")
 _VOCAB = flags.DEFINE_string("vocab", "", "vocab.txt of a WordPiece tokenizer; '': trained")
 _GPU = flags.DEFINE_bool("gpu", False, "measure on a GPU: bfloat16, larger models")
-_SMALL = flags.DEFINE_bool("small", False, "measure small models for three minutes")
+_SMALL = flags.DEFINE_bool("small", False, "measure small models, in about three minutes")
 _ONLY = flags.DEFINE_list("only", [], "sections to run; none: all")
 _HISTORY = flags.DEFINE_string("history", "benchmarks/history.jsonl", "file to append to; '': none")
 
@@ -170,7 +170,7 @@ _CPU = Scale(
 _SMALL_CPU = Scale(
     name="small",
     sections=("steps", "text", "data", "checkpoints"),
-    steps=(("mini", 16, 128, "float32", 7), ("small", 4, 128, "float32", 7)),
+    steps=(("mini", 8, 128, "float32", 7), ("small", 4, 128, "float32", 5)),
     remat=False,
     text_model=("tiny", 2),
     text_forms=_PAIRS[:1],
@@ -286,7 +286,7 @@ def tuning(scale: Scale, texts: Texts) -> Iterator[Row]:
 def data(_: Scale, texts: Texts) -> Iterator[Row]:
     """Yields the loader against the step of mini, and `prepare` against the tokenizer's library."""
     loaded = run("benchmarks.data", f"--corpus={texts.corpus}", "--batches=40")
-    step = run("benchmarks.pretrain_step", "--size=mini", "--batch=16", "--turns=3", "--nopeer")
+    step = run("benchmarks.pretrain_step", "--size=mini", "--batch=8", "--turns=3", "--nopeer")
     yield Row(
         "input pipeline",
         loaded["tokens_per_second"],
