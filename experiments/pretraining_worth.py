@@ -16,11 +16,8 @@ def _with(task: Task, *overrides: str) -> Task:
     return dataclasses.replace(task, overrides=(*task.overrides, *overrides))
 
 
-# So few sentences need many epochs: with seed 100, which no study uses, dev F1 at rate 1e-3 is 0.42
-# from a pretrained mini after 5 of 20 and 0.49 at the end, from random weights 0.31 and 0.32.
-_SMALL = ("epochs=20",)
 # Short windows, and a part of the questions.
-_WINDOWS = ("data.length=128", "data.stride=64", "data.question_length=32", "data.examples=2500")
+_WINDOWS = ("data.length=128", "data.stride=64", "data.question_length=32", "data.examples=1250")
 
 STUDY = Study(
     base="pretrained",
@@ -29,13 +26,17 @@ STUDY = Study(
         Variant("random", finetune=("transfer=False",)),
         Variant("head_alone", finetune=FROZEN),
     ),
+    # Few sentences need many epochs. With seed 100, which no study uses, a pretrained mini and rate
+    # 1e-3, entities' dev F1 is 0.42 after 5 of 20 epochs and 0.49 at the end, from random weights
+    # 0.31 and 0.32; the accuracy of parts of speech is 0.895 after 5 of 12, 0.906 after 8, and
+    # 0.911 at the end.
     tasks=(
-        _with(tasks.ENTITIES, *_SMALL),
+        _with(tasks.ENTITIES, "epochs=15"),
         tasks.POSTS,
-        tasks.PARTS_OF_SPEECH,
-        _with(tasks.SQUAD, *_WINDOWS, "epochs=3"),
-        _with(tasks.COLA, "data.length=64"),
-        _with(tasks.RTE, "epochs=3"),
+        _with(tasks.PARTS_OF_SPEECH, "epochs=8"),
+        _with(tasks.SQUAD, *_WINDOWS, "epochs=2"),
+        _with(tasks.COLA, "data.length=64", "epochs=3"),
+        _with(tasks.RTE, "epochs=2"),
         _with(tasks.SST2, "epochs=2"),
     ),
     sizes={"cpu": CPU_MINI},
