@@ -1,10 +1,16 @@
 """The losses of a model that was made anew, beside the committed ones."""
 
+import pathlib
+
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.training.logs import read_log
-from experiments.committed_losses import COMMITTED, comparison, heldout_losses
+from bert_jax.text.tokenizer import SETTINGS_FILE
+from bert_jax.text.wordpiece import WordPieceTokenizer
+from bert_jax.training.logs import LOG_FILE, read_log
+from experiments.committed_losses import COMMITTED, comparison, heldout_losses, same_vocabulary
+
+_LOSSES = heldout_losses(read_log(COMMITTED / LOG_FILE))
 
 
 @pytest.mark.parametrize(
@@ -16,11 +22,23 @@ from experiments.committed_losses import COMMITTED, comparison, heldout_losses
     ],
 )
 def test_losses_are_compared_step_by_step(shift: float, said: str) -> None:
-    committed = heldout_losses(read_log(COMMITTED))
-    assert len(committed) == 16 and committed[8000] < 3.6
-    ours = {step: loss + shift * (step == 8000) for step, loss in committed.items()}
-    *lines, last = comparison(ours | {8500: 9.9}, committed)
+    assert len(_LOSSES) == 16 and _LOSSES[8000] < 3.8
+    ours = {step: loss + shift * (step == 8000) for step, loss in _LOSSES.items()}
+    *lines, last = comparison(ours | {8500: 9.9}, _LOSSES)
     assert last == said and len(lines) == 17 and lines[-1].endswith(f"{shift:+.4f}")
+
+
+def test_losses_of_another_vocabulary_are_not_judged() -> None:
+    *_, last = comparison(_LOSSES, _LOSSES, vocabulary_differs=True)
+    assert last.startswith("another vocabulary")
+
+
+def test_vocabularies_are_told_apart_by_their_fingerprints(tmp_path: pathlib.Path) -> None:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    WordPieceTokenizer(pieces, lower_case=True).save(tmp_path / "tokenizer")
+    assert not same_vocabulary(tmp_path, COMMITTED)
+    assert same_vocabulary(tmp_path, tmp_path / "tokenizer")
+    assert (COMMITTED / SETTINGS_FILE).is_file()
 
 
 def test_a_run_without_evaluations_is_not_compared() -> None:
