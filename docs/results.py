@@ -1,94 +1,157 @@
-"""Writes the table of results into README.md, from the logs in experiments/results.
+"""Writes the tables of results into README.md, from the study in experiments/results.
 
     python -m docs.results
 
-A row needs a pretraining log and the scores of both tasks; what was not measured is not in it.
+A task is a line: scores from the pretrained encoder, from random weights and by a head alone, means
+over the seeds with half of a 95 % interval. A second table has the costs of both stages, and what a
+plan says about those of BERT base.
 """
 
-import csv
 import json
 import pathlib
 import re
 from collections.abc import Sequence
-from statistics import fmean
+
+from bert_jax.training.logs import LOG_FILE, read_log
+from experiments.folder import StudyFolder
+from experiments.measures import Cost, cost_of, measure
+from experiments.statistics import Estimate, Verdict
+from experiments.summary import Cell, Row, Summary, summarise
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "experiments" / "results"
+STUDY = RESULTS / "pretraining_worth"
+ENCODER = STUDY / "encoder"  # log and config of the run that all start from
+BERT = RESULTS / "plans" / "bert_base_v5e.txt"
 BEGIN, END = "<!-- begin: python -m docs.results -->\n", "<!-- end -->\n"
 
-_HEADINGS = (
-    "encoder",
-    "pretrained on",
-    "training time",
-    "held-out MLM loss",
-    "SST-2 accuracy",
-    "WNUT-17 entity F1",
-)
+_VARIANTS = {
+    "pretrained": "pretrained encoder",
+    "random": "random weights",
+    "head_alone": "head alone, encoder frozen",
+}
+_TASKS = {
+    "entities/f1": "entities in Wikipedia (WikiGold), F1",
+    "posts/f1": "entities in posts (WNUT-17), F1",
+    "pos/accuracy": "parts of speech (UD English EWT), accuracy",
+    "squad/f1": "answers to questions (SQuAD), F1 of 100",
+    "cola/matthews": "acceptability (CoLA), Matthews correlation",
+    "rte/accuracy": "entailment (RTE), accuracy",
+    "sst2/accuracy": "sentiment of reviews (SST-2), accuracy",
+}
 
 
-def rows() -> list[tuple[str, ...]]:
-    """Returns the rows of the table, the best model first."""
-    mini, tasks, study = (
-        RESULTS / name for name in ("pretrain_mini_enwiki", "tasks_mini", "masking_mix")
-    )
-    runs = sorted(study.glob("pretrain/80_10_10/seed-*"))
-    return [
-        (*_pretraining([mini], "two CPU cores"), *_scores(tasks, "full")),
-        ("the same, random weights", "-", "-", "-", *_scores(tasks, "random")),
-        (*_pretraining(runs, "one CPU core"), *_study_scores(study / "values.csv", "80_10_10")),
-    ]
+def make_tables() -> str:
+    """Returns the tables in Markdown, with a line about the encoder."""
+    folder = StudyFolder(STUDY)
+    study = summarise(folder)
+    return f"{_encoder()}\n\n{_scores(study)}\n{_costs(folder)}"
 
 
-def _pretraining(runs: Sequence[pathlib.Path], machine: str) -> tuple[str, ...]:
-    """Returns encoder, data, time and loss, means of runs with different seeds."""
-    encoder = json.loads((runs[0] / "config.json").read_text())["encoder"]
-    logs = [
-        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs
-    ]
-    reports = [[each for each in log if "tokens_per_second" in each] for log in logs]
-    tokens = fmean(sum(each["tokens"] for each in log) for log in reports)
-    seconds = fmean(
-        sum(each["tokens"] / each["tokens_per_second"] for each in log) for log in reports
-    )
-    losses = [
-        [each["heldout_mlm_loss"] for each in log if "heldout_mlm_loss" in each] for log in logs
-    ]
+def _encoder() -> str:
+    encoder = json.loads((ENCODER / "config.json").read_text())["encoder"]
+    log = read_log(ENCODER / LOG_FILE)
+    loss = [each["heldout_mlm_loss"] for each in log if "heldout_mlm_loss" in each][-1]
     return (
-        f"{encoder['layers']} layers of width {encoder['width']}",
-        f"{tokens / 1e6:.1f} M tokens of Wikipedia",
-        f"{seconds / 60:.0f} min, {machine}",
-        f"{fmean(each[-1] for each in losses):.2f}",
+        f"{encoder['layers']} layers of width {encoder['width']}, pretrained on"
+        f" {_millions(_pretraining().tokens)} tokens of Wikipedia: held-out MLM loss {loss:.2f}."
     )
 
 
-def _scores(folder: pathlib.Path, start: str) -> tuple[str, ...]:
-    """Returns the mean scores of both tasks, of fine-tuning runs in folders."""
-    summaries = [folder / f"{task}-{start}" / "summary.json" for task in ("sst2", "wnut")]
-    return tuple(f"{json.loads(path.read_text())['mean']:.3f}" for path in summaries)
+def _pretraining() -> Cost:
+    return cost_of(read_log(ENCODER / LOG_FILE), devices=1)
 
 
-def _study_scores(values: pathlib.Path, variant: str) -> tuple[str, ...]:
-    """Returns the same of a variant of a study."""
-    with open(values) as file:
-        entries = [each for each in csv.DictReader(file) if each["variant"] == variant]
-    return tuple(
-        f"{fmean(float(each['value']) for each in entries if each['metric'] == metric):.3f}"
-        for metric in ("sst2/accuracy", "entities/f1")
+def _scores(study: Summary) -> str:
+    rows = {row.name: row for row in study.rows}
+    lines = [("task", *_VARIANTS.values(), "gain from pretraining")]
+    for metric in filter(study.main.__contains__, _TASKS):
+        scores = [_interval(rows[name].cells[metric].mean) for name in _VARIANTS]
+        lines.append((_TASKS[metric], *scores, _gain(rows["random"].cells[metric])))
+    return _table(lines) + _legend(study, rows["random"])
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} ± {estimate.half_width:.3f}"
+
+
+def _gain(random: Cell) -> str:
+    """Returns the difference that pretraining makes, paired by seed; bold where the study tells."""
+    assert random.difference
+    gain = random.difference._replace(mean=-random.difference.mean)
+    told = f"{gain.mean:+.3f} ± {gain.half_width:.3f}"
+    return told if random.verdict is Verdict.OPEN else f"**{told}**"
+
+
+def _legend(study: Summary, random: Row) -> str:
+    seeds = min(random.cells[metric].mean.values for metric in study.main)
+    return (
+        f"\nMeans of {seeds} seeds, and half of a 95 % interval. Bold: pretraining changes the"
+        " score (Holm's correction for all comparisons).\n"
     )
 
 
-def make_table() -> str:
-    """Returns the table in Markdown."""
-    lines = [_HEADINGS, ("---",) * len(_HEADINGS), *rows()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _costs(folder: StudyFolder) -> str:
+    once = _pretraining()
+    runs = [run for run in folder.read_plan().runs if "pretrained" in run.variants]
+    each = [measure(folder, run).cost for run in runs]
+    tokens = [_millions(pick(cost.tokens for cost in each)) for pick in (min, max)]
+    flops = [f"{pick(cost.flops for cost in each):.1e}" for pick in (min, max)]
+    minutes = [f"{pick(cost.device_seconds for cost in each) / 60:.0f}" for pick in (min, max)]
+    return _table(
+        [
+            ("cost", "tokens", "FLOPs", "time"),
+            (
+                "pretraining, once",
+                _millions(once.tokens),
+                f"{once.flops:.1e}",
+                f"{once.device_seconds / 60:.0f} min, two CPU cores",
+            ),
+            (
+                "fine-tuning, each task",
+                " to ".join(tokens),
+                " to ".join(flops),
+                f"{' to '.join(minutes)} min, one core",
+            ),
+            _planned(),
+        ]
+    )
 
 
-def with_table(page: str) -> str:
-    """Returns a page with today's table between its markers."""
+def _planned() -> tuple[str, ...]:
+    """Returns the line of BERT base."""
+    plan = BERT.read_text()
+    rows = [(int(b), int(t)) for b, t in re.findall(r"(\d+) x (\d+)", _line(plan, "rows of"))]
+    steps = [int(each.replace(",", "")) for each in re.findall(r"[\d,]+", _line(plan, "steps"))]
+    flops = [float(each) for each in re.findall(r"([\d.]+) TFLOP", _line(plan, "model FLOPs"))]
+    tokens = sum(s * b * t for s, (b, t) in zip(steps, rows, strict=True))
+    total = sum(s * f * 1e12 for s, f in zip(steps, flops, strict=True))
+    told = re.search(r"pretraining: (\d+) .* at ([\d.]+) an hour ([\d.]+)", plan)
+    assert told
+    hours, price, dollars = told.groups()
+    time = f"{hours} TPU v5e hours, ${float(dollars):.0f} at ${price} an hour"
+    return "BERT base as published, by `plan`", _millions(tokens), f"{total:.1e}", time
+
+
+def _line(plan: str, start: str) -> str:
+    return next(line for line in plan.splitlines() if line.strip().startswith(start))
+
+
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.1f} M" if tokens < 1e9 else f"{tokens / 1e9:,.1f} G"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def with_tables(page: str) -> str:
+    """Returns a page with today's tables between its markers."""
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: BEGIN + make_table() + END, page, flags=re.DOTALL)
+    return re.sub(pattern, lambda _: BEGIN + make_tables() + END, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    README.write_text(with_tables(README.read_text()))

@@ -89,7 +89,7 @@ def measure(folder: StudyFolder, run: Run) -> Measured:
         },
         collapsed=bool(chosen) and last[chosen["metric"]] <= chosen["floor"],
         examples=chosen.get("examples", 0) if chosen else 0,
-        cost=_cost(entries, devices),
+        cost=cost_of(entries, devices),
     )
 
 
@@ -97,7 +97,8 @@ def _called(run: Run, name: str) -> str:
     return f"{run.stage}/{name.removeprefix(_HELD_OUT).removeprefix('dev_')}"
 
 
-def _cost(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
+def cost_of(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
+    """Returns the cost of a run, from the entries of its log and its number of devices."""
     seconds = tokens = flops = 0.0
     for entry in entries:
         if "tokens_per_second" in entry:

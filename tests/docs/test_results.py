@@ -1,19 +1,19 @@
 """The tables of results are what the committed logs say."""
 
-from docs.results import BEGIN, README, make_table, with_table
+from docs.results import BEGIN, README, make_tables, with_tables
 from docs.results_index import INDEX, PAGE, entries, make_index, make_page
 
 
-def test_the_table_is_up_to_date() -> None:
+def test_the_tables_are_up_to_date() -> None:
     """If this fails: python -m docs.results, and read what has changed."""
-    assert BEGIN + make_table() in README.read_text()
+    assert BEGIN + make_tables() in README.read_text()
 
 
-def test_the_table_is_replaced_between_its_markers() -> None:
+def test_the_tables_are_replaced_between_their_markers() -> None:
     page = README.read_text()
-    stale = page.replace(make_table(), "| old |\n")
+    stale = page.replace(make_tables(), "| old |\n")
     assert stale != page
-    assert with_table(stale) == page
+    assert with_tables(stale) == page
 
 
 def test_the_index_is_up_to_date() -> None:
