@@ -10,13 +10,15 @@ plan says about those of BERT base.
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bert_jax.training.logs import LOG_FILE, read_log
 from experiments.folder import StudyFolder
 from experiments.measures import Cost, cost_of, measure
 from experiments.statistics import Estimate, Verdict
 from experiments.summary import Cell, Row, Summary, summarise
+from experiments.tables import markdown_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -46,30 +48,28 @@ def make_tables() -> str:
     """Returns the tables in Markdown, with a line about the encoder."""
     folder = StudyFolder(STUDY)
     study = summarise(folder)
-    return f"{_encoder()}\n\n{_scores(study)}\n{_costs(folder)}"
-
-
-def _encoder() -> str:
-    encoder = json.loads((ENCODER / "config.json").read_text())["encoder"]
     log = read_log(ENCODER / LOG_FILE)
+    once = cost_of(log, devices=1)
+    return f"{_encoder(log, once)}\n\n{_scores(study)}\n{_costs(folder, once)}"
+
+
+def _encoder(log: Sequence[Mapping[str, Any]], once: Cost) -> str:
+    encoder = json.loads((ENCODER / "config.json").read_text())["encoder"]
     loss = [each["heldout_mlm_loss"] for each in log if "heldout_mlm_loss" in each][-1]
     return (
         f"{encoder['layers']} layers of width {encoder['width']}, pretrained on"
-        f" {_millions(_pretraining().tokens)} tokens of Wikipedia: held-out MLM loss {loss:.2f}."
+        f" {_millions(once.tokens)} tokens of Wikipedia: held-out MLM loss {loss:.2f}."
     )
-
-
-def _pretraining() -> Cost:
-    return cost_of(read_log(ENCODER / LOG_FILE), devices=1)
 
 
 def _scores(study: Summary) -> str:
     rows = {row.name: row for row in study.rows}
-    lines = [("task", *_VARIANTS.values(), "gain from pretraining")]
+    head = ("task", *_VARIANTS.values(), "gain from pretraining")
+    lines = []
     for metric in filter(study.main.__contains__, _TASKS):
         scores = [_interval(rows[name].cells[metric].mean) for name in _VARIANTS]
         lines.append((_TASKS[metric], *scores, _gain(rows["random"].cells[metric])))
-    return _table(lines) + _legend(study, rows["random"])
+    return f"{markdown_table(head, lines)}\n{_legend(study, rows['random'])}"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -92,16 +92,15 @@ def _legend(study: Summary, random: Row) -> str:
     )
 
 
-def _costs(folder: StudyFolder) -> str:
-    once = _pretraining()
+def _costs(folder: StudyFolder, once: Cost) -> str:
     runs = [run for run in folder.read_plan().runs if "pretrained" in run.variants]
     each = [measure(folder, run).cost for run in runs]
     tokens = [_millions(pick(cost.tokens for cost in each)) for pick in (min, max)]
     flops = [f"{pick(cost.flops for cost in each):.1e}" for pick in (min, max)]
     minutes = [f"{pick(cost.device_seconds for cost in each) / 60:.0f}" for pick in (min, max)]
-    return _table(
+    table = markdown_table(
+        ("cost", "tokens", "FLOPs", "time"),
         [
-            ("cost", "tokens", "FLOPs", "time"),
             (
                 "pretraining, once",
                 _millions(once.tokens),
@@ -115,8 +114,9 @@ def _costs(folder: StudyFolder) -> str:
                 f"{' to '.join(minutes)} min, one core",
             ),
             _planned(),
-        ]
+        ],
     )
+    return f"{table}\n"
 
 
 def _planned() -> tuple[str, ...]:
@@ -140,11 +140,6 @@ def _line(plan: str, start: str) -> str:
 
 def _millions(tokens: float) -> str:
     return f"{tokens / 1e6:,.1f} M" if tokens < 1e9 else f"{tokens / 1e9:,.1f} G"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def with_tables(page: str) -> str:

@@ -33,6 +33,7 @@ from bert_jax.objectives.masking import mask_tokens
 from bert_jax.runs.steps import mask_vocabulary
 from bert_jax.training.logs import LOG_FILE, read_log
 from bert_jax.training.state import draw_params, run_key
+from experiments.tables import markdown_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path(__file__).with_suffix(".md")
@@ -250,19 +251,16 @@ def make_page(values: dict[str, Any]) -> str:
         seeds=_SEEDS,
         size=f"{run['layers']} layers of width {run['width']}",
         minutes=f"{run['minutes']:.0f}",
-        tokens=_table(["piece", *values["pieces"]], [["id", *map(str, values["ids"])]]),
-        draws=_table(["", *map(str, range(len(values["masked"][0])))], draws),
+        tokens=markdown_table(["piece", *values["pieces"]], [["id", *map(str, values["ids"])]]),
+        draws=markdown_table(["", *map(str, range(len(values["masked"][0])))], draws),
         losses=f"{first_loss:.2f} nats after {first_step:,} steps and {last_loss:.2f} after"
         f" {last_step:,} ({run['tokens'] / 1e6:.1f} M tokens)",
-        guesses=_table(["text", "random weights", "pretrained"], guesses),
-        groups=_table(["group", "pretrained", "fine-tuned"], groups),
-        scores=_table(["start", "held-out accuracy", "chance that ours is positive"], scores),
+        guesses=markdown_table(["text", "random weights", "pretrained"], guesses),
+        groups=markdown_table(["group", "pretrained", "fine-tuned"], groups),
+        scores=markdown_table(
+            ["start", "held-out accuracy", "chance that ours is positive"], scores
+        ),
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _told(guesses: Sequence[Sequence[Any]]) -> str:

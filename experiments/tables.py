@@ -39,7 +39,7 @@ def markdown(summary: Summary) -> str:
     parts = [
         f"# {plan.study}, size {plan.size}\n\n{plan.question}",
         "Means over the seeds ± half of a 95 % confidence interval (Student's t).",
-        _table(
+        markdown_table(
             ["variant", "finished", *map(metric_words, metrics), "failed", "collapsed"],
             [
                 [_named(row, plan.base), f"{row.done} of {row.runs}"]
@@ -52,7 +52,7 @@ def markdown(summary: Summary) -> str:
         " verdicts of a column hold together: that one of them is wrong by chance has a probability"
         " of 5 % (Holm). Where seeds are too few to tell, the smallest difference stands that would"
         " have been seen four times out of five.",
-        _table(
+        markdown_table(
             ["variant", "compared with", *map(metric_words, metrics)],
             [
                 [row.name, row.against] + [_difference(row.cells.get(metric)) for metric in metrics]
@@ -62,14 +62,14 @@ def markdown(summary: Summary) -> str:
         ),
         *_labels(summary),
         "Cost of the finished runs, from the first step on, with its compilation.",
-        _table(
+        markdown_table(
             ["variant", "device-minutes", "tokens", "model FLOPs"],
             [[row.name, *_cost(row.cost)] for row in summary.rows]
             + [["shared by all", *_cost(summary.shared)]] * bool(summary.shared.tokens),
         ),
         *_latencies(summary),
         "Overrides of each variant:",
-        _table(
+        markdown_table(
             ["variant", "changes"],
             [
                 [row.name, " ".join(f"`{change}`" for change in row.changes) or "nothing"]
@@ -98,7 +98,7 @@ def _labels(summary: Summary) -> list[str]:
         parts += [
             f"{metric_words(metric)}: the labels with which the others equal `{first}`, a geometric"
             " mean over the seeds with its 95 % interval.",
-            _table([f"labels of {first}", *others], rows),
+            markdown_table([f"labels of {first}", *others], rows),
         ]
     return parts
 
@@ -128,7 +128,7 @@ def _latencies(summary: Summary) -> list[str]:
     ]
     return [
         f"The encoders, and one text of {one.tokens} tokens on a {one.device}:",
-        _table(["variant", "parameters", "ms"], rows),
+        markdown_table(["variant", "parameters", "ms"], rows),
     ]
 
 
@@ -138,11 +138,12 @@ def published_table(published: Published) -> str:
         [name, *("-" if value is None else f"{value:g}" for value in values)]
         for name, values in published.rows.items()
     ]
-    table = _table(["the paper's row", *published.columns], rows)
+    table = markdown_table(["the paper's row", *published.columns], rows)
     return f"Published, not measured here: {published.source}.\n\n{table}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown, without a last line break; '' without rows."""
     if not rows:
         return ""
     lines = [head, ["---"] * len(head), *rows]
