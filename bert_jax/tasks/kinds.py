@@ -155,7 +155,7 @@ KINDS = {
             source, config.data, config.vectors, tokenizer
         ),
         read_unlabelled=None,
-        suffixes=_TABLES,
+        suffixes=(".json", *_TABLES),
     ),
 }
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from bert_jax.config import RootConfig, flatten
+from bert_jax.config import RootConfig, flatten, validate
+from bert_jax.data.tasks.splits import dev_sources
 from bert_jax.errors import UserError
+from bert_jax.tasks.kinds import check_source
 from experiments import study
 from experiments.folder import StudyFolder
 from experiments.study import (
@@ -79,6 +81,17 @@ def test_each_variant_but_the_base_differs_from_it(name: str) -> None:
             same = all(map(lambda a, b: not changed(a, b), configs[found.base], ours))
             same = same and not next(v.linear for v in variants if v.name == variant_name)
             assert same == (variant_name == found.base), variant_name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_task_can_read_its_files(name: str) -> None:
+    found = load(name)
+    for chosen in found.sizes.values():
+        for task in found.tasks:
+            config = finetuning_config(chosen, Variant("nothing"), task)
+            validate(config)
+            for source in (config.data.train, *dev_sources(config.data).values()):
+                check_source(config.task, source)
 
 
 @pytest.mark.parametrize("name", STUDIES)

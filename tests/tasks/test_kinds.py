@@ -73,7 +73,7 @@ def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
     ("kind", "source", "wanted"),
     [
         ("classification", "a.conll", "task=classification cannot read a.conll: a .conll"),
-        ("regression", "a.json", "a .json file is for task=spans"),
+        ("regression", "a.json", "a .json file is for task=spans or vectors"),
         ("spans", "a.tsv", "a .tsv file is for task=classification or regression"),
         ("spans", "a.conllu", "task=spans cannot read a.conllu: a .conllu file is for"),
         ("tags", "a.json", "task=tags cannot read a.json: a .json file is for"),
@@ -82,6 +82,39 @@ def test_the_metric_must_be_one_of_the_tasks(tmp_path: Path) -> None:
 def test_a_head_that_does_not_suit_the_file_is_refused(kind: str, source: str, wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):
         check_source(TaskKind(kind), source)
+
+
+QUESTIONS = """{"data": [{"title": "", "paragraphs": [{"context": "a b", "qas": [
+    {"id": "1", "question": "a", "answers": [{"text": "b", "answer_start": 2}]}]}]}]}"""
+CONLLU = "1\ta\t_\tDET\t_\t_\t0\troot\t_\t_\n2\tb\t_\tNOUN\t_\t_\t1\tdep\t_\t_\n\n"
+
+
+def sample(kind: TaskKind, suffix: str) -> tuple[str, dict[str, str]]:
+    """Returns a small file of a kind of task, and the columns to read."""
+    if suffix == ".json":
+        return QUESTIONS, {"text_column": "question", "text_pair_column": "context"}
+    if suffix.startswith(".conllu"):
+        return CONLLU, {}
+    between = "," if suffix == ".csv" else "\t"
+    if kind is TaskKind.TAGS:
+        return "a\tO\nb\tB-X\n\n".replace("\t", between), {}
+    table = "one\ttwo\tscore\na\tb\t1\nb\ta\t2\n".replace("\t", between)
+    second = {"text_pair_column": "two"} if kind is TaskKind.VECTORS else {}
+    return table, {"text_column": "one", "label_column": "score", **second}
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [(kind, suffix) for kind in KINDS for suffix in KINDS[kind].suffixes]
+)
+def test_each_kind_reads_each_of_its_files(kind: TaskKind, suffix: str, tmp_path: Path) -> None:
+    content, columns = sample(kind, suffix)
+    path = tmp_path / f"task{suffix}"
+    path.write_text(content)
+    config = FinetuneConfig(task=kind)
+    config.data.train = config.data.dev = str(path)
+    for name in ("text_column", "text_pair_column", "label_column"):
+        setattr(config.data, name, columns.get(name, ""))
+    assert read_task(config, TOKENIZER).train.examples >= 1
 
 
 def test_files_of_every_kind_and_of_no_kind_pass() -> None:
