@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
@@ -13,7 +14,7 @@ from experiments.measures import Cost, Measured, lower_is_better, measure
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
 from experiments.study import Plan, Run
 
-Curve = Sequence[tuple[int, float]]  # (step, mean over the seeds)
+Curve = Sequence[tuple[float, float]]  # (step, value): means over the seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,17 +193,23 @@ def _cost(runs: Sequence[Run], measured: Mapping[str, Measured]) -> Cost:
 def _curves(
     own: Mapping[str, Sequence[Run]], measured: Mapping[str, Measured]
 ) -> dict[str, dict[str, Curve]]:
-    """Averages over the finished seeds, at each step that all of them have."""
+    """Averages each evaluation over the finished seeds.
+
+    Seeds pack an epoch into different numbers of rows, so their evaluations, of which there is one
+    an epoch, may be at different steps.
+    """
     curves: dict[str, dict[str, Curve]] = defaultdict(dict)
     for name, runs in own.items():
-        seeds: dict[str, list[dict[int, float]]] = defaultdict(list)
+        seeds: dict[str, list[Sequence[tuple[int, float]]]] = defaultdict(list)
         for run in runs:
             if run.name in measured:
                 for metric, curve in measured[run.name].curves.items():
-                    seeds[metric].append(dict(curve))
+                    seeds[metric].append(curve)
         for metric, each in seeds.items():
-            steps = sorted(set.intersection(*(set(points) for points in each)))
+            # A seed that stopped early has fewer evaluations.
+            evaluations = zip(*each, strict=False)
             curves[metric][name] = [
-                (step, sum(points[step] for points in each) / len(each)) for step in steps
+                (fmean(step for step, _ in points), fmean(value for _, value in points))
+                for points in evaluations
             ]
     return curves

@@ -154,12 +154,13 @@ def folder(tmp_path: pathlib.Path) -> StudyFolder:
             if (variant, run.seed) == ("noisy", 2):
                 folder.write_attempts(run, [Attempt(0.0, "host", 1, ended=9.0, status=1)])
                 continue
+            steps = 4 + run.seed  # of an epoch: each seed packs its own rows
             best = 0.5 if (variant, run.seed) == ("noisy", 1) else 0.8 + run.seed / 100
             entries = [
                 {"step": 0, "metric": "dev_accuracy", "floor": 0.5},
-                {"step": 4, "dev_accuracy": best, "dev_f1": 0.3, "dev_loss": 0.6},
-                {"step": 6, "dev_accuracy": best, "dev_f1": 0.4, "dev_loss": 0.6},
-                {"step": 8, "dev_accuracy": 0.5, "dev_f1": 0.9, "dev_loss": 0.5},
+                {"step": steps, "dev_accuracy": best, "dev_f1": 0.3, "dev_loss": 0.6},
+                {"step": 2 * steps, "dev_accuracy": best, "dev_f1": 0.4, "dev_loss": 0.6},
+                {"step": 3 * steps, "dev_accuracy": 0.5, "dev_f1": 0.9, "dev_loss": 0.5},
             ]
         write_log(folder, run, entries)
     return folder
@@ -187,6 +188,11 @@ def test_a_summary_of_several_seeds(summary: Summary) -> None:
     assert base.cost.device_seconds == 3 * 4 * 12 and base.cost.tokens == 3 * 600
     assert base.cost.flops == 3 * 50
     assert summary.curves["pretrain/mlm_loss"]["base"] == [(5, 3.0), (10, pytest.approx(2.2))]
+    assert summary.curves["sst2/loss"]["base"] == [
+        (5, pytest.approx(0.6)),
+        (10, pytest.approx(0.6)),
+        (15, 0.5),
+    ]
 
 
 def test_the_table_says_what_shows_and_what_does_not(summary: Summary) -> None:
