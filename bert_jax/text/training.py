@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import importlib.metadata
 import io
 import json
 import re
@@ -39,10 +40,23 @@ class ModelType(enum.Enum):
     BPE = "bpe"
 
 
+def training_library(kind: str) -> str:
+    """Returns the library that trains a kind of tokenizer, and its release.
+
+    Two releases may train different vocabularies on the same text, as sentencepiece 0.2.2 and
+    0.2.3 do: losses of models with one are then no comparison with those of the other.
+
+    Args:
+      kind: sentencepiece, sentencepiece-bpe, wordpiece or bpe.
+    """
+    name = "sentencepiece" if kind.startswith("sentencepiece") else "tokenizers"
+    return f"{name} {importlib.metadata.version(name)}"
+
+
 def train_sentencepiece(
     sentences: Iterable[str], *, vocab_size: int, model_type: ModelType
 ) -> SentencePieceTokenizer:
-    """Trains a SentencePiece model; the same sentences give the same model, bit for bit.
+    """Trains a SentencePiece model; a release of it gives the same model for the same sentences.
 
     All sentences are kept in memory: pass a sample of a large corpus. Ctrl-C takes effect when the
     training ends.

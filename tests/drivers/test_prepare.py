@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -33,6 +34,8 @@ def test_the_corpus_is_the_text(text: pathlib.Path, corpus: pathlib.Path) -> Non
     assert manifest["source"] == f"text:{text}"
     assert manifest["skipped"] == {"no_text": 0, "no_tokens": 0}
     assert manifest["tokenizer"]["vocab_size"] == 40
+    release = importlib.metadata.version("sentencepiece")
+    assert manifest["tokenizer"]["trainer"] == f"sentencepiece {release}"
 
 
 def test_the_same_text_gives_the_same_bytes(
@@ -81,7 +84,8 @@ def test_special_pieces_in_the_text_are_text(
     assert drivers.run("prepare", *flags).status == 0
     made = load_tokenizer(output / "tokenizer")
     assert made.kind == kind
-    assert made.fingerprint == read_manifest(output)["tokenizer"]["fingerprint"]
+    about = read_manifest(output)["tokenizer"]
+    assert about["fingerprint"] == made.fingerprint and about["trainer"] == ""
     assert read_manifest(output)["splits"]["train"]["documents"] == len(SPECIAL)
     found, special = set(tokens_of(output).tolist()), made.special
     assert len(found) > 3

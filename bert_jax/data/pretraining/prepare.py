@@ -31,6 +31,7 @@ from bert_jax.text.training import (
     train_byte_level,
     train_sentencepiece,
     train_wordpiece,
+    training_library,
     words_merged_by_stripping,
 )
 
@@ -89,9 +90,11 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
         "language": options.language,
         "heldout_rate": options.heldout_rate,
     }
+    trainer = "" if tokenizer else training_library(_training(options.tokenizer)[0])
     settings = metadata | {
         "format": CORPUS_FORMAT,
         "tokenizer": tokenizer.fingerprint if tokenizer else options.tokenizer,
+        "trainer": trainer,
         "lower_case": options.lower_case,
         "strip_accents": options.strip_accents,
     }
@@ -104,11 +107,13 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
+            "trainer": trainer,
         }
         manifest = pieces.complete_corpus(job, metadata)
         take_place(staging / pieces.CORPUS, output)
     print(summary(manifest))
-    print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind})")
+    origin = f", trained by {trainer}" if trainer else ""
+    print(f"vocabulary of {tokenizer.vocab_size:,} pieces ({tokenizer.kind}{origin})")
     print(f"wrote {output} in {time.monotonic() - begin:.0f} s", flush=True)
     _tell_unknown(output, tokenizer)
 
