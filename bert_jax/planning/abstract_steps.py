@@ -62,6 +62,17 @@ class AbstractStep:
         """Tokens of one step, B x T: full rows."""
         return self.rows * self.length
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint: the state of all devices, each array once."""
+        state = self.compiled.abstract
+        return _array_bytes((state.params, state.average, state.opt_state))
+
+    @property
+    def host_batch_bytes(self) -> float:
+        """Bytes of the rows that a host makes for one step, the mean over the hosts."""
+        return _array_bytes(self.batch) / len({d.process_index for d in self.mesh.devices.flat})
+
     def lower(self) -> jax.stages.Lowered:
         """Traces the step and lowers it for the devices of its mesh."""
         step: Any = self.compiled.train_step
@@ -202,3 +213,7 @@ def _abstract_batch(fields: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) 
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
         for name, (shape, dtype) in fields.items()
     }
+
+
+def _array_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

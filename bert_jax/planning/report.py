@@ -92,7 +92,7 @@ def report(plans: Sequence[Planned], chip: Chip | None) -> str:
     if chip and any(plan.estimate for plan in plans):
         lines += ["", f"at the peak rates of a {chip.name}", *_rows(plans, _time_rows())]
         if any(plan.price for plan in plans):
-            lines += _rows(plans, [("  cost", _cost)])
+            lines += _rows(plans, [("  cost", _cost), ("  of 100 B tokens", _cost_of_tokens)])
     return "\n".join(lines)
 
 
@@ -143,6 +143,8 @@ def _work_rows() -> list[_Row]:
         ("  model FLOPs, all devices", lambda p: amount(p.step.model_flops, "FLOP")),
         ("  FLOPs, a device", of_costs(lambda costs: amount(costs.flops, "FLOP"))),
         ("  memory traffic, a device", of_costs(lambda costs: amount(costs.memory_bytes, "B"))),
+        ("  rows made, a host", lambda p: amount(p.step.host_batch_bytes, "B")),
+        ("  checkpoint, all devices", lambda p: size(p.step.checkpoint_bytes)),
     ]
 
 
@@ -199,6 +201,13 @@ def _cost(plan: Planned) -> str:
     if not plan.estimate or not plan.price:
         return "-"
     return f"{plan.price * plan.estimate.device_hours(plan.estimate.seconds):,.2f}"
+
+
+def _cost_of_tokens(plan: Planned) -> str:
+    if not plan.estimate or not plan.price:
+        return "-"
+    seconds = 100e9 / plan.estimate.tokens_per_second(plan.estimate.seconds)
+    return f"{plan.price * plan.estimate.devices * seconds / 3600:,.2f}"
 
 
 def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:

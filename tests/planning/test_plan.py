@@ -128,6 +128,10 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
     assert cells(out, "parameters")[0] == size(4 * parameters)
     assert cells(out, "optimizer")[0] == size(2 * 4 * parameters + 3 * 4)  # moments and counts
     assert len(cells(out, "all-reduce over data")) == 3
+    # A row has four numbers of each token; and a place, a label, a weight and the two of its name.
+    rows = [amount(16 * 4 * (4 * length + 5), "B") for length in (16, 32)]
+    assert cells(out, "rows made, a host")[:2] == rows
+    assert cells(out, "checkpoint, all devices")[0] == size(3 * 4 * parameters + 2 * 4)
     assert "at the peak rates" not in out  # those of a CPU are not known
     assert result.err.count("compiling") == 3
 
@@ -210,6 +214,10 @@ def test_a_plan_for_a_tpu(recipes: pathlib.Path) -> None:
     assert "parameters on 4 x TPU v5 lite: data=4 fsdp=1 tensor=1" in result.out
     assert len(cells(result.out, "all-reduce over data")) == 2
     assert "at the peak rates of a TPU v5e" in result.out and "device-hours" in result.out
+    speed, cost = (cells(result.out, label)[0] for label in ("tokens/s", "of 100 B tokens"))
+    number, _, unit = speed.partition(" ")
+    seconds = 100e9 / (float(number) * {"k": 1e3, "M": 1e6}[unit])
+    np.testing.assert_allclose(float(cost.replace(",", "")), 4 * 1.2 * seconds / 3600, rtol=0.01)
     assert re.search(r"^pretraining: \S+ device-hours, at least \S+; at 1.2 an", result.out, re.M)
 
 
