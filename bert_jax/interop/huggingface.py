@@ -31,7 +31,6 @@ from bert_jax.interop.foreign import (
     tokenizer_metadata,
 )
 from bert_jax.interop.huggingface_config import (
-    as_read,
     find_family,
     read_encoder_config,
     write_encoder_config,
@@ -113,13 +112,15 @@ def _read_own(
     metadata, of_params = _read_metadata(path)
     stored = from_dict(EncoderConfig, metadata["encoder"])
     architecture = family.architecture(head_of(metadata))
-    if as_read(family, stored) != encoder or values.get("architectures") != [architecture]:
+    pad_id = pad_id_of(family, values)
+    # The encoder that the config of the exported one tells.
+    told = read_encoder_config(family, write_encoder_config(family, stored, pad_id), path)
+    if told != encoder or values.get("architectures") != [architecture]:
         return None
     if metadata.get("labels"):
         metadata["labels"] = read_labels(values, directory)
     groups = dict.fromkeys(name.partition("/")[0] for name in of_params)
     abstract = abstract_groups(metadata, groups, mesh)
-    pad_id = pad_id_of(family, values)
     check_tensors(str(directory), family, tensors, abstract, pad_id)
     params = from_theirs(family, abstract, lambda name: tensors[name].read(), pad_id)
     return Model(params, metadata, []) if fingerprints(params) == of_params else None

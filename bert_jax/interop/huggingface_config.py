@@ -198,15 +198,3 @@ def write_encoder_config(family: Family, encoder: EncoderConfig, pad_id: int) ->
         **family.write_more(encoder, pad_id),
         "dtype": "float32",
     }
-
-
-def as_read(family: Family, encoder: EncoderConfig) -> EncoderConfig:
-    """Returns an encoder without what its config.json does not tell, as it is read again."""
-    base = EncoderConfig()
-    told = {*family.fields.values(), *family.more}
-    untold = {name: family.fixed.get(name, getattr(base, name)) for name in _NO_OUTPUT - told}
-    own = _told_apart(encoder, resolved_mlm_activation(encoder))
-    heads = {"mlm_activation": own, "pooler": family.pooler}
-    if "pooling" not in family.more:
-        heads["pooling"] = base.pooling
-    return dataclasses.replace(encoder, **untold, **heads)

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax.cli.recipes import resolve_config
 from bert_jax.config import (
     EncoderConfig,
     FinetuneConfig,
     InputPooling,
     MeshConfig,
     PoolerKind,
+    PretrainConfig,
     SentenceObjective,
     TaskKind,
     to_dict,
@@ -136,6 +138,30 @@ def test_a_run_with_sentencepiece_and_swapped_sentences(
     (tmp_path / "bert_jax.json").write_text(json.dumps(own))
     with pytest.raises(UserError, match="bert_jax.json is damaged: remove it"):
         huggingface.read_directory(tmp_path, mesh)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["base", *(f"modern_{n}" for n in "tiny mini small base".split())]
+)
+def test_a_run_of_each_recipe_comes_back_whole(
+    recipe: str, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    encoder = resolve_config(f"pretrain_{recipe}", [], PretrainConfig).encoder
+    encoder.width, encoder.mlp_width, encoder.layers, encoder.heads = 8, 12, 3, 2
+    encoder.vocab_size, encoder.max_length = 20, 24
+    metadata = pretrained_metadata(encoder, ("encoder", "mlm_head"))
+    tokenizer = train_sentencepiece(
+        ["red light and blue wind"] * 20, vocab_size=20, model_type=ModelType.UNIGRAM
+    )
+    metadata["tokenizer"] = tokenizer_metadata(tokenizer)
+    model = made(metadata, encoder)
+    if not encoder.first_norm:  # the first layer has one all the same, which nothing trains
+        norm = model.params["encoder"]["layers"]["attention_norm"]
+        norm["scale"][0] = 1
+    huggingface.write_directory(model, tmp_path)
+    again = huggingface.read_directory(tmp_path, mesh)
+    assert_same_bits(again.params, model.params)
+    assert {name: again.metadata[name] for name in metadata} == metadata
 
 
 def test_what_their_heads_cannot_read(tiny_encoder: EncoderConfig) -> None:
