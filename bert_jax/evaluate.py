@@ -38,13 +38,13 @@ _SKIP_OWN_ID = flags.DEFINE_bool(
     "skip_own_id", False, "leave the document with a query's own id out of its results"
 )
 _SKIP_BAD_ROWS = flags.DEFINE_bool(
-    "skip_bad_rows", False, "leave out empty texts and judgements of unknown ids, and count them"
+    "skip_bad_rows", False, "leave out rows that cannot be used, and count them"
 )
 _SEARCH = SearchFlags()
 
 
 def _check_flags() -> None:
-    of_retrieval = (_SPLIT, _BM25, _DTYPE, _SKIP_OWN_ID, _SKIP_BAD_ROWS)
+    of_retrieval = (_SPLIT, _BM25, _DTYPE, _SKIP_OWN_ID)
     if _RETRIEVAL.value:
         if _DATA.value:
             raise UserError(
@@ -71,7 +71,12 @@ def main(_: Sequence[str]) -> None:
         with app.imports():
             from bert_jax.tasks.scoring import score_file
         score_file(
-            checkpoint, _DATA.value, output, batch_size=_BATCH_SIZE.value, launch=_LAUNCH.value
+            checkpoint,
+            _DATA.value,
+            output,
+            batch_size=_BATCH_SIZE.value,
+            skip_bad_rows=_SKIP_BAD_ROWS.value,
+            launch=_LAUNCH.value,
         )
         return
     with app.imports():

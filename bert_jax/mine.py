@@ -63,6 +63,10 @@ def main(_: Sequence[str]) -> None:
         )
         from bert_jax.retrieval.search_encoder import SearchEncoder
     columns = PairColumns(_TEXT_COLUMN.value, _PAIR_COLUMN.value, _HEADER.value)
+    if columns.query == columns.right:
+        raise UserError(
+            f"--text_column and --text_pair_column are both {columns.query}: name two columns"
+        )
     if NEGATIVES in columns:
         raise UserError(f"a column is called {NEGATIVES}, as the new one: rename it")
     pairs = read_pairs(source, columns, skip_bad_rows=_SKIP_BAD_ROWS.value)

@@ -9,11 +9,13 @@ r"""Searches texts by their vectors: prints the nearest of a corpus to each quer
         --text='open a zip file'
 
 The corpus is a file of lines, or a .jsonl with `_id`, `title` and `text`. Its vectors are computed,
-or read from a file that `predict --features` wrote of the same lines; that file stays on the disk,
-and a million vectors are searched in the memory of a few.
+or read from a file that `predict --features` wrote of the same lines, whose plain vectors are
+divided by their lengths for a search by cosine; that file stays on the disk, and a million vectors
+are searched in the memory of a few.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -45,6 +47,13 @@ def main(_: Sequence[str]) -> None:
         raise UserError("give the queries by one of --text and --input")
     if _VECTORS.value is not None and corpus.suffix == ".jsonl":
         raise UserError(f"--vectors={_VECTORS.value} is of a file of lines, and {corpus} is not")
+    options = _SEARCH.value
+    for name in ("pooling", "text_prompt", "length"):
+        if _VECTORS.value is not None and getattr(options, name) is not None:
+            raise UserError(
+                f"--{name} is of the texts, whose vectors are those of"
+                f" --vectors={_VECTORS.value}: leave one of the two out"
+            )
     with app.imports():
         from bert_jax.checkpoints.checkpoint import find_checkpoint
         from bert_jax.config import MeshConfig
@@ -58,6 +67,8 @@ def main(_: Sequence[str]) -> None:
             vectors_of_lines,
         )
     documents = read_texts_to_search(corpus, skip_bad_rows=_SKIP_BAD_ROWS.value)
+    if documents.note:
+        print(f"{corpus}: {documents.note}", file=sys.stderr)
     if _TOP_K.value > len(documents.ids):
         raise UserError(
             f"--top_k={_TOP_K.value}: {corpus} has {len(documents.ids):,} texts: choose at most"
@@ -66,10 +77,11 @@ def main(_: Sequence[str]) -> None:
     keep_compiled_of_commands()
     queries = plain_lines(given_path(lines)) if lines is not None else [(text or "").strip()]
     found, mesh = find_checkpoint(checkpoint), make_mesh(MeshConfig())
-    encoder = SearchEncoder(found, mesh, _SEARCH.value, batch_size=_BATCH_SIZE.value)
+    encoder = SearchEncoder(found, mesh, options, batch_size=_BATCH_SIZE.value)
     vectors = None
     if _VECTORS.value is not None:
-        vectors = vectors_of_lines(given_path(_VECTORS.value), documents, encoder.width)
+        path, normalised = given_path(_VECTORS.value), encoder.settings.normalised
+        vectors = vectors_of_lines(path, documents, encoder.width, normalised=normalised)
     search = TextSearch(documents, encoder, vectors)
     results = search.best(queries, _TOP_K.value, mesh)
     for query, best in zip(queries, results, strict=True):

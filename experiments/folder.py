@@ -43,9 +43,9 @@ class Attempt:
 class StudyFolder:
     """The files of a study."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        """Takes the folder, which may not exist yet."""
-        self.path = path
+    def __init__(self, path: pathlib.Path, flag: str = "--workdir") -> None:
+        """Takes the folder, which may not exist yet, and the flag that names it in messages."""
+        self.path, self._flag = path, flag
 
     def command(self, run: Run) -> list[str]:
         """Returns the command line of a run, as a user would type it."""
@@ -116,13 +116,13 @@ class StudyFolder:
         if before := self.find_plan():
             if (before.study, before.size) != (plan.study, plan.size):
                 raise UserError(
-                    f"--workdir={self.path} has {before.study} at size {before.size}, not"
+                    f"{self._flag}={self.path} has {before.study} at size {before.size}, not"
                     f" {plan.study} at size {plan.size}: name another directory"
                 )
             self._check_same_commands(before, plan)
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(
-                f"--workdir={self.path} has files but no study: name a new or an empty directory"
+                f"{self._flag}={self.path} has files but no study: name a new or an empty directory"
             )
 
     def write_plan(self, plan: Plan) -> None:
@@ -137,7 +137,7 @@ class StudyFolder:
             if begun and begun.flags != run.flags and self.attempts(run):
                 changed = sorted(set(begun.flags) ^ set(run.flags))
                 raise UserError(
-                    f"--workdir={self.path} began {run.name} with another command (it differs in"
+                    f"{self._flag}={self.path} began {run.name} with another command (it differs in"
                     f" {', '.join(changed[:3])}): name another directory"
                 )
 

@@ -54,7 +54,9 @@ def main(argv: Sequence[str]) -> None:
     folder = StudyFolder(given_path(folders[0]))
     summary = summarise(folder)  # raises before anything is written
     if _KEEP.value:
-        copy = StudyFolder(given_path(_KEEP.value))
+        copy = StudyFolder(given_path(_KEEP.value), "--keep")
+        if copy.path.exists() and copy.path.samefile(folder.path):
+            raise UserError(f"--keep={copy.path} is the study's own folder: name another one")
         keep(folder, copy)
         folder = copy
     table = markdown(summary)

@@ -80,6 +80,24 @@ class Variant:
         """The settings that its pretraining depends on."""
         return self.prepare, self.pretrain, self.init, self.teacher
 
+    @property
+    def others(self) -> dict[str, str]:
+        """The variants that its runs or its report need: name -> what for."""
+        return {
+            self.against: "is compared with",
+            self.init.partition("@")[0]: "goes on from",
+            self.teacher: "is distilled from",
+            self.task_teacher: "learns tasks from",
+        }
+
+    @property
+    def changes(self) -> Overrides:
+        """What it changes of the base's recipes, for reports."""
+        named = {"init": self.init, "teacher": self.teacher, "task_teacher": self.task_teacher}
+        told = tuple(f"{name}={value}" for name, value in named.items() if value)
+        linear = ("linear=True",) if self.linear else ()
+        return (*self.prepare, *self.pretrain, *self.finetune, *told, *linear)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
@@ -417,12 +435,21 @@ def expand(study: Study, size: Size, paths: StudyPaths) -> list[Run]:
                 run = _pretraining(study, size, variant, name, alike, text, needs)
                 if variant.init:
                     run = _going_on(run, variant, variants, folder)
-                runs.append(_distilling(run, variant, folder) if variant.teacher else run)
+                if variant.teacher:
+                    run = _distilling(run, variant, variants, folder)
+                runs.append(run)
         for task in study.tasks:
             runs.append(_finetuning(size, variant, task, seed, start, paths))
             for step in _probes(study, size, variant):
                 probed = _Start(f"{start.checkpoint}/checkpoints/{step}", start.needs, f"@{step}")
                 runs.append(_finetuning(size, variant, task, seed, probed, paths))
+    made_here = {run.name for run in runs}
+    for run in runs:
+        if missing := set(run.needs) - made_here:
+            raise UserError(
+                f"{run.name} needs {missing.pop()}, which no variant makes: give that one as many"
+                " seeds, or leave the variant out"
+            )
     return runs
 
 
@@ -482,9 +509,7 @@ def _pretraining(
 def _going_on(run: Run, variant: Variant, variants: Sequence[Variant], folder: pathlib.Path) -> Run:
     """Returns the pretraining of a variant that starts from a checkpoint of another one."""
     name, _, step = variant.init.partition("@")
-    other = next(each for each in variants if each.name == name)
-    first = next(each.name for each in variants if each.pretraining == other.pretraining)
-    source = f"pretrain/{first}/seed-{run.seed}"
+    source = f"pretrain/{_first_alike(name, variants)}/seed-{run.seed}"
     return dataclasses.replace(
         run,
         flags=(*run.flags, f"--init={folder / source / 'checkpoints' / step}"),
@@ -492,9 +517,17 @@ def _going_on(run: Run, variant: Variant, variants: Sequence[Variant], folder: p
     )
 
 
-def _distilling(run: Run, variant: Variant, folder: pathlib.Path) -> Run:
+def _first_alike(name: str, variants: Sequence[Variant]) -> str:
+    """Returns the first variant with the pretraining of another one: its name is the run's."""
+    other = next(each for each in variants if each.name == name)
+    return next(each.name for each in variants if each.pretraining == other.pretraining)
+
+
+def _distilling(
+    run: Run, variant: Variant, variants: Sequence[Variant], folder: pathlib.Path
+) -> Run:
     """Returns the pretraining of a variant with a teacher."""
-    teacher = f"pretrain/{variant.teacher}/seed-0"
+    teacher = f"pretrain/{_first_alike(variant.teacher, variants)}/seed-0"
     return dataclasses.replace(
         run,
         driver="distill",

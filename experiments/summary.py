@@ -152,7 +152,7 @@ def _row(
     return Row(
         name=name,
         against="" if other is variant else other.name,
-        changes=(*variant.pretrain, *variant.finetune),
+        changes=variant.changes,
         cells=cells,
         done=len(of_runs),
         runs=len(runs),

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from bert_jax.cli import app
+from bert_jax.data.corpus.corpus import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.files import given, given_path
 from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
@@ -163,11 +164,11 @@ def chosen_size(study: Study) -> Size:
             f" {study.base}"
         )
     for name in given:
-        if (against := variants[name].against) and against not in given:
-            raise UserError(
-                f"--variants={','.join(given)} lacks {against}, with which {name} is compared: add"
-                " it"
-            )
+        for other, need in variants[name].others.items():
+            if other and other not in given:
+                raise UserError(
+                    f"--variants={','.join(given)} lacks {other}, which {name} {need}: add it"
+                )
     chosen = tuple(variant for name, variant in variants.items() if name in (given or variants))
     return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=chosen)
 
@@ -210,6 +211,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--data={paths.data} is not a folder: make it as experiments/README.md describes"
         )
+    if paths.corpus and "://" not in paths.corpus:  # what is in the cloud may be closed to us here
+        read_manifest(paths.corpus)
+    if paths.checkpoint and not os.path.isdir(paths.checkpoint) and "://" not in paths.checkpoint:
+        raise UserError(f"--checkpoint={paths.checkpoint} is not a folder: name a run")
     backend_type, options = BACKENDS[_ON.value], chosen_options()
     backend_type.check(options)
     backend = backend_type(backends.StudyRuns(name, size, folder, runs), options)

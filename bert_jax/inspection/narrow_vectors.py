@@ -123,10 +123,12 @@ class StoredVectors:
     Attributes:
       kept: [N, D] float32 or float16, or int8 codes.
       ranges: of the codes.
+      normalised: True divides the values of each by their length; zeros stay zeros.
     """
 
     kept: np.ndarray
     ranges: Ranges | None = None
+    normalised: bool = False
 
     def __len__(self) -> int:
         """Number of vectors, N."""
@@ -140,7 +142,11 @@ class StoredVectors:
     def values(self, chosen: slice | np.ndarray) -> np.ndarray:
         """Returns the values of some vectors, [n, D] float32."""
         part = self.kept[chosen]
-        return self.ranges.decode(part) if self.ranges else part.astype(np.float32)
+        found = self.ranges.decode(part) if self.ranges else part.astype(np.float32)
+        if not self.normalised:
+            return found
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        return found / np.where(lengths > 0, lengths, 1)
 
 
 def open_vectors(path: pathlib.Path) -> StoredVectors:

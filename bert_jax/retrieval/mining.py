@@ -43,8 +43,8 @@ def read_pairs(source: str, columns: PairColumns, *, skip_bad_rows: bool) -> lis
     pairs = []
     for location, row in read_rows(source, header=columns.header, bad=bad):
         with bad.caught():
-            query = text_value(row, columns.query, location, "text_column")
-            pairs.append((query, text_value(row, columns.right, location, "text_pair_column")))
+            query = text_value(row, columns.query, location, "--text_column")
+            pairs.append((query, text_value(row, columns.right, location, "--text_pair_column")))
     bad.close(len(pairs), "pairs")
     if bad.note:
         print(bad.note)

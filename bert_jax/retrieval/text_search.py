@@ -1,5 +1,6 @@
 """Search of a user's own texts: lines, or documents in BEIR's form."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from bert_jax.inspection.narrow_vectors import StoredVectors, open_vectors
 from bert_jax.retrieval.collection import Documents, read_documents
 from bert_jax.retrieval.exact_search import exact_search
 from bert_jax.retrieval.search_encoder import SearchEncoder
+
+_SAMPLE = 1024  # vectors whose lengths tell whether they were written normalised
+_UNIT_TOLERANCE = 0.05  # of those lengths: codes of normalised vectors are off by some per cent
 
 
 def read_texts_to_search(path: pathlib.Path, *, skip_bad_rows: bool) -> Documents:
@@ -55,7 +59,7 @@ class TextSearch:
     def best(self, queries: Sequence[str], count: int, mesh: Mesh) -> list[list[dict[str, Any]]]:
         """Returns for each query the best texts, each with `id`, `text` and `score`."""
         asked = self._encoder.queries(queries)
-        if self._vectors.ranges:
+        if self._vectors.ranges and not self._vectors.normalised:
             asked = self._vectors.ranges.decode(self._vectors.ranges.encode(asked))
         found = exact_search(asked, self._vectors, count, mesh)
         return [
@@ -72,8 +76,17 @@ class TextSearch:
         }
 
 
-def vectors_of_lines(path: pathlib.Path, documents: Documents, width: int) -> StoredVectors:
+def vectors_of_lines(
+    path: pathlib.Path, documents: Documents, width: int, *, normalised: bool
+) -> StoredVectors:
     """Maps the vectors of lines into memory.
+
+    Args:
+      path: of the file.
+      documents: the lines.
+      width: of the model's vectors.
+      normalised: True if the search is by cosine, which plain vectors are divided by their lengths
+        for.
 
     Raises:
       UserError: if there is not one for each line, or they are of another width.
@@ -85,4 +98,6 @@ def vectors_of_lines(path: pathlib.Path, documents: Documents, width: int) -> St
             f" {len(documents.ids):,} lines and the model vectors of {width}: write them by predict"
             " --features from these lines with this checkpoint"
         )
-    return vectors
+    lengths = np.linalg.norm(vectors.values(slice(_SAMPLE)), axis=1)
+    plain = normalised and bool(np.any(np.abs(lengths - 1) > _UNIT_TOLERANCE))
+    return dataclasses.replace(vectors, normalised=plain)

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
@@ -26,6 +27,7 @@ def score_file(
     output: pathlib.Path | None,
     *,
     batch_size: int = 32,
+    skip_bad_rows: bool = False,
     launch: Launch = Launch(),
 ) -> dict[str, float]:
     """Scores a checkpoint on a file, prints the scores, and writes the results.
@@ -35,6 +37,8 @@ def score_file(
       data: a labelled file or dataset; '': the dev file of the run.
       output: a new directory for scores, predictions and plots; None: nothing is written.
       batch_size: inputs at a time.
+      skip_bad_rows: leave out, and count, rows that cannot be used, as a run with
+        `data.skip_bad_rows` does.
       launch: the position of this process among those of the run; by default it is alone.
 
     Returns:
@@ -54,7 +58,11 @@ def score_file(
         if source is None:
             raise UserError(f"--data is not set, and {found} was imported: name a labelled file")
         check_source(task, source)
-        split = KINDS[task].read_split(source, tuned.config, tuned.tokenizer, tuned.labels)
+        columns.skip_bad_rows |= skip_bad_rows
+        try:
+            split = KINDS[task].read_split(source, tuned.config, tuned.tokenizer, tuned.labels)
+        except UserError as error:
+            raise UserError(_without_config(str(error))) from None
         if data:
             split.tuned_by(tuned.scores)  # nothing is chosen by what is scored
         outputs = tuned.outputs(split.inputs, batch_size=batch_size)
@@ -71,6 +79,13 @@ def score_file(
     if made:
         print(f"wrote {output}")
     return scores
+
+
+def _without_config(message: str) -> str:
+    """Returns a reader's message with the remedies of `evaluate`, which has no --config."""
+    message = message.replace("--config.data.skip_bad_rows", "--skip_bad_rows")
+    theirs = "rename the columns, which are those that the run was trained with"
+    return re.sub(r"set --config\.data\.\w+", theirs, message)
 
 
 def _write_predictions(

@@ -215,6 +215,33 @@ def test_a_student_comes_after_its_teacher(study_file: pathlib.Path) -> None:
     assert "--config.teacher=runs/x/feel/pairs/seed-0" in earlier.flags
 
 
+def test_a_teacher_that_shares_its_pretraining(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    size = dataclasses.replace(found.sizes["cpu"], distil_recipe="configs/distil_mini_cpu.py")
+    variants = (
+        Variant("pairs"),
+        Variant("teacher", finetune=("epochs=1",)),
+        Variant("student", teacher="teacher"),
+    )
+    changed = change(found, variants=variants, sizes={"cpu": size})
+    check_study(changed)
+    runs = {run.name: run for run in expand(changed, size, PATHS)}
+    student = runs["pretrain/student/seed-0"]
+    assert student.needs == ("corpus", "pretrain/pairs/seed-0")
+    assert "--teacher=runs/x/pretrain/pairs/seed-0" in student.flags
+    assert variants[2].changes == ("teacher=teacher",)
+
+
+def test_what_no_variant_makes_is_told(study_file: pathlib.Path) -> None:
+    found, _ = load_study(str(study_file))
+    once = Variant("once", pretrain=("steps=10",), seeds=1)
+    changed = change(found, variants=(Variant("pairs"), once, Variant("longer", init="once@5")))
+    with pytest.raises(
+        UserError, match="pretrain/longer/seed-1 needs pretrain/once/seed-1, which no variant makes"
+    ):
+        expand(changed, changed.sizes["cpu"], PATHS)
+
+
 def test_what_is_there_already_is_not_made(study_file: pathlib.Path) -> None:
     found, _ = load_study(str(study_file))
     assert reads_data(dataclasses.replace(found, tasks=()), found.sizes["cpu"], PATHS)

@@ -279,12 +279,13 @@ def test_a_dry_run_prints_what_would_be_run(sweep: Sweep, tmp_path: pathlib.Path
         (["--variants=slow"], "--variants=slow lacks the base, with which the others are compared"),
         (
             ["--variants=pairs,slow"],
-            "--variants=pairs,slow lacks no_loss, with which slow is compared: add it",
+            "--variants=pairs,slow lacks no_loss, which slow is compared with: add it",
         ),
         (["--checkpoint=runs/x"], "--checkpoint=runs/x: small pretrains its variants"),
         (["--option=zone"], "--option=zone: write it as --option=NAME=VALUE"),
         (["--option=zone=here"], "--option=zone is unknown: choose among none"),
         (["--data=nowhere"], "--data=nowhere is not a folder"),
+        (["--corpus=nowhere"], "nowhere is not a corpus (it has no manifest.json)"),
         (["again.py"], "name one study"),
     ],
 )

@@ -57,7 +57,8 @@ def test_the_file_of_triples(drivers: Drivers, pretrained: Run, tmp_path: pathli
     new = f"--output={tmp_path / 'new.jsonl'}"
     for wrong, message in (
         ("--ranks=5-3", "--ranks=5-3: write the first and the last, such as 11-15"),
-        ("--text_column=title", "has no column 'title': it has 'query', 'answer'; set"),
+        ("--text_column=title", "no column 'title': it has 'query', 'answer'; set --text_column"),
+        ("--text_column=answer", "--text_column and --text_pair_column are both answer"),
         (f"--output={tmp_path / 'new.tsv'}", "new.tsv must end in .jsonl"),
     ):
         assert message in drivers.run("mine", *flags, new, wrong).error()
@@ -85,6 +86,18 @@ def test_search_of_lines(
     turned = json.loads(stored.out)["found"]
     places = [len(TEXTS) + 1 - int(each["id"]) for each in found]
     assert [each["id"] for each in turned] == [str(place) for place in places]
+    # Plain ones, and their codes, are divided by their lengths.
+    scores = {each["id"]: each["score"] for each in found}
+    ranges = ["--dtype=int8", f"--range_sample={lines}"]
+    for narrow, error in (([], 1e-6), (ranges, 0.02)):
+        plain = tmp_path / f"plain{len(narrow)}.npy"
+        made = ("--features=of_checkpoint", *narrow, f"--output={plain}")
+        assert drivers.run("predict", flags[0], *made, f"--input={lines}").status == 0
+        stored = drivers.run("search", *flags, "--json", "--top_k=7", f"--vectors={plain}")
+        for each in json.loads(stored.out)["found"]:
+            np.testing.assert_allclose(each["score"], scores[each["id"]], atol=error)
+    texts = drivers.run("search", *flags, f"--vectors={plain}", "--text_prompt=x")
+    assert "--text_prompt is of the texts, whose vectors are those of --ve" in texts.error()
     np.save(vectors, np.zeros((3, 12), np.float32))
     for wrong, message in (
         (f"--vectors={vectors}", "has 3 vectors of 12, and the corpus has"),

@@ -121,7 +121,7 @@ def column(row: Row, names: str, location: str, flag: str) -> object:
       names: of the column; or alternatives, such as "sentence|3", of which the first that the row
         has is used, since a task may have other column names in files than in TFDS.
       location: of the row.
-      flag: the field of `config.data` with these names, for messages.
+      flag: the field of `config.data` with these names, or a command's --FLAG, for messages.
 
     Raises:
       UserError: if the row has none of them.
@@ -222,7 +222,7 @@ def _found(row: Row, names: str, location: str, flag: str) -> str:
     )
     raise UserError(
         f"{location} has no column {' or '.join(map(repr, alternatives))}: it has {listed(row)};"
-        f" set --config.data.{flag}{unlabelled}"
+        f" set {flag if flag.startswith('--') else f'--config.data.{flag}'}{unlabelled}"
     )
 
 
