@@ -52,17 +52,28 @@ _SENTENCES = flags.DEFINE_string(
 )
 
 
+def _check_makes_checkpoint(flag: str, target: str) -> None:
+    kind, colon, _ = target.partition(":")
+    if colon and kind in ("hf", "tf1", "sentence-transformers"):
+        raise UserError(
+            f"--to={target}: --{flag} makes a checkpoint: name its directory, and convert that"
+        )
+    if _TOKENIZER.value or _PAIRS.value or _PADDED.value or _SENTENCES.value:
+        raise UserError(
+            "--tokenizer, --pairs, --padded_vocabulary and --sentences are of a model from"
+            f" elsewhere: leave them out with --{flag}"
+        )
+
+
 def main(_: Sequence[str]) -> None:
     """Converts into a directory beside the target, which is renamed when it is complete."""
     target = app.require("to", _TO.value, "runs/imported")
+    for maker in (_AVERAGE, _ADD_TOKENS):
+        if maker.value:
+            _check_makes_checkpoint(maker.name, target)
     if _AVERAGE.value:
         if _FROM.value:
             raise UserError(f"--average={_AVERAGE.value} --from={_FROM.value}: give one of the two")
-        if _TOKENIZER.value or _PAIRS.value or _PADDED.value or _SENTENCES.value:
-            raise UserError(
-                "--tokenizer, --pairs, --padded_vocabulary and --sentences are of a model from"
-                " elsewhere: leave them out with --average"
-            )
         with app.imports():
             from bert_jax.checkpoints.average import average
         average(_AVERAGE.value, target)

@@ -16,6 +16,7 @@ from bert_jax.checkpoints.checkpoint import (
     read_metadata,
     write_parameters,
 )
+from bert_jax.checkpoints.continued import OF_RUN
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder, path_list
@@ -37,7 +38,10 @@ def average(sources: str, target: str) -> None:
     """
     path = check_new(given_path(target), "to")
     literal_path(path)  # refuses a name that cannot be written
-    checkpoints = [find_checkpoint(source) for source in path_list(sources)]
+    given = path_list(sources)
+    if "" in given:
+        raise UserError(f"--average={sources} has a comma without a checkpoint: leave it out")
+    checkpoints = [find_checkpoint(source) for source in given]
     if len(set(checkpoints)) < len(checkpoints):
         raise UserError(f"--average={sources} names a checkpoint twice: leave one out")
     first, *others = checkpoints
@@ -66,9 +70,16 @@ def _check_alike(
 ) -> None:
     """Raises UserError unless two checkpoints have parameters that can be added."""
     ours, theirs = metadata[first], metadata[other]
+    fields = ours["encoder"].keys() | theirs["encoder"].keys()
+    # How a run computes may change when it goes on.
+    changed = sorted(
+        field
+        for field in fields - OF_RUN
+        if ours["encoder"].get(field) != theirs["encoder"].get(field)
+    )
     same = {
         "kinds": ours["kind"] == theirs["kind"],
-        "encoders": ours["encoder"] == theirs["encoder"],
+        f"encoders ({', '.join(changed)})": not changed,
         "tokenizers": ours["tokenizer"]["fingerprint"] == theirs["tokenizer"]["fingerprint"],
     }
     for what, is_same in same.items():

@@ -19,6 +19,7 @@ from bert_jax.checkpoints.checkpoint import (
 )
 from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import MeshConfig
+from bert_jax.data.tasks.tables import read_lines
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder
@@ -56,12 +57,7 @@ def read_sentences(path: str) -> Sequence[str]:
     """Returns the lines of a file that are not blank; for '' some sentences of our own."""
     if not path:
         return verify.SENTENCES
-    try:
-        lines = given_path(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--sentences={path} is not UTF-8 at byte {error.start}: convert it first"
-        ) from None
+    lines = [line for _, line in read_lines(str(given_path(path)))]
     if not (sentences := [line for line in lines if line.strip()]):
         raise UserError(f"--sentences={path} has no line with a text: name another file")
     return sentences

@@ -14,7 +14,9 @@ from bert_jax.checkpoints.checkpoint import (
     restore_groups,
     write_parameters,
 )
+from bert_jax.checkpoints.literal_path import literal_path
 from bert_jax.config import EncoderConfig, MeshConfig, from_dict, to_dict
+from bert_jax.data.tasks.tables import read_lines
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.files import check_new, given_path, new_folder
@@ -47,6 +49,7 @@ def add_tokens(source: str, file: str, target: str) -> None:
       UserError: if the tokenizer cannot have more tokens, or has one of them.
     """
     checkpoint, path = find_checkpoint(given_path(source)), check_new(given_path(target), "to")
+    literal_path(path)  # refuses a name that cannot be written
     metadata, groups = read_metadata(checkpoint), groups_in(checkpoint)
     old = tokenizer_from_dict(metadata["tokenizer"])
     tokens = _read(file)
@@ -82,8 +85,8 @@ _OF_CHECKPOINT = frozenset({"format", "versions", "fingerprints", "step"})
 
 
 def _read(file: str) -> list[str]:
-    lines = given_path(file).read_text(encoding="utf-8").splitlines()
-    tokens = [line.strip() for line in lines if line.strip()]
+    lines = [line.strip() for _, line in read_lines(str(given_path(file)))]
+    tokens = [line for line in lines if line]
     if not tokens:
         raise UserError(f"--add_tokens={file} has no line with a token: name another file")
     if repeated := next((token for token in tokens if tokens.count(token) > 1), ""):

@@ -2,12 +2,14 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from bert_jax.checkpoints.checkpoint import arrays_in as stored_arrays
-from bert_jax.checkpoints.checkpoint import groups_in, read_array, read_metadata
+from bert_jax.checkpoints.checkpoint import groups_in, read_array, read_metadata, write_parameters
 from tests.fixtures.drivers import (
     Drivers,
     Run,
@@ -26,11 +28,23 @@ def arrays(checkpoint: pathlib.Path, item: str = "params") -> dict[str, np.ndarr
     return {name: read_array(checkpoint, item, name, metadata) for name in names}
 
 
+def copied(checkpoint: pathlib.Path, run: pathlib.Path, **encoder: Any) -> pathlib.Path:
+    """Writes a checkpoint as one of another run, whose encoder differs in some fields."""
+    metadata = read_metadata(checkpoint)
+    metadata["encoder"] |= encoder
+    of_checkpoint = ("format", "versions", "fingerprints", "step")
+    kept = {name: value for name, value in metadata.items() if name not in of_checkpoint}
+    write_parameters(run, unflatten_dict(arrays(checkpoint), sep="/"), kept)
+    return run / "checkpoints" / "0"
+
+
 def test_the_mean_of_checkpoints_is_one_that_can_be_fine_tuned(
     drivers: Drivers, pretrained: Run, task: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run, _ = pretrained
     steps = [run / "checkpoints" / str(step) for step in (4, 8, 12)]
+    # It went on with another choice of how to compute, as a run may.
+    steps[2] = copied(steps[2], tmp_path / "went_on", remat="inputs", unroll=2)
     sources = ",".join(map(str, steps))
     result = drivers.run("convert", f"--average={sources}", f"--to={tmp_path / 'mean'}")
     assert result.status == 0 and "the mean of 3 checkpoints" in result.out, result
@@ -51,11 +65,14 @@ def test_what_cannot_be_averaged_is_told(
 ) -> None:
     first = pretrained[0] / "checkpoints" / "4"
     other = newest(finetuned[0])
+    windowed = copied(first, tmp_path / "windowed", window=8)
     cases = {
         f"{first},{first}": "names a checkpoint twice: leave one out",
         f"{first},{other}": "have different kinds: average those of one run",
         str(first): "has no moving average: train with --config.average_decay",
         f"{first},{tmp_path / 'nothing'}": "has no checkpoint",
+        f"{first},": "has a comma without a checkpoint: leave it out",
+        f"{first},{windowed}": "have different encoders (window): average those of one run",
     }
     for sources, message in cases.items():
         result = drivers.run("convert", f"--average={sources}", f"--to={tmp_path / 'made'}")
@@ -63,6 +80,9 @@ def test_what_cannot_be_averaged_is_told(
         assert not (tmp_path / "made").exists()
     both = [f"--average={first}", f"--from={first}", f"--to={tmp_path / 'made'}"]
     assert "give one of the two" in drivers.run("convert", *both).error()
+    elsewhere = [f"--average={first},{first}", f"--to=hf:{tmp_path / 'made'}"]
+    said = drivers.run("convert", *elsewhere).error()
+    assert "--average makes a checkpoint: name its directory, and convert that" in said
     pairs = ["--pairs", f"--average={first}", f"--to={tmp_path / 'made'}"]
     assert "leave them out with --average" in drivers.run("convert", *pairs).error()
 

@@ -123,7 +123,7 @@ def test_a_checkpoint_with_more_tokens(
     batch["mlm_positions"] = np.zeros((16, 2), np.int32)
     params = random_params(model, batch)
     write_parameters(tmp_path / "old", params, metadata)
-    (tmp_path / "more.txt").write_text("<e2>\n\n  <e3> \nKraków\n")
+    (tmp_path / "more.txt").write_text("\ufeff<e2>\n\n  <e3> \nKraków\n")
     add_tokens(str(tmp_path / "old"), str(tmp_path / "more.txt"), str(tmp_path / "new"))
 
     checkpoint = find_checkpoint(tmp_path / "new")
@@ -157,17 +157,21 @@ def test_a_checkpoint_with_more_tokens(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("\n \n", "has no line with a token"), ("a1\nb\na1\n", "has 'a1' twice")],
+    [
+        (b"\n \n", "has no line with a token"),
+        (b"a1\nb\na1\n", "has 'a1' twice"),
+        (b"a1\ncaf\xe9\n", "is not UTF-8 at byte 6 in line 2: convert the file"),
+    ],
 )
 def test_a_list_of_tokens_that_is_wrong(
-    content: str, message: str, tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
+    content: bytes, message: str, tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
 ) -> None:
     metadata = pretrained_metadata(tiny_encoder, ("encoder", "mlm_head"))
     metadata["tokenizer"] = tokenizer_metadata(wordpiece())
     model, batch = PretrainingModel(tiny_encoder, SentenceObjective.NONE), make_batch(tiny_encoder)
     batch["mlm_positions"] = np.zeros((16, 2), np.int32)
     write_parameters(tmp_path / "old", random_params(model, batch), metadata)
-    (tmp_path / "more.txt").write_text(content)
+    (tmp_path / "more.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         add_tokens(str(tmp_path / "old"), str(tmp_path / "more.txt"), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
