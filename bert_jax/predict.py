@@ -197,7 +197,8 @@ def _lines_of(name: str | None) -> Iterator[str]:
     with given_path(name).open("rb") if name else contextlib.nullcontext(sys.stdin.buffer) as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield line.decode().rstrip("\r\n")
+                text = line.decode().rstrip("\r\n")
+                yield text.removeprefix("\ufeff") if number == 1 else text
             except UnicodeDecodeError as error:
                 problem = f"is not UTF-8 (byte {error.start} of the line): convert it first"
                 raise UserError(f"{source}, line {number} {problem}") from None

@@ -184,6 +184,8 @@ def find_checkpoint(directory: str | os.PathLike) -> pathlib.Path:
     run = given.parent if is_folder else given
     steps = steps_in(run)
     if not steps:
+        if seeds := sorted(each.parent.name for each in run.glob(f"seed-*/{FOLDER}")):
+            raise UserError(f"{directory} has several runs: name one, such as {run / seeds[0]}")
         raise UserError(
             f"{directory} has no checkpoint: name the directory of a run (its --workdir)"
             " or one of its checkpoints/STEP"

@@ -78,19 +78,22 @@ def row_groups(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, count: int = 1) -> None:
+def check_batch_size(
+    batch_size: int, mesh: Mesh, count: int = 1, field: str = "batch_size"
+) -> None:
     """Raises UserError unless a batch divides among groups of devices, then micro-batches.
 
     Args:
       batch_size: rows of a global batch.
       mesh: from `make_mesh`.
       count: micro-batches in a batch.
+      field: of the config that has the size, for messages.
     """
     groups = row_groups(mesh)
     if batch_size % (groups * count):
         into = f" and {count} micro_batches in each" if count > 1 else ""
         raise UserError(
-            f"--config.batch_size={batch_size} cannot be split over {groups} groups of devices"
+            f"--config.{field}={batch_size} cannot be split over {groups} groups of devices"
             f"{into}: choose a multiple of {groups * count}"
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bert_jax.errors import UserError
 from bert_jax.inspection.internals import Internals
 from bert_jax.inspection.tables import STACKED, Table
 
@@ -50,8 +51,13 @@ def plot_changes(table: Table) -> Figure:
 
     Args:
       table: from `parameter_changes`, by array.
+
+    Raises:
+      UserError: if none of them is of a layer.
     """
     rows = [row for row in table if row["layer"]]
+    if not rows:
+        raise UserError("--output: a picture is of arrays of layers, and --match has none")
     names = sorted({row["name"] for row in rows})
     layers = sorted({row["layer"] for row in rows})
     values = np.full((len(layers), len(names)), np.nan)

@@ -157,33 +157,44 @@ def layer_arrays(arrays: StoredArrays, layer: int) -> dict[str, np.ndarray]:
 
 
 def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: bool = False) -> Table:
-    """Summarises Adam's moments of each parameter array.
+    """Summarises the optimizer's moments of each parameter array.
 
     Returns:
       Rows of `name`; `first`, root mean square of the gradient's running mean; `second`, root of
       the running mean of its square, averaged over the array; `ratio` of the two, near 1 if all
-      steps pull the same way, near 0 if they contradict each other. By layer also `layer`, as in
+      steps pull the same way, near 0 if they contradict each other. Muon keeps the first alone; the
+      others of its arrays are None. By layer also `layer`, as in
       `parameter_table`.
 
     Raises:
       UserError: if nothing matches, or an array is damaged.
     """
     state, rows = checkpoint.opt_state, Table()
-    stored = {moment: _by_parameter(state, f"/{moment}/") for moment in ("mu", "nu")}
+    stored = {moment: _by_parameter(state, f"/{moment}/") for moment in ("mu", "trace", "nu")}
+    firsts = stored["trace"] | stored["mu"]
     for name in checkpoint.params.matching(match):
-        if name not in stored["mu"]:
+        if name not in firsts:
             continue  # a frozen group has no moments
-        mean, square = (state[stored[moment][name]].astype(np.float64) for moment in ("mu", "nu"))
-        parts = zip(by_layers(name, mean), by_layers(name, square), strict=True)
-        whole = [((None, mean), (None, square))]
-        for (layer, first), (_, second) in parts if by_layer else whole:
-            sizes = math.sqrt(np.square(first).mean()), math.sqrt(second.mean())
+        means = _layers_or_whole(name, state[firsts[name]], by_layer)
+        squares = [(None, None)] * len(means)
+        if name in stored["nu"]:
+            squares = _layers_or_whole(name, state[stored["nu"][name]], by_layer)
+        for (layer, mean), (_, square) in zip(means, squares, strict=True):
+            first = math.sqrt(np.square(mean).mean())
+            second = None if square is None else math.sqrt(square.mean())
             row = {"layer": layer} if by_layer else {}
-            row |= {"name": name, "first": sizes[0], "second": sizes[1]}
-            rows.append(row | {"ratio": sizes[0] / sizes[1] if sizes[1] else 0.0})
+            row |= {"name": name, "first": first, "second": second}
+            rows.append(row | {"ratio": second and first / second})
     if by_layer:
         rows.sort(key=lambda row: row["layer"] or 0)
     return rows
+
+
+def _layers_or_whole(
+    name: str, values: np.ndarray, by_layer: bool
+) -> list[tuple[int | None, np.ndarray]]:
+    values = values.astype(np.float64)
+    return list(by_layers(name, values)) if by_layer else [(None, values)]
 
 
 def _by_parameter(state: StoredArrays, moment: str) -> dict[str, str]:

@@ -99,7 +99,7 @@ def abstract_pretraining_steps(
     """
     phases = resolve_phases(config)
     for phase in phases:
-        sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches)
+        sharding.check_batch_size(phase.batch_size, mesh, config.micro_batches, phase.batch_field)
     sharding.check_encoder(config.encoder, mesh)
     params = None
     if teacher:

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from bert_jax.checkpoints.transfer import initial_params, transfer_table
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import EncoderMode, FinetuneConfig, Launch, flatten, to_dict
 from bert_jax.data.packing.loader import load_batches
-from bert_jax.data.tasks.rows import TaskStream
+from bert_jax.data.tasks.rows import TaskBatches, TaskInputs, TaskStream
 from bert_jax.distributed import sharding
 from bert_jax.distributed.compiled import keep_compiled
 from bert_jax.distributed.processes import (
@@ -69,6 +69,36 @@ def transferred_state(
     return init_state(params, compiled.tx, compiled.abstract), table
 
 
+class Learned(NamedTuple):
+    """What a seed of a run learns from.
+
+    Attributes:
+      config: with the seed alone.
+      inputs: of the training set, and of each held-out one.
+      batches: of the training set.
+      class_weights: of the loss; () for none.
+    """
+
+    config: FinetuneConfig
+    inputs: dict[str, TaskInputs]
+    batches: TaskBatches
+    class_weights: tuple[float, ...]
+
+
+def learned_from(setup: FinetuningSetup, seed: int) -> Learned:
+    """Returns what a seed learns from; raises UserError if it cannot."""
+    config = dataclasses.replace(setup.config, seed=seed, seeds=1)
+    inputs = {"train": training_inputs(config, setup.task)}
+    inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
+    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
+    batches = setup.batch_format.deal(
+        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
+    )
+    check_negatives(config, inputs["train"], batches)
+    weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
+    return Learned(config, inputs, batches, weights)
+
+
 def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict[str, float]:
     """Trains with one seed, or goes on with the run in the directory; keeps the best epoch.
 
@@ -79,17 +109,9 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
       UserError: for a directory that holds another run.
       Stopped: if the user asked for it; all is saved.
     """
-    config, clock = dataclasses.replace(setup.config, seed=seed, seeds=1), setup.clock
-    check_workdir(workdir, config)
-    inputs = {"train": training_inputs(config, setup.task)}
-    inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
-    multiple = sharding.row_groups(setup.mesh) * config.micro_batches
-    batches = setup.batch_format.deal(
-        inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
-    )
-    check_negatives(config, inputs["train"], batches)
-    steps = config.epochs * batches.per_epoch
-    weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
+    check_workdir(workdir, dataclasses.replace(setup.config, seed=seed, seeds=1))
+    config, inputs, batches, weights = learned_from(setup, seed)
+    clock, steps = setup.clock, config.epochs * batches.per_epoch
     compiled = setup.compiled(steps, weights)
 
     # The state: resumed, or made of what is transferred.
@@ -222,7 +244,7 @@ def train_seeds(setup: FinetuningSetup, workdir: pathlib.Path) -> None:
     config = setup.config
     check_workdir(workdir, config)
     for seed in range(config.seed, config.seed + config.seeds):  # what is wrong is told now
-        training_inputs(dataclasses.replace(config, seed=seed), setup.task)
+        learned_from(setup, seed)
     first_alone(lambda: claim_workdir(workdir, config))
     metric = f"dev_{setup.metric}"
     scores = {}

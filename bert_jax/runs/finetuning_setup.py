@@ -352,6 +352,8 @@ def introduction(
         notes = f"; {split.notes}" if split.notes else ""
         without = f", {more.examples:,} of them without labels" if more else ""
         yield f"{name}: {examples:,} examples{without}{windows}{notes}"
+        if more and setup.task.unlabelled_notes:
+            yield f"{setup.config.data.unlabelled}: {setup.task.unlabelled_notes}"
         if name == "train" and (remark := drawn_classes(setup.config, setup.task, inputs[name])):
             yield remark
     yield f"an epoch is {batches.describe()}"

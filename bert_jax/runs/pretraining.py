@@ -65,7 +65,7 @@ from bert_jax.runs.teacher import Teacher, corpus_remedy, load_teacher, taken_ov
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
-from bert_jax.training.logs import StartClock, StepReports, divide, open_log
+from bert_jax.training.logs import LOG_FILE, StartClock, StepReports, divide, open_log
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.parameter_rules import describe_rules
@@ -115,6 +115,20 @@ def resume(
     """
     state, metadata, messages = restore_newest(workdir, compiled.abstract)
     checkpoint = workdir / FOLDER / str(metadata["step"])
+    _check_same_run(config, workdir, metadata, checkpoint, corpora, teacher)
+    messages.append(f"resuming at step {metadata['step']:,} from {checkpoint}")
+    return Start(state, Cursor.from_json(metadata["cursor"]), messages)
+
+
+def _check_same_run(
+    config: PretrainConfig,
+    workdir: pathlib.Path,
+    metadata: dict[str, Any],
+    checkpoint: pathlib.Path,
+    corpora: Corpora,
+    teacher: Teacher | None,
+) -> None:
+    """Raises UserError unless a checkpoint is of this corpus, tokenizer and teacher."""
     _same_tokenizer(metadata, corpora.tokenizer, checkpoint)
     if metadata["corpus"] != corpora.fingerprint:
         raise UserError(
@@ -126,8 +140,6 @@ def resume(
             f"--teacher={teacher.checkpoint} is not the teacher that {workdir} began with,"
             f" {metadata['distillation']['teacher']}: name that one, or another --workdir"
         )
-    messages.append(f"resuming at step {metadata['step']:,} from {checkpoint}")
-    return Start(state, Cursor.from_json(metadata["cursor"]), messages)
 
 
 def begin(
@@ -272,7 +284,9 @@ class PretrainingSetup:
         clock.mark("data")
         self.mesh = sharding.make_mesh(config.mesh)
         for phase in self.phases:
-            sharding.check_batch_size(phase.batch_size, self.mesh, config.micro_batches)
+            sharding.check_batch_size(
+                phase.batch_size, self.mesh, config.micro_batches, phase.batch_field
+            )
         sharding.check_encoder(config.encoder, self.mesh)
         self.teacher = None
         if isinstance(config, DistillConfig):
@@ -396,13 +410,21 @@ def replay(
       init: as in `pretrain`.
       teacher: as in `pretrain`.
       launch: as in `pretrain`.
+
+    Raises:
+      UserError: if there is no such step or run, or it began with another corpus or teacher.
     """
+    if not 1 <= last <= config.steps:
+        raise UserError(f"--replay={last} is no step of the run: choose 1 to {config.steps}")
+    if not (workdir / LOG_FILE).is_file():
+        raise UserError(f"--replay={last}: {workdir} has no run: name its --workdir")
     setup, _ = set_up(dataclasses.replace(config, debug=True), workdir, init, teacher, launch)
     checkpoint = max((step for step in steps_in(workdir) if step < last), default=0)
     compiled, corpora = setup.compiled[0], setup.corpora
     if checkpoint:
         path = workdir / FOLDER / str(checkpoint)
         state, metadata = restore_state(path, compiled.abstract), read_metadata(path)
+        _check_same_run(config, workdir, metadata, path, corpora, setup.teacher)
         cursor = Cursor.from_json(metadata["cursor"])
     else:
         state, cursor, _ = begin(setup.config, init, corpora, compiled, setup.teacher)

@@ -67,7 +67,7 @@ class Kind:
     metrics: tuple[str, ...]
     read_task: Callable[[FinetuneConfig, Tokenizer], Task]
     read_split: Callable[[str, FinetuneConfig, Tokenizer, Sequence[str]], Split]
-    read_unlabelled: Callable[[str, TaskDataConfig, Tokenizer], TaskInputs] | None
+    read_unlabelled: Callable[[str, TaskDataConfig, Tokenizer], unlabelled.Unlabelled] | None
     suffixes: tuple[str, ...]
 
 
@@ -185,7 +185,7 @@ def read_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         return task
     assert kind.read_unlabelled is not None  # the config is validated
     more = kind.read_unlabelled(source, config.data, tokenizer)
-    return dataclasses.replace(task, unlabelled=more)
+    return dataclasses.replace(task, unlabelled=more.inputs, unlabelled_notes=more.notes)
 
 
 def chosen_metric(config: FinetuneConfig, scores: Sequence[str]) -> str:

@@ -69,6 +69,9 @@ def test_the_best_is_kept_and_found_by_later_processes_too(tmp_path: pathlib.Pat
     for name in (".", "checkpoints", "checkpoints/2"):
         assert find_checkpoint(tmp_path / name) == tmp_path / "checkpoints/2"
     assert find_checkpoint(tmp_path / "checkpoints/5") == tmp_path / "checkpoints/5"
+    (tmp_path / "seeds" / "seed-3" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"seeds has several runs: name one, such as .*seed-3$"):
+        find_checkpoint(tmp_path / "seeds")
 
 
 def test_every_so_many_steps_one_is_kept_for_good(tmp_path: pathlib.Path) -> None:

@@ -32,6 +32,11 @@ def predict(drivers: Drivers, run: Run, lines: list[str], *flags: str) -> list[d
     return [json.loads(line) for line in result.out.splitlines()]
 
 
+def test_a_byte_order_mark_is_no_text(drivers: Drivers, finetuned: Run) -> None:
+    (marked,), (plain,) = (predict(drivers, finetuned, [line]) for line in ("\ufeffred", "red"))
+    assert marked == plain and marked["text"] == "red"
+
+
 def test_fill_mask(drivers: Drivers, pretrained: Run) -> None:
     lines = ["red [MASK] stone[MASK]", "[MASK]", "old wind\tnew [MASK]"]
     filled = predict(drivers, pretrained, lines, "--top_k=7")

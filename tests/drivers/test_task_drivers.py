@@ -14,7 +14,15 @@ import bert_jax
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
 from bert_jax.inspection.stored import open_checkpoint
 from tests.drivers.test_finetune import state_of
-from tests.fixtures.drivers import Drivers, Run, assert_same_bits, finetune_flags, log_of, newest
+from tests.fixtures.drivers import (
+    Drivers,
+    Result,
+    Run,
+    assert_same_bits,
+    finetune_flags,
+    log_of,
+    newest,
+)
 from tests.fixtures.drivers import state_of as pretrained_state
 
 WORDS = "red blue old new stone river house tree wind light".split()
@@ -276,6 +284,32 @@ def test_several_seeds_and_a_start_from_a_fine_tuned_run(
     again = drivers.run("finetune", *flags)
     assert again.status == 0 and again.out.count("is finished") == 2
     assert [log_of(tmp_path / f"seed-{seed}") for seed in (7, 8)] == logs
+
+
+def test_what_is_wrong_for_several_seeds_leaves_nothing(
+    drivers: Drivers, task: pathlib.Path, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    run = tmp_path / "run"
+    flags = [*finetune_flags(task, pretrained, run), "--config.seeds=2"]
+    wrong = drivers.run("finetune", *flags, "--config.class_weights=hot=3")
+    assert "'hot=3' is not LABEL=WEIGHT" in wrong.error() and not run.exists()
+
+
+def test_rows_that_cannot_be_scored(
+    drivers: Drivers, finetuned: Run, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "bad.tsv").write_text("feel\twords\nwarm\tred sun\nwarm\t \n")
+    (tmp_path / "other.tsv").write_text("feel\ttext\nwarm\tred sun\n")
+    checkpoint = f"--checkpoint={finetuned[0]}"
+
+    def evaluated(file: str, *flags: str) -> Result:
+        return drivers.run("evaluate", checkpoint, f"--data={tmp_path / file}", *flags)
+
+    assert evaluated("bad.tsv").error().endswith("; --skip_bad_rows leaves these out")
+    scored = evaluated("bad.tsv", "--skip_bad_rows")
+    assert scored.status == 0 and "bad.tsv: 1 examples; left out:" in scored.out, scored
+    renamed = "rename the columns, which are those that the run was trained with"
+    assert renamed in evaluated("other.tsv").error()
 
 
 def test_more_epochs_go_on_with_the_head(

@@ -232,6 +232,28 @@ def test_moment_table(pretrained: Run) -> None:
     assert layers[1]["second"] == pytest.approx(np.sqrt(square[1].mean()))
 
 
+def test_moments_of_muon(
+    drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, "--config.optimizer.rule=muon", "--config.steps=1"]
+    flags += ["--config.eval_steps=0", f"--workdir={tmp_path / 'run'}"]
+    result = drivers.run("pretrain", *flags)
+    assert result.status == 0, result
+    checkpoint = open_checkpoint(tmp_path / "run")
+    rows = {row["name"]: row for row in moment_table(checkpoint)}
+    assert list(rows) == list(checkpoint.params)
+    kernel = rows["encoder/layers/mlp/up/kernel"]
+    assert kernel["first"] > 0 and kernel["second"] is kernel["ratio"] is None
+    assert rows["encoder/embeddings/tokens"]["ratio"] > 0  # Adam's
+    layers = moment_table(checkpoint, match="up/kernel", by_layer=True)
+    assert [row["layer"] for row in layers] == [1, 2]
+
+
+def test_changes_without_a_layer_are_no_picture() -> None:
+    with pytest.raises(UserError, match="a picture is of arrays of layers, and --match has none"):
+        plot_changes(Table([{"name": "encoder/embeddings/tokens", "layer": None}]))
+
+
 def test_neighbours(pretrained: Run) -> None:
     checkpoint = open_checkpoint(newest(pretrained[0]))
     tokenizer = checkpoint.tokenizer

@@ -26,6 +26,7 @@ class Phase:
       first_step: number of steps finished when it begins.
       end_step: number of steps finished when it ends.
       batch_size: B.
+      batch_field: of the config that has it.
       data: with the phase's T and N.
       stream: number of the first phase of those, one after another, that read on in one stream.
       encoder: with what the phase changes.
@@ -39,6 +40,7 @@ class Phase:
     first_step: int
     end_step: int
     batch_size: int
+    batch_field: str
     data: PretrainDataConfig
     stream: int
     encoder: EncoderConfig
@@ -81,6 +83,7 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
                 first_step=begin,
                 end_step=end,
                 batch_size=own.batch_size or config.batch_size,
+                batch_field=f"phases[{number}].batch_size" if own.batch_size else "batch_size",
                 data=data,
                 stream=phases[-1].stream if reads_on else number,
                 encoder=_encoder(config.encoder, own),

@@ -72,12 +72,14 @@ class Task:
       train: the training split.
       dev: the held-out splits by name: `dev`, `dev2` and so on.
       unlabelled: more inputs to train on, whose labels do not count; None: there are none.
+      unlabelled_notes: what of them was left out or cut; '' for nothing.
     """
 
     labels: list[str]
     train: Split
     dev: Mapping[str, Split]
     unlabelled: TaskInputs | None = None
+    unlabelled_notes: str = ""
 
     def fingerprint(self) -> str:
         """Returns a digest of every token, label and gold answer."""

@@ -184,7 +184,8 @@ def _is_header(cells: list[str], word_column: str, tag_column: str) -> bool:
     """Returns True if the first line of a file names its columns.
 
     It does if it has a column for which the config has names alone, or if a word and a tag in it
-    are names of columns.
+    are names of columns. Where no tags are read, any cell may be the name of those; or the name of
+    the words is elsewhere than their number says.
     """
     found = {cell.strip().lower(): at for at, cell in enumerate(cells)}
     named, sure = [], False
@@ -196,7 +197,11 @@ def _is_header(cells: list[str], word_column: str, tag_column: str) -> bool:
         at = numbers[0] if numbers else len(cells)
         there = cells[at].strip().lower() if -len(cells) <= at < len(cells) else ""
         named.append(in_line or there in usual)
-    return len(found) == len(cells) and (sure or (tag_column != "" and all(named)))
+        if not tag_column and in_line and there not in asked:
+            sure = True
+        if not asked:
+            named[-1] = any(cell in usual for cell in found)
+    return len(found) == len(cells) and (sure or all(named))
 
 
 def _position(path: str, names: str, flag: str, known: Sequence[str]) -> int:

@@ -1,5 +1,7 @@
 """Reads inputs without labels, for which a teacher's answers are all that a student learns."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from bert_jax.config import TaskDataConfig
@@ -14,9 +16,16 @@ from bert_jax.data.tasks.tags import encode_words
 from bert_jax.text.tokenizer import Tokenizer
 
 
+class Unlabelled(NamedTuple):
+    """Inputs without labels, and what was left out or cut; '' for nothing."""
+
+    inputs: TaskInputs
+    notes: str
+
+
 def read_texts(
     source: str, config: TaskDataConfig, tokenizer: Tokenizer, dtype: type = np.int32
-) -> TaskInputs:
+) -> Unlabelled:
     """Reads the texts of a table, as `classes.read_examples` does; no label is read.
 
     Args:
@@ -37,11 +46,13 @@ def read_texts(
             texts.append(text)
             pairs.append(other)
     bad.close(len(texts), "texts")
-    a, b, _ = encode_inputs(texts, pairs, tokenizer, config.length)
-    return TaskInputs(a, b, np.zeros(len(a), dtype), np.arange(len(a)), tokenizer.special)
+    a, b, cut = encode_inputs(texts, pairs, tokenizer, config.length)
+    inputs = TaskInputs(a, b, np.zeros(len(a), dtype), np.arange(len(a)), tokenizer.special)
+    notes = [bad.note, f"{cut.sum():,} cut to {config.length} tokens" if cut.any() else ""]
+    return Unlabelled(inputs, "; ".join(filter(None, notes)))
 
 
-def read_words(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> TaskInputs:
+def read_words(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> Unlabelled:
     """Reads the words of sentences, as `tagged_files.read_tagged` does; no tag is read.
 
     Raises:
@@ -56,18 +67,20 @@ def read_words(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> Tas
         [each.words for each in sentences], tokenizer, config.length, config.stride
     )
     places = words.labels(np.zeros(words.words.sum(), np.int64))  # the first tokens of words
-    return TaskInputs(words.a, words.b, places, words.example_of, tokenizer.special)
+    inputs = TaskInputs(words.a, words.b, places, words.example_of, tokenizer.special)
+    return Unlabelled(inputs, bad.note)
 
 
-def read_question_texts(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> TaskInputs:
+def read_question_texts(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> Unlabelled:
     """Reads questions and their contexts; answers, where there are some, are not looked at.
 
     Raises:
       UserError: as `read_questions` and `encode_questions`.
     """
-    questions = read_questions(source, skip_bad_rows=config.skip_bad_rows).questions
-    pairs = [(each.question, each.context) for each in questions]
-    locations = [each.location for each in questions]
+    read = read_questions(source, skip_bad_rows=config.skip_bad_rows)
+    pairs = [(each.question, each.context) for each in read.questions]
+    locations = [each.location for each in read.questions]
     encoded = encode_questions(pairs, tokenizer, config, locations)
     labels = np.zeros((len(encoded.a), 2), np.int32)
-    return TaskInputs(encoded.a, encoded.b, labels, encoded.example_of, tokenizer.special)
+    inputs = TaskInputs(encoded.a, encoded.b, labels, encoded.example_of, tokenizer.special)
+    return Unlabelled(inputs, read.note)

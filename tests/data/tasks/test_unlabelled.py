@@ -62,6 +62,38 @@ def test_inputs_are_those_of_the_labelled_file(task: TaskKind, tmp_path: pathlib
     assert found.fingerprint() != read_task(config, LETTER_TOKENIZER).fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled"),
+    [
+        ("id\tform\tner\n1\tabc\tO\n2\td\tB-X\n", "id\tform\n1\tabc\n2\td\n"),
+        ("id\tform\tner\n1\tabc\tO\n2\td\tB-X\n", "id\tform\tner\n1\tabc\tO\n2\td\tB-X\n"),
+        ("token\tlabel\nabc\tO\nd\tB-X\n", "token\tlabel\nabc\tO\nd\tB-X\n"),
+        ("word NN O\nabc NN B-X\n", "word NN\nabc NN\n"),  # the first line is a word's
+    ],
+)
+def test_names_of_columns_are_no_words(
+    labelled: str, unlabelled: str, tmp_path: pathlib.Path
+) -> None:
+    config = FinetuneConfig(task=TaskKind.TAGS, teacher="some")
+    data = config.data
+    data.train = data.dev = written(tmp_path / "labelled.tsv", labelled.replace(" ", "\t"))
+    data.unlabelled = written(tmp_path / "unlabelled.tsv", unlabelled.replace(" ", "\t"))
+    found = read_task(config, LETTER_TOKENIZER)
+    assert found.unlabelled is not None
+    for one, other in zip(found.train.inputs.a, found.unlabelled.a, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_left_out_or_cut_is_noted(tmp_path: pathlib.Path) -> None:
+    source = written(tmp_path / "texts.tsv", "text\nabc\n\t\n" + "a " * 9 + "\n")
+    config = FinetuneConfig().data
+    config.length, config.skip_bad_rows, config.text_column = 8, True, "text"
+    read = KINDS[TaskKind.CLASSIFICATION].read_unlabelled
+    assert read is not None
+    notes = read(source, config, LETTER_TOKENIZER).notes
+    assert "left out" in notes and notes.endswith("; 1 cut to 8 tokens")
+
+
 def test_empty_texts_are_refused(tmp_path: pathlib.Path) -> None:
     source = written(tmp_path / "texts.tsv", "text\nabc\n\t\n")
     config = FinetuneConfig().data
