@@ -235,7 +235,7 @@ def test_moment_table(pretrained: Run) -> None:
 def test_moments_of_muon(
     drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
 ) -> None:
-    flags = [*pretrain_flags, "--config.optimizer.rule=muon", "--config.steps=1"]
+    flags = [*pretrain_flags, "--config.optimizer.rule=muon", "--config.steps=3"]
     flags += ["--config.eval_steps=0", f"--workdir={tmp_path / 'run'}"]
     result = drivers.run("pretrain", *flags)
     assert result.status == 0, result

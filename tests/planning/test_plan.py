@@ -152,7 +152,7 @@ def test_a_plan_for_cpus_tells_both_stages(drivers: Drivers, recipes: pathlib.Pa
         (["--topology=cpu:8", "--config.mesh.fsdp=3"], "does not match 8 devices"),
         (["--topology=cpu:8,cpu:3"], "--config.batch_size=16 cannot be split over 3 groups"),
         (
-            ["--topology=cpu:8", "--config.phases.1.batch_size=12"],
+            ["--topology=cpu:8", "--config.phases[1].batch_size=12"],
             "--config.phases[1].batch_size=12 cannot be split over 8 groups",
         ),
         (["--topology=cpu:8", "--config.mesh.tensor=8"], "does not divide encoder.heads=4"),
