@@ -92,7 +92,7 @@ class Variant:
 
     @property
     def changes(self) -> Overrides:
-        """What it changes of the base's recipes, for reports."""
+        """Its changes of the base's recipes, for reports."""
         named = {"init": self.init, "teacher": self.teacher, "task_teacher": self.task_teacher}
         told = tuple(f"{name}={value}" for name, value in named.items() if value)
         linear = ("linear=True",) if self.linear else ()

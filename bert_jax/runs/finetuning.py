@@ -70,7 +70,7 @@ def transferred_state(
 
 
 class Learned(NamedTuple):
-    """What a seed of a run learns from.
+    """The training data of a seed, and what is held out.
 
     Attributes:
       config: with the seed alone.
@@ -86,7 +86,7 @@ class Learned(NamedTuple):
 
 
 def learned_from(setup: FinetuningSetup, seed: int) -> Learned:
-    """Returns what a seed learns from; raises UserError if it cannot."""
+    """Deals the examples of a seed; raises UserError if it cannot learn from them."""
     config = dataclasses.replace(setup.config, seed=seed, seeds=1)
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
