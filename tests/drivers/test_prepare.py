@@ -85,7 +85,7 @@ def test_special_pieces_in_the_text_are_text(
     made = load_tokenizer(output / "tokenizer")
     assert made.kind == kind
     about = read_manifest(output)["tokenizer"]
-    assert about["fingerprint"] == made.fingerprint and about["trainer"] == ""
+    assert about["fingerprint"] == made.fingerprint and "trainer" not in about
     assert read_manifest(output)["splits"]["train"]["documents"] == len(SPECIAL)
     found, special = set(tokens_of(output).tolist()), made.special
     assert len(found) > 3

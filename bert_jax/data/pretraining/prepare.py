@@ -107,7 +107,7 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
-            "trainer": trainer,
+            **({"trainer": trainer} if trainer else {}),
         }
         manifest = pieces.complete_corpus(job, metadata)
         take_place(staging / pieces.CORPUS, output)
