@@ -52,9 +52,9 @@ _SENTENCES = flags.DEFINE_string(
 )
 
 
-def _check_makes_checkpoint(flag: str, target: str) -> None:
-    kind, colon, _ = target.partition(":")
-    if colon and kind in ("hf", "tf1", "sentence-transformers"):
+def _check_makes_checkpoint(flag: str, target: str, kind: str) -> None:
+    """Raises UserError unless the target is a checkpoint, and no flag is of other models."""
+    if kind:
         raise UserError(
             f"--to={target}: --{flag} makes a checkpoint: name its directory, and convert that"
         )
@@ -68,9 +68,11 @@ def _check_makes_checkpoint(flag: str, target: str) -> None:
 def main(_: Sequence[str]) -> None:
     """Converts into a directory beside the target, which is renamed when it is complete."""
     target = app.require("to", _TO.value, "runs/imported")
+    with app.imports():
+        from bert_jax.interop.conversion import ImportOptions, convert, kind_and_path
     for maker in (_AVERAGE, _ADD_TOKENS):
         if maker.value:
-            _check_makes_checkpoint(maker.name, target)
+            _check_makes_checkpoint(maker.name, target, kind_and_path(target)[0])
     if _AVERAGE.value:
         if _FROM.value:
             raise UserError(f"--average={_AVERAGE.value} --from={_FROM.value}: give one of the two")
@@ -84,8 +86,6 @@ def main(_: Sequence[str]) -> None:
             from bert_jax.interop.extension import add_tokens
         add_tokens(source, _ADD_TOKENS.value, target)
         return
-    with app.imports():
-        from bert_jax.interop.conversion import ImportOptions, convert
     options = ImportOptions(_TOKENIZER.value, _PAIRS.value, _PADDED.value)
     convert(source, target, options, verify=_VERIFY.value, sentences=_SENTENCES.value)
 

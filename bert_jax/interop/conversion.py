@@ -45,7 +45,7 @@ class ImportOptions(NamedTuple):
     padded_vocabulary: bool = False  # the embedding has more rows than the vocabulary pieces
 
 
-def _kind_and_path(given: str) -> tuple[str, pathlib.Path]:
+def kind_and_path(given: str) -> tuple[str, pathlib.Path]:
     """Returns the kind of a model, '' for a checkpoint, and its path."""
     kind, _, path = given.partition(":")
     if kind not in (_HF, _TF1, _ST) or os.path.lexists(given):
@@ -65,7 +65,7 @@ def read_sentences(path: str) -> Sequence[str]:
 
 def import_model(source: str, options: ImportOptions, mesh: Mesh) -> Model:
     """Reads the model of the other library: hf:DIR, tf1:PREFIX or sentence-transformers:DIR."""
-    kind, path = _kind_and_path(source)
+    kind, path = kind_and_path(source)
     if kind == _ST:
         return _import_sentence_encoder(source, path, options, mesh)
     read = huggingface.read_directory if kind == _HF else tf1.read_tf1_checkpoint
@@ -126,7 +126,7 @@ def convert(
     Raises:
       UserError: for what cannot be converted; nothing is left behind.
     """
-    (kind, _), (target_kind, path) = _kind_and_path(source), _kind_and_path(target)
+    (kind, _), (target_kind, path) = kind_and_path(source), kind_and_path(target)
     inwards, outwards = bool(kind), target_kind in (_HF, _ST)
     if inwards == outwards or target_kind == _TF1:
         raise UserError(
@@ -170,7 +170,7 @@ def _import(
         print("not verified: --noverify")
         return
     written = read_groups(made, mesh, tuple(model.params))
-    kind, original = _kind_and_path(source)
+    kind, original = kind_and_path(source)
     if kind == _HF:
         proof = peer.compare_with_transformers(written, original, sentences, exported=False)
     elif kind == _ST:

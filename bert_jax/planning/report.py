@@ -206,8 +206,8 @@ def _cost(plan: Planned) -> str:
 def _cost_of_tokens(plan: Planned) -> str:
     if not plan.estimate or not plan.price:
         return "-"
-    seconds = 100e9 / plan.estimate.tokens_per_second(plan.estimate.seconds)
-    return f"{plan.price * plan.estimate.devices * seconds / 3600:,.2f}"
+    hours = plan.estimate.device_hours(plan.estimate.seconds)
+    return f"{plan.price * hours * 100e9 / (plan.step.steps * plan.step.tokens):,.2f}"
 
 
 def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:

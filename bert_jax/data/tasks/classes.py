@@ -164,6 +164,18 @@ def encode_inputs(
     return a, b, cut
 
 
+def notes_of(left_out: str, cut: np.ndarray, length: int) -> str:
+    """Returns what a log tells of inputs: those left out, and those truncated to `length`.
+
+    Args:
+      left_out: from `BadRows.note`.
+      cut: [I] bool, from `encode_inputs`.
+      length: T.
+    """
+    truncated = f"{cut.sum():,} cut to {length} tokens" if cut.any() else ""
+    return "; ".join(filter(None, (left_out, truncated)))
+
+
 class TextSplit(Split):
     """A split of texts, or pairs of texts, with one label each.
 
@@ -194,8 +206,7 @@ class TextSplit(Split):
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
         self.inputs = TaskInputs(a, b, labels, np.arange(len(a)), tokenizer.special)
         self.examples = len(a)
-        notes = [examples.note, f"{cut.sum():,} cut to {length} tokens" if cut.any() else ""]
-        self.notes = "; ".join(note for note in notes if note)
+        self.notes = notes_of(examples.note, cut, length)
         self.gold = labels
         self.texts = [
             {"text": text} | ({"text_pair": pair} if pair else {})

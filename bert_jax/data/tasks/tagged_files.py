@@ -187,21 +187,22 @@ def _is_header(cells: list[str], word_column: str, tag_column: str) -> bool:
     are names of columns. Where no tags are read, any cell may be the name of those; or the name of
     the words is elsewhere than their number says.
     """
-    found = {cell.strip().lower(): at for at, cell in enumerate(cells)}
-    named, sure = [], False
+    found = [cell.strip().lower() for cell in cells]
+    if len(set(found)) < len(found):
+        return False
+    named = []
     for columns, usual in ((word_column, _WORD_NAMES), (tag_column, _TAG_NAMES)):
         asked = [name for name in columns.lower().split("|") if name]
         numbers = [int(name) for name in asked if _COLUMN_NUMBER.fullmatch(name)]
         in_line = any(name in found for name in asked)
-        sure |= in_line and not numbers
-        at = numbers[0] if numbers else len(cells)
-        there = cells[at].strip().lower() if -len(cells) <= at < len(cells) else ""
+        at = numbers[0] if numbers else len(found)
+        there = found[at] if -len(found) <= at < len(found) else ""
+        if in_line and (not numbers or (not tag_column and there not in asked)):
+            return True
         named.append(in_line or there in usual)
-        if not tag_column and in_line and there not in asked:
-            sure = True
-        if not asked:
-            named[-1] = any(cell in usual for cell in found)
-    return len(found) == len(cells) and (sure or all(named))
+    if not tag_column:
+        named[1] = any(cell in _TAG_NAMES for cell in found)
+    return all(named)
 
 
 def _position(path: str, names: str, flag: str, known: Sequence[str]) -> int:

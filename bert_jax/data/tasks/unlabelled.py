@@ -6,7 +6,7 @@ import numpy as np
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.tasks.bad_rows import BadRows
-from bert_jax.data.tasks.classes import encode_inputs
+from bert_jax.data.tasks.classes import encode_inputs, notes_of
 from bert_jax.data.tasks.question_files import read_questions
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.spans import encode_questions
@@ -48,8 +48,7 @@ def read_texts(
     bad.close(len(texts), "texts")
     a, b, cut = encode_inputs(texts, pairs, tokenizer, config.length)
     inputs = TaskInputs(a, b, np.zeros(len(a), dtype), np.arange(len(a)), tokenizer.special)
-    notes = [bad.note, f"{cut.sum():,} cut to {config.length} tokens" if cut.any() else ""]
-    return Unlabelled(inputs, "; ".join(filter(None, notes)))
+    return Unlabelled(inputs, notes_of(bad.note, cut, config.length))
 
 
 def read_words(source: str, config: TaskDataConfig, tokenizer: Tokenizer) -> Unlabelled:
