@@ -168,8 +168,10 @@ def test_a_run_goes_on_with_its_own_corpus_only(
     shutil.rmtree(corpus)
     again = [*prepare_flags(text, corpus), "--heldout_rate=0.3", f"--tokenizer={tokenizer}"]
     assert drivers.run("prepare", *again).status == 0
-    message = drivers.run("pretrain", *flags).error()
-    assert f"{corpus} is not the corpus that {workdir} began with" in message
+    after = max(steps_in(workdir)) + 1
+    for more in ((), (f"--replay={after}",)):
+        message = drivers.run("pretrain", *flags, *more).error()
+        assert f"{corpus} is not the corpus that {workdir} began with" in message
 
 
 @pytest.fixture

@@ -230,6 +230,8 @@ def test_a_teacher_that_shares_its_pretraining(study_file: pathlib.Path) -> None
     assert student.needs == ("corpus", "pretrain/pairs/seed-0")
     assert "--teacher=runs/x/pretrain/pairs/seed-0" in student.flags
     assert variants[2].changes == ("teacher=teacher",)
+    needs = Variant("x", against="a", init="b@5", teacher="c", task_teacher="d").others
+    assert list(needs) == ["a", "b", "c", "d"]
 
 
 def test_what_no_variant_makes_is_told(study_file: pathlib.Path) -> None:

@@ -352,6 +352,13 @@ def test_a_report_is_made_again_of_what_is_kept(swept: Swept, tmp_path: pathlib.
     assert report(str(swept[0]), f"--keep={kept}").returncode == 0
     assert not list(kept.rglob("checkpoints")) and not list(kept.rglob("*.npy"))
     before = {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()}
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    for place, message in (
+        (kept, "is the study's own folder: name another one"),
+        (tmp_path / "letters", "has files but no study: name a new or an empty directory"),
+    ):
+        assert report(str(kept), f"--keep={place}").stderr == f"error: --keep={place} {message}\n"
     assert report(str(kept)).returncode == 0
     assert before == {path.name: path.read_bytes() for path in kept.iterdir() if path.is_file()}
     log = next(kept.rglob("log.jsonl"))

@@ -225,6 +225,17 @@ def test_a_plan_for_a_tpu(recipes: pathlib.Path) -> None:
     assert re.search(r"^pretraining: \S+ device-hours, at least \S+; at 1.2 an", result.out, re.M)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is missing"
+)
+def test_each_host_makes_its_part_of_the_rows(recipes: pathlib.Path) -> None:
+    result = python_m("plan", f"--config={recipes / 'pretrain.py'}", "--topology=v5e:4x4")
+    assert result.status == 0, result
+    # A quarter of what is made on one host in `test_a_plan_for_cpus_tells_both_stages`.
+    rows = [amount(16 * 4 * (4 * length + 5) / 4, "B") for length in (16, 32)]
+    assert cells(result.out, "rows made, a host") == rows
+
+
 @pytest.mark.skipif(missing_for_gpus(), reason="the compiler for GPUs is missing")
 def test_a_plan_for_gpus_and_a_tpu_in_one_process() -> None:
     topologies = ["h100:1", "h100:8", "cpu:1"]
