@@ -207,7 +207,11 @@ def main(argv: Sequence[str]) -> None:
             f"--checkpoint={paths.checkpoint}: {name} pretrains its variants: leave the flag out"
         )
     runs = expand(study, size, paths)
-    if reads_data(study, size, paths) and not os.path.isdir(paths.data):
+    inputs = {"--corpus": paths.corpus, "--checkpoint": paths.checkpoint}
+    inputs = {flag: path for flag, path in inputs.items() if path}
+    if reads_data(study, size, paths):
+        inputs["--data"] = paths.data
+    if "--data" in inputs and not os.path.isdir(paths.data):
         raise UserError(
             f"--data={paths.data} is not a folder: make it as experiments/README.md describes"
         )
@@ -217,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--checkpoint={paths.checkpoint} is not a folder: name a run")
     backend_type, options = BACKENDS[_ON.value], chosen_options()
     backend_type.check(options)
-    backend = backend_type(backends.StudyRuns(name, size, folder, runs), options)
+    backend = backend_type(backends.StudyRuns(name, size, folder, runs, inputs), options)
     if _DRY_RUN.value or _ON.value == "print":
         for command in backend.commands(runs):
             print(command)

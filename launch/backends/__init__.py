@@ -32,12 +32,21 @@ class Command(NamedTuple):
 
 
 class StudyRuns(NamedTuple):
-    """A study's folder and runs, as backends need them."""
+    """A study's folder and runs, as backends need them.
+
+    Attributes:
+      name: of the study.
+      size: its scale.
+      folder: its folder.
+      runs: in the order of the plan.
+      inputs: flag of the sweep -> file, folder or URL that runs read.
+    """
 
     name: str
     size: Size
     folder: StudyFolder
     runs: Sequence[Run]
+    inputs: Mapping[str, str]
 
     def number(self, run: Run) -> int:
         """Returns the index of a run in the plan, which its job gets as --number."""
@@ -144,7 +153,7 @@ def in_bucket(study: StudyRuns, bucket: str) -> str:
     """Returns the absolute path of a study's folder in a bucket, which is the same on all hosts.
 
     Raises:
-      UserError: if the folder is not in the mounted bucket.
+      UserError: if the folder, or an input of the runs, is not in the mounted bucket.
     """
     folder, mount = study.folder.path.absolute(), pathlib.Path(MOUNTS) / bucket
     if mount not in folder.parents:
@@ -152,6 +161,12 @@ def in_bucket(study: StudyRuns, bucket: str) -> str:
             f"--workdir={study.folder.path} is not in the bucket: mount it at {mount}, as the hosts"
             f" do, and name a folder in it, such as {mount}/{study.name}"
         )
+    for flag, path in study.inputs.items():
+        if "://" not in path and mount not in pathlib.Path(path).parents:
+            raise UserError(
+                f"{flag}={path} is not in the bucket, so that the hosts cannot read it: copy it"
+                f" there and give its absolute path, such as {mount}/{pathlib.Path(path).name}"
+            )
     return str(folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bert_jax.data.corpus.corpus import CORPUS_FORMAT
 from bert_jax.errors import UserError
 from bert_jax.planning.topologies import SLICES
 from experiments.drop_nsp import STUDY
@@ -35,7 +36,7 @@ WORKDIR = pathlib.Path("/gcs/my-bucket/drop_nsp")
 def pod_study(size: Size | None = None) -> StudyRuns:
     size = size or STUDY.sizes["pod"]
     runs = expand(STUDY, size, StudyPaths(workdir=str(WORKDIR), data="/gcs/my-bucket/data"))
-    return StudyRuns("drop_nsp", size, StudyFolder(WORKDIR), runs)
+    return StudyRuns("drop_nsp", size, StudyFolder(WORKDIR), runs, {})
 
 
 def sized(accelerator: str, hosts: int) -> Size:
@@ -95,14 +96,32 @@ def test_no_two_slices_have_one_type():
 @pytest.mark.parametrize(("backend", "options"), [(Tpu, TPU_OPTIONS), (Gke, GKE_OPTIONS)])
 def test_a_size_that_no_slice_has(size, message, backend, options):
     with pytest.raises(UserError) as raised:
-        backend(StudyRuns("s", size, StudyFolder(WORKDIR), []), options)
+        backend(StudyRuns("s", size, StudyFolder(WORKDIR), [], {}), options)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "path"), [("--corpus", "/data/wiki"), ("--data", "data"), ("--checkpoint", "/gcs/b")]
+)
+@pytest.mark.parametrize(("backend", "options"), [(Tpu, TPU_OPTIONS), (Gke, GKE_OPTIONS)])
+def test_an_input_that_hosts_cannot_read(flag, path, backend, options):
+    size = STUDY.sizes["pod"]
+    kept = {"--data": "/gcs/my-bucket/data", "--corpus": "gs://other/corpus"}
+    study = StudyRuns("s", size, StudyFolder(WORKDIR), [], kept)
+    assert backend(study, options).commands([]) == []
+    with pytest.raises(UserError) as raised:
+        backend(study._replace(inputs=kept | {flag: path}), options)
+    name = pathlib.Path(path).name
+    assert str(raised.value) == (
+        f"{flag}={path} is not in the bucket, so that the hosts cannot read it: copy it there and"
+        f" give its absolute path, such as /gcs/my-bucket/{name}"
+    )
 
 
 @pytest.mark.parametrize("backend", [Local, Slurm])
 def test_a_size_without_hosts(backend: type[Backend]):
     with pytest.raises(UserError, match="hosts=0 of the size: a run needs a host: set hosts=1"):
-        backend(StudyRuns("s", sized("", 0), StudyFolder(WORKDIR), []), {})
+        backend(StudyRuns("s", sized("", 0), StudyFolder(WORKDIR), [], {}), {})
 
 
 @pytest.mark.parametrize(
@@ -438,8 +457,10 @@ class Cloud:
     def __init__(self, root: pathlib.Path, program: str, body: str, scripts: list[list[str]]):
         self.folder = root / "my-bucket"
         programs = root / "bin"
-        for each in (self.folder, programs):
+        for each in (self.folder, self.folder / "corpus", programs):
             each.mkdir()
+        manifest = self.folder / "corpus" / "manifest.json"
+        manifest.write_text(json.dumps({"format": CORPUS_FORMAT}))  # all that a sweep reads of it
         body = f"SCRIPTS = {scripts}\n{body}"
         fake = programs / f"{program}.py"
         fake.write_text(_FAKE.format(folder=str(self.folder), body=body))
@@ -451,8 +472,8 @@ class Cloud:
         self._root, self._path = root, f"{programs}{os.pathsep}{os.environ['PATH']}"
 
     def sweep(self, on: str, options: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        flags = [f"--on={on}", "--size=pod", f"--workdir={self.folder / 'runs'}", "--corpus=c"]
-        flags += [f"--data={self._root}"]
+        flags = [f"--on={on}", "--size=pod", f"--workdir={self.folder / 'runs'}"]
+        flags += [f"--corpus={self.folder / 'corpus'}", f"--data={self._root}"]
         flags += [f"--option={name}={value}" for name, value in options.items()]
         code = _SWEEP.replace("MOUNTS = MOUNTS", f"MOUNTS = {str(self._root)!r}")
         return subprocess.run(

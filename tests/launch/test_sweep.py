@@ -115,7 +115,7 @@ def test_runs_of_a_study_share_their_compiled_programs(
     told = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: told.append(env) or Ended())
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    local = Local(StudyRuns("small", size, folder, runs), {})
+    local = Local(StudyRuns("small", size, folder, runs, {}), {})
     local.start(runs)
     (place,) = {env["JAX_COMPILATION_CACHE_DIR"] for env in told}
     assert len(told) == 2 and pathlib.Path(place).is_relative_to(tmp_path / "study")
