@@ -315,14 +315,14 @@ def data(_: Scale, texts: Texts) -> Iterator[Row]:
 def checkpoints(scale: Scale, _: Texts) -> Iterator[Row]:
     """Yields saving and restoring a checkpoint."""
     figures = run("benchmarks.checkpoints", f"--size={scale.saved}")
-    for name, limit in (("save", "write"), ("restore", "read")):
+    for name, limit in (("save", "write"), ("restore", "read"), ("restore_cold", "read_cold")):
         yield Row(
-            f"checkpoint, {name}",
+            f"checkpoint, {name.replace('_', ', ')}",
             figures["bytes"] / figures[name] / 1e6,
             "MB/s",
             None,
             figures[limit] / figures[name],
-            f"plain file: {limit} as many bytes",
+            f"plain file: {limit.replace('_', ', ')}, as many bytes",
         )
 
 

@@ -3,11 +3,10 @@
     python -m docs.performance.import_model --vocab=vocab.txt
 
 `read` is `safetensors.numpy.load_file`, and `write` writes as many bytes to a plain file;
-`parameters` reads the file into our tree, and `checkpoint` writes it, compressed and with
-fingerprints. The two of a library take turns, each in a new process that has first imported a tiny
-model, so that libraries are loaded. `cpu` is in seconds of all
-cores. Memory is the growth of the process's peak, as a multiple of the file's size, including the
-pages of the mapped file.
+`parameters` reads the file into our tree, and `checkpoint` writes it, with fingerprints. The two of
+a library take turns, each in a new process that has first imported a tiny model, so that libraries
+are loaded. `cpu` is in seconds of all cores. Memory is the growth of the process's peak, as a
+multiple of the file's size, including the pages of the mapped file.
 """
 
 import collections

@@ -56,6 +56,14 @@ def test_restores_every_bit(tmp_path: pathlib.Path) -> None:
     assert metadata["kind"] == "test" and metadata["step"] == 4 and "jax" in metadata["versions"]
 
 
+def test_arrays_are_not_compressed(tmp_path: pathlib.Path) -> None:
+    zeros = {"kernel": jnp.zeros((100, 1000))}  # 400 kB of which nothing would be left
+    save(tmp_path, TrainState(jnp.int32(1), zeros, (zeros,), average=zeros))
+    for item in ("params", "opt_state", "average"):
+        files = (tmp_path / "checkpoints/1" / item).rglob("*")
+        assert sum(file.stat().st_size for file in files) > zeros["kernel"].nbytes
+
+
 def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
     save(tmp_path, *(small_state(step) for step in (1, 2, 3, 4)), keep=2)
     assert steps_in(tmp_path) == [3, 4]
