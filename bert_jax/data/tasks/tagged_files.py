@@ -145,11 +145,30 @@ def _from_columns(
         if header and blocks and _is_header(blocks[0][0][1], word_column, tag_column):
             names = [cell.strip() for cell in blocks[0].pop(0)[1]]
     word_at = _position(path, word_column, "word_column", names)
+    if not conllu:
+        _refuse_texts(path, blocks, word_at, word_column)
     tag_at = _position(path, tag_column, "tag_column", names) if tag_column else None
     for block in blocks:
         if block:
             with bad.caught():
                 yield _sentence(block, word_at, tag_at, f"{word_column} and {tag_column=!r}")
+
+
+def _refuse_texts(path: str, blocks: list[list[_Line]], word_at: int, word_column: str) -> None:
+    """Raises UserError if most of the words are texts of three words or more."""
+    cells = [
+        columns[word_at]
+        for block in blocks
+        for _, columns in block
+        if -len(columns) <= word_at < len(columns)
+    ]
+    texts = [cell for cell in cells if cell.strip(" ").count(" ") > 1]  # "New York" may be one word
+    if 2 * len(texts) > len(cells):
+        raise UserError(
+            f"{path} has texts, such as {shown(texts[0])}, for --config.data.word_column="
+            f"{word_column}: write one word a line, with a blank line after each sentence; or"
+            " fine-tune on whole texts, with configs/finetune_text.py"
+        )
 
 
 def _sentence(lines: list[_Line], word_at: int, tag_at: int | None, asked: str) -> TaggedSentence:

@@ -95,6 +95,12 @@ def test_words_keep_their_text(tmp_path: Path) -> None:
     assert sentence.words == words
 
 
+def test_a_word_may_have_spaces(tmp_path: Path) -> None:
+    content = "10 000\tB\nNew York\tB\nau sujet de\tO\nil\tO\n"
+    (sentence,) = read(tmp_path / "a.tsv", content)
+    assert sentence.words == ["10 000", "New York", "au sujet de", "il"]
+
+
 def test_conllu_has_words_and_names(tmp_path: Path) -> None:
     path = tmp_path / "a.conllu"
     assert read(path, CONLLU, "form", "upos") == [
@@ -160,6 +166,9 @@ def test_without_tags_every_word_is_outside(
         ("a.conll", "a O\n", ("0", "ner"), "a.conll: write its index, from 0, or -1 for the last"),
         ("a.conll", "a O\n", ("0", "1.5"), "--config.data.tag_column='1.5' is not a column of "),
         ("a.conll", "", ("0", "1"), "a.conll has no sentences: choose another file"),
+        ("a.tsv", "Bad.\t0\nIt is dull.\t0\nIt is good.\t1\n", ("0", "1"), "a.tsv has texts, such "
+         "as 'It is dull.', for --config.data.word_column=0: write one word a line"),
+        ("a.csv", "id,text\n1,A good film\n", ("text", ""), "has texts, such as 'A good film'"),
         ("a.conll", "\n \n-DOCSTART- O\n\t\n", ("0", "1"), "a.conll has no sentences"),
         ("a.conll", b"a O\n\xe9 O\n", ("0", "1"), "a.conll is not UTF-8 at byte 4 in line 2: conv"),
         ("a.conllu", CONLLU, ("form", "ner"), "a.conllu: write its index, from 0, or -1 for the "
