@@ -40,6 +40,17 @@ _SHOW = flags.DEFINE_enum(
 )
 
 
+_READ_BY = (  # flag, views
+    (_MATCH, (View.PARAMETERS, View.GROUPS, View.LAYERS, View.MOMENTS, View.CHANGES)),
+    (_SORT, (View.PARAMETERS, View.LAYERS)),
+    (_VALUES, (View.PARAMETERS,)),
+    (_TEXT, (View.NEIGHBOURS, View.TOKENS, View.ATTENTION)),
+    (_TEXT_PAIR, (View.TOKENS, View.ATTENTION)),
+    (_COUNT, (View.NEIGHBOURS, View.TOKENS)),
+    (_OUTPUT, PLOTTED),
+)
+
+
 def _shown(given: Sequence[str]) -> View:
     if not given:
         raise UserError("no checkpoint is named: name a run, such as runs/base")
@@ -48,13 +59,18 @@ def _shown(given: Sequence[str]) -> View:
     if len(given) > most:
         takes = "two checkpoints" if most == 2 else "one checkpoint"
         raise UserError(f"--show={view.value} takes {takes}: leave out {given[most]}")
+    for flag, views in _READ_BY:
+        if flag.present and view not in views:
+            others = " or ".join(other.value for other in views)
+            raise UserError(
+                f"--{flag.name}={flag.value} is not of --show={view.value}, but of {others}: leave"
+                " it out"
+            )
     return view
 
 
-def _checked_output(view: View) -> str:
+def _checked_output() -> str:
     output = _OUTPUT.value
-    if output and view not in PLOTTED:
-        raise UserError(f"--show={view.value} has no plot: leave out --output={output}")
     if output and not output.endswith(PICTURES):
         raise UserError(f"--output={output} is no picture: name a .png or .svg")
     return output
@@ -73,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table of a view, and writes its plot."""
     given = argv[1:]  # one or two checkpoints
     view = _shown(given)
-    output, text = _checked_output(view), _text(view)
+    output, text = _checked_output(), _text(view)
     with app.imports():
         from bert_jax.distributed.compiled import keep_compiled_of_commands
         from bert_jax.inspection.views import ViewOptions, heading, make_table

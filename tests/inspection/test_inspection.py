@@ -486,7 +486,15 @@ def test_the_views_of_the_driver(
         (["RUN", "--match=decoder"], "matches no name: choose from the groups encoder, mlm_head"),
         (["RUN", "--sort=size"], "sort=size is not a column: choose one of name, shape"),
         (["RUN", "--show=neighbours"], "--text is not set"),
-        (["RUN", "--output=x.png"], "--show=parameters has no plot"),
+        (
+            ["RUN", "--output=x.png"],
+            "--output=x.png is not of --show=parameters, but of changes or",
+        ),
+        (["RUN", "--show=layers", "--novalues"], "--values=False is not of --show=layers, but of"),
+        (
+            ["RUN", "--show=groups", "--sort=name"],
+            "--sort=name is not of --show=groups, but of par",
+        ),
         (["RUN", "--show=changes", "--output=x.pdf"], "--output=x.pdf is no picture: name a .png"),
         (
             ["TUNED", "--show=tokens", "--text=red"],
