@@ -134,8 +134,10 @@ class StudyFolder:
         known = {run.name: run for run in before.runs}
         for run in now.runs:
             begun = known.get(run.name)
-            if begun and begun.flags != run.flags and self.attempts(run):
-                changed = sorted(set(begun.flags) ^ set(run.flags))
+            ours = (f"the driver {run.driver}", *run.flags)
+            theirs = begun and (f"the driver {begun.driver}", *begun.flags)
+            if theirs and theirs != ours and self.attempts(run):
+                changed = sorted(set(ours) ^ set(theirs))
                 raise UserError(
                     f"{self._flag}={self.path} began {run.name} with another command (it differs in"
                     f" {', '.join(changed[:3])}): name another directory"

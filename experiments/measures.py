@@ -106,5 +106,5 @@ def cost_of(entries: Iterable[Mapping[str, Any]], devices: int) -> Cost:
             tokens += entry["tokens"]
             flops += entry["model_flops_per_second"] * trained
             seconds += trained
-            seconds += sum(v for name, v in entry.items() if name in _PAUSES)
+        seconds += sum(v for name, v in entry.items() if name in _PAUSES)
     return Cost(seconds * devices, tokens, flops)

@@ -211,6 +211,11 @@ class Run:
     stage: str
     seed: int = 0
 
+    @property
+    def is_one_process(self) -> bool:
+        """True for drivers that run on the CPUs of one host, without JAX's processes."""
+        return self.driver in ("prepare", "linear")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -12,7 +12,7 @@ from experiments.folder import StudyFolder
 from experiments.latency import Latency, read_latencies
 from experiments.measures import Cost, Measured, lower_is_better, measure
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
-from experiments.study import Plan, Run
+from experiments.study import Plan, Run, Variant
 
 Curve = Sequence[tuple[float, float]]  # (step, value): means over the seeds
 
@@ -103,7 +103,14 @@ def summarise(folder: StudyFolder) -> Summary:
     names = [variant.name for variant in plan.variants]
     # A run that all variants share does not distinguish them.
     shared = [run for run in trained if len(names) > 1 and set(run.variants) == set(names)]
-    own = {name: [r for r in trained if name in r.variants and r not in shared] for name in names}
+    own = {
+        variant.name: [
+            run
+            for run in trained
+            if variant.name in run.variants and run not in shared and _is_of(run, variant)
+        ]
+        for variant in plan.variants
+    }
     values = {name: _values(runs, measured) for name, runs in own.items()}
     chosen = {each.metric for each in measured.values()}
     found = dict.fromkeys(metric for of in values.values() for metric in of)
@@ -117,6 +124,11 @@ def summarise(folder: StudyFolder) -> Summary:
         curves=_curves(own, measured),
         latencies=read_latencies(folder),
     )
+
+
+def _is_of(run: Run, variant: Variant) -> bool:
+    """Returns True unless a linear variant takes nothing but the tokenizer from a pretraining."""
+    return not variant.linear or run.driver == "linear"
 
 
 def _values(runs: Sequence[Run], measured: Mapping[str, Measured]) -> dict[str, dict[int, float]]:

@@ -123,7 +123,7 @@ def main(_: Sequence[str]) -> None:
             f"--number={_NUMBER.value}: choose a run of {folder.path}, 0 to {len(runs) - 1}"
         )
     run = runs[_NUMBER.value]
-    alone = run.driver == "prepare"  # which is one process with its own workers
+    alone = run.is_one_process
     if alone and _HOST.value:
         return
     status = attempt(

@@ -9,6 +9,7 @@ same command continues. A run that fails is retried, then skipped, and the other
 import dataclasses
 import os
 import pathlib
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from absl import flags
 from bert_jax.cli import app
 from bert_jax.data.corpus.corpus import read_manifest
 from bert_jax.errors import UserError
-from bert_jax.files import given, given_path
+from bert_jax.files import exists, given, given_path, path_list
 from bert_jax.stopping import RESTART_STATUS, Stopped, StopRequest
 from experiments.folder import StudyFolder, failures, lock_file
 from experiments.study import (
@@ -33,7 +34,7 @@ from experiments.study import (
     variants_of,
 )
 from launch import backends
-from launch.backends import Backend
+from launch.backends import Backend, CommandFailed
 from launch.backends.gke import Gke
 from launch.backends.local import Local
 from launch.backends.printed import Printed
@@ -63,7 +64,10 @@ _RETRIES = flags.DEFINE_integer("retries", 2, "how often to retry a run that fai
 _OPTIONS = flags.DEFINE_multi_string("option", [], "NAME=VALUE, for the backend")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "only print the commands that would start the runs")
 
+_TASK_FILES = tuple(f"--config.data.{name}" for name in ("train", "dev", "unlabelled"))
+_ELSEWHERE = re.compile(r"tfds:|\w+://")  # a dataset, or in the cloud
 _OUTPUT_LINES = 5  # of a run that failed
+_FAILURES_IN_A_ROW = 10  # of a cluster's programs, after which a sweep gives up
 
 
 class Sweep:
@@ -78,28 +82,56 @@ class Sweep:
         self._states = {run.name: State.WAITING for run in runs}
         self._attempts_before: dict[str, int] = {}  # run's name -> attempts before its last start
         self._silent: Counter[str] = Counter()  # starts of a run that led to no attempt
+        self._warned = ""
         self._table = Table(folder)
 
     def go(self, stop: StopRequest) -> Mapping[str, State]:
-        """Runs until no more can be done, or a stop is requested; returns each run's state."""
-        while not stop.requested(0):
-            alive = self._look()
-            ready = [run for run in self._runs if self._states[run.name] is State.READY]
-            room = self._backend.room(alive)
-            starting = ready if room is None else ready[:room]
-            if starting:
-                for run in starting:
-                    self._attempts_before[run.name] = len(self._folder.attempts(run))
-                self._backend.start(starting)
-                for run in starting:
-                    self._states[run.name] = State.RUNNING
-                    self._table.log(f"started {run.name}")
-            self._table.show(self._runs, self._states)
-            if not alive and not starting:
-                break
-            time.sleep(self._backend.poll_seconds)
+        """Runs until no more can be done, or a stop is requested; returns each run's state.
+
+        Raises:
+          CommandFailed: if a program of the backend fails at once, or again and again.
+        """
+        over, failed, worked = False, 0, False
+        while not over and not stop.requested(0):
+            try:
+                over, failed, worked = self._turn(), 0, True
+            except CommandFailed as error:
+                failed += 1
+                if not worked or failed > _FAILURES_IN_A_ROW:
+                    raise
+                self._warn(error)
+            if not over:
+                time.sleep(self._backend.poll_seconds)
         self._table.close()
         return self._states
+
+    def _turn(self) -> bool:
+        """Looks at all runs and starts those that can; returns True if none is active."""
+        alive = self._look()
+        ready = [run for run in self._runs if self._states[run.name] is State.READY]
+        room = self._backend.room(alive)
+        starting = ready if room is None else ready[:room]
+        if starting:
+            for run in starting:
+                self._attempts_before[run.name] = len(self._folder.attempts(run))
+            try:
+                self._backend.start(starting)
+            except CommandFailed as error:
+                if not alive:
+                    raise
+                self._warn(error)  # such as a quota, which may have room when active runs end
+                starting = []
+            for run in starting:
+                self._states[run.name] = State.RUNNING
+                self._table.log(f"started {run.name}")
+        self._table.show(self._runs, self._states)
+        return not alive and not starting
+
+    def _warn(self, error: CommandFailed) -> None:
+        """Logs a failure, once until there is another one."""
+        if str(error) != self._warned:
+            self._table.log(f"warning: {error}; trying again")
+        self._warned = str(error)
 
     def _look(self) -> list[Run]:
         """Updates the states; returns the active runs."""
@@ -173,6 +205,29 @@ def chosen_size(study: Study) -> Size:
     return dataclasses.replace(size, seeds=_SEEDS.value or size.seeds, variants=chosen)
 
 
+def _has_steps(checkpoint: str) -> bool:
+    """Returns True for the directory of a run with a checkpoint, or one of its checkpoints."""
+    named = pathlib.Path(checkpoint)
+    folders = [named / "checkpoints", named]  # a run, or the folder of its checkpoints
+    steps = [step for each in folders if each.is_dir() for step in each.iterdir()]
+    return (named / "metadata").is_dir() or any(step.name.isdecimal() for step in steps)
+
+
+def _check_task_files(runs: Sequence[Run]) -> None:
+    """Raises UserError if a file of a task is not there; cloud paths may be closed to us here."""
+    sources = {flag.partition("=")[2] for run in runs for flag in run.flags if _is_of_task(flag)}
+    for path in sorted({path for source in sources for path in path_list(source) if path}):
+        if not _ELSEWHERE.match(path) and not exists(path):
+            raise UserError(
+                f"{path}, which the study's tasks read, is not there: make it as"
+                " experiments/README.md describes"
+            )
+
+
+def _is_of_task(flag: str) -> bool:
+    return flag.partition("=")[0] in _TASK_FILES
+
+
 def chosen_options() -> dict[str, str]:
     """Returns name -> value of the --option flags.
 
@@ -217,8 +272,9 @@ def main(argv: Sequence[str]) -> None:
         )
     if paths.corpus and "://" not in paths.corpus:  # what is in the cloud may be closed to us here
         read_manifest(paths.corpus)
-    if paths.checkpoint and not os.path.isdir(paths.checkpoint) and "://" not in paths.checkpoint:
-        raise UserError(f"--checkpoint={paths.checkpoint} is not a folder: name a run")
+    if paths.checkpoint and "://" not in paths.checkpoint and not _has_steps(paths.checkpoint):
+        raise UserError(f"--checkpoint={paths.checkpoint} has no checkpoint: name a run")
+    _check_task_files(runs)
     backend_type, options = BACKENDS[_ON.value], chosen_options()
     backend_type.check(options)
     backend = backend_type(backends.StudyRuns(name, size, folder, runs, inputs), options)
@@ -239,6 +295,16 @@ def main(argv: Sequence[str]) -> None:
     folder.check_plan(plan)
     if lock_file(folder.path / "sweep.lock") is None:
         raise UserError(f"--workdir={folder.path}: another sweep is running there: wait for it")
+    if before := folder.find_plan():
+        # Jobs know their run by its number; what is active must keep it.
+        names = [run.name for run in runs]
+        moved = [run for at, run in enumerate(before.runs) if names[at : at + 1] != [run.name]]
+        earlier = backend_type(backend.study._replace(runs=before.runs), options)
+        if moved and (active := earlier.alive(moved)):
+            raise UserError(
+                f"{active[0].name} is active, and this plan gives its number to another run: wait"
+                " for it or cancel it, or give the flags that it was started with"
+            )
     folder.write_plan(plan)  # jobs find their run by its index in the plan
     with StopRequest() as stop:
         states = Sweep(folder, runs, backend, retries=_RETRIES.value).go(stop)

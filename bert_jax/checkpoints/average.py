@@ -80,6 +80,7 @@ def _check_alike(
     same = {
         "kinds": ours["kind"] == theirs["kind"],
         f"encoders ({', '.join(changed)})": not changed,
+        "labels": ours.get("labels") == theirs.get("labels"),
         "tokenizers": ours["tokenizer"]["fingerprint"] == theirs["tokenizer"]["fingerprint"],
     }
     for what, is_same in same.items():

@@ -215,6 +215,7 @@ def train_seed(setup: FinetuningSetup, seed: int, workdir: pathlib.Path) -> dict
                 log.message(f"stopping: no better {setup.metric} in {progress.stale} evaluations")
                 break
         checkpoints.close()
+    reports.close()
     log.close()
     if step < steps and not progress.is_over(config.patience):
         raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")

@@ -257,6 +257,7 @@ def train_runs(
             if all(run.progress.is_over(config.patience) for run in found):
                 log.message(f"stopping: no better {setup.metric} in {config.patience} evaluations")
                 break
+    reports.close()
     log.close()
     if step < steps and not all(run.progress.is_over(config.patience) for run in found):
         raise Stopped(f"stopped at step {step:,}, and kept nothing: it begins anew next time")

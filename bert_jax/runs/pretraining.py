@@ -523,6 +523,7 @@ def pretrain(
                 with reports.paused("checkpoint"):
                     checkpoints.save(state, setup.metadata(step) | {"cursor": feed.cursor(step)})
         checkpoints.close()
+    reports.close()
     log.close()
     if step < config.steps:
         raise Stopped(f"stopped at step {step:,} and saved: the same command goes on from there")

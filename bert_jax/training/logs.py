@@ -226,7 +226,7 @@ class StepReports:
         flops = sum(n * self._flops_of(step) for step, n in enumerate(tokens, start=first))
         values |= {"tokens": sum(tokens), **pace(sum(tokens), flops, seconds)}
         values["data_wait_share"] = self._waited / seconds
-        values |= {f"{name}_seconds": spent for name, spent in self._pauses.items()}
+        values |= self._pause_seconds()
         self._totals, self._begin, self._waited, self._pauses = [], now, 0.0, {}
         found, lines = self._watch.check(first, fetched)
         for line in lines:
@@ -234,6 +234,15 @@ class StepReports:
         self._log.write(self._step, values | found)
         summary = f"loss {values.get('loss', math.nan):.4f}"
         self._log.progress(self._step, f"{summary}, {values['tokens_per_second']:,.0f} tokens/s")
+
+    def close(self) -> None:
+        """Reports the steps and the pauses since the last report."""
+        self.flush()
+        if self._pauses:  # the run ends with an evaluation or a checkpoint
+            self._log.write(self._step, self._pause_seconds())
+
+    def _pause_seconds(self) -> dict[str, float]:
+        return {f"{name}_seconds": spent for name, spent in self._pauses.items()}
 
     def compiled_again(self, step: int) -> None:
         """Warns of time that was lost: it never happens where shapes and placements are fixed."""

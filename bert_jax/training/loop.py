@@ -52,4 +52,3 @@ def run_steps(
             reports.add(step, totals)
             last = stop.requested(step) or step == steps
             yield step, state, last
-    reports.flush()

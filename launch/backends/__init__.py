@@ -19,6 +19,10 @@ from experiments.study import Run, Size
 MOUNTS = "/gcs"  # folder in which each bucket is mounted under its name
 
 
+class CommandFailed(UserError):
+    """A program of a backend ended with an error, which may pass."""
+
+
 class Command(NamedTuple):
     """A command line and its standard input."""
 
@@ -153,13 +157,19 @@ def in_bucket(study: StudyRuns, bucket: str) -> str:
     """Returns the absolute path of a study's folder in a bucket, which is the same on all hosts.
 
     Raises:
-      UserError: if the folder, or an input of the runs, is not in the mounted bucket.
+      UserError: if the folder, or an input of the runs, is not in the mounted bucket; or if the
+        folder is relative, as the flags of runs would be.
     """
     folder, mount = study.folder.path.absolute(), pathlib.Path(MOUNTS) / bucket
     if mount not in folder.parents:
         raise UserError(
             f"--workdir={study.folder.path} is not in the bucket: mount it at {mount}, as the hosts"
             f" do, and name a folder in it, such as {mount}/{study.name}"
+        )
+    if not study.folder.path.is_absolute():
+        raise UserError(
+            f"--workdir={study.folder.path} is relative, and hosts run in another folder: give"
+            f" {folder}"
         )
     for flag, path in study.inputs.items():
         if "://" not in path and mount not in pathlib.Path(path).parents:
@@ -174,7 +184,7 @@ def call(command: Command) -> str:
     """Runs a command; returns its output.
 
     Raises:
-      UserError: if it fails; the message has the last line of its output.
+      CommandFailed: if it fails; the message has the last line of its output.
     """
     done = subprocess.run(
         command.words, input=command.stdin, capture_output=True, text=True, check=False
@@ -183,5 +193,5 @@ def call(command: Command) -> str:
         output = (done.stderr.strip() or done.stdout.strip()).splitlines()
         last = output[-1] if output else "no output"
         name = pathlib.Path(command.words[0]).name
-        raise UserError(f"{name} failed with status {done.returncode}: {last}")
+        raise CommandFailed(f"{name} failed with status {done.returncode}: {last}")
     return done.stdout

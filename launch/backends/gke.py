@@ -58,7 +58,7 @@ class Gke(Backend):
     def manifest(self, run: Run) -> dict[str, Any]:
         """Returns the JobSet of a run, ready for JSON."""
         name = self.study.new_name(run)
-        hosts = 1 if run.driver == "prepare" else self.study.size.hosts
+        hosts = 1 if run.is_one_process else self.study.size.hosts
         job = {
             "parallelism": hosts,
             "completions": hosts,
@@ -150,7 +150,7 @@ class Gke(Backend):
         """Returns the labels of the nodes, and the resources of a pod."""
         spot = self.given.get("spot") == "yes"
         selector = {"cloud.google.com/gke-spot": "true"} if spot else {}
-        if run.driver == "prepare":  # on the CPUs of any node
+        if run.is_one_process:  # on the CPUs of any node
             return selector, {"requests": _PREPARING}
         if self._slice:
             selector["cloud.google.com/gke-tpu-accelerator"] = self._slice.node_label
@@ -175,9 +175,8 @@ class Gke(Backend):
                 each["type"] for each in status.get("conditions", ()) if each["status"] == "True"
             ]
             if "Completed" in ends or "Failed" in ends:
-                call(
-                    Command(["kubectl", "delete", "jobset", name, self._namespace, "--wait=false"])
-                )
+                words = ["kubectl", "delete", "jobset", name, self._namespace]
+                call(Command([*words, "--ignore-not-found", "--wait=false"]))
             else:
                 found.add(run.name)
         return [run for run in runs if run.name in found]
