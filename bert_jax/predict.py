@@ -133,9 +133,7 @@ def _ranges(vectors: Any, width: int) -> Any:
         return ranges
     if _RANGE_SAMPLE.value is None:
         return None
-    blocks = vectors.blocks(
-        _pairs(_lines_of(_RANGE_SAMPLE.value)), f"{_RANGE_SAMPLE.value}, line {{}}".format
-    )
+    blocks = vectors.blocks(_pairs(_RANGE_SAMPLE.value), f"{_RANGE_SAMPLE.value}, line {{}}".format)
     sizes = (np.concatenate([np.atleast_2d(each) for each in b.vectors]) for b in blocks)
     return ranges_of(sizes, _RANGE_SAMPLE.value)
 
@@ -158,17 +156,27 @@ def _inputs() -> Iterator[tuple[str, str]]:
     """Yields the input of the flags, or those of the lines."""
     if _TEXT.value is not None:
         return iter([(_TEXT.value, _TEXT_PAIR.value)])
-    return _pairs(_lines_of(_INPUT.value))
+    return _pairs(_INPUT.value)
 
 
 def _all_inputs() -> list[tuple[str, str]]:
     return list(_inputs())
 
 
-def _pairs(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Yields the texts of lines; a tab parts a pair."""
-    parts = (line.partition("\t") for line in lines)
-    return ((first, second) for first, _, second in parts)
+def _pairs(name: str | None) -> Iterator[tuple[str, str]]:
+    """Yields the texts of the lines of a file, or of standard input; a tab parts a pair.
+
+    Raises:
+      UserError: if a line has more than two texts.
+    """
+    for number, line in enumerate(_lines_of(name), start=1):
+        first, *others = line.split("\t")
+        if len(others) > 1:
+            raise UserError(
+                f"{name or 'standard input'}, line {number} has {1 + len(others)} columns: leave"
+                " TEXT alone, or TEXT, a tab, TEXT"
+            )
+        yield first, "".join(others)
 
 
 def _all_words() -> list[list[str]]:

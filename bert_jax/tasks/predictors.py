@@ -70,7 +70,7 @@ class WholeInputs(Predictor):
         """See `Predictor.check`."""
         _check_not_empty(text)
         are_pairs = bool(self._tuned.config.data.text_pair_column)
-        if bool(pair.strip()) != are_pairs:
+        if _is_empty(pair) == are_pairs:
             wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
             raise UserError(f"{text!r} does not suit the task, whose inputs are {wanted}")
 
@@ -80,7 +80,8 @@ class WholeInputs(Predictor):
         Texts are cut to `data.length` tokens, as in training and by `evaluate`.
         """
         tuned, length = self._tuned, self._tuned.config.data.length
-        firsts, seconds = zip(*inputs, strict=True)
+        # Tables are read without the white space around a text, too.
+        firsts, seconds = ([text.strip() for text in side] for side in zip(*inputs, strict=True))
         a, b, cut = encode_inputs(firsts, seconds, tuned.tokenizer, length)
         told = [
             texts(*pair) | ({"cut_to": length} if is_cut else {})
@@ -244,7 +245,7 @@ class Answers(Predictor):
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
         _check_not_empty(text)
-        if not pair.strip():
+        if _is_empty(pair):
             raise UserError(
                 f"{text!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
             )
@@ -335,9 +336,13 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
         )
 
 
+def _is_empty(text: str) -> bool:
+    """Returns True for a text of white space, and of what tokenizers remove as invisible."""
+    return all(character.isspace() or is_removed(character) for character in text)
+
+
 def _check_not_empty(text: str) -> None:
-    # Characters that tokenizers remove are invisible.
-    if all(character.isspace() or is_removed(character) for character in text):
+    if _is_empty(text):
         raise UserError("the input is empty: give it some text")
 
 

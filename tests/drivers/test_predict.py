@@ -180,6 +180,7 @@ def test_a_long_text_has_the_label_that_evaluate_gives_it(
         ("FINETUNED", "red\n\nsun\n", "standard input, line 2: the input is empty"),
         ("FINETUNED", "red\n\u3000\n", "standard input, line 2: the input is empty"),
         ("FINETUNED", "red\nsun\tsun\n", "standard input, line 2: 'sun' does not suit the task"),
+        ("FINETUNED", "red\nsun\tsun\tx\n", "standard input, line 2 has 3 columns: leave TEXT"),
         ("PRETRAINED", "[MASK]\nred\n", "standard input, line 2: nothing to fill in 'red'"),
         ("PRETRAINED", "[MASK]\n" + "[MASK]" * 50, "line 2: '[MASK][MASK]"),
         ("FINETUNED", "", "standard input has no line"),

@@ -199,11 +199,19 @@ class TextSplit(Split):
           labels: [E] int32 classes or float32 numbers.
           tokenizer: of the checkpoint.
           length: T; longer examples are truncated, and counted in `notes`.
+
+        Raises:
+          UserError: if nothing of a text is left, such as of U+FFFD.
         """
         texts, pairs = (
             [getattr(each, side) for each in examples.examples] for side in ("text", "text_pair")
         )
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
+        for each, first, second in zip(examples.examples, a, b, strict=True):
+            if not len(first) or (each.text_pair and not len(second)):
+                raise UserError(
+                    f"{each.location} has a text without a token: fill it in, or remove the row"
+                )
         self.inputs = TaskInputs(a, b, labels, np.arange(len(a)), tokenizer.special)
         self.examples = len(a)
         self.notes = notes_of(examples.note, cut, length)

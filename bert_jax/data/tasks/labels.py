@@ -1,13 +1,16 @@
 """Labels of texts and of words: one spelling of each, and those that stand for no label."""
 
 import functools
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 
 from bert_jax.errors import UserError
 
 _UNLABELLED = frozenset({"-", "-1"})
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 _SHOWN = 10  # labels in a message, at most
 
 
@@ -33,13 +36,16 @@ def _visible(text: str) -> str:
 
 
 def check_distinct(labels: Iterable[str], source: str) -> None:
-    """Raises UserError if two labels of a source differ in invisible characters only."""
-    seen: dict[str, str] = {}
+    """Raises UserError if two labels of a source are the same number, or look the same."""
+    seen: dict[str | Decimal, str] = {}
     for label in labels:
-        other = seen.setdefault(_visible(label), label)
+        is_number = _NUMBER.fullmatch(label)
+        key = Decimal(label) if is_number else _visible(label)
+        other = seen.setdefault(key, label)
         if other != label:
+            same = "are the same number" if is_number else "look the same"
             raise UserError(
-                f"{source} has the labels {ascii(other)} and {ascii(label)}, which look the same:"
+                f"{source} has the labels {ascii(other)} and {ascii(label)}, which {same}:"
                 " write one of them throughout"
             )
 

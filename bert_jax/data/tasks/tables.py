@@ -239,6 +239,10 @@ def _named(
             _refuse_twice(names, location)
             if header:
                 continue
+        if header and [values[0].removeprefix("\ufeff"), *values[1:]] == names:
+            problem = "names the columns again, as joined files do: remove it"
+            bad.add(BadRow(location, "repeated header", problem))
+            continue
         if len(values) != len(names):
             problem = (
                 f"has {len(values)} columns, but the first line has {len(names)}: write the same"

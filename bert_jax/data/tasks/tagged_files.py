@@ -143,7 +143,8 @@ def _from_columns(
     else:
         blocks = _without_comments(list(_blocks(path)))
         if header and blocks and _is_header(blocks[0][0][1], word_column, tag_column):
-            names = [cell.strip() for cell in blocks[0].pop(0)[1]]
+            names = blocks[0].pop(0)[1]
+    first_line, names = names, [name.strip() for name in names]
     word_at = _position(path, word_column, "word_column", names)
     if not conllu:
         _refuse_texts(path, blocks, word_at, word_column)
@@ -151,7 +152,16 @@ def _from_columns(
     for block in blocks:
         if block:
             with bad.caught():
+                _refuse_header(block, first_line)
                 yield _sentence(block, word_at, tag_at, f"{word_column} and {tag_column=!r}")
+
+
+def _refuse_header(lines: list[_Line], header: Sequence[str]) -> None:
+    """Raises BadRow if a line of a sentence is the file's header."""
+    for location, columns in lines:
+        if header and [columns[0].removeprefix("\ufeff"), *columns[1:]] == header:
+            problem = "names the columns again, as joined files do: remove it"
+            raise BadRow(location, "repeated header", problem)
 
 
 def _refuse_texts(path: str, blocks: list[list[_Line]], word_at: int, word_column: str) -> None:
@@ -294,11 +304,7 @@ def _blocks(path: str) -> Iterator[list[_Line]]:
         rows = read_comma_separated(path)
         lines = (row for row in rows if not _COMMENT.match("".join(row[1][:1])))
     else:
-        lines = (
-            (location, _columns(line))
-            for location, line in read_lines(path)
-            if not _COMMENT.match(line)
-        )
+        lines = _separated(path)
     block: list[_Line] = []
     for location, columns in lines:
         is_blank = not any(cell.strip(" \t") for cell in columns)
@@ -311,7 +317,19 @@ def _blocks(path: str) -> Iterator[list[_Line]]:
         yield block
 
 
-def _columns(line: str) -> list[str]:
-    if "\t" in line:
-        return line.split("\t")
-    return [text for text in line.split(" ") if text]  # other white space is part of a word
+def _separated(path: str) -> Iterator[_Line]:
+    """Yields the columns of lines that are no comments.
+
+    Tabs separate them if they do in the first line that is surely one of a sentence; else spaces.
+    """
+    lines = [each for each in read_lines(path) if not _COMMENT.match(each[1])]
+    first = next((line for _, line in lines if line.strip(" \t") and line[0] not in "#-"), "")
+    for location, line in lines:
+        if "\t" in line:
+            yield location, line.split("\t")
+        elif "\t" not in first or not line.strip():
+            # Other white space is part of a word.
+            yield location, [text for text in line.split(" ") if text]
+        elif not line.startswith("# "):
+            at_space = line.split(" ")
+            yield location, at_space if _DOCUMENT.fullmatch(at_space[0]) else [line]

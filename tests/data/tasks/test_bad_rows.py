@@ -69,6 +69,8 @@ def rows_as(suffix: str, rows: list) -> str:
         (".tsv", ("d", "x", "y"), "wrong number of columns"),
         (".csv", ("d",), "wrong number of columns"),
         (".csv", ("d", "x", ""), "wrong number of columns"),
+        (".tsv", ("text", "label"), "repeated header"),
+        (".csv", ("\ufefftext", "label"), "repeated header"),
         (".tsv", ("", "x"), "empty 'text'"),
         (".tsv", (" \u00a0", "x"), "empty 'text'"),
         (".tsv", ("\ufeff\u200b", "x"), "empty 'text'"),
@@ -92,7 +94,7 @@ def test_a_row_that_cannot_be_used_is_refused_or_left_out(
     with pytest.raises(UserError) as caught:
         read(path, content)
     message = str(caught.value)
-    assert message.startswith(f"{path}:{line} has ") and "\n" not in message
+    assert message.startswith(f"{path}:{line} ") and "\n" not in message
     assert f"unusable in all: {reason} (2, from {path}:{line} on)" in message
     found = read(path, content, skip_bad_rows=True)
     assert [(each.text, each.label) for each in found.examples] == GOOD
@@ -200,6 +202,22 @@ def test_labels_that_look_the_same_are_refused(other: str, tmp_path: Path) -> No
     with pytest.raises(UserError, match="a.tsv has the labels 'yes' and .*look the same: write"):
         read(tmp_path / "a.tsv", content)
     check_distinct(["yes", "Yes", "yes.", "y\u00e9s"], "f")
+
+
+@pytest.mark.parametrize("numbers", [[1, 1.0], ["1", "1.0"], ["01", "1"], ["-2", "-2.50", "-2.5"]])
+def test_labels_that_are_the_same_number_are_refused(numbers: list, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": label} for label in [*numbers, "x"]]
+    with pytest.raises(UserError, match=r"a.jsonl has the labels .*, which are the same number"):
+        read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    check_distinct(["1", "1.5", "10", "-1", "1e0", "1."[:1], "v1", "v1.0"], "f")
+
+
+def test_a_text_without_a_token_is_refused(tmp_path: Path) -> None:
+    config = TaskDataConfig(text_pair_column="pair")
+    for row in ("red\t\ufffd\tx", "\ufffd\tred\tx"):
+        (tmp_path / "a.tsv").write_text(f"text\tpair\tlabel\nsun\tsky\tx\n{row}\n")
+        with pytest.raises(UserError, match=r"a.tsv:3 has a text without a token: fill it in, or"):
+            read_class_split(f"{tmp_path}/a.tsv", config, TOKENIZER, ["x", "y"])
 
 
 def test_blank_texts_and_numbers_of_classes() -> None:

@@ -315,6 +315,21 @@ def test_what_is_no_word_is_passed_over(
     assert pairs(read(tmp_path / name, content, *columns)) == expected
 
 
+def test_tabs_separate_the_columns_of_a_whole_file(tmp_path: Path) -> None:
+    content = "# document 1\n-DOCSTART- -X- O\n#a\tO\n# of three words\nb c\tO\n \n\nd\tO\n"
+    assert pairs(read(tmp_path / "a.tsv", content)) == [[("#a", "O"), ("b c", "O")], [("d", "O")]]
+
+
+def test_the_header_of_a_joined_file_is_named(tmp_path: Path) -> None:
+    header = "word tag\n"
+    for again in (header, f"\ufeff{header}"):
+        content = f"{header}a O\n\n{again}b O\n"
+        with pytest.raises(UserError, match=r"a.conll:4 names the columns again, as joined"):
+            read(tmp_path / "a.conll", content)
+        (sentence,) = read_source(f"{tmp_path}/a.conll", "0", "-1", skip=True)
+        assert sentence.words == ["a"]
+
+
 def test_words_that_look_like_headers_and_comments_stay(tmp_path: Path) -> None:
     for content in (
         "Token B-x\nlabel O\n",
@@ -349,6 +364,8 @@ def test_words_have_lines(tmp_path: Path) -> None:
     [
         ("a.conll", "b\n", "wrong number of columns"),
         ("a.conll", "b O O\n", "wrong number of columns"),
+        ("a.tsv", "b\n", "wrong number of columns"),
+        ("a.tsv", "New York\n", "wrong number of columns"),
         ("a.tsv", "b\t \n", "empty tag"),
         ("a.tsv", "\tO\n", "empty word"),
         ("a.csv", "b,\n", "empty tag"),
