@@ -1,10 +1,12 @@
 """The directory of a run: claimed by one process, and bound to one config."""
 
+import contextlib
 import fcntl
 import json
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -66,7 +68,7 @@ def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
     """Makes the directory, locks it until this process ends, and writes the resolved config.
 
     The lock is the operating system's. Storage without such locks, as mounted buckets, gets a
-    lease: a file that this process keeps renewing.
+    lease: a file that this process keeps renewing, and without which it ends.
 
     Raises:
       UserError: if another process uses the directory.
@@ -99,9 +101,21 @@ def _lease(workdir: pathlib.Path) -> None:
         write_atomically(workdir / LEASE_FILE, content.encode())
 
     def keep() -> None:
-        while True:
+        renewed = time.monotonic()
+        while time.monotonic() - renewed < LEASE_SECONDS:
             time.sleep(LEASE_SECONDS / 4)
-            renew()
+            if not workdir.is_dir():
+                return  # removed: nothing is left to protect
+            if (now := _read_lease(workdir)).get("id", own["id"]) != own["id"]:
+                _end(_taken(workdir, f"process {now.get('process')} of {now.get('host')}"))
+            with contextlib.suppress(OSError):  # storage may fail for a moment
+                renew()
+                renewed = time.monotonic()
+        _end(
+            UserError(
+                f"--workdir={workdir} could not be written for {LEASE_SECONDS:g} s: start again"
+            )
+        )
 
     _wait_until_run_out(workdir)
     renew()
@@ -109,6 +123,12 @@ def _lease(workdir: pathlib.Path) -> None:
     if (now := _read_lease(workdir)).get("id") != own["id"]:  # two processes came at once
         raise _taken(workdir, f"process {now.get('process')} of {now.get('host')}")
     threading.Thread(target=keep, name="lease", daemon=True).start()
+
+
+def _end(error: UserError) -> None:
+    """Ends this process at once, before it writes into what may be another one's."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _wait_until_run_out(workdir: pathlib.Path) -> None:

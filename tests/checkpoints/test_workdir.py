@@ -50,6 +50,57 @@ def test_an_old_or_torn_lease_holds_nobody(
     assert time.monotonic() - begin < 1.5
 
 
+_HOLDER = """
+import pathlib, sys, time
+from bert_jax.checkpoints import workdir
+from bert_jax.config import PretrainConfig
+def flock(*_): raise OSError
+workdir.fcntl.flock, workdir.LEASE_SECONDS = flock, 2.0
+folder = pathlib.Path(sys.argv[1])
+workdir.claim_workdir(folder, PretrainConfig())
+write, failures = workdir.write_atomically, int(sys.argv[2])
+def failing(path, content):
+    global failures
+    failures -= 1
+    if failures >= 0: raise OSError
+    write(path, content)
+workdir.write_atomically = failing
+print("claimed", flush=True)
+time.sleep(8)
+print("held", flush=True)
+"""
+
+
+def holder(folder: pathlib.Path, *, failures: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _HOLDER, str(folder), str(failures)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "claimed\n"
+    return process
+
+
+def test_a_lease_outlives_a_write_that_fails(no_locks: None, tmp_path: pathlib.Path) -> None:
+    process = holder(tmp_path, failures=1)
+    time.sleep(4)
+    with pytest.raises(UserError, match=rf"process {process.pid} of .* uses --workdir="):
+        claim_workdir(tmp_path, PretrainConfig())
+    assert process.communicate() == ("held\n", "")
+
+
+def test_a_process_that_cannot_hold_its_lease_ends(tmp_path: pathlib.Path) -> None:
+    out, told = holder(tmp_path, failures=1000).communicate()
+    assert (
+        not out
+        and told
+        == f"error: --workdir={tmp_path} could not be written for 2 s: start" + (" again\n")
+    )
+    process = holder(tmp_path / "other", failures=0)
+    lease = {"id": "x", "host": "there", "process": 7, "time": time.time()}
+    (tmp_path / "other" / LEASE_FILE).write_text(json.dumps(lease))
+    out, told = process.communicate()
+    assert not out and told.startswith("error: process 7 of there uses --workdir=")
+    assert json.loads((tmp_path / "other" / LEASE_FILE).read_text()) == lease
+
+
 def test_of_two_that_come_at_once_one_is_refused(tmp_path: pathlib.Path) -> None:
     program = """
 import pathlib, sys
