@@ -9,6 +9,7 @@ sources and the output on a file system that they share, named from its root. In
 libraries.
 """
 
+import difflib
 import functools
 import typing
 from collections.abc import Iterator, Sequence
@@ -27,24 +28,35 @@ def run_pieces(
     job: "Job", numbers: Sequence[int], beam_flags: Sequence[str]
 ) -> "Iterator[ShardFinished]":
     """Does pieces on the runner that Beam's flags name."""
+    from bert_jax.data.corpus.beam_pieces import run_on_beam  # loads Beam
+
+    yield from run_on_beam(job, numbers, beam_flags)
+
+
+def _check_installed() -> None:
     try:
-        from bert_jax.data.corpus.beam_pieces import (
-            run_on_beam,  # here, to tell in a line that it is missing
-        )
+        import apache_beam  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed: pip install 'bert_jax[beam]' in an environment of its"
             " own"
         ) from error
-    yield from run_on_beam(job, numbers, beam_flags)
 
 
 def main(argv: Sequence[str]) -> None:
     """Makes a corpus, or looks at one."""
+    find = flags.FLAGS.find_module_defining_flag
+    ours = [name for name in flags.FLAGS if find(name) == prepare.__name__]
+    for given in argv[1:]:  # Beam leaves out what it does not know
+        name = given.lstrip("-").partition("=")[0]
+        if meant := difflib.get_close_matches(name, ours, 1, cutoff=0.8):
+            raise UserError(f"unknown flag {given}; did you mean --{meant[0]}?")
     if flags.FLAGS.workers:
         raise UserError(
             f"--workers={flags.FLAGS.workers} is of prepare alone: use the runner's own flag"
         )
+    if not (flags.FLAGS.verify or flags.FLAGS.describe):
+        _check_installed()  # before a tokenizer is trained
     prepare.prepare_with(functools.partial(run_pieces, beam_flags=argv[1:]))
 
 

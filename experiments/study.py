@@ -81,6 +81,11 @@ class Variant:
         return self.prepare, self.pretrain, self.init, self.teacher
 
     @property
+    def changes_pretraining(self) -> bool:
+        """True unless its pretraining is that of the recipe and the size."""
+        return any(self.pretraining)
+
+    @property
     def others(self) -> dict[str, str]:
         """The variants that its runs or its report need: name -> what for."""
         return {
@@ -314,17 +319,28 @@ def check_study(study: Study) -> None:
                 raise UserError(
                     f"{field}={other} is not a variant of size {name}: choose one of {names}"
                 )
-        changed = any(variant.pretrain or variant.prepare for variant in variants)
+        changed = any(variant.changes_pretraining for variant in variants)
         if study.one_pretraining and changed:
             raise UserError(
                 "one_pretraining=True, and variants change the pretraining: set it to False or"
-                " remove their `pretrain`"
+                " remove their `pretrain`, `prepare`, `init` and `teacher`"
             )
         if not changed and not study.tasks:
             raise UserError("tasks=() and no variant changes the pretraining: add tasks")
         for variant in variants:
             _check_order(variant, variants)
-            pretraining_config(size, variant)
+            if variant.seeds > size.seeds:
+                raise UserError(
+                    f"variant {variant.name}: seeds={variant.seeds}, and size {name} has"
+                    f" {size.seeds}: raise those of the size, and lower the other variants'"
+                )
+            if not pretraining_config(size, variant).eval_steps:
+                raise UserError(
+                    f"variant {variant.name}: eval_steps=0, and a study compares held-out losses:"
+                    " leave it out"
+                )
+            if variant.init:
+                _check_kept(study, size, variant, variants)
             for task in study.tasks:
                 config = finetuning_config(size, variant, task)
                 if variant.linear and config.task not in LINEAR_TASKS:
@@ -347,6 +363,24 @@ def _check_order(variant: Variant, variants: Sequence[Variant]) -> None:
         raise UserError(
             f"variant {variant.name}: init={variant.init} is not VARIANT@STEP: name a step whose"
             " checkpoint is kept"
+        )
+
+
+def _check_kept(study: Study, size: Size, variant: Variant, variants: Sequence[Variant]) -> None:
+    """Raises UserError unless the checkpoint from which a variant goes on is kept."""
+    name, _, step = variant.init.partition("@")
+    source = next(each for each in variants if each.name == name)
+    config = pretraining_config(size, source)
+    saving = study.probe_steps or config.checkpoint_steps
+    every = study.probe_steps or config.keep_every_steps
+    saved = [*range(saving, config.steps, saving), config.steps]
+    kept = {each for each in saved if every and each % every == 0}
+    kept |= set(saved[-config.keep_checkpoints :])
+    if int(step) not in kept:
+        steps = ", ".join(map(str, sorted(kept)))
+        raise UserError(
+            f"variant {variant.name}: init={variant.init} is no checkpoint that {name} keeps:"
+            f" choose a step of {steps}, or set keep_every_steps of {name}"
         )
 
 

@@ -16,12 +16,20 @@ from bert_jax.text.vocabulary import read_file
 
 MERGED_VOCAB_FILE = "vocab.json"
 _MERGES_FILE = "merges.txt"
+CONFIG_FILE = "tokenizer_config.json"
 ROBERTA_PIECES = {
     "pad": "<pad>",
     "unk": "<unk>",
     "cls": "<s>",
     "sep": "</s>",
     "mask": "<mask>",
+}
+_ROLES = {  # fields of tokenizer_config.json
+    "pad": ("pad_token",),
+    "unk": ("unk_token",),
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "mask": ("mask_token",),
 }
 # Names of special pieces, where nothing else tells them.
 _NAMES = {
@@ -43,12 +51,26 @@ class Template(NamedTuple):
 
 
 def read_library_file(path: pathlib.Path) -> LibraryTokenizer:
-    """Reads a tokenizer.json.
+    """Reads a tokenizer.json, and the names of special pieces in a config beside it.
 
     Raises:
-      UserError: if it is damaged or not understood.
+      UserError: if one of them is damaged, or the tokenizer is not understood.
     """
-    return from_library_values(read_json(path), str(path), {})
+    config = path.with_name(CONFIG_FILE)
+    named = named_pieces(read_json(config)) if config.is_file() else {}
+    return from_library_values(read_json(path), str(path), named)
+
+
+def named_pieces(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Returns role -> special piece, as far as the fields of a tokenizer_config.json tell."""
+    found = {}
+    for role, names in _ROLES.items():
+        for name in names:
+            value = fields.get(name)
+            piece = value.get("content") if isinstance(value, dict) else value
+            if isinstance(piece, str) and role not in found:
+                found[role] = piece
+    return found
 
 
 def from_library_values(
@@ -66,7 +88,7 @@ def from_library_values(
     """
     check_parts(values, name)
     template = read_template(values.get("post_processor"), name)
-    ids = _ids(values)
+    ids = _ids(values, name)
     pieces = {}
     for role, usual in _NAMES.items():
         of_template = getattr(template, role, None) if role in ("cls", "sep") else None
@@ -86,10 +108,15 @@ def from_library_values(
     return LibraryTokenizer(values, special, name)
 
 
-def _ids(values: Mapping[str, Any]) -> dict[str, int]:
+def _ids(values: Mapping[str, Any], name: str) -> dict[str, int]:
     vocab = (values.get("model") or {}).get("vocab") or {}
     ids = dict(vocab) if isinstance(vocab, dict) else {e[0]: id for id, e in enumerate(vocab)}
     for token in values.get("added_tokens") or []:
+        if not isinstance(token.get("content"), str) or not isinstance(token.get("id"), int):
+            raise UserError(
+                f"{name} has the added token {token!r}: give it content and id, or copy the"
+                " file again"
+            )
         ids[token["content"]] = token["id"]
     return ids
 
@@ -159,7 +186,12 @@ def read_merges(path: pathlib.Path, *, prefix_space: bool = False) -> LibraryTok
     if not merges_path.is_file():
         raise UserError(f"{path} has no {_MERGES_FILE} beside it: copy both files of the tokenizer")
     vocab = read_json(path)
-    lines = read_file(merges_path).decode("utf-8").splitlines()
+    try:
+        lines = read_file(merges_path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{merges_path} is not UTF-8 at byte {error.start}: copy it again"
+        ) from None
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     values = roberta_parts(vocab) | {
         "normalizer": None,

@@ -68,6 +68,12 @@ def test_a_missing_beam_is_one_line(text: pathlib.Path, tmp_path: pathlib.Path) 
     assert error.startswith("apache_beam is not installed: pip install 'bert_jax[beam]'")
 
 
+def test_a_misspelt_flag_is_not_taken_for_beams(text: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = prepare_flags(text, tmp_path / "corpus")
+    error = python_m("prepare_beam", *flags, "--heldoutrate=0.5", "--runner=DirectRunner").error()
+    assert error == "unknown flag --heldoutrate=0.5; did you mean --heldout_rate?"
+
+
 def test_workers_are_the_runners(text: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = prepare_flags(text, tmp_path / "corpus")
     error = python_m("prepare_beam", *flags, "--workers=2").error()

@@ -159,6 +159,7 @@ def test_a_pretraining_goes_on_from_another_one(study_file: pathlib.Path) -> Non
         (first.name, "is not VARIANT@STEP"),
         ("nobody@4", "init=nobody is not a variant"),
         ("going_on@4", "init=going_on@4 comes after it"),
+        (f"{first.name}@99", f"no checkpoint that {first.name} keeps: choose a step of"),
     ):
         wrong = dataclasses.replace(going_on, init=init)
         with pytest.raises(UserError, match=message):
@@ -323,6 +324,21 @@ def change(found: Study, **changes: Any) -> Study:
             "variant pairs: --config.epochs=0 must be at least 1",
         ),
         ({"one_pretraining": True}, "one_pretraining=True, and variants change the pretraining"),
+        (
+            {
+                "variants": (Variant("pairs"), Variant("x", teacher="pairs")),
+                "one_pretraining": True,
+            },
+            "one_pretraining=True, and variants change the pretraining",
+        ),
+        (
+            {"variants": (Variant("pairs"), Variant("x", pretrain=("steps=3",), seeds=9))},
+            "variant x: seeds=9, and size cpu has 2: raise those of the size",
+        ),
+        (
+            {"variants": (Variant("pairs", pretrain=("eval_steps=0",)),)},
+            "variant pairs: eval_steps=0, and a study compares held-out losses",
+        ),
         (
             {"variants": (Variant("pairs"),), "tasks": ()},
             "no variant changes the pretraining",

@@ -15,6 +15,7 @@ from scipy import stats
 
 from experiments.folder import Attempt, StudyFolder
 from experiments.label_curves import label_lines
+from experiments.measures import Cost, cost_of
 from experiments.page import page
 from experiments.pictures import draw_labels
 from experiments.statistics import Estimate, Verdict, estimate, paired_difference, verdicts
@@ -169,6 +170,33 @@ def folder(tmp_path: pathlib.Path) -> StudyFolder:
 @pytest.fixture
 def summary(folder: StudyFolder) -> Summary:
     return summarise(folder)
+
+
+def test_costs_have_the_pauses_at_the_end_of_a_run() -> None:
+    pace = {"tokens": 600.0, "tokens_per_second": 60.0, "model_flops_per_second": 5.0}
+    entries = [{"step": 5} | pace | {"checkpoint_seconds": 2.0}, {"step": 5, "dev_f1": 0.5}]
+    entries.append({"step": 5, "evaluation_seconds": 3.0, "checkpoint_seconds": 1.0})
+    assert cost_of(entries, 4) == Cost(4 * (10 + 2 + 4), 600, 50)
+
+
+def test_a_linear_model_costs_no_pretraining(tmp_path: pathlib.Path) -> None:
+    folder = StudyFolder(tmp_path)
+    pretrained = dataclasses.replace(pretraining("base", 0), variants=("base", "words"))
+    other = pretraining("other", 0)
+    words = dataclasses.replace(task("words", 0), driver="linear")
+    variants = (Variant("base"), Variant("words", linear=True), Variant("other", ("steps=1",)))
+    runs = (pretrained, other, task("base", 0), words)
+    names = {"study": "made_up", "size": "cpu", "question": "?", "base": "base"}
+    folder.write_plan(Plan(**names, variants=variants, published=(), runs=runs))
+    pace = {"tokens": 600.0, "tokens_per_second": 60.0, "model_flops_per_second": 5.0}
+    for run in (pretrained, other):
+        write_log(folder, run, [{"step": 5} | pace, {"step": 5, "heldout_mlm_loss": 3.0}])
+    scores = [{"step": 0, "metric": "dev_accuracy", "floor": 0.5}, {"step": 1, "dev_accuracy": 0.9}]
+    for run in (runs[2], words):
+        write_log(folder, run, scores)
+    base, linear, _ = summarise(folder).rows
+    assert base.cost.tokens == 600 and linear.cost == Cost()
+    assert linear.done == linear.runs == 1 and "pretrain/mlm_loss" not in linear.cells
 
 
 def test_a_summary_of_several_seeds(summary: Summary) -> None:

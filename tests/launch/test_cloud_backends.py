@@ -426,6 +426,9 @@ else:
         if each["gone"]:
             continue
         what = each["states"].pop(0)
+        if what == "LOST":
+            made.write_text(json.dumps(resources))
+            sys.exit("Unable to connect to the server: timeout")
         now_is(each, what)
         ends = dict(OVER="Completed", FAILED="Failed")
         conditions = [dict(type=ends[what], status="True")] if what in ends else []
@@ -512,6 +515,45 @@ def test_a_slice_that_cannot_be_had_fails_the_run_after_some_tries(tmp_path):
     done = cloud.sweep("tpu", TPU_OPTIONS)
     assert done.returncode == 1 and "error: failed: pretrain/only/seed-0" in done.stderr, done
     assert [words[3] for words in cloud.calls()].count("create") == 3  # --retries=2
+
+
+def test_a_sweep_outlives_a_poll_that_fails(tmp_path):
+    states = [["WAITING", "LOST", "LOST", "ACTIVE", "OVER"]]
+    cloud = Cloud(tmp_path, "kubectl", _KUBECTL, states)
+    done = cloud.sweep("gke", GKE_OPTIONS)
+    assert done.returncode == 0 and "1 runs are done" in done.stdout, done
+    warning = "warning: kubectl failed with status 1: Unable to connect to the server: timeout"
+    assert done.stderr.count(f"{warning}; trying again") == 1
+
+
+def test_a_sweep_ends_where_polls_fail_again_and_again(tmp_path):
+    cloud = Cloud(tmp_path, "kubectl", _KUBECTL, [["WAITING", *["LOST"] * 11]])
+    done = cloud.sweep("gke", GKE_OPTIONS)
+    assert done.returncode == 1 and done.stderr.endswith(
+        "error: kubectl failed with status 1: Unable to connect to the server: timeout\n"
+    )
+
+
+def test_a_linear_model_is_one_process_without_an_accelerator():
+    study = pod_study()
+    linear = dataclasses.replace(study.runs[-1], driver="linear")
+    study = study._replace(runs=[*study.runs[:-1], linear])
+    manifest = Gke(study, GKE_OPTIONS).manifest(linear)
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert job["parallelism"] == 1 and pod["nodeSelector"] == {}
+    assert pod["containers"][0]["resources"] == {"requests": {"cpu": "8", "memory": "16Gi"}}
+
+
+def test_a_folder_of_hosts_is_absolute(tmp_path, monkeypatch):
+    (tmp_path / "my-bucket").mkdir()
+    monkeypatch.setattr("launch.backends.MOUNTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "my-bucket")
+    study = pod_study()._replace(folder=StudyFolder(pathlib.Path("drop_nsp")))
+    with pytest.raises(
+        UserError, match=rf"--workdir=drop_nsp is relative.* {tmp_path}/my-bucket/d"
+    ):
+        Tpu(study, TPU_OPTIONS)
 
 
 def test_a_jobset_that_failed_is_made_again_and_removed_at_the_end(tmp_path):

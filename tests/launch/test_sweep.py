@@ -19,7 +19,7 @@ import pytest
 
 import bert_jax
 from bert_jax.stopping import RESTART_STATUS
-from experiments.folder import Attempt, StudyFolder
+from experiments.folder import Attempt, StudyFolder, lock_file
 from experiments.latency import measure_latencies, read_latencies, text_of, write_latencies
 from experiments.study import Plan, Run, Size, Variant
 from launch.backends import StudyRuns
@@ -320,6 +320,58 @@ def test_a_folder_of_something_else_is_refused(
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
     assert "has files but no study" in sweep(tmp_path / "letters").stderr
+
+
+def test_an_active_run_keeps_its_number(swept: Swept, sweep: Sweep, tmp_path: pathlib.Path) -> None:
+    folder = StudyFolder(tmp_path / "copy")
+    shutil.copytree(swept[0] / "states", folder.path / "states")
+    shutil.copy(swept[0] / "plan.json", folder.path)
+    last = folder.read_plan().runs[-1]
+    held = lock_file(folder.lock(last))
+    assert held is not None
+    done = sweep(folder.path, "--seeds=1", "--variants=pairs")
+    os.close(held)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith(f"error: {last.name} is active, and this plan gives its number")
+    plan = json.loads((folder.path / "plan.json").read_text())
+    assert [run["name"] for run in plan["runs"]][-1] == last.name  # nothing was written
+
+
+def test_a_run_keeps_its_driver(swept: Swept, sweep: Sweep, tmp_path: pathlib.Path) -> None:
+    folder = StudyFolder(tmp_path / "copy")
+    shutil.copytree(swept[0] / "states", folder.path / "states")
+    plan = json.loads((swept[0] / "plan.json").read_text())
+    plan["runs"][-1]["driver"] = "linear"
+    (folder.path / "plan.json").write_text(json.dumps(plan))
+    done = sweep(folder.path, "--seeds=1")
+    assert done.returncode == 1 and "(it differs in the driver finetune, the driver" in done.stderr
+
+
+def test_task_files_and_checkpoints_must_be_there(
+    study_file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "empty").mkdir()
+    words = command(study_file, tmp_path / "new", "--corpus=gs://bucket/corpus")
+    words = [word for word in words if not word.startswith("--data=")]
+    done = subprocess.run(
+        [*words, f"--data={tmp_path}/data"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr == (
+        f"error: {tmp_path}/data/dev.tsv, which the study's tasks read, is not there: make it as"
+        " experiments/README.md describes\n"
+    )
+    one = tmp_path / "one.py"
+    one.write_text(
+        "import dataclasses, runpy\nfrom experiments.study import Variant\n"
+        f"STUDY = runpy.run_path({str(study_file)!r})['STUDY']\n"
+        "STUDY = dataclasses.replace(STUDY, base='a', variants=(Variant('a'),))\n"
+        "STUDY = dataclasses.replace(STUDY, one_pretraining=True)\n"
+    )
+    words = command(one, tmp_path / "new", f"--checkpoint={tmp_path}/empty")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert f"error: --checkpoint={tmp_path}/empty has no checkpoint: name a run" in done.stderr
+    assert done.returncode == 1 and not (tmp_path / "new").exists()
 
 
 def test_a_report_reads_the_logs(swept: Swept) -> None:

@@ -220,9 +220,28 @@ def test_vocab_and_merges_are_the_same_tokenizer(tmp_path: pathlib.Path) -> None
     assert ours.special == whole.special
     for text in [*ODD, *random_texts(50)]:
         assert ours.encode(text).tolist() == whole.encode(text).tolist()
+    (tmp_path / "merges.txt").write_text(f"\ufeff#version: 0.2\n{merges}")
+    assert load_tokenizer(tmp_path / "vocab.json").fingerprint == ours.fingerprint
+    (tmp_path / "merges.txt").write_bytes(b"#version: 0.2\n\xe9 a\n")
+    with pytest.raises(UserError, match=r"merges.txt is not UTF-8 at byte 14: copy it again"):
+        load_tokenizer(tmp_path / "vocab.json")
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(UserError, match="has no merges.txt beside it"):
         load_tokenizer(tmp_path / "vocab.json")
+
+
+def test_a_config_beside_a_tokenizer_names_its_special_pieces(tmp_path: pathlib.Path) -> None:
+    values = json.loads(roberta().to_str().replace("<mask>", "<msk>"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="no mask piece .*: name it as mask_token in tokenizer_con"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": {"content": "<msk>"}}')
+    ours = load_tokenizer(tmp_path / "tokenizer.json")
+    assert ours.id_to_piece(ours.special.mask) == "<msk>"
+    del values["added_tokens"][-1]["id"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="has the added token .*: give it content and id"):
+        load_tokenizer(tmp_path / "tokenizer.json")
 
 
 def unigram(metaspace: dict[str, Any], normalizer: dict[str, Any] | None = None) -> dict[str, Any]:

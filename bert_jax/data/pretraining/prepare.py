@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import shutil
@@ -98,6 +99,9 @@ def make_corpus(options: CorpusOptions, run_pieces: RunPieces) -> None:
         "lower_case": options.lower_case,
         "strip_accents": options.strip_accents,
     }
+    if tokenizer is None:  # it is of the text that it is trained on
+        sampled = "\n".join(piece.identity for piece in sampling.sampled_pieces(source))
+        settings["text"] = hashlib.blake2b(sampled.encode()).hexdigest()
     with locked_staging(output, pieces.has_finished_shards) as staging, _told_how_to_go_on(staging):
         _begin_or_go_on(staging, settings)
         job = Job(source, splitter, options.heldout_rate, staging)

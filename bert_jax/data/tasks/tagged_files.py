@@ -24,7 +24,7 @@ _CONLLU_NAMES = tuple("id form lemma upos xpos feats head deprel deps misc".spli
 _CONLLU_ID = re.compile(
     r"\d+([-.]\d+)?", re.ASCII
 )  # 3; 3-4 for a multiword token; 3.1 for an empty node
-_GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.+)")  # of CoNLL-U Plus
+_GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(\S.*)")  # of CoNLL-U Plus
 _COLUMN_NUMBER = re.compile(r"-?\d{1,4}", re.ASCII)
 _DOCUMENT = re.compile(r"-+DOCSTART-*", re.IGNORECASE)
 # A line that is a comment, however many columns it seems to have: "# sent_id = 12", "#newdoc",

@@ -16,6 +16,7 @@ from bert_jax.text.library_files import (
     MERGED_VOCAB_FILE,
     ROBERTA_PIECES,
     from_library_values,
+    named_pieces,
     read_merges,
     roberta_parts,
 )
@@ -24,13 +25,6 @@ from bert_jax.text.vocabulary import VOCAB_FILE, read_file
 
 FAIRSEQ_MODEL_FILE = "sentencepiece.bpe.model"
 _FAIRSEQ_CLASS = "XLMRobertaTokenizer"
-_ROLES = {
-    "pad": ("pad_token",),
-    "unk": ("unk_token",),
-    "cls": ("cls_token", "bos_token"),
-    "sep": ("sep_token", "eos_token"),
-    "mask": ("mask_token",),
-}
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # What a class of transformers builds, whatever tokenizer.json has.
 _BYTE_LEVEL = ["ByteLevel"]
@@ -64,7 +58,7 @@ def read_library_tokenizer(
     Raises:
       UserError: if it is not understood.
     """
-    named = _named({**special_map, **config})
+    named = named_pieces({**special_map, **config})
     path = directory / LIBRARY_FILE
     if (fast.get("model") or {}).get("type") in ("BPE", "Unigram"):
         check_class_of_library(kind, config, path)
@@ -88,18 +82,6 @@ def read_library_tokenizer(
             )
         return from_library_values(fairseq_values(model), str(model), ROBERTA_PIECES)
     return None
-
-
-def _named(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Returns role -> special piece, as far as the fields of a tokenizer_config.json tell."""
-    found = {}
-    for role, names in _ROLES.items():
-        for name in names:
-            value = fields.get(name)
-            piece = value.get("content") if isinstance(value, dict) else value
-            if isinstance(piece, str) and role not in found:
-                found[role] = piece
-    return found
 
 
 def _with_flags(fast: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,6 +218,22 @@ def test_a_trained_tokenizer_is_not_trained_again(
     assert (output / "tokenizer/sentencepiece.model").stat().st_mtime_ns == model.st_mtime_ns
 
 
+def test_a_tokenizer_is_trained_on_the_text_that_is_there(
+    drivers: Drivers, many: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text, output, staging = tmp_path / "text", tmp_path / "corpus", tmp_path / ".corpus.partial"
+    shutil.copytree(many, text)
+    running = drivers.start("prepare", *flags_for(text, output), constants=SMALL)
+    running.wait_until(lambda: len(finished(staging)) >= 2)
+    running.send(signal.SIGKILL)
+    running.wait()
+    for path in text.glob("*.txt"):
+        path.write_text(path.read_text().upper())
+    result = drivers.run("prepare", *flags_for(text, output), constants=SMALL)
+    assert result.status == 0
+    assert "begins anew: an interrupted attempt had another text\n" in result.out
+
+
 def test_a_second_prepare_is_refused(
     drivers: Drivers, interrupted: tuple[pathlib.Path, list[str]], tmp_path: pathlib.Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_without_tags_every_word_is_outside(
         ("a.conllu", "1\ta\n", ("form", "upos"), "a.conllu:1 has 2 columns, too few"),
         ("a.conllu", "1\ta\tb\n2\ta\n", ("1", "2"), "a.conllu:2 has 2 columns, but its sentence"),
         ("a.conllu", "# a\n", ("1", "2"), "a.conllu has no sentences"),
+        ("a.conllup", "# global.columns = \na\tO\n", ("0", "1"), "not with an id of CoNLL-U"),
         ("a.jsonl", '{"w": ["a"], "t": []}', ("w", "t"), "a.jsonl:1 has 1 words and 0 tags: give"),
         ("a.jsonl", '{"w": [], "t": ["O"]}', ("w", "t"), "a.jsonl:1 has 0 words and 1 tags: give"),
         ("a.jsonl", '{"w": "a", "t": ["O"]}', ("w", "t"), "a.jsonl:1 has 'a' for --config.data."
