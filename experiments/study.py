@@ -86,6 +86,11 @@ class Variant:
         return any(self.pretraining)
 
     @property
+    def takes_parameters(self) -> bool:
+        """True unless its tasks take nothing but the tokenizer from its pretraining."""
+        return not self.linear and "transfer=False" not in self.finetune
+
+    @property
     def others(self) -> dict[str, str]:
         """The variants that its runs or its report need: name -> what for."""
         return {

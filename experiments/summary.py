@@ -127,8 +127,8 @@ def summarise(folder: StudyFolder) -> Summary:
 
 
 def _is_of(run: Run, variant: Variant) -> bool:
-    """Returns True unless a linear variant takes nothing but the tokenizer from a pretraining."""
-    return not variant.linear or run.driver == "linear"
+    """Returns True unless a variant takes nothing but the tokenizer from a pretraining."""
+    return variant.takes_parameters or run.stage != "pretrain"
 
 
 def _values(runs: Sequence[Run], measured: Mapping[str, Measured]) -> dict[str, dict[int, float]]:

@@ -179,12 +179,15 @@ def test_costs_have_the_pauses_at_the_end_of_a_run() -> None:
     assert cost_of(entries, 4) == Cost(4 * (10 + 2 + 4), 600, 50)
 
 
-def test_a_linear_model_costs_no_pretraining(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("settings", [{"linear": True}, {"finetune": ("transfer=False",)}])
+def test_what_takes_only_the_tokenizer_costs_no_pretraining(
+    settings: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
     folder = StudyFolder(tmp_path)
     pretrained = dataclasses.replace(pretraining("base", 0), variants=("base", "words"))
     other = pretraining("other", 0)
-    words = dataclasses.replace(task("words", 0), driver="linear")
-    variants = (Variant("base"), Variant("words", linear=True), Variant("other", ("steps=1",)))
+    words = task("words", 0)
+    variants = (Variant("base"), Variant("words", **settings), Variant("other", ("steps=1",)))
     runs = (pretrained, other, task("base", 0), words)
     names = {"study": "made_up", "size": "cpu", "question": "?", "base": "base"}
     folder.write_plan(Plan(**names, variants=variants, published=(), runs=runs))
