@@ -322,10 +322,16 @@ def test_a_folder_of_something_else_is_refused(
     assert "has files but no study" in sweep(tmp_path / "letters").stderr
 
 
+def copied(workdir: pathlib.Path, path: pathlib.Path) -> StudyFolder:
+    """Copies what a sweep reads of a study to another folder."""
+    shutil.copytree(workdir / "states", path / "states")
+    plan = (workdir / "plan.json").read_text()
+    (path / "plan.json").write_text(plan.replace(str(workdir), str(path)))
+    return StudyFolder(path)
+
+
 def test_an_active_run_keeps_its_number(swept: Swept, sweep: Sweep, tmp_path: pathlib.Path) -> None:
-    folder = StudyFolder(tmp_path / "copy")
-    shutil.copytree(swept[0] / "states", folder.path / "states")
-    shutil.copy(swept[0] / "plan.json", folder.path)
+    folder = copied(swept[0], tmp_path / "copy")
     last = folder.read_plan().runs[-1]
     held = lock_file(folder.lock(last))
     assert held is not None
@@ -338,9 +344,8 @@ def test_an_active_run_keeps_its_number(swept: Swept, sweep: Sweep, tmp_path: pa
 
 
 def test_a_run_keeps_its_driver(swept: Swept, sweep: Sweep, tmp_path: pathlib.Path) -> None:
-    folder = StudyFolder(tmp_path / "copy")
-    shutil.copytree(swept[0] / "states", folder.path / "states")
-    plan = json.loads((swept[0] / "plan.json").read_text())
+    folder = copied(swept[0], tmp_path / "copy")
+    plan = json.loads((folder.path / "plan.json").read_text())
     plan["runs"][-1]["driver"] = "linear"
     (folder.path / "plan.json").write_text(json.dumps(plan))
     done = sweep(folder.path, "--seeds=1")
