@@ -11,6 +11,7 @@ libraries.
 
 import difflib
 import functools
+import importlib.util
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -34,13 +35,11 @@ def run_pieces(
 
 
 def _check_installed() -> None:
-    try:
-        import apache_beam  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("apache_beam") is None:
         raise UserError(
-            f"{error.name} is not installed: pip install 'bert_jax[beam]' in an environment of its"
+            "apache_beam is not installed: pip install 'bert_jax[beam]' in an environment of its"
             " own"
-        ) from error
+        )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from bert_jax.text.vocabulary import read_file
 
 MERGED_VOCAB_FILE = "vocab.json"
 _MERGES_FILE = "merges.txt"
-CONFIG_FILE = "tokenizer_config.json"
+_CONFIG_FILE = "tokenizer_config.json"
 ROBERTA_PIECES = {
     "pad": "<pad>",
     "unk": "<unk>",
@@ -56,7 +56,7 @@ def read_library_file(path: pathlib.Path) -> LibraryTokenizer:
     Raises:
       UserError: if one of them is damaged, or the tokenizer is not understood.
     """
-    config = path.with_name(CONFIG_FILE)
+    config = path.with_name(_CONFIG_FILE)
     named = named_pieces(read_json(config)) if config.is_file() else {}
     return from_library_values(read_json(path), str(path), named)
 
