@@ -10,6 +10,7 @@ There are no optional scalars: 0 or '' means off, and the field's comment says s
 import dataclasses
 import enum
 import json
+import math
 import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -324,7 +325,7 @@ class OptimizerConfig:
     initial_share: float = 0.0  # of the highest rate, at step 0 of the warm-up
     schedule: Schedule = Schedule.LINEAR
     decay_share: float = 0.1  # of STABLE: part of the run
-    final_share: float = 0.0  # of the highest rate, reached at the last step
+    final_share: float = 0.0  # of the highest rate, due one step after the last update
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-6
@@ -738,6 +739,7 @@ def _validate_pretraining(config: PretrainConfig) -> None:
     _rate("layer_decay", config.layer_decay)
     _positive("layer_decay", config.layer_decay)
     _validate_masking(config.masking, config.encoder)
+    _validate_phase_masking(config)
     if isinstance(config, DistillConfig):
         _validate_distilling(config)
     for name in ("steps", "checkpoint_steps", "keep_checkpoints", "eval_batches"):
@@ -972,17 +974,32 @@ def _validate_masking(config: MaskingConfig, encoder: EncoderConfig) -> None:
             f"--config.masking.strategy={strategy.value} hides what a causal encoder cannot look"
             " ahead for: set masking.strategy=next_token, or encoder.causal=False"
         )
-    for name in ("uniform_rate", "weigh_by_rate"):
-        if strategy is MaskStrategy.NEXT_TOKEN and getattr(config, name):
+    for name in ("uniform_rate", "weigh_by_rate", "final_rate"):
+        value = getattr(config, name)
+        if strategy is MaskStrategy.NEXT_TOKEN and value:
             raise UserError(
-                f"--config.masking.{name}=True: masking.strategy=next_token hides nothing: leave it"
-                " out"
+                f"--config.masking.{name}={value}: masking.strategy=next_token hides nothing: leave"
+                " it out"
             )
     if strategy is MaskStrategy.NEXT_TOKEN and not encoder.causal:
         raise UserError(
             "--config.masking.strategy=next_token asks for tokens that the encoder can see: set"
             " encoder.causal=True, or another masking.strategy"
         )
+
+
+def _validate_phase_masking(config: PretrainConfig) -> None:
+    """Refuses a phase's rate of masking where none is read."""
+    masking = config.masking
+    for number, phase in enumerate(config.phases):
+        field = f"--config.phases[{number}].mask_rate={phase.mask_rate:g}"
+        if phase.mask_rate and masking.strategy is MaskStrategy.NEXT_TOKEN:
+            raise UserError(f"{field}: masking.strategy=next_token hides nothing: leave it out")
+        if phase.mask_rate and masking.uniform_rate:
+            raise UserError(
+                f"{field}: with masking.uniform_rate=True each example draws its own: leave it out,"
+                " or set masking.uniform_rate=False"
+            )
 
 
 _FINETUNE_DEFAULTS = FinetuneConfig()
@@ -1055,6 +1072,17 @@ def _validate_finetuning(config: FinetuneConfig) -> None:
                     f"--config.{name}={getattr(config, name)} is of classes, which"
                     f" task={config.task.value} has not: leave it out"
                 )
+    if config.teacher and config.task is TaskKind.REGRESSION:
+        if config.temperature != _FINETUNE_DEFAULTS.temperature:
+            raise UserError(
+                f"--config.temperature={config.temperature:g} is of probabilities, and"
+                " task=regression has numbers: leave it out"
+            )
+    if config.fresh_layers and not config.transfer:
+        raise UserError(
+            f"--config.fresh_layers={config.fresh_layers}: with transfer=False all layers begin"
+            " anew: set fresh_layers=0, or transfer=True"
+        )
     if config.keep_head and not config.transfer:
         raise UserError("--config.keep_head=True needs transfer=True: set one of them")
     if config.seed + config.seeds > 2**32:
@@ -1100,10 +1128,12 @@ def _validate_vectors(config: FinetuneConfig) -> None:
             f"--config.data.negative_columns={data.negative_columns} is of vectors.loss="
             f"contrastive, and this is {loss.value}: set one of the two"
         )
-    if is_contrastive and config.batch_size == 1 and not data.negative_columns:
+    compares = loss is VectorLoss.COSENT or (is_contrastive and not data.negative_columns)
+    if compares and config.batch_size == 1:
+        others = "pairs" if loss is VectorLoss.COSENT else "texts"
         raise UserError(
-            f"--config.batch_size=1: vectors.loss={loss.value} compares with the other texts of the"
-            " batch: set it to 2 or more"
+            f"--config.batch_size=1: vectors.loss={loss.value} compares with the other {others} of"
+            " the batch: set it to 2 or more"
         )
     if loss is VectorLoss.SIMCSE and not config.dropout_rate:
         raise UserError(
@@ -1171,13 +1201,15 @@ def check_task_length(length: int, encoder: EncoderConfig) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UserError(f"--config.{name}={value} must be at least {least}")
+    if not least <= value < math.inf:
+        finite = " and finite" if value == math.inf else ""
+        raise UserError(f"--config.{name}={value} must be at least {least}{finite}")
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise UserError(f"--config.{name}={value} must be above 0")
+    if not 0 < value < math.inf:
+        finite = " and finite" if value == math.inf else ""
+        raise UserError(f"--config.{name}={value} must be above 0{finite}")
 
 
 def _rate(name: str, value: float, *, below_one: bool = False) -> None:

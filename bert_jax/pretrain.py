@@ -6,7 +6,8 @@ r"""Pretrains an encoder: masked language model and next sentence prediction.
 Where the parameters come from, in this order:
 1. A checkpoint in --workdir: the run goes on where it was, exactly.
 2. --init=CHECKPOINT: its parameters, a fresh optimizer, step 0 (continued pretraining). Encoder and
-   examples are its own where the recipe leaves them at their defaults.
+   examples are its own where the recipe leaves them at their defaults; a field that the command
+   line names is as it says.
 3. Random values, from --config.seed.
 """
 
@@ -19,6 +20,7 @@ from bert_jax.cli.flags import (
     LaunchFlags,
     checked_config,
     config_flag,
+    given_fields,
     replay_flag,
     workdir_flag,
 )
@@ -39,7 +41,7 @@ def main(_: Sequence[str]) -> None:
     if _INIT.value:
         with app.imports():
             from bert_jax.checkpoints.continued import continued
-        config = continued(config, _INIT.value)
+        config = continued(config, _INIT.value, given_fields())
     config = checked_config(config, PretrainConfig)
     workdir = app.require_path("workdir", _WORKDIR.value, "runs/base")
     with app.imports():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -16,6 +17,8 @@ from bert_jax.config import (
     PretrainConfig,
     SentenceObjective,
     TaskDataConfig,
+    TaskKind,
+    VectorLoss,
     differences,
     flatten,
     from_dict,
@@ -83,6 +86,8 @@ def assign(config: object, path: str, value: object) -> None:
         ("masking.strategy", MaskStrategy.NEXT_TOKEN, "set encoder.causal=True, or another"),
         ("encoder.causal", True, "set masking.strategy=next_token, or encoder.causal=False"),
         ("optimizer.warmup_steps", 1_000_000, "leaves no step to train"),
+        ("optimizer.learning_rate", math.inf, "learning_rate=inf must be above 0 and finite"),
+        ("optimizer.weight_decay", math.inf, "weight_decay=inf must be at least 0 and finite"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0 must be a rate from 0 to below 1"),
         ("optimizer.weight_decay", -0.1, "optimizer.weight_decay=-0.1 must be at least 0"),
         ("optimizer.clip_norm", float("nan"), "optimizer.clip_norm=nan must be at least 0"),
@@ -165,6 +170,51 @@ def test_a_causal_encoder_predicts_the_next_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masking.uniform_rate": True}, r"phases\[1\].mask_rate=0.3: with masking.uniform_rate=T"),
+        ({}, r"phases\[1\].mask_rate=0.3: masking.strategy=next_token hides nothing"),
+        ({"masking.final_rate": 0.2}, "masking.final_rate=0.2: masking.strategy=next_token hides"),
+    ],
+    ids=["uniform", "next_token", "final"],
+)
+def test_rates_of_masking_that_nothing_reads(changes: dict[str, object], message: str) -> None:
+    config = pretrain_config()
+    config.phases = [PhaseConfig(share=0.5), PhaseConfig(share=0.5, mask_rate=0.3)]
+    validate(config)
+    for name, value in changes.items():
+        assign(config, name, value)
+    if "masking.uniform_rate" not in changes:
+        config.encoder.causal, config.masking.strategy = True, MaskStrategy.NEXT_TOKEN
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transfer": False, "fresh_layers": 2}, "fresh_layers=2: with transfer=False all layers"),
+        (
+            {"task": TaskKind.REGRESSION, "teacher": "run", "temperature": 3.0},
+            "temperature=3 is of probabilities, and task=regression has numbers",
+        ),
+    ],
+    ids=["fresh_layers", "temperature"],
+)
+def test_settings_of_finetuning_that_nothing_reads(
+    changes: dict[str, object], message: str
+) -> None:
+    *others, last = changes
+    config = finetune_config()
+    for name in others:
+        assign(config, name, changes[name])
+    validate(config)
+    assign(config, last, changes[last])
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         ("data.train", "", "data.train is not set"),
@@ -182,6 +232,18 @@ def test_impossible_values_of_finetuning(path: str, value: object, message: str)
     assign(config, path, value)
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+def test_scores_of_vectors_are_ordered_among_several_pairs() -> None:
+    config = finetune_config()
+    config.task, config.vectors.loss = TaskKind.VECTORS, VectorLoss.COSENT
+    config.data.text_pair_column, config.batch_size = "other", 2
+    validate(config)
+    config.batch_size = 1
+    with pytest.raises(UserError, match="batch_size=1: vectors.loss=cosent compares with the o"):
+        validate(config)
+    config.vectors.loss = VectorLoss.COSINE
+    validate(config)
 
 
 def test_json_and_back() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from typing import Any
 
 from bert_jax.checkpoints.checkpoint import find_checkpoint, read_metadata
@@ -19,15 +20,21 @@ FREE = frozenset(
 _OF_DATA = ("format", "objective", "random_b_rate")
 
 
-def continued(config: PretrainConfig, init: str | os.PathLike[str]) -> PretrainConfig:
+def continued(
+    config: PretrainConfig,
+    init: str | os.PathLike[str],
+    given: Collection[str] = (),
+) -> PretrainConfig:
     """Returns a run's config with the encoder and the examples of a checkpoint.
 
-    A field that the config leaves at its default is the checkpoint's. Only a pretraining run says
-    how its examples were made; an encoder without a masked-LM head leaves that to the config.
+    A field that the config leaves at its default, and that is not given, is the checkpoint's. Only
+    a pretraining run says how its examples were made; an encoder without a masked-LM head leaves
+    that to the config.
 
     Args:
       config: of the run, not yet validated.
       init: a run, or RUN/checkpoints/STEP.
+      given: fields that the user named, such as `encoder.width`, whatever their value.
 
     Raises:
       UserError: if the config sets a field of the shape to another value than the checkpoint's.
@@ -40,14 +47,15 @@ def continued(config: PretrainConfig, init: str | os.PathLike[str]) -> PretrainC
         ours, theirs = getattr(config.encoder, field.name), getattr(stored, field.name)
         if field.name in OF_RUN or ours == theirs:
             continue
-        if ours == getattr(usual, field.name):
+        is_given = f"encoder.{field.name}" in given
+        if ours == getattr(usual, field.name) and not is_given:
             changes[field.name] = theirs
         elif field.name not in FREE:
             shown = getattr(theirs, "value", theirs)
+            remedy = "it out" if is_given else "the encoder out of the recipe"
             raise UserError(
                 f"--config.encoder.{field.name}={getattr(ours, 'value', ours)}, and"
-                f" {checkpoint} has {shown}: leave the encoder out of the recipe, it is that of"
-                " --init"
+                f" {checkpoint} has {shown}: leave {remedy}, the encoder is that of --init"
             )
     encoder = dataclasses.replace(config.encoder, **changes)
     data = config.data
@@ -59,7 +67,9 @@ def continued(config: PretrainConfig, init: str | os.PathLike[str]) -> PretrainC
             **{
                 name: kinds[name](told[name])
                 for name in _OF_DATA
-                if getattr(data, name) == getattr(default, name) and name in told
+                if getattr(data, name) == getattr(default, name)
+                and name in told
+                and f"data.{name}" not in given
             },
         )
     return dataclasses.replace(config, encoder=encoder, data=data)

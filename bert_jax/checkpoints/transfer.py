@@ -54,6 +54,8 @@ def task_encoder(encoder: EncoderConfig, config: FinetuneConfig) -> EncoderConfi
         encoder,
         dropout_rate=rate,
         attention_dropout_rate=rate,
+        attention_output_dropout_rate=-1.0,
+        mlp_output_dropout_rate=-1.0,
         attention=AttentionKernel.PRODUCTS,
         remat=config.remat,
         unroll=0,

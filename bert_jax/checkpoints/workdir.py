@@ -14,7 +14,14 @@ from typing import Any
 
 from bert_jax.checkpoints.checkpoint import FOLDER
 from bert_jax.checkpoints.literal_path import literal_path
-from bert_jax.config import FinetuneConfig, RootConfig, differences, from_dict, to_dict
+from bert_jax.config import (
+    FinetuneConfig,
+    RootConfig,
+    TaskKind,
+    differences,
+    from_dict,
+    to_dict,
+)
 from bert_jax.errors import UserError
 from bert_jax.files import write_atomically
 
@@ -57,7 +64,8 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         remedy = "name another directory, or use the run's own config"
         if isinstance(config, FinetuneConfig) and (workdir / FOLDER).is_dir():
-            remedy += f"; --checkpoint={workdir} --config.keep_head=True trains its model further"
+            head = "" if config.task is TaskKind.VECTORS else " --config.keep_head=True"
+            remedy += f"; --checkpoint={workdir}{head} trains its model further"
         raise UserError(
             f"--workdir={workdir} has a run with another config: {', '.join(changed[:3])}{more};"
             f" {remedy}"

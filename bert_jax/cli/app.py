@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from bert_jax.cli.environment import check_environment, wrong_switch
 from bert_jax.cli.flags import ConfigFlag
 from bert_jax.cli.help import config_lines, driver_flags, help_text
-from bert_jax.cli.recipes import take_config
+from bert_jax.cli.recipes import named_fields, take_config
 from bert_jax.cli.streams import open_streams
 from bert_jax.errors import UserError
 from bert_jax.files import REMEDIES, given_path
@@ -144,6 +144,7 @@ def _parse(argv: Sequence[str], positional: bool, unknown_flags: bool) -> list[s
     flags.FLAGS.set_gnu_getopt(positional)  # flags may follow other arguments
     config, config_flag = None, "config" in flags.FLAGS and flags.FLAGS["config"]
     if isinstance(config_flag, ConfigFlag):
+        config_flag.given = named_fields(arguments)
         config, arguments = take_config(arguments, *config_flag.config_types)
     try:
         _, *rest = flags.FLAGS([program, *arguments], known_only=unknown_flags)

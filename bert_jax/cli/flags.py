@@ -21,6 +21,7 @@ class ConfigFlag(flags.Flag):
 
     Attributes:
       config_types: the roots that the recipe may return.
+      given: the fields that the command line named.
     """
 
     def __init__(self, *config_types: type[RootConfig]) -> None:
@@ -29,12 +30,20 @@ class ConfigFlag(flags.Flag):
         what = f"a recipe that returns a {names}: a name, or PATH.py, or either:WORD"
         super().__init__(flags.ArgumentParser(), None, "config", None, what)
         self.config_types = config_types
+        self.given: frozenset[str] = frozenset()
 
 
 def config_flag(*config_types: type[RootConfig]) -> flags.FlagHolder[Any]:
     """Defines `--config` and `--show_config`; read the first by `checked_config`."""
     flags.DEFINE_bool("show_config", False, "print the config with all overrides, and end")
     return flags.DEFINE_flag(ConfigFlag(*config_types))
+
+
+def given_fields() -> frozenset[str]:
+    """Returns the fields that the command line named, such as `encoder.width`."""
+    flag = flags.FLAGS["config"]
+    assert isinstance(flag, ConfigFlag)
+    return flag.given
 
 
 def checked_config(config: Any, config_type: type[Config]) -> Config:

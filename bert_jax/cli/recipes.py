@@ -29,6 +29,9 @@ from bert_jax.files import given_path
 
 Config = TypeVar("Config", bound=RootConfig)
 
+# --config=RECIPE, --config.FIELD=VALUE, or either without a value.
+_CONFIG_ARGUMENT = re.compile(r"--?config(?:\.([^=]+))?(?:=(.*))?", re.DOTALL)
+
 
 def recipe_folder() -> pathlib.Path:
     """Returns the directory of the recipes that come with bert_jax."""
@@ -184,7 +187,7 @@ def take_config(
     others = []
     remaining = iter(arguments)
     for argument in remaining:
-        match = re.fullmatch(r"--?config(?:\.([^=]+))?(?:=(.*))?", argument, re.DOTALL)
+        match = _CONFIG_ARGUMENT.fullmatch(argument)
         if not match:
             others.append(argument)
             continue
@@ -206,6 +209,12 @@ def take_config(
             overrides[path] = value
     given = [f"--config.{path}={value}" for path, value in overrides.items()]
     return _overridden(config, given), others
+
+
+def named_fields(arguments: Sequence[str]) -> frozenset[str]:
+    """Returns the fields that a command line names by `--config.FIELD`."""
+    matches = map(_CONFIG_ARGUMENT.fullmatch, arguments)
+    return frozenset(match[1] for match in matches if match and match[1])
 
 
 def _overridden(config: Any, overrides: list[str]) -> Any:

@@ -17,6 +17,7 @@ from bert_jax.model.encoder import Batch, Heads, Observed
 from bert_jax.model.heads import score_tokens, token_scorer
 from bert_jax.model.layers import gather_positions
 from bert_jax.model.observed import ObservedModel
+from bert_jax.model.stack import layer_kinds
 from bert_jax.objectives.losses import (
     Loss,
     Params,
@@ -183,7 +184,10 @@ class Lessons:
     def __init__(
         self, student: ObservedModel, teacher: ObservedModel, config: DistillationConfig
     ) -> None:
-        """Takes the models, and what is compared; computes nothing."""
+        """Takes the models, and what is compared; computes nothing.
+
+        Layers whose heads are compared have one window: `runs.teacher` sees to it.
+        """
         self._student, self._teacher, self._config = student, teacher, config
         self._pairs = layer_pairs(config)
         self._relations = [name for name in _RELATIONS if getattr(config, f"{name}_weight")]
@@ -238,9 +242,10 @@ class Lessons:
     def _compare_heads(self, ours: Heads | None, theirs: Heads | None, batch: Batch) -> Totals:
         if ours is None or theirs is None:
             return {}
-        tokens = tokens_of(batch["example_ids"])
-        mask = visible(tokens, tokens, causal=self._student.config.causal)
-        heads = self._config.relation_heads or self._student.config.heads
+        tokens, encoder = tokens_of(batch["example_ids"]), self._student.config
+        window = layer_kinds(encoder)[self._config.student_layer].window  # and the teacher's
+        mask = visible(tokens, tokens, causal=encoder.causal, window=window)
+        heads = self._config.relation_heads or encoder.heads
 
         def pair(found: Heads, names: tuple[str, str]) -> Pair:
             first, second = (split_heads(getattr(found, name), heads) for name in names)

@@ -48,7 +48,7 @@ from bert_jax.runs.finetuning_setup import (
     spread,
     training_inputs,
 )
-from bert_jax.runs.steps import CompiledStep
+from bert_jax.runs.steps import CompiledStep, check_warmup
 from bert_jax.stopping import Stopped
 from bert_jax.tasks.kinds import class_weights
 from bert_jax.training.debugging import check_ids, profiled, watched
@@ -86,7 +86,7 @@ class Learned(NamedTuple):
 
 
 def learned_from(setup: FinetuningSetup, seed: int) -> Learned:
-    """Deals the examples of a seed; raises UserError if it cannot learn from them."""
+    """Deals the examples of a seed; raises UserError if it cannot learn from them as asked."""
     config = dataclasses.replace(setup.config, seed=seed, seeds=1)
     inputs = {"train": training_inputs(config, setup.task)}
     inputs |= {name: split.inputs for name, split in setup.task.dev.items()}
@@ -95,6 +95,7 @@ def learned_from(setup: FinetuningSetup, seed: int) -> Learned:
         inputs["train"], epochs=config.epochs, seed=seed, rows_multiple=multiple
     )
     check_negatives(config, inputs["train"], batches)
+    check_warmup(config, config.epochs * batches.per_epoch)
     weights = class_weights(config.class_weights, setup.task.labels, inputs["train"])
     return Learned(config, inputs, batches, weights)
 

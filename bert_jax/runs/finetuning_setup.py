@@ -18,6 +18,7 @@ from bert_jax.config import (
     FinetuneConfig,
     InputPooling,
     TaskKind,
+    VectorLoss,
     check_widths,
     from_dict,
 )
@@ -26,7 +27,6 @@ from bert_jax.data.tasks.batches import TaskBatches
 from bert_jax.data.tasks.labels import choices
 from bert_jax.data.tasks.rows import BatchFormat, TaskInputs, examples_per_row
 from bert_jax.data.tasks.splits import Outputs, Split, Task
-from bert_jax.data.tasks.vectors import SCORED
 from bert_jax.distributed import sharding
 from bert_jax.distributed.compiled import keep_compiled_of_commands
 from bert_jax.errors import UserError
@@ -238,12 +238,15 @@ def ends_evaluated_epoch(config: FinetuneConfig, step: int, per_epoch: int) -> b
 
 
 def check_negatives(config: FinetuneConfig, inputs: TaskInputs, batches: TaskBatches) -> None:
-    """Raises UserError if a batch has no wrong text to compare a right one with."""
-    is_scored = config.vectors.loss in SCORED
-    if inputs.roles and not is_scored and inputs.roles.count == 2 and batches.smallest < 2:
+    """Raises UserError if a batch has nothing to compare an example with."""
+    loss = config.vectors.loss
+    if loss is VectorLoss.COSINE or not inputs.roles or inputs.roles.count > 2:
+        return
+    if batches.smallest < 2:
+        lacks = "pair to compare it with" if loss is VectorLoss.COSENT else "wrong text"
         raise UserError(
             f"--config.batch_size={config.batch_size} leaves a batch of one of {inputs.examples:,}"
-            " examples, which has no wrong text: choose another batch_size, or add examples"
+            f" examples, which has no {lacks}: choose another batch_size, or add examples"
         )
 
 

@@ -40,7 +40,7 @@ from bert_jax.runs.finetuning_setup import (
     spread,
     training_inputs,
 )
-from bert_jax.runs.steps import task_optimizer
+from bert_jax.runs.steps import check_warmup, task_optimizer
 from bert_jax.runs.vectorised import Runs, SideBySide, place_runs, vectorise
 from bert_jax.stopping import Stopped
 from bert_jax.tasks.kinds import class_weights
@@ -130,7 +130,7 @@ def sweep_config(config: FinetuneConfig, learning_rates: str) -> SweepConfig:
         )
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     fields["optimizer"] = dataclasses.replace(config.optimizer, learning_rate=max(rates))
-    return SweepConfig(**fields, learning_rates=",".join(f"{rate:g}" for rate in rates))
+    return SweepConfig(**fields, learning_rates=",".join(map(repr, rates)))
 
 
 def deal_seeds(
@@ -139,7 +139,7 @@ def deal_seeds(
     """Returns what each seed trains on, and its batches.
 
     Raises:
-      UserError: if they are not as many, or as `training_inputs`.
+      UserError: if they are not as many, if warm-up takes all, or as `training_inputs`.
     """
     config = setup.config
     inputs, batches = [], []
@@ -150,6 +150,7 @@ def deal_seeds(
             setup.batch_format.deal(own, epochs=config.epochs, seed=seed, rows_multiple=1)
         )
         check_negatives(config, own, batches[-1])
+        check_warmup(config, config.epochs * batches[-1].per_epoch)
         if batches[-1].per_epoch != batches[0].per_epoch:
             raise UserError(
                 f"--config.data.examples={config.data.examples}: those of seed {seed} are"
@@ -338,7 +339,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     best = max(summary["runs"], key=lambda run: run["score"])
     yield (
         f"`bert_jax.finetune` makes a checkpoint of the best by --config.seed={best['seed']}"
-        f" --config.optimizer.learning_rate={best['learning_rate']:g}"
+        f" --config.optimizer.learning_rate={best['learning_rate']}"
     )
 
 

@@ -22,6 +22,7 @@ from bert_jax.checkpoints.checkpoint import (
     restore_state,
     steps_in,
 )
+from bert_jax.checkpoints.fingerprint import json_digest
 from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import (
     DistillConfig,
@@ -65,7 +66,15 @@ from bert_jax.runs.teacher import Teacher, corpus_remedy, load_teacher, taken_ov
 from bert_jax.stopping import Stopped
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.debugging import check_ids, explain_step, profiled, watched
-from bert_jax.training.logs import LOG_FILE, StartClock, StepReports, divide, open_log
+from bert_jax.training.logs import (
+    LOG_FILE,
+    STARTS_FILE,
+    StartClock,
+    StepReports,
+    divide,
+    open_log,
+    read_log,
+)
 from bert_jax.training.loop import run_steps
 from bert_jax.training.loss_watch import LossWatch
 from bert_jax.training.parameter_rules import describe_rules
@@ -183,6 +192,35 @@ def begin(
             message = f"starting from the layers {config.student_layers} of {teacher.checkpoint}"
     state = init_state(params, compiled.tx, abstract)
     return Start(state, Cursor.at_start(0, len(corpora.train)), [message])
+
+
+def origin(init: str) -> dict[str, str]:
+    """Returns what tells the parameters of `--init` from others: '' each for random ones."""
+    if not init:
+        return {"init": "", "init_fingerprint": ""}
+    checkpoint = find_checkpoint(init)
+    fingerprint = json_digest(read_metadata(checkpoint)["fingerprints"]["params"])
+    return {"init": str(checkpoint), "init_fingerprint": fingerprint}
+
+
+def _check_origin(workdir: pathlib.Path, init: str) -> None:
+    """Raises UserError if a run began with other parameters; one of an earlier version is silent.
+
+    Args:
+      workdir: of the run.
+      init: as in `begin`.
+    """
+    path = workdir / STARTS_FILE
+    starts = read_log(path) if path.is_file() else []
+    told = [start for start in starts if not start["step"] and "init" in start]
+    if not told or told[-1]["init_fingerprint"] == origin(init)["init_fingerprint"]:
+        return
+    began = told[-1]["init"]
+    remedy = f"the parameters of {began}: give --init={began}"
+    raise UserError(
+        f"--init={init} is not what {workdir} began with,"
+        f" {remedy if began else 'random parameters: leave it out'}"
+    )
 
 
 def _same_tokenizer(
@@ -412,7 +450,7 @@ def replay(
       launch: as in `pretrain`.
 
     Raises:
-      UserError: if there is no such step or run, or it began with another corpus or teacher.
+      UserError: if there is no such step or run, or it began with another corpus, teacher or init.
     """
     if not 1 <= last <= config.steps:
         raise UserError(f"--replay={last} is no step of the run: choose 1 to {config.steps}")
@@ -427,6 +465,7 @@ def replay(
         _check_same_run(config, workdir, metadata, path, corpora, setup.teacher)
         cursor = Cursor.from_json(metadata["cursor"])
     else:
+        _check_origin(workdir, init)
         state, cursor, _ = begin(setup.config, init, corpora, compiled, setup.teacher)
     print(f"from step {checkpoint:,} to {last:,}", file=sys.stderr)
     feed = setup.feed(checkpoint, cursor, lambda line: None)
@@ -470,11 +509,12 @@ def pretrain(
     if newest >= config.steps:
         print(f"{workdir} is finished: {newest:,} steps")
         return
-    claim = functools.partial(claim_workdir, workdir, config)
+    claim, began = functools.partial(claim_workdir, workdir, config), {}
     if steps_in(workdir):
         first_alone(claim)
         state, cursor, messages = resume(config, workdir, corpora, compiled, setup.teacher)
     else:
+        began = origin(init)
         state, cursor, messages = begin(config, init, corpora, compiled, setup.teacher)
         first_alone(claim)
         # For `prepare` of other corpora; checkpoints have theirs.
@@ -515,7 +555,7 @@ def pretrain(
         )
         for step, state, last in trained:
             if step == first_step + 1:
-                log.started(clock, state)
+                log.started(clock, state, began)
             if config.eval_steps and (step % config.eval_steps == 0 or step == config.steps):
                 with reports.paused("evaluation"):
                     log.held_out(step, held_out(step, state))

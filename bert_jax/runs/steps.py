@@ -305,8 +305,18 @@ def task_optimizer(
     return tx, task_settings(optimizer, steps)
 
 
+def check_warmup(config: FinetuneConfig, steps: int) -> None:
+    """Raises UserError if the warm-up that was given takes all steps of a fine-tuning run."""
+    warmup = config.optimizer.warmup_steps
+    if warmup >= steps and warmup:
+        raise UserError(
+            f"--config.optimizer.warmup_steps={warmup} leaves no step to train: the run has"
+            f" {steps:,}: lower it, or leave it out, which takes warmup_share={config.warmup_share}"
+        )
+
+
 def with_warmup(config: FinetuneConfig, steps: int) -> OptimizerConfig:
-    """Resolves `warmup_share` where no number of steps was given."""
+    """Resolves `warmup_share` where no number of steps was given; a step at least is trained."""
     warmup = config.optimizer.warmup_steps or round(config.warmup_share * steps)
     return dataclasses.replace(config.optimizer, warmup_steps=min(warmup, steps - 1))
 

@@ -25,10 +25,12 @@ from bert_jax.config import (
     layer_numbers,
     layer_pairs,
 )
+from bert_jax.data.pretraining.phases import resolve_phases
 from bert_jax.distributed import sharding
 from bert_jax.errors import UserError
 from bert_jax.model.attention import AttentionFn, attention
 from bert_jax.model.observed import ObservedModel
+from bert_jax.model.stack import layer_kinds
 from bert_jax.objectives.losses import Params
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.training.state import abstract_params
@@ -199,10 +201,26 @@ def check_teacher(config: DistillConfig, teacher: EncoderConfig, *, reads_head: 
                 f"--config.distillation.relation_heads={heads} does not divide the teacher's width,"
                 f" {teacher.width}: choose a number that divides both widths"
             )
+        _check_windows(config, teacher)
     for _, number in layer_pairs(lessons):
         check_layer("distillation.hidden_pairs", number, layers, "teacher", lowest=-1)
     if config.student_layers:
         _check_taken_over(config, teacher)
+
+
+def _check_windows(config: DistillConfig, teacher: EncoderConfig) -> None:
+    """Raises UserError if the layers whose heads are compared see other tokens, in any phase."""
+    lessons = config.distillation
+    theirs = layer_kinds(teacher)[lessons.teacher_layer].window
+    for phase in resolve_phases(config):
+        ours = layer_kinds(phase.encoder)[lessons.student_layer].window
+        if ours != theirs:
+            where = f" in phases[{phase.number}]" if config.phases else ""
+            raise UserError(
+                f"--config.distillation.student_layer={lessons.student_layer} has window={ours}"
+                f"{where}, and teacher_layer={lessons.teacher_layer} window={theirs} (0: all):"
+                " choose layers of one window, or set encoder.window and global_every"
+            )
 
 
 def _check_taken_over(config: DistillConfig, teacher: EncoderConfig) -> None:

@@ -73,8 +73,8 @@ class RunLog:
         """Prints a line without disturbing the progress bar."""
         self._bar.write(text, file=sys.stderr)
 
-    def started(self, clock: "StartClock", state: Any) -> None:
-        """Waits for the first step, and records where the time until then went.
+    def started(self, clock: "StartClock", state: Any, more: dict[str, str] | None = None) -> None:
+        """Waits for the first step, and records where the time until then went, and `more`.
 
         Each start has a line of its own in WORKDIR/starts.jsonl.
         """
@@ -87,6 +87,7 @@ class RunLog:
             "devices": jax.device_count(),
             "processes": jax.process_count(),
             "seconds": clock.parts,
+            **(more or {}),
         }
         with self._path.with_name(STARTS_FILE).open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -126,7 +127,7 @@ class SilentLog(RunLog):
     def message(self, text: str) -> None:
         """Shows nothing."""
 
-    def started(self, clock: "StartClock", state: Any) -> None:
+    def started(self, clock: "StartClock", state: Any, more: dict[str, str] | None = None) -> None:
         """Records nothing."""
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     """Rises linearly in `warmup_steps`, then falls until `steps` as the config says.
 
     Whatever the schedule, warm-up and fall together take `steps`: the floor, `final_share` of the
-    highest rate, is reached there and not before.
+    highest rate, is reached there and not before. The last update is of step `steps - 1`.
     """
     rate, left, share = config.learning_rate, steps - config.warmup_steps, config.final_share
     floor = rate * share

@@ -97,6 +97,29 @@ def test_the_examples_are_the_checkpoints(
     assert continued(config, init).data.format is ExampleFormat.SENTENCE_PAIR
 
 
+def test_what_the_user_gives_is_kept_though_it_is_the_default(
+    tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
+) -> None:
+    encoder = dataclasses.replace(tiny_encoder, dropout_rate=0.0)
+    metadata = pretrained_metadata(encoder, ("encoder", "pooler", "mlm_head", "nsp_head"))
+    metadata["config"]["data"] |= {"objective": "sop", "random_b_rate": 0.0}
+    init = stored(metadata, encoder, tmp_path / "a")
+    assert continued(PretrainConfig(), init).encoder.dropout_rate == 0.0
+    made = continued(PretrainConfig(), init, {"encoder.dropout_rate", "data.random_b_rate"})
+    assert (made.encoder.dropout_rate, made.encoder.width) == (0.1, 24)
+    assert (made.data.objective, made.data.random_b_rate) == (SentenceObjective.SOP, 0.5)
+    with pytest.raises(UserError, match=r"--config.encoder.width=768, and .* has 24: leave it out"):
+        continued(PretrainConfig(), init, {"encoder.width"})
+
+
+def test_the_command_line_says_what_is_given(
+    drivers: Drivers, pretrained: Run, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, "--config.encoder.width=768", f"--init={pretrained[0]}"]
+    message = drivers.run("pretrain", *flags, f"--workdir={tmp_path / 'run'}").error()
+    assert "--config.encoder.width=768, and " in message and " has 12: leave it out" in message
+
+
 def test_a_fine_tuned_checkpoint_gives_its_encoder_alone(
     tiny_encoder: EncoderConfig, tmp_path: pathlib.Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_resumed_run_must_have_the_same_examples(
         ("--config.data.examples=43", "data.examples=43: "),
         ("--config.data.examples_per_class=-1", "data.examples_per_class"),
         ("--config.data.train=", "--config.data.train is not set"),
+        ("--config.optimizer.warmup_steps=33", "warmup_steps=33 leaves no step to train: the run"),
         ("--config.encoder.width=3", "--config.encoder.width: there is no such field"),
     ],
 )

@@ -172,6 +172,7 @@ def test_a_frozen_encoder_beside_a_rate_that_is_too_high(
         (["--config.encoder_mode=cached"], "a sweep takes encoder_mode=frozen"),
         (["--config.micro_batches=2"], "--config.micro_batches=2: the runs of a sweep have whole"),
         (["--config.debug"], "--config.debug looks at one run"),
+        (["--config.optimizer.warmup_steps=33"], "warmup_steps=33 leaves no step to train: the ru"),
         (
             ["--config.task=tags", "--config.class_weights=balanced", "--config.data.examples=20"],
             "differ by seed",

@@ -134,6 +134,12 @@ def test_init_takes_the_parameters_and_nothing_else(
     counts = [int(leaf) for path, leaf in leaves if "count" in jax.tree_util.keystr(path)]
     assert counts and set(counts) == {1}
     assert [entry["step"] for entry in log_of(tmp_path)] == list(range(1, 13))
+    # A replay from step 0 needs the same ones.
+    replay = (*pretrain_flags, *flags, f"--workdir={tmp_path}", "--replay=1")
+    message = drivers.run("pretrain", *replay).error()
+    assert f"began with, the parameters of {pretrained[0]}" in message
+    again = drivers.run("pretrain", *replay, f"--init={pretrained[0]}")
+    assert again.status == 0 and "no NaN was made" in again.out, again
 
 
 def test_corpus_and_checkpoint_must_belong_together(

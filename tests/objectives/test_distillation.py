@@ -239,6 +239,27 @@ def test_every_lesson_together(tiny_encoder: EncoderConfig, tokens: DistilledTok
     assert 0 <= float(mean(totals["agreement"])) <= 1 and "teacher_mlm_loss" in totals
 
 
+def test_heads_are_compared_over_the_window_of_their_layer(tiny_encoder: EncoderConfig) -> None:
+    windowed = dataclasses.replace(tiny_encoder, window=2, global_every=2)  # of layer 1
+    config = DistillationConfig(
+        attention_weight=1.0, query_weight=1.0, key_weight=1.0, value_weight=1.0, teacher_layer=1
+    )
+    student, teacher, ours, theirs, batch = models(windowed, config)
+
+    def observe(model: Any, params: Any) -> Any:
+        observe = functools.partial(model.apply, {"params": params}, method="observe")
+        return observe(batch, None, deterministic=True, hidden=[], heads_of=1).heads
+
+    mine, other = observe(student, ours), observe(teacher, theirs)
+    _, totals = make_distillation_loss(student, teacher, config).given(theirs)(ours, batch, None)
+    tokens, real = tokens_of(batch["example_ids"]), (batch["example_ids"] > 0).astype("f4")
+    mask = visible(tokens, tokens, causal=False, window=2)
+    for name, (x, y) in {"attention": (0, 1), "query": (0, 0), "key": (1, 1)}.items():
+        pairs = [(each[x], each[y]) for each in (mine, other)]
+        expected = relation_total(*pairs, mask, real)
+        np.testing.assert_allclose(totals[f"{name}_loss"], expected, rtol=1e-5)
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny_encoder: EncoderConfig) -> None:
     config = dataclasses.replace(EVERYTHING, hidden_weight=0.0, hidden_pairs="")
     still = dataclasses.replace(tiny_encoder, dropout_rate=0.0, attention_dropout_rate=0.0)

@@ -217,3 +217,12 @@ def test_of_run_is_a_schedule_of_phases_alone() -> None:
     config.data.corpus = "corpus"
     with pytest.raises(UserError, match="optimizer.schedule=of_run is of phases: choose"):
         validate(config)
+
+
+def test_the_last_phase_ends_with_the_run() -> None:
+    """Shares may miss 1 by the tolerance, which is a step of a long run."""
+    config = PretrainConfig(steps=2_000_000)
+    config.data.corpus = "corpus"
+    config.phases = [PhaseConfig(share=0.9), PhaseConfig(share=0.0999995)]
+    validate(config)
+    assert [phase.end_step for phase in resolve_phases(config)] == [1_800_000, 2_000_000]

@@ -67,9 +67,12 @@ def resolve_phases(config: PretrainConfig) -> list[Phase]:
     """
     phases: list[Phase] = []
     share = 0.0
-    for number, own in enumerate(config.phases or [PhaseConfig()]):
+    given = config.phases or [PhaseConfig()]
+    for number, own in enumerate(given):
         share += own.share
         begin, end = phases[-1].end_step if phases else 0, round(share * config.steps)
+        if number == len(given) - 1:
+            end = config.steps  # shares add up to 1 only nearly
         if end <= begin:
             raise UserError(
                 f"--config.phases[{number}].share={own.share} of steps={config.steps} is less"
