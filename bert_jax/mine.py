@@ -19,6 +19,7 @@ from absl import flags
 from bert_jax.cli import app
 from bert_jax.cli.flags import SearchFlags, batch_size_flag, checkpoint_flag
 from bert_jax.errors import UserError
+from bert_jax.files import new_file
 
 _CHECKPOINT = checkpoint_flag("any")
 _DATA = flags.DEFINE_string("data", None, "a .tsv, .txt, .csv or .jsonl file of pairs, or TFDS")
@@ -69,12 +70,13 @@ def main(_: Sequence[str]) -> None:
         )
     if NEGATIVES in columns:
         raise UserError(f"a column is called {NEGATIVES}, as the new one: rename it")
-    pairs = read_pairs(source, columns, skip_bad_rows=_SKIP_BAD_ROWS.value)
-    keep_compiled_of_commands()
-    found, mesh = find_checkpoint(checkpoint), make_mesh(MeshConfig())
-    encoder = SearchEncoder(found, mesh, _SEARCH.value, batch_size=_BATCH_SIZE.value)
-    negatives = mine_negatives(pairs, encoder, ranks, mesh)
-    write_triples(output, pairs, negatives, columns)
+    with new_file(output) as made:  # a place that cannot be written is found before any work
+        pairs = read_pairs(source, columns, skip_bad_rows=_SKIP_BAD_ROWS.value)
+        keep_compiled_of_commands()
+        found, mesh = find_checkpoint(checkpoint), make_mesh(MeshConfig())
+        encoder = SearchEncoder(found, mesh, _SEARCH.value, batch_size=_BATCH_SIZE.value)
+        negatives = mine_negatives(pairs, encoder, ranks, mesh)
+        write_triples(made, pairs, negatives, columns)
     count = ranks[1] - ranks[0] + 1
     print(f"wrote {output}: {len(pairs):,} rows with {count} texts each in {NEGATIVES!r}")
 

@@ -26,6 +26,15 @@ _SENTENCE_CLASSES = {
 }
 
 
+def check_masks(lm: MaskedLM) -> None:
+    """Raises UserError if the model is causal: it was never trained on masks."""
+    if lm.model.config.causal:
+        raise UserError(
+            "the checkpoint's encoder is causal, pretrained on next tokens, and knows no masks:"
+            " name a checkpoint that was pretrained on masked tokens"
+        )
+
+
 class FillMask:
     """The likeliest tokens at each [MASK] of a text, and what was learned about pairs."""
 
@@ -35,7 +44,11 @@ class FillMask:
         Args:
           lm: encoder and heads.
           top_k: number of tokens for each [MASK]; at most as many as the vocabulary has.
+
+        Raises:
+          UserError: if the model is causal.
         """
+        check_masks(lm)
         model: Any = lm.model
         self._tokenizer, self._params = lm.tokenizer, lm.params
         self._encoder: EncoderConfig = model.config

@@ -16,6 +16,7 @@ from bert_jax.config import EncoderConfig
 from bert_jax.data.packing.layout import RowFormat
 from bert_jax.data.tasks.rows import input_sizes, make_token_rows, row_length
 from bert_jax.errors import UserError
+from bert_jax.inspection.fill_mask import check_masks
 from bert_jax.inspection.tables import Table
 from bert_jax.model.attention import attention_probabilities, tokens_of, visible
 from bert_jax.model.encoder import Batch, Embeddings, EncoderBlock
@@ -145,8 +146,9 @@ def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int =
       `likeliest`, a list of (token, probability).
 
     Raises:
-      UserError: if the text is empty, or longer than the position table.
+      UserError: if the model is causal; if the text is empty, or longer than the position table.
     """
+    check_masks(lm)
     tokenizer, special = lm.tokenizer, lm.tokenizer.special
     batch, size = _row(tokenizer, lm.model.config, text, text_pair)
     ids = batch["token_ids"][0]

@@ -6,19 +6,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from bert_jax.checkpoints.pretrained import MaskedLM, TrainedEncoder, one_device
+from bert_jax.checkpoints.pretrained import (
+    MaskedLM,
+    TrainedEncoder,
+    one_device,
+    trained_length,
+)
 from bert_jax.config import FinetuneConfig, PretrainConfig, TaskKind, from_dict
 from bert_jax.errors import UserError
 from bert_jax.inspection.choices import OF_CHECKPOINT, TOKENS
 from bert_jax.inspection.fill_mask import FillMask
+from bert_jax.inspection.line_vectors import LineVectors
 from bert_jax.inspection.scores import Scores
 from bert_jax.inspection.stored import StoredCheckpoint
-from bert_jax.inspection.text_vectors import (
-    TextVectors,
-    chosen_settings,
-    encode_lines,
-    lowest_layers,
-)
+from bert_jax.inspection.text_vectors import chosen_settings, encode_lines, lowest_layers
 from bert_jax.objectives.losses import Params
 from bert_jax.tasks.finetuned import FineTuned
 from bert_jax.tasks.predictors import PREDICTORS, Predictor, Tags, check_words
@@ -53,7 +54,7 @@ class LoadedModel:
         # What has been compiled, by the arguments that it was compiled for.
         self._fillers: dict[int, FillMask] = {}
         self._scorers: dict[int, Scores] = {}
-        self._encoders: dict[tuple[str, int, int], TextVectors] = {}
+        self._encoders: dict[tuple[str, int, int, bool], LineVectors] = {}
 
     @property
     def kind(self) -> str:
@@ -129,7 +130,13 @@ class LoadedModel:
         return self._scorers[batch_size](inputs, a, b)
 
     def encode(
-        self, texts: Texts, *, pooling: str = OF_CHECKPOINT, layer: int = -1, batch_size: int = 32
+        self,
+        texts: Texts,
+        *,
+        pooling: str = OF_CHECKPOINT,
+        layer: int = -1,
+        batch_size: int = 32,
+        queries: bool = False,
     ) -> Any:
         """Computes vectors of texts.
 
@@ -138,28 +145,30 @@ class LoadedModel:
         Args:
           texts: not empty.
           pooling: `cls`, `mean` (over all tokens, [CLS] and [SEP] too), `last` or `tokens`, all of
-            them plain; or `of_checkpoint`: as task=vectors trained it, else as `mean`.
+            them plain; or `of_checkpoint`: as task=vectors trained it, with its prompt, and longer
+            texts cut as it did; else as `mean`.
           layer: 1 is the lowest, -1 the last.
           batch_size: texts in a batch.
+          queries: of `of_checkpoint`: the texts are queries, with their prompt.
 
         Returns:
           [I, D] float32; for `tokens` a list of [size, D] float32, [CLS] and [SEP] among them.
 
         Raises:
-          UserError: if there is no such layer, or a text is empty or too long.
+          UserError: if there is no such layer, or a text is empty or too long; if texts are to be
+            queries where the pooling has no prompts.
           ValueError: if `pooling` is none of these.
         """
-        key = pooling, layer, batch_size
-        if key not in self._encoders:
-            settings = chosen_settings(pooling, self.stored.metadata)
-            encoder = lowest_layers(self._encoder, layer)
-            self._encoders[key] = TextVectors(
-                encoder, one_device(), settings, batch_size=batch_size
+        if queries and pooling != OF_CHECKPOINT:
+            raise UserError(
+                f"queries=True is of prompts that were trained, and pooling={pooling!r} has none:"
+                f" leave it out, or set pooling={OF_CHECKPOINT!r}"
             )
-        a, b = encode_lines(
-            _pairs(texts), self.tokenizer, self.stored.encoder.max_length, "text {}".format
-        )
-        vectors = self._encoders[key](a, b)
+        key = pooling, layer, batch_size, queries
+        if key not in self._encoders:
+            self._encoders[key] = self._line_vectors(*key)
+        blocks = self._encoders[key].blocks(_pairs(texts), "text {}".format)
+        vectors = [vector for block in blocks for vector in block.vectors]
         return vectors if pooling == TOKENS else np.stack(vectors)
 
     def predict(self, texts: Texts | WordLists) -> list[dict[str, Any]]:
@@ -194,6 +203,19 @@ class LoadedModel:
     @functools.cached_property
     def _encoder(self) -> TrainedEncoder:
         return self.stored.restore_encoder()
+
+    def _line_vectors(
+        self, pooling: str, layer: int, batch_size: int, queries: bool
+    ) -> LineVectors:
+        settings = chosen_settings(pooling, self.stored.metadata)
+        encoder = lowest_layers(self._encoder, layer)
+        prompt, length = "", None
+        if pooling == OF_CHECKPOINT and settings:
+            prompt = settings.query_prompt if queries else settings.text_prompt
+            length = trained_length(self.stored.metadata)
+        return LineVectors(
+            encoder, one_device(), settings, batch_size=batch_size, prompt=prompt, length=length
+        )
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

@@ -156,7 +156,7 @@ def open_vectors(path: pathlib.Path) -> StoredVectors:
       UserError: if it is no such file, or the ranges are missing or of another width.
     """
     try:
-        kept = np.load(path, mmap_mode="r", allow_pickle=False)
+        kept = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError):
         raise UserError(f"{path} is no .npy of numbers: write it by predict --features") from None
     if kept.ndim != 2 or kept.dtype.name not in [kind.value for kind in VectorType]:

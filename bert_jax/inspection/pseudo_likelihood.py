@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.pretrained import MaskedLM
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.distributed import sharding
-from bert_jax.errors import UserError
+from bert_jax.inspection.fill_mask import check_masks
 from bert_jax.model.encoder import Batch
 from bert_jax.objectives.losses import Params, Totals
 from bert_jax.tasks.evaluation import make_batches
@@ -33,13 +33,9 @@ class PseudoLikelihood:
           packed: True if a row may have several masked copies.
 
         Raises:
-          UserError: if the model is causal: it was never trained on masks.
+          UserError: if the model is causal.
         """
-        if lm.model.config.causal:
-            raise UserError(
-                "the checkpoint's encoder is causal, pretrained on next tokens: --score needs one"
-                " that was pretrained on masked tokens"
-            )
+        check_masks(lm)
         self._lm, self._mesh = lm, mesh
         self._batch_size, self._packed = batch_size, packed
 

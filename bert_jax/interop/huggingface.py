@@ -184,7 +184,7 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
     (directory / SAFETENSORS_FILE).chmod((directory / HF_CONFIG_FILE).stat().st_mode)
 
 
-_OWN_METADATA = "kind config encoder family tokenizer labels scores max_length".split()
+_OWN_METADATA = "kind config encoder family tokenizer labels scores max_length similarity".split()
 
 
 def _write_labels(metadata: Mapping[str, Any], head: Head) -> dict[str, Any]:

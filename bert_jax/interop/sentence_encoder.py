@@ -20,6 +20,7 @@ from bert_jax.config import (
     ComputeType,
     EncoderConfig,
     FinetuneConfig,
+    Similarity,
     TaskKind,
     VectorPooling,
     VectorsConfig,
@@ -58,20 +59,23 @@ _SWITCHES = {  # of versions before 6: of their poolings
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+_SIMILARITIES = {"cosine": Similarity.COSINE, "dot": Similarity.PRODUCT}  # of theirs
 _QUERY, _TEXT = "query", ("document", "passage", "corpus")  # names of prompts, the first is written
 
 
 def with_vectors(metadata: dict[str, Any]) -> dict[str, Any]:
     """Returns the metadata of the checkpoint of vectors that any checkpoint's encoder is.
 
-    One of task=vectors stays as it is; of any other the vector is the plain mean.
+    One of task=vectors stays as it is; of any other the vector is the plain mean, searched by the
+    cosine.
     """
     if metadata["kind"] == TaskKind.VECTORS.value:
         return metadata
     encoder = from_dict(EncoderConfig, metadata["encoder"])
     length = metadata.get("max_length", encoder.max_length)
     kept = {name: metadata[name] for name in ("family", "tokenizer") if name in metadata}
-    return kept | _metadata(encoder, vector_settings(metadata), length)
+    made = kept | _metadata(encoder, vector_settings(metadata), length)
+    return made | {"similarity": Similarity.COSINE.value}
 
 
 def _metadata(encoder: EncoderConfig, settings: VectorsConfig, length: int) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def write_sentence_encoder(model: Model, directory: pathlib.Path) -> None:
     metadata = model.metadata | {"max_length": length}
     huggingface.write_directory(model._replace(metadata=metadata), directory)
     names = ["Transformer", "Pooling"] + ["Normalize"] * settings.normalised
+    by_cosine = settings.normalised or model.metadata.get("similarity") == Similarity.COSINE.value
     modules = []
     for number, name in enumerate(names):
         path = f"{number}_{name}" if number else ""
@@ -117,7 +122,7 @@ def write_sentence_encoder(model: Model, directory: pathlib.Path) -> None:
         "__version__": {},
         "prompts": prompts if any(prompts.values()) else {},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine" if settings.normalised else "dot",
+        "similarity_fn_name": "cosine" if by_cosine else "dot",
     }
     _write(directory / _PROMPTS, values)
     card = (directory / huggingface.CARD_FILE).read_text(encoding="utf-8")
@@ -134,6 +139,9 @@ def read_sentence_encoder(
     directory: pathlib.Path, mesh: Mesh, *, tokenizer: Tokenizer | None, padded_vocabulary: bool
 ) -> Model:
     """Reads a directory of sentence-transformers as a checkpoint of kind vectors.
+
+    Where vectors keep their length and are compared by the cosine, `similarity` of the metadata
+    says so: a search divides them by their length, and their values stay those of the library.
 
     Args:
       directory: with modules.json.
@@ -154,6 +162,7 @@ def read_sentence_encoder(
     length = _read_length(inner / _LENGTH) or model.metadata.get("max_length", encoder.max_length)
     length = min(length, encoder.max_length)
     query_prompt, text_prompt, notes = _read_prompts(directory / _PROMPTS)
+    similarity = _read_similarity(directory / _PROMPTS)
     settings = dataclasses.replace(
         vector_settings(model.metadata),
         pooling=_read_pooling(
@@ -169,6 +178,9 @@ def read_sentence_encoder(
         metadata = model.metadata | {"config": to_dict(config), "max_length": length}
     else:
         metadata = model.metadata | _metadata(encoder, settings, length)
+    metadata.pop("similarity", None)  # of our own file; that of the library counts
+    if similarity is Similarity.COSINE and not settings.normalised:
+        metadata["similarity"] = similarity.value
     unread = [group for group in model.params if group != "encoder"]
     notes += [f"no part of the vector: {', '.join(unread)}: left out"] * bool(unread)
     params = {"encoder": model.params["encoder"]}
@@ -245,6 +257,20 @@ def _read_prompts(path: pathlib.Path) -> tuple[str, str, list[str]]:
     if more := sorted(name for name in prompts if name not in used and prompts[name]):
         notes.append(f"prompts that have no place here, left out: {', '.join(more)}")
     return query, text, notes
+
+
+def _read_similarity(path: pathlib.Path) -> Similarity:
+    """Returns what the library compares vectors by; where nothing is said, the cosine."""
+    values = read_json(path) if path.is_file() else {}
+    name = values.get("similarity_fn_name")
+    if name is None:
+        return Similarity.COSINE
+    if not isinstance(name, str) or name not in _SIMILARITIES:
+        raise UserError(
+            f"{path} has similarity_fn_name={name}: only {' and '.join(_SIMILARITIES)} are"
+            " implemented; write one of these to search by it"
+        )
+    return _SIMILARITIES[name]
 
 
 def compare_with_library(

@@ -69,7 +69,7 @@ def make_input_rows(
 ) -> InputRows:
     """Returns rows of sentences and of pairs of neighbours, one in each row.
 
-    Long sentences are cut. An encoder without segments gets no pairs.
+    Long sentences are cut. An encoder with fewer than two segments gets 0 for both texts.
     """
     longest = min(_LONGEST, encoder.max_length)
     room = (longest - tokenizer.special.of_pair) // 2
@@ -77,11 +77,11 @@ def make_input_rows(
     ids = [each for each in ids if len(each)]
     none = ids[0][:0]
     a, b = ids + ids[:-1], [none] * len(ids) + ids[1:]
-    if encoder.segments < 2:
-        a, b = ids, [none] * len(ids)
     length = int(input_sizes(a, b, tokenizer.special).max())
     row_format = RowFormat(length, 1, tokenizer.special, pool_last=False)
     batch = make_token_rows(a, b, np.ones(len(a), np.int64), row_format)[0]
+    if encoder.segments < 2:
+        batch["segment_ids"] = np.zeros_like(batch["segment_ids"])
     every = np.arange(length, dtype=np.int32)
     return batch | {"mlm_positions": np.broadcast_to(every, (len(a), length)).copy()}
 

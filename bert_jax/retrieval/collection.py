@@ -20,6 +20,7 @@ from bert_jax.errors import UserError
 Judgements = dict[str, dict[str, int]]  # id of a query -> id of a document -> relevance
 
 _QRELS = "qrels"
+_SKIP = "--skip_bad_rows"
 _CORPUS, _QUERIES = "corpus.jsonl", "queries.jsonl"
 
 
@@ -93,7 +94,7 @@ def _ordered(texts: dict[str, str], note: str) -> Documents:
 
 
 def _bad_rows(path: pathlib.Path, *, skip: bool) -> BadRows:
-    return BadRows(str(path), skip=skip, flag="--skip_bad_rows")
+    return BadRows(str(path), skip=skip, flag=_SKIP)
 
 
 def _read_beir(folder: pathlib.Path, split: str, *, skip: bool) -> Collection:
@@ -216,7 +217,7 @@ def _is_whole(text: str) -> bool:
 def _read_questions(source: pathlib.Path, *, skip: bool) -> Collection:
     if not source.is_file():
         raise UserError(f"--retrieval={source} is not there: name a directory or a SQuAD file")
-    read = read_questions(str(source), skip_bad_rows=skip)
+    read = read_questions(str(source), skip_bad_rows=skip, flag=_SKIP)
     answered = [question for question in read.questions if question.answers]
     numbers: dict[str, str] = {}
     for question in read.questions:

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from bert_jax.data.tasks.bad_rows import BadRows
 from bert_jax.data.tasks.tables import read_rows, text_value
 from bert_jax.errors import UserError
-from bert_jax.files import new_file
 from bert_jax.inspection.narrow_vectors import StoredVectors
 from bert_jax.retrieval.exact_search import exact_search
 from bert_jax.retrieval.search_encoder import SearchEncoder
@@ -80,7 +79,8 @@ def mine_negatives(
     # Of texts with one score the first in the alphabet comes first, whatever the order of rows.
     texts = sorted({right for _, right in pairs})
     first, last = ranks
-    most = max(map(len, rights.values()))
+    there = set(texts)
+    most = max(len(known & there) for known in rights.values())
     if last + most > len(texts):
         raise UserError(
             f"--ranks={first}-{last}: there are {len(texts):,} different right texts, of which up"
@@ -100,7 +100,7 @@ def _wrong(numbers: np.ndarray, texts: list[str], rights: set[str]) -> list[str]
 
 
 def write_triples(
-    output: pathlib.Path,
+    path: pathlib.Path,
     pairs: Sequence[tuple[str, str]],
     negatives: dict[str, list[str]],
     columns: PairColumns,
@@ -110,5 +110,4 @@ def write_triples(
     for query, right in pairs:
         row = {columns.query: query, columns.right: right, NEGATIVES: negatives[query]}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    with new_file(output) as made:
-        made.write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8")

@@ -48,7 +48,7 @@ def search_settings(metadata: dict[str, Any], options: SearchOptions) -> tuple[V
     }
     if options.similarity is not None:
         changed["normalised"] = options.similarity is Similarity.COSINE
-    elif trained is None:
+    elif trained is None or metadata.get("similarity") == Similarity.COSINE.value:
         changed["normalised"] = True
     return dataclasses.replace(settings, **changed), length
 
@@ -127,13 +127,16 @@ class SearchEncoder:
         return vectors
 
     def _encode_block(self, texts: Sequence[str], prompt: str) -> np.ndarray:
-        whole, nothing = [prompt + text for text in texts], [""] * len(texts)
-        a, b, cut = encode_inputs(whole, nothing, self._tokenizer, self.length)
-        filled = np.array([len(ids) > 0 for ids in a])
+        nothing = [""] * len(texts)
+        bare, b, cut = encode_inputs(texts, nothing, self._tokenizer, self.length)
+        filled, a = np.array([len(ids) > 0 for ids in bare]), bare
+        if prompt:  # it would hide that a text is empty
+            whole = [prompt + text for text in texts]
+            a, b, cut = encode_inputs(whole, nothing, self._tokenizer, self.length)
         if not (self._empty_texts or filled.all()):
             text = shown(texts[int(filled.argmin())])
             raise UserError(f"the text {text} has no token: give it words, or remove it")
-        self.cut += int(cut.sum())
+        self.cut += int(cut[filled].sum())
         vectors = np.zeros((len(texts), self.width), np.float32)
         if filled.any():
             a, b = ([ids for ids, use in zip(each, filled, strict=True) if use] for each in (a, b))

@@ -16,6 +16,7 @@ from bert_jax.retrieval.exact_search import exact_search
 from bert_jax.retrieval.search_encoder import SearchEncoder
 
 _SAMPLE = 1024  # vectors whose lengths tell whether they were written normalised
+_ROUNDING = 1e-3  # of those lengths, as float16 has it
 _UNIT_TOLERANCE = 0.05  # of those lengths: codes of normalised vectors are off by some per cent
 
 
@@ -89,8 +90,15 @@ def vectors_of_lines(
         for.
 
     Raises:
-      UserError: if there is not one for each line, or they are of another width.
+      UserError: if a line is a pair of texts; if there is not one vector for each line, or they are
+        of another width; if they are normalised and the search is not.
     """
+    for number, text in enumerate(documents.texts, start=1):
+        if "\t" in text:
+            raise UserError(
+                f"line {number} of the corpus has a tab, which parts two texts for predict"
+                " --features and none for a search: write a space, and the vectors again"
+            )
     vectors = open_vectors(path)
     if len(vectors) != len(documents.ids) or vectors.width != width:
         raise UserError(
@@ -99,5 +107,10 @@ def vectors_of_lines(
             " --features from these lines with this checkpoint"
         )
     lengths = np.linalg.norm(vectors.values(slice(_SAMPLE)), axis=1)
-    plain = normalised and bool(np.any(np.abs(lengths - 1) > _UNIT_TOLERANCE))
-    return dataclasses.replace(vectors, normalised=plain)
+    furthest = float(np.abs(lengths - 1).max())
+    if not normalised and furthest <= (_UNIT_TOLERANCE if vectors.ranges else _ROUNDING):
+        raise UserError(
+            f"--vectors={path} has vectors of length 1, and the search is by the product of plain"
+            " ones: search by --similarity=cosine, or leave --vectors out"
+        )
+    return dataclasses.replace(vectors, normalised=normalised and furthest > _UNIT_TOLERANCE)

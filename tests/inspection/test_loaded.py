@@ -12,7 +12,14 @@ import pytest
 
 import bert_jax
 from bert_jax.checkpoints.checkpoint import write_parameters
-from bert_jax.config import EncoderConfig, FinetuneConfig, PretrainConfig
+from bert_jax.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    TaskKind,
+    VectorsConfig,
+    to_dict,
+)
 from bert_jax.errors import UserError
 from bert_jax.inspection.loaded import LoadedModel
 from bert_jax.interop.architectures import module_of, pretrained_metadata
@@ -80,6 +87,33 @@ def test_vectors_are_those_of_predict(
     vectors = model.encode(TEXTS, pooling=pooling, layer=layer)
     assert vectors.shape == (3, model.stored.encoder.width) and vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, np.load(output))
+
+
+def test_vectors_are_as_the_checkpoint_trained_them(
+    drivers: Drivers, pretrained: Run, model: LoadedModel, tmp_path: pathlib.Path
+) -> None:
+    config = FinetuneConfig(task=TaskKind.VECTORS)
+    config.data.length = 6
+    config.vectors = VectorsConfig(query_prompt="old ", text_prompt="blue wind ")
+    kept = {name: model.stored.metadata[name] for name in ("encoder", "tokenizer")}
+    metadata = kept | {"kind": "vectors", "config": to_dict(config)}
+    write_parameters(tmp_path / "run", {"encoder": model.params["encoder"]}, metadata)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("red\nred stone house under light\n")  # the second is cut
+    vectors = bert_jax.load(tmp_path / "run")
+    made = {}
+    for queries in (False, True):
+        output = tmp_path / f"{queries}.npy"
+        flags = ["--features=of_checkpoint", f"--queries={queries}", f"--output={output}"]
+        result = drivers.run(
+            "predict", f"--checkpoint={tmp_path / 'run'}", *flags, f"--input={lines}"
+        )
+        assert result.status == 0 and "1 lines cut to 6 tokens" in result.out, result
+        made[queries] = vectors.encode(lines.read_text().splitlines(), queries=queries)
+        np.testing.assert_array_equal(made[queries], np.load(output))
+    assert not np.allclose(made[True], made[False])  # witness
+    with pytest.raises(UserError, match="queries=True is of prompts that were trained, and pool"):
+        vectors.encode("red", pooling="mean", queries=True)
 
 
 def test_vectors_of_tokens_and_of_a_fine_tuned_encoder(

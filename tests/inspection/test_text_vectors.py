@@ -16,6 +16,7 @@ from bert_jax.config import EncoderConfig, Norm, VectorsConfig
 from bert_jax.errors import UserError
 from bert_jax.inspection import line_vectors
 from bert_jax.inspection.choices import FEATURES
+from bert_jax.inspection.fill_mask import FillMask
 from bert_jax.inspection.internals import Internals, masked_in_turn, text_internals
 from bert_jax.inspection.line_vectors import LineBlock, LineVectors
 from bert_jax.inspection.narrow_vectors import load_ranges, open_vectors, ranges_of
@@ -254,8 +255,22 @@ def test_a_causal_model_has_no_masks(pretrained: Run) -> None:
     lm = open_checkpoint(pretrained[0]).restore_masked_lm()
     config = dataclasses.replace(lm.model.config, causal=True)
     causal = dataclasses.replace(lm, model=lm.model.clone(config=config))
-    with pytest.raises(UserError, match="is causal, pretrained on next tokens: --score needs"):
-        PseudoLikelihood(causal, one_device(), batch_size=1)
+    for wish in (
+        lambda: PseudoLikelihood(causal, one_device(), batch_size=1),
+        lambda: FillMask(causal, 1),
+        lambda: masked_in_turn(causal, "red stone"),
+    ):
+        with pytest.raises(UserError, match="is causal, pretrained on next tokens, and knows no"):
+            wish()
+
+
+def test_an_archive_of_arrays_is_no_file_of_vectors(tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "v.npz", vectors=np.zeros((2, 3), np.float32))
+    whole = (tmp_path / "v.npz").read_bytes()
+    for content in (whole, whole[:40]):
+        (tmp_path / "v.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"v.npz is no .npy of numbers: write it by predict"):
+            open_vectors(tmp_path / "v.npz")
 
 
 def test_a_causal_encoder_is_read_at_its_last_token(pretrained: Run) -> None:

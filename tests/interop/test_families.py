@@ -53,6 +53,9 @@ def differences(model: Model, directory: pathlib.Path) -> list[verify.Difference
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
     batch = verify.make_input_rows(tokenizer, encoder, verify.SENTENCES)
     assert (batch["example_ids"] == 0).any()
+    # Pairs of neighbours too, in the segments that the model has.
+    assert len(batch["token_ids"]) == 2 * len(verify.SENTENCES) - 1
+    assert batch["segment_ids"].max() == (encoder.segments > 1 and tokenizer.special.segments)
     return verify.compare(verify.our_outputs(model, batch), theirs.run(batch), batch)
 
 

@@ -13,6 +13,7 @@ from bert_jax.checkpoints.pretrained import one_device
 from bert_jax.config import (
     FinetuneConfig,
     SearchOptions,
+    Similarity,
     VectorPooling,
     VectorsConfig,
     from_dict,
@@ -34,7 +35,12 @@ PROMPTS = {"query": "blue: ", "document": "the "}
 
 
 def make_encoder(
-    directory: pathlib.Path, pooling: str, *, normalised: bool, prompts: dict[str, str]
+    directory: pathlib.Path,
+    pooling: str,
+    *,
+    normalised: bool,
+    prompts: dict[str, str],
+    similarity: str | None = None,
 ) -> Any:
     """Saves a small encoder by the library; returns it."""
     from sentence_transformers.sentence_transformer import modules
@@ -42,13 +48,16 @@ def make_encoder(
     inner = save_peer(make_peer("BertModel", spread=0.2), directory.with_name("inner"))
     parts = [modules.Transformer(str(inner), max_seq_length=LENGTH), modules.Pooling(24, pooling)]
     parts += [modules.Normalize()] * normalised
-    made = library.SentenceTransformer(modules=parts, prompts=prompts, device="cpu")
+    made = library.SentenceTransformer(
+        modules=parts, prompts=prompts, similarity_fn_name=similarity, device="cpu"
+    )
     made.save_pretrained(str(directory))
     return made
 
 
-def vectors_of(run: pathlib.Path) -> SearchEncoder:
-    return SearchEncoder(find_checkpoint(run), one_device(), SearchOptions(), batch_size=4)
+def vectors_of(run: pathlib.Path, similarity: Similarity | None = None) -> SearchEncoder:
+    options = SearchOptions(similarity=similarity)
+    return SearchEncoder(find_checkpoint(run), one_device(), options, batch_size=4)
 
 
 def of_library(directory: pathlib.Path) -> str:
@@ -56,13 +65,25 @@ def of_library(directory: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pooling", "normalised", "prompts"),
-    [("mean", True, PROMPTS), ("cls", False, {}), ("lasttoken", True, {})],
+    ("pooling", "normalised", "prompts", "similarity"),
+    [
+        ("mean", True, PROMPTS, "cosine"),
+        ("cls", False, {}, "dot"),
+        ("mean", False, {}, "cosine"),
+        ("lasttoken", True, {}, "dot"),
+    ],
 )
 def test_there_and_back(
-    pooling: str, normalised: bool, prompts: dict, tmp_path: pathlib.Path, capsys: Any
+    pooling: str,
+    normalised: bool,
+    prompts: dict,
+    similarity: str,
+    tmp_path: pathlib.Path,
+    capsys: Any,
 ) -> None:
-    theirs = make_encoder(tmp_path / "st", pooling, normalised=normalised, prompts=prompts)
+    theirs = make_encoder(
+        tmp_path / "st", pooling, normalised=normalised, prompts=prompts, similarity=similarity
+    )
     run, back = tmp_path / "run", tmp_path / "back"
     convert(of_library(tmp_path / "st"), str(run))
     said = capsys.readouterr().out
@@ -78,8 +99,11 @@ def test_there_and_back(
         text_prompt=prompts.get("document", ""),
     )
     documents, queries = theirs.encode_document(TEXTS), theirs.encode_query(TEXTS)
-    np.testing.assert_allclose(vectors_of(run).texts(TEXTS), documents, atol=1e-5)
-    np.testing.assert_allclose(vectors_of(run).queries(TEXTS), queries, atol=1e-5)
+    plain = None if normalised else Similarity.PRODUCT
+    np.testing.assert_allclose(vectors_of(run, plain).texts(TEXTS), documents, atol=1e-5)
+    np.testing.assert_allclose(vectors_of(run, plain).queries(TEXTS), queries, atol=1e-5)
+    found = vectors_of(run).queries(TEXTS) @ vectors_of(run).texts(TEXTS).T
+    np.testing.assert_allclose(found, theirs.similarity(queries, documents), atol=1e-5)
     assert bool(prompts) == (np.abs(documents - queries).max() > 1e-3)  # witness
 
     convert(str(run), of_library(back))
@@ -90,11 +114,30 @@ def test_there_and_back(
     np.testing.assert_allclose(opened.encode_document(TEXTS), documents, atol=1e-5)
     np.testing.assert_allclose(opened.encode_query(TEXTS), queries, atol=1e-5)
     assert opened.max_seq_length == LENGTH
-    assert opened.similarity_fn_name == ("cosine" if normalised else "dot")
+    assert opened.similarity_fn_name == ("cosine" if normalised else similarity)
     convert(of_library(back), str(tmp_path / "again"), verify=False)
     assert_same_bits(params_of(tmp_path / "again"), params_of(run))
     again = read_metadata(find_checkpoint(tmp_path / "again"))
     assert again["config"] == metadata["config"]
+    by_cosine = similarity == "cosine" and not normalised
+    assert (
+        again.get("similarity") == metadata.get("similarity") == ("cosine" if by_cosine else None)
+    )
+
+
+@pytest.mark.parametrize("said", [None, {}, {"similarity_fn_name": None}])
+def test_a_directory_that_says_nothing_is_searched_by_the_cosine(
+    said: dict | None, tmp_path: pathlib.Path
+) -> None:
+    make_encoder(tmp_path / "st", "mean", normalised=False, prompts={})
+    path = tmp_path / "st/config_sentence_transformers.json"
+    path.unlink()
+    if said is not None:
+        path.write_text(json.dumps(said))
+    convert(of_library(tmp_path / "st"), str(tmp_path / "run"), verify=False)
+    assert vectors_of(tmp_path / "run").settings.normalised
+    config = read_metadata(find_checkpoint(tmp_path / "run"))["config"]
+    assert not config["vectors"]["normalised"]
 
 
 def test_files_of_older_versions(tmp_path: pathlib.Path) -> None:
@@ -127,7 +170,9 @@ def test_any_checkpoint_has_vectors(
     ours = bert_jax.load(finetuned[0]).encode(texts, pooling="mean")
     opened = library.SentenceTransformer(str(tmp_path / "st"), device="cpu")
     np.testing.assert_allclose(ours, opened.encode(texts), atol=1e-5)
-    assert opened.max_seq_length == 40
+    assert opened.max_seq_length == 40 and opened.similarity_fn_name == "cosine"
+    convert(of_library(tmp_path / "st"), str(tmp_path / "run"), verify=False)
+    assert vectors_of(tmp_path / "run").settings == vectors_of(finetuned[0]).settings
 
 
 @pytest.mark.parametrize(
@@ -137,6 +182,16 @@ def test_any_checkpoint_has_vectors(
         ("1_Pooling/config.json", {"include_prompt": False}, "has include_prompt=false"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "has do_lower_case=true"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "has max_seq_length=0: write a"),
+        (
+            "config_sentence_transformers.json",
+            {"similarity_fn_name": "euclidean"},
+            "has similarity_fn_name=euclidean: only cosine and dot are implemented",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"similarity_fn_name": "manhattan"},
+            "has similarity_fn_name=manhattan: only cosine and dot are implemented",
+        ),
         ("modules.json", "Dense", "has the modules Transformer, Pooling, Dense: only"),
         ("modules.json", None, "has no modules.json: name a directory of sentence-transformers"),
     ],

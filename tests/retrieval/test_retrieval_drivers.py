@@ -80,6 +80,17 @@ def test_paragraphs_of_squad(tmp_path: pathlib.Path) -> None:
     assert collection.notes == ["left out: questions without an answer (1)"]
 
 
+def test_bad_questions_name_the_flag_of_evaluate(tmp_path: pathlib.Path) -> None:
+    answers = [{"text": "red", "answer_start": 0}]
+    qas = [{"id": "a", "question": "?", "answers": answers}]
+    qas.append({"id": "b", "question": " ", "answers": answers})
+    content = {"data": [{"title": "t", "paragraphs": [{"context": "red house", "qas": qas}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"; --skip_bad_rows leaves these out$"):
+        read(tmp_path / "squad.json")
+    assert read(tmp_path / "squad.json", skip=True).notes == ["left out: empty 'question' (1)"]
+
+
 def bad_collections() -> dict[str, tuple[dict[str, Any], str]]:
     """Returns what is written over a sound collection, and what is said about it."""
     return {

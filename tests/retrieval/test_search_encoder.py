@@ -66,6 +66,20 @@ def test_long_texts_are_cut_and_counted(pretrained: Run) -> None:
         encoder.texts(["red", "\u200b"])
 
 
+def test_a_prompt_does_not_fill_an_empty_text(pretrained: Run) -> None:
+    prompts = {"query_prompt": "the ", "text_prompt": "the "}
+    encoder = make(pretrained, **prompts)
+    for encode in (encoder.texts, encoder.queries):
+        for empty in ("", "\u200b"):
+            with pytest.raises(UserError, match="has no token: give it words"):
+                encode(["red", empty])
+    checkpoint, options = find_checkpoint(pretrained[0]), SearchOptions(**prompts)
+    lenient = SearchEncoder(checkpoint, one_device(), options, batch_size=4, empty_texts=True)
+    vectors = lenient.texts(["", "red"])
+    assert not vectors[0].any()
+    np.testing.assert_allclose(vectors[1], encoder.texts(["red"])[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_trained_checkpoint_says_how_it_is_searched() -> None:
     config = FinetuneConfig(task=TaskKind.VECTORS)
     config.data.length = 48
@@ -75,6 +89,10 @@ def test_a_trained_checkpoint_says_how_it_is_searched() -> None:
     options = SearchOptions(similarity=Similarity.COSINE, query_prompt="", length=64)
     changed, length = search_settings(metadata, options)
     assert changed == VectorsConfig(normalised=True) and length == 64
+    by_cosine = search_settings(metadata | {"similarity": "cosine"}, SearchOptions())[0]
+    assert by_cosine == VectorsConfig(query_prompt="query: ")
+    options = SearchOptions(similarity=Similarity.PRODUCT)
+    assert not search_settings(metadata | {"similarity": "cosine"}, options)[0].normalised
     metadata = {"kind": "pretraining", "encoder": {"max_length": 64}, "max_length": 32}
     assert search_settings(metadata, SearchOptions()) == (VectorsConfig(normalised=True), 32)
     options = SearchOptions(similarity=Similarity.PRODUCT)

@@ -55,7 +55,9 @@ class Questions:
     note: str
 
 
-def read_questions(source: str, *, skip_bad_rows: bool) -> Questions:
+def read_questions(
+    source: str, *, skip_bad_rows: bool, flag: str = "--config.data.skip_bad_rows"
+) -> Questions:
     """Reads questions and answers.
 
     Offsets are in characters (code points), as in SQuAD. A question with `is_impossible`, or
@@ -68,12 +70,13 @@ def read_questions(source: str, *, skip_bad_rows: bool) -> Questions:
         list of objects with text and answer_start, or an object with a list of each.
       skip_bad_rows: True leaves out, and counts, answers that are not at their offset in the
         context, questions with no other answers, and those whose question or context is empty.
+      flag: sets `skip_bad_rows`, for messages.
 
     Raises:
       UserError: if the source cannot be read or has no questions; if a field is missing or of
         another type; if an id occurs twice; if something is to be left out and is not.
     """
-    bad = BadRows(source, skip=skip_bad_rows)
+    bad = BadRows(source, skip=skip_bad_rows, flag=flag)
     questions: list[Question] = []
     locations: dict[str, str] = {}
     for question in _all_questions(source, bad):
