@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from bert_jax.checkpoints.pretrained import TrainedEncoder
 from bert_jax.config import VectorsConfig
 from bert_jax.inspection.text_vectors import TextVectors, cut_lines, encode_lines, with_specials
+from bert_jax.tasks.predictors import is_empty
 
 Line = tuple[str, str]  # a text, and its second text or ''
 
@@ -95,7 +96,7 @@ class LineVectors:
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         tokenizer, most = self._encoder.tokenizer, self._encoder.config.max_length
         # An empty line is told, where its prompt would hide it.
-        prompted = [(self._prompt + a if a.strip() else a, b) for a, b in block]
+        prompted = [(a if is_empty(a) else self._prompt + a, b) for a, b in block]
         if self._length is None:
             return encode_lines(prompted, tokenizer, most, place_of)
         a, b, cut = cut_lines(prompted, tokenizer, self._length, place_of)

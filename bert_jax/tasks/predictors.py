@@ -70,7 +70,7 @@ class WholeInputs(Predictor):
         """See `Predictor.check`."""
         _check_not_empty(text)
         are_pairs = bool(self._tuned.config.data.text_pair_column)
-        if _is_empty(pair) == are_pairs:
+        if is_empty(pair) == are_pairs:
             wanted = "pairs: TEXT, a tab, TEXT" if are_pairs else "single texts"
             raise UserError(f"{text!r} does not suit the task, whose inputs are {wanted}")
 
@@ -245,7 +245,7 @@ class Answers(Predictor):
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
         _check_not_empty(text)
-        if _is_empty(pair):
+        if is_empty(pair):
             raise UserError(
                 f"{text!r} has no text to find the answer in: give QUESTION, a tab, TEXT"
             )
@@ -289,7 +289,7 @@ class Similarities(Predictor):
     def check(self, text: str, pair: str) -> None:
         """See `Predictor.check`."""
         _check_not_empty(text)
-        if not pair.strip():
+        if is_empty(pair):
             raise UserError(
                 f"{text!r} has no second text to compare: give TEXT, a tab, TEXT; vectors of single"
                 " texts are written by --features=of_checkpoint"
@@ -336,13 +336,13 @@ def check_fits(text: str, size: int, encoder: EncoderConfig) -> None:
         )
 
 
-def _is_empty(text: str) -> bool:
+def is_empty(text: str) -> bool:
     """Returns True for a text of white space, and of what tokenizers remove as invisible."""
     return all(character.isspace() or is_removed(character) for character in text)
 
 
 def _check_not_empty(text: str) -> None:
-    if _is_empty(text):
+    if is_empty(text):
         raise UserError("the input is empty: give it some text")
 
 

@@ -114,6 +114,9 @@ def test_vectors_are_as_the_checkpoint_trained_them(
     assert not np.allclose(made[True], made[False])  # witness
     with pytest.raises(UserError, match="queries=True is of prompts that were trained, and pool"):
         vectors.encode("red", pooling="mean", queries=True)
+    for empty in (" ", "\u200b"):  # the prompt does not hide it
+        with pytest.raises(UserError, match="text 2 is empty: give it some text"):
+            vectors.encode(["red", empty])
 
 
 def test_vectors_of_tokens_and_of_a_fine_tuned_encoder(
