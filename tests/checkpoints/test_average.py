@@ -28,10 +28,13 @@ def arrays(checkpoint: pathlib.Path, item: str = "params") -> dict[str, np.ndarr
     return {name: read_array(checkpoint, item, name, metadata) for name in names}
 
 
-def copied(checkpoint: pathlib.Path, run: pathlib.Path, **encoder: Any) -> pathlib.Path:
-    """Writes a checkpoint as one of another run, whose encoder differs in some fields."""
+def copied(
+    checkpoint: pathlib.Path, run: pathlib.Path, *, labels: list[str] | None = None, **encoder: Any
+) -> pathlib.Path:
+    """Writes a checkpoint as one of another run, with other labels or fields of the encoder."""
     metadata = read_metadata(checkpoint)
     metadata["encoder"] |= encoder
+    metadata |= {} if labels is None else {"labels": labels}
     of_checkpoint = ("format", "versions", "fingerprints", "step")
     kept = {name: value for name, value in metadata.items() if name not in of_checkpoint}
     write_parameters(run, unflatten_dict(arrays(checkpoint), sep="/"), kept)
@@ -66,7 +69,10 @@ def test_what_cannot_be_averaged_is_told(
     first = pretrained[0] / "checkpoints" / "4"
     other = newest(finetuned[0])
     windowed = copied(first, tmp_path / "windowed", window=8)
+    labels = read_metadata(other)["labels"]
+    turned = copied(other, tmp_path / "turned", labels=labels[::-1])
     cases = {
+        f"{other},{turned}": "have different labels: average those of one run",
         f"{first},{first}": "names a checkpoint twice: leave one out",
         f"{first},{other}": "have different kinds: average those of one run",
         str(first): "has no moving average: train with --config.average_decay",
