@@ -100,6 +100,10 @@ def _taken(workdir: pathlib.Path, by: str) -> UserError:
     )
 
 
+def _holder(lease: dict[str, Any]) -> str:
+    return f"process {lease.get('process')} of {lease.get('host')}"
+
+
 def _lease(workdir: pathlib.Path) -> None:
     """Takes the lease, once an earlier one has run out, and keeps renewing it in a thread."""
     own = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
@@ -115,7 +119,7 @@ def _lease(workdir: pathlib.Path) -> None:
             if not workdir.is_dir():
                 return  # removed: nothing is left to protect
             if (now := _read_lease(workdir)).get("id", own["id"]) != own["id"]:
-                _end(_taken(workdir, f"process {now.get('process')} of {now.get('host')}"))
+                _end(_taken(workdir, _holder(now)))
             with contextlib.suppress(OSError):  # storage may fail for a moment
                 renew()
                 renewed = time.monotonic()
@@ -129,7 +133,7 @@ def _lease(workdir: pathlib.Path) -> None:
     renew()
     time.sleep(LEASE_SECONDS / 30)
     if (now := _read_lease(workdir)).get("id") != own["id"]:  # two processes came at once
-        raise _taken(workdir, f"process {now.get('process')} of {now.get('host')}")
+        raise _taken(workdir, _holder(now))
     threading.Thread(target=keep, name="lease", daemon=True).start()
 
 
@@ -147,7 +151,7 @@ def _wait_until_run_out(workdir: pathlib.Path) -> None:
     while time.monotonic() - begin < LEASE_SECONDS:
         time.sleep(LEASE_SECONDS / 60)
         if _read_lease(workdir) != found:
-            raise _taken(workdir, f"process {found['process']} of {found['host']}")
+            raise _taken(workdir, _holder(found))
 
 
 def _read_lease(workdir: pathlib.Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tasks over whole inputs: a class or a number for a text or a pair of texts."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,17 @@ def encode_inputs(
     return a, b, cut
 
 
+def check_filled(texts: Iterable[np.ndarray], location: str) -> None:
+    """Raises UserError if nothing is left of a text of a row, such as of U+FFFD.
+
+    Args:
+      texts: token ids of each text.
+      location: of the row.
+    """
+    if not all(len(ids) for ids in texts):
+        raise UserError(f"{location} has a text without a token: fill it in, or remove the row")
+
+
 def notes_of(left_out: str, cut: np.ndarray, length: int) -> str:
     """Returns what a log tells of inputs: those left out, and those truncated to `length`.
 
@@ -201,17 +212,14 @@ class TextSplit(Split):
           length: T; longer examples are truncated, and counted in `notes`.
 
         Raises:
-          UserError: if nothing of a text is left, such as of U+FFFD.
+          UserError: as `check_filled`.
         """
         texts, pairs = (
             [getattr(each, side) for each in examples.examples] for side in ("text", "text_pair")
         )
         a, b, cut = encode_inputs(texts, pairs, tokenizer, length)
         for each, first, second in zip(examples.examples, a, b, strict=True):
-            if not len(first) or (each.text_pair and not len(second)):
-                raise UserError(
-                    f"{each.location} has a text without a token: fill it in, or remove the row"
-                )
+            check_filled([first, second] if each.text_pair else [first], each.location)
         self.inputs = TaskInputs(a, b, labels, np.arange(len(a)), tokenizer.special)
         self.examples = len(a)
         self.notes = notes_of(examples.note, cut, length)

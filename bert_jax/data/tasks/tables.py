@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,9 +239,8 @@ def _named(
             _refuse_twice(names, location)
             if header:
                 continue
-        if header and [values[0].removeprefix("\ufeff"), *values[1:]] == names:
-            problem = "names the columns again, as joined files do: remove it"
-            bad.add(BadRow(location, "repeated header", problem))
+        if header and (again := repeated_header(location, values, names)):
+            bad.add(again)
             continue
         if len(values) != len(names):
             problem = (
@@ -251,6 +250,14 @@ def _named(
             bad.add(BadRow(location, "wrong number of columns", problem))
             continue
         yield location, dict(zip(names, values, strict=True))
+
+
+def repeated_header(location: str, values: Sequence[str], names: Sequence[str]) -> BadRow | None:
+    """Returns the error of a line that is the file's header once more; None for any other line."""
+    if [values[0].removeprefix("\ufeff"), *values[1:]] != [*names]:
+        return None
+    problem = "names the columns again, as joined files do: remove it"
+    return BadRow(location, "repeated header", problem)
 
 
 def _refuse_twice(names: list[str], location: str) -> None:

@@ -16,6 +16,7 @@ from bert_jax.data.tasks.tables import (
     read_comma_separated,
     read_lines,
     read_records,
+    repeated_header,
     shown,
 )
 from bert_jax.errors import UserError
@@ -159,9 +160,8 @@ def _from_columns(
 def _refuse_header(lines: list[_Line], header: Sequence[str]) -> None:
     """Raises BadRow if a line of a sentence is the file's header."""
     for location, columns in lines:
-        if header and [columns[0].removeprefix("\ufeff"), *columns[1:]] == header:
-            problem = "names the columns again, as joined files do: remove it"
-            raise BadRow(location, "repeated header", problem)
+        if again := repeated_header(location, columns, header):
+            raise again
 
 
 def _refuse_texts(path: str, blocks: list[list[_Line]], word_at: int, word_column: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bert_jax.config import TaskDataConfig
 from bert_jax.data.tasks.bad_rows import BadRows
-from bert_jax.data.tasks.classes import encode_inputs, notes_of
+from bert_jax.data.tasks.classes import check_filled, encode_inputs, notes_of
 from bert_jax.data.tasks.question_files import read_questions
 from bert_jax.data.tasks.rows import TaskInputs
 from bert_jax.data.tasks.spans import encode_questions
@@ -35,18 +35,21 @@ def read_texts(
       dtype: of the labels of the task.
 
     Raises:
-      UserError: as `read_examples`.
+      UserError: as `read_examples`, and as `check_filled`.
     """
     bad = BadRows(source, skip=config.skip_bad_rows)
-    texts, pairs, pair = [], [], config.text_pair_column
+    texts, pairs, places, pair = [], [], [], config.text_pair_column
     for location, row in read_rows(source, header=config.header, bad=bad):
         with bad.caught():
             text = text_value(row, config.text_column, location, "text_column")
             other = text_value(row, pair, location, "text_pair_column") if pair else ""
             texts.append(text)
             pairs.append(other)
+            places.append(location)
     bad.close(len(texts), "texts")
     a, b, cut = encode_inputs(texts, pairs, tokenizer, config.length)
+    for place, first, second in zip(places, a, b, strict=True):
+        check_filled([first, second] if pair else [first], place)
     inputs = TaskInputs(a, b, np.zeros(len(a), dtype), np.arange(len(a)), tokenizer.special)
     return Unlabelled(inputs, notes_of(bad.note, cut, config.length))
 

@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax.config import TaskDataConfig, VectorLoss, VectorsConfig, vector_widths
 from bert_jax.data.packing.ragged import exclusive_cumsum
 from bert_jax.data.tasks.bad_rows import BadRow, BadRows
-from bert_jax.data.tasks.classes import encode_inputs
+from bert_jax.data.tasks.classes import check_filled, encode_inputs
 from bert_jax.data.tasks.labels import is_blank
 from bert_jax.data.tasks.metrics import regression_scores, undefined_of_numbers
 from bert_jax.data.tasks.question_files import read_questions
@@ -338,10 +338,7 @@ class _Encoded:
             texts = [text for _, text in index]
             bare = encode_inputs(texts, [""] * len(texts), tokenizer, length)[0]
         for ids, example in zip(bare, first_of, strict=True):
-            if not len(ids):
-                raise UserError(
-                    f"{example.location} has a text without a token: fill it in, or remove the row"
-                )
+            check_filled([ids], example.location)
         seen: dict[bytes, int] = {}
         numbers = [seen.setdefault(ids.tobytes(), len(seen) + 1) for ids in bare]
         self.numbers = np.array(numbers)

@@ -99,3 +99,6 @@ def test_empty_texts_are_refused(tmp_path: pathlib.Path) -> None:
     config = FinetuneConfig().data
     with pytest.raises(UserError, match=r"texts.tsv:3"):
         KINDS[TaskKind.CLASSIFICATION].read_unlabelled(source, config, LETTER_TOKENIZER)
+    written(tmp_path / "texts.tsv", "text\nabc\n\ufffd\n")
+    with pytest.raises(UserError, match=r"texts.tsv:3 has a text without a token"):
+        KINDS[TaskKind.CLASSIFICATION].read_unlabelled(source, config, LETTER_TOKENIZER)
