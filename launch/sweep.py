@@ -117,6 +117,7 @@ class Sweep:
             try:
                 self._backend.start(starting)
             except CommandFailed as error:
+                alive = alive or self._backend.alive(starting)  # some of them may have started
                 if not alive:
                     raise
                 self._warn(error)  # such as a quota, which may have room when active runs end

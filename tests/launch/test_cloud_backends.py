@@ -363,7 +363,7 @@ def test_pods_with_gpus_are_told_where_the_first_one_is():
 
 
 # What the sweep asks is answered from a script: for each request to create, the states that it is
-# in, one a look. At ACTIVE host 0 begins the run, and at OVER it has ended.
+# in, one a look; none if it is refused. At ACTIVE host 0 begins the run, and at OVER it has ended.
 _FAKE = """
 import json, pathlib, sys, time
 folder = pathlib.Path({folder!r})
@@ -372,11 +372,12 @@ with (folder / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps(words) + "\\n")
 made = folder / "made.json"
 resources = json.loads(made.read_text()) if made.exists() else []
-state = folder / "runs" / "states" / "pretrain" / "only" / "seed-0.json"
-attempts = json.loads(state.read_text()) if state.exists() else []
 attempt = dict(began=time.time(), host="w", process=1, cores=[], ended=None, status=None)
 
 def now_is(resource, what):
+    seed = resource["name"].split("-")[-2]  # the run's number, as there is one variant
+    state = folder / "runs" / "states" / "pretrain" / "only" / f"seed-{{seed}}.json"
+    attempts = json.loads(state.read_text()) if state.exists() else []
     began = resource.setdefault("began", False)
     if what in ("ACTIVE", "OVER") and not began:
         attempts.append(attempt)
@@ -398,7 +399,11 @@ verb = words[3]
 if verb == "create":
     must_be_new(words[4])
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - 1)) + ".000000000Z"
-    resources.append(dict(name=words[4], at=stamp, states=SCRIPTS[len(resources)], gone=False))
+    states = SCRIPTS[len(resources)]
+    resources.append(dict(name=words[4], at=stamp, states=states, gone=not states))
+    if not states:
+        made.write_text(json.dumps(resources))
+        sys.exit("Quota limit exceeded")
 elif verb == "delete":
     next(each for each in resources if each["name"] == words[4])["gone"] = True
 else:
@@ -474,8 +479,10 @@ class Cloud:
         (root / "one.py").write_text(_STUDY)
         self._root, self._path = root, f"{programs}{os.pathsep}{os.environ['PATH']}"
 
-    def sweep(self, on: str, options: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        flags = [f"--on={on}", "--size=pod", f"--workdir={self.folder / 'runs'}"]
+    def sweep(
+        self, on: str, options: dict[str, str], *more: str
+    ) -> subprocess.CompletedProcess[str]:
+        flags = [*more, f"--on={on}", "--size=pod", f"--workdir={self.folder / 'runs'}"]
         flags += [f"--corpus={self.folder / 'corpus'}", f"--data={self._root}"]
         flags += [f"--option={name}={value}" for name, value in options.items()]
         code = _SWEEP.replace("MOUNTS = MOUNTS", f"MOUNTS = {str(self._root)!r}")
@@ -515,6 +522,21 @@ def test_a_slice_that_cannot_be_had_fails_the_run_after_some_tries(tmp_path):
     done = cloud.sweep("tpu", TPU_OPTIONS)
     assert done.returncode == 1 and "error: failed: pretrain/only/seed-0" in done.stderr, done
     assert [words[3] for words in cloud.calls()].count("create") == 3  # --retries=2
+
+
+def test_a_sweep_goes_on_where_some_of_its_first_runs_have_no_room(tmp_path):
+    over = ["ACTIVE", "OVER"]
+    cloud = Cloud(tmp_path, "gcloud", _GCLOUD, [["ACTIVE", *over], [], [], over])
+    done = cloud.sweep("tpu", TPU_OPTIONS, "--seeds=2")
+    assert done.returncode == 0 and "2 runs are done" in done.stdout, done
+    assert done.stderr.count("warning: gcloud failed with status 1: Quota limit exceeded") == 1
+
+
+def test_a_sweep_ends_where_none_of_its_first_runs_can_start(tmp_path):
+    cloud = Cloud(tmp_path, "gcloud", _GCLOUD, [[]])
+    done = cloud.sweep("tpu", TPU_OPTIONS, "--seeds=2")
+    assert done.returncode == 1, done
+    assert done.stderr.endswith("error: gcloud failed with status 1: Quota limit exceeded\n")
 
 
 def test_a_sweep_outlives_a_poll_that_fails(tmp_path):
