@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from bert_jax.errors import UserError
 from bert_jax.planning.abstract_steps import AbstractStep
 from bert_jax.planning.hlo import parse_program
 from bert_jax.planning.hlo_costs import Costs, axes_of_group, program_costs
@@ -61,7 +62,7 @@ def compile_step(step: AbstractStep) -> Footprint:
 
     Raises:
       jax.errors.JaxRuntimeError: if compiling fails for another reason.
-      RuntimeError: if this version of JAX reports no memory or text of compiled programs.
+      UserError: if this version of JAX cannot read what the compiler made.
     """
     abstract = step.compiled.abstract
     arguments = {
@@ -77,11 +78,15 @@ def compile_step(step: AbstractStep) -> Footprint:
         if temporaries is None:
             raise
         return Footprint(**arguments, temporaries=temporaries, program=0, costs=None, sent={})
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    try:
+        memory, text = compiled.memory_analysis(), compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # a libtpu of a later format
+        memory = text = None
     if memory is None or text is None:
-        raise RuntimeError(
-            f"JAX {jax.__version__} reports no memory analysis or no text for a compiled program:"
-            " install the version in requirements.txt"
+        raise UserError(
+            f"JAX {jax.__version__} cannot read the program that the compiler of"
+            f" {step.mesh.devices.flat[0].device_kind} made: install the one for this JAX:"
+            " pip install -e '.[plan]'"
         )
     costs = program_costs(parse_program(text), step.mesh.size)
     sent: dict[tuple[str, str], float] = {}

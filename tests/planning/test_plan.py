@@ -43,7 +43,7 @@ from bert_jax.planning.abstract_steps import (
     abstract_pretraining_steps,
 )
 from bert_jax.planning.advice import Change, as_flags, changed, find_changes, possible_changes
-from bert_jax.planning.compile_ahead import device_bytes, parse_out_of_memory
+from bert_jax.planning.compile_ahead import compile_step, device_bytes, parse_out_of_memory
 from bert_jax.planning.gpus import (
     GPUS,
     Gpu,
@@ -403,6 +403,18 @@ def test_vectors_are_planned_for_the_texts_of_all_columns(tiny_encoder) -> None:
     shapes = re.findall(r"tensor<(\d+)x(\d+)xf32>", planned.lower().as_text())
     assert ("8", "24") in shapes  # the similarities: E, rounded up to the devices, and C
     assert set(planned.compiled.abstract.params) == {"encoder"}
+
+
+def test_a_compiler_of_another_format_is_told(tiny_encoder, monkeypatch) -> None:
+    def refuse(_: Any) -> str:
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    config = FinetuneConfig(batch_size=8, epochs=1)
+    config.data.length = 14
+    planned = abstract_finetuning_step(config, tiny_encoder, 8, sharding.make_mesh(MeshConfig()))
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+    with pytest.raises(UserError, match="install the one for this JAX"):
+        compile_step(planned)
 
 
 # --- estimates and advice
