@@ -24,7 +24,9 @@ def fingerprints(tree: Any) -> dict[str, int]:
     """Returns the fingerprint of each array of a tree, by name; every mesh gives the same.
 
     It is the sum over the elements, modulo 2^32, of the element's bits times an odd number derived
-    from its position: one flipped bit, or two elements swapped, change it.
+    from its position. One flipped bit changes it, and so do two elements swapped, unless they
+    differ in their first bit alone: of the signs of float32 it tells only whether an even number
+    changed.
     """
     # One array at a time, for each needs as much scratch memory as it has bytes.
     return {

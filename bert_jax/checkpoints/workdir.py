@@ -23,7 +23,7 @@ from bert_jax.config import (
     to_dict,
 )
 from bert_jax.errors import UserError
-from bert_jax.files import write_atomically
+from bert_jax.files import strict_json, write_atomically
 
 CONFIG_FILE, LEASE_FILE = "config.json", "lease.json"
 
@@ -48,14 +48,14 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
         raise UserError(f"--workdir={workdir} is a file: name a directory")
     stored_path = workdir / CONFIG_FILE
     if not stored_path.exists():
-        if workdir.exists() and any(workdir.iterdir()):
+        if workdir.exists() and not all(map(_precedes_config, workdir.iterdir())):
             raise UserError(
                 f"--workdir={workdir} has files that are not a run's: name a new or an empty"
                 " directory"
             )
         return
     try:
-        stored = from_dict(type(config), json.loads(stored_path.read_text()))
+        stored = from_dict(type(config), strict_json(stored_path.read_text()))
     except (ValueError, UserError) as error:
         raise UserError(
             f"--workdir={workdir} has another kind of run ({error}): name another directory"
@@ -70,6 +70,12 @@ def check_workdir(workdir: pathlib.Path, config: RootConfig) -> None:
             f"--workdir={workdir} has a run with another config: {', '.join(changed[:3])}{more};"
             f" {remedy}"
         )
+
+
+def _precedes_config(path: pathlib.Path) -> bool:
+    """Returns True for what a fresh disk has, and what a run that was killed at once leaves."""
+    is_staged = path.name.startswith(".") and path.suffix == ".tmp"
+    return path.name in (LEASE_FILE, "lost+found") or is_staged
 
 
 def claim_workdir(workdir: pathlib.Path, config: RootConfig) -> None:

@@ -103,7 +103,8 @@ def _process_config(launch: Launch) -> _ProcessConfig | None:
     """Returns this process's number among the others; None if it is alone."""
     environment = os.environ
     tasks = max(
-        int(environment.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+        int(environment.get(name) or 1)  # empty, as scripts hide them
+        for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
     found = tasks > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     if launch.processes == "auto" or (found and not launch.processes):

@@ -6,6 +6,7 @@ something else. The connections stay open: when a process dies, its operating sy
 """
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from bert_jax.errors import UserError
 from bert_jax.stopping import RESTART_STATUS
 
+_LAST_PORT = 65_535
 _MESSAGE_BYTES = 1 << 16  # a longer message is not one of ours
 _CLOCK_SECONDS = 60  # greatest difference of clocks: logs and leases are read across hosts
 _RETRY_SECONDS = 0.1
@@ -161,8 +163,11 @@ def meet(
       UserError: in every process, if one is missing or differs.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={address} is not HOST:PORT: for example node0:9876")
+    if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
+        raise UserError(
+            f"--coordinator={address} is not HOST:PORT, with a port of 1 to {_LAST_PORT}: for"
+            " example node0:9876"
+        )
     end = time.monotonic() + timeout_seconds
     if member.process == 0:
         connections = _accept_all(int(port), member, end)
@@ -180,7 +185,7 @@ def _accept_all(port: int, own: Member, end: float) -> dict[int, tuple[str, _Con
     hosts = {own.host: "here"}  # name -> address: two hosts of one name are two addresses
     problem = ""
     try:
-        server = socket.create_server(("", port))
+        server = _listen(port)
     except OSError as error:
         raise UserError(
             f"--coordinator: port {port} of {own.host} cannot be used ({error.strerror}): choose"
@@ -218,6 +223,17 @@ def _accept_all(port: int, own: Member, end: float) -> dict[int, tuple[str, _Con
         number: (str(member), connection)
         for (number, member), connection in zip(members.items(), connections, strict=True)
     }
+
+
+def _listen(port: int) -> socket.socket:
+    """Listens on all addresses of this host, those of IPv6 too where it has them."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is built in, and turned off
+                raise
+    return socket.create_server(("", port))
 
 
 def _introduce(host: str, port: int, member: Member, end: float) -> _Connection:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from bert_jax.checkpoints import workdir as workdirs
-from bert_jax.checkpoints.workdir import LEASE_FILE, claim_workdir
+from bert_jax.checkpoints.workdir import CONFIG_FILE, LEASE_FILE, check_workdir, claim_workdir
 from bert_jax.config import PretrainConfig
 from bert_jax.errors import UserError
 
@@ -38,6 +38,22 @@ def test_a_lease_of_the_dead_runs_out(no_locks: None, tmp_path: pathlib.Path) ->
     claim_workdir(tmp_path, PretrainConfig())
     assert time.monotonic() - begin >= 2
     assert json.loads((tmp_path / LEASE_FILE).read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("name", [LEASE_FILE, ".config.json.77.tmp", "lost+found"])
+def test_a_start_that_was_killed_can_be_repeated(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    check_workdir(tmp_path, PretrainConfig())
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(UserError, match="has files that are not a run's"):
+        check_workdir(tmp_path, PretrainConfig())
+
+
+@pytest.mark.parametrize("content", ["{", '{"a":' * 9999])
+def test_a_config_that_cannot_be_read_is_told(tmp_path: pathlib.Path, content: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(content)
+    with pytest.raises(UserError, match="has another kind of run"):
+        check_workdir(tmp_path, PretrainConfig())
 
 
 @pytest.mark.parametrize("content", ["{", "", json.dumps({"time": 1.0, "host": "h", "process": 1})])

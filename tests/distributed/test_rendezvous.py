@@ -25,7 +25,9 @@ def member(process: int, processes: int, **changes: Any) -> Member:
     return Member(process, processes, f"host{process}", time.time(), must_agree)._replace(**changes)
 
 
-def meet_all(*members: Member, seconds: float = 20, port: int = 0) -> list[Lifeline | str]:
+def meet_all(
+    *members: Member, seconds: float = 20, port: int = 0, host: str = "localhost"
+) -> list[Lifeline | str]:
     """Returns each one's lifeline, or the message of its error."""
     port = port or free_port()
     results: list[Any] = [None] * len(members)
@@ -33,7 +35,7 @@ def meet_all(*members: Member, seconds: float = 20, port: int = 0) -> list[Lifel
     def start(number: int) -> None:
         try:
             results[number] = meet(
-                f"localhost:{port}", members[number], timeout_seconds=seconds, heartbeat_seconds=8
+                f"{host}:{port}", members[number], timeout_seconds=seconds, heartbeat_seconds=8
             )
         except UserError as error:
             results[number] = str(error)
@@ -52,6 +54,14 @@ def test_all_meet_and_the_port_is_free_again() -> None:
     with socket.create_server(("", port)):  # as JAX will
         pass
     for lifeline in lifelines:
+        assert isinstance(lifeline, Lifeline)
+        lifeline.leave(0, "")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1"])
+def test_all_meet_at_addresses_of_either_kind(host: str) -> None:
+    for lifeline in meet_all(*(member(n, 3) for n in range(3)), host=host):
         assert isinstance(lifeline, Lifeline)
         lifeline.leave(0, "")
 
@@ -188,7 +198,7 @@ def test_a_port_in_use_is_named() -> None:
     assert isinstance(message, str) and f"port {port} of host0 cannot be used" in message
 
 
-@pytest.mark.parametrize("address", ["host", "host:", ":1", "host:one"])
+@pytest.mark.parametrize("address", ["host", "host:", ":1", "host:one", "host:0", "h:65536"])
 def test_an_address_without_a_port_is_refused(address: str) -> None:
     with pytest.raises(UserError, match=f"--coordinator={address} is not HOST:PORT"):
         meet(address, member(1, 2), timeout_seconds=1, heartbeat_seconds=8)
