@@ -14,8 +14,8 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ from bert_jax.files import given_path
 from bert_jax.objectives.losses import Params
 from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.state import TrainState
+
+Found = TypeVar("Found")
 
 FOLDER = "checkpoints"  # in the directory of a run
 AVERAGE = "average"  # the item of the moving average
@@ -233,7 +235,8 @@ def _read_json_item(checkpoint: pathlib.Path, item: str) -> dict[str, Any]:
     """
     jax.process_index()  # starts the backend, so that what is wrong there is not taken for damage
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler(filename=item)) as reader:
+        # Not a Checkpointer, which would wait for processes that have found damage.
+        with contextlib.closing(ocp.JsonCheckpointHandler(filename=item)) as reader:
             values = reader.restore(literal_path(checkpoint) / item)
     except Exception as error:  # on damaged files Orbax raises exceptions of any type
         raise _damaged(checkpoint / item, _reason(error)) from error
@@ -291,8 +294,7 @@ def restore_newest(
     for step in reversed(steps_in(workdir)):
         checkpoint = workdir / FOLDER / str(step)
         try:
-            metadata = read_metadata(checkpoint)
-            state = restore_state(checkpoint, abstract)
+            state, metadata = restore_state(checkpoint, abstract)
         except DamagedCheckpoint as error:
             damaged.append((step, str(error).partition(": remove this")[0]))
             continue
@@ -329,24 +331,30 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
 
 
-def restore_state(checkpoint: pathlib.Path, abstract: TrainState) -> TrainState:
+def restore_state(
+    checkpoint: pathlib.Path, abstract: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
     """Restores parameters, optimizer state, step and, where there is one, average, exactly.
 
     Args:
       checkpoint: CHECKPOINTS/STEP.
       abstract: shapes, dtypes and shardings of the run's state.
 
+    Returns:
+      The state, and the metadata.
+
     Raises:
-      UserError: if a name, a shape or a dtype differs, or any bit of an array.
+      UserError: if a name, a shape or a dtype differs, or any bit of an array; in every process, if
+        one of them cannot read its part.
     """
-    metadata = read_metadata(checkpoint)
+    metadata = _together(checkpoint / "metadata", lambda: read_metadata(checkpoint))
     params = _restore(checkpoint, "params", abstract.params, metadata)
     opt_state = _restore(checkpoint, "opt_state", abstract.opt_state, metadata)
     step = jax.device_put(jnp.asarray(metadata["step"], jnp.int32), abstract.step.sharding)
     average = None
     if abstract.average is not None:
         average = _restore(checkpoint, AVERAGE, abstract.average, metadata)
-    return TrainState(step, params, opt_state, average)
+    return TrainState(step, params, opt_state, average), metadata
 
 
 def restore_groups(
@@ -381,37 +389,59 @@ def _restore(
     *,
     partial: bool = False,
 ) -> Any:
-    stored = _stored(checkpoint, item)
+    path = checkpoint / item
+    stored = _together(path, lambda: _stored(checkpoint, item))
     if partial:
         stored = {group: stored[group] for group in abstract if group in stored}
     problems = array_differences(_leaves(stored), _leaves(abstract))
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
-            f"{checkpoint}/{item} does not fit the model: {'; '.join(problems[:3])}{more}: use the"
-            " config that it was saved with"
+            f"{path} does not fit the model: {'; '.join(problems[:3])}{more}: use the config that"
+            " it was saved with"
         )
-    restored, failure = None, None
+    arrays = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=partial,
+    )
+    restored = _together(path, lambda: _read_arrays(path, arrays))
+    found = fingerprints(restored)  # of arrays over several hosts these compute together
+    _together(path, lambda: _check_bits(path, found, metadata["fingerprints"][item]))
+    return restored
+
+
+def _together(path: pathlib.Path, read: Callable[[], Found]) -> Found:
+    """Returns what a function reads of a path; raises in every process if it fails in one.
+
+    Otherwise that process would go on with an earlier checkpoint, alone.
+
+    Raises:
+      DamagedCheckpoint: if it fails.
+      UserError: as the function does.
+    """
+    found, failure = None, None
     try:
-        # Not a Checkpointer, which would wait for processes that have found damage.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-            restored = reader.restore(
-                literal_path(checkpoint) / item,  # pyright: ignore[reportArgumentType]
-                args=ocp.args.PyTreeRestore(
-                    item=abstract,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                    partial_restore=partial,
-                ),
-            )
-    except Exception as error:  # as above
+        found = read()
+    except Exception as error:  # on damaged files Orbax raises exceptions of any type
         failure = error
     if any_process(failure is not None):
+        if isinstance(failure, UserError):
+            raise failure
         reason = _reason(failure) if failure else "another process cannot read its part"
-        raise _damaged(checkpoint / item, reason) from failure
-    for name, found in fingerprints(restored).items():
-        if found != metadata["fingerprints"][item].get(name):
-            raise _damaged(checkpoint / item, f"the bits of {name} differ from those saved")
-    return restored
+        raise _damaged(path, reason) from failure
+    return cast(Found, found)
+
+
+def _read_arrays(path: pathlib.Path, arrays: ocp.args.PyTreeRestore) -> Any:
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:  # as above
+        return reader.restore(literal_path(path), args=arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _check_bits(path: pathlib.Path, found: dict[str, int], saved: dict[str, int]) -> None:
+    for name, fingerprint in found.items():
+        if fingerprint != saved.get(name):
+            raise _damaged(path, f"the bits of {name} differ from those saved")
 
 
 def _stored(checkpoint: pathlib.Path, item: str) -> Any:

@@ -461,7 +461,7 @@ def replay(
     compiled, corpora = setup.compiled[0], setup.corpora
     if checkpoint:
         path = workdir / FOLDER / str(checkpoint)
-        state, metadata = restore_state(path, compiled.abstract), read_metadata(path)
+        state, metadata = restore_state(path, compiled.abstract)
         _check_same_run(config, workdir, metadata, path, corpora, setup.teacher)
         cursor = Cursor.from_json(metadata["cursor"])
     else:

@@ -2,6 +2,9 @@ import math
 import pathlib
 import random
 import shutil
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -23,7 +26,15 @@ from bert_jax.checkpoints.checkpoint import (
 from bert_jax.checkpoints.fingerprint import fingerprints
 from bert_jax.errors import UserError
 from bert_jax.training.state import TrainState
-from tests.fixtures.drivers import Run, abstract_of, assert_same_bits, newest, state_of
+from tests.fixtures.drivers import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Run,
+    abstract_of,
+    assert_same_bits,
+    newest,
+    state_of,
+)
 
 
 def small_state(step: int, **changes: float) -> TrainState:
@@ -36,8 +47,8 @@ def small_state(step: int, **changes: float) -> TrainState:
     return TrainState(jnp.int32(step), params, (moments, jnp.int32(step), jnp.bfloat16(0.1)))
 
 
-def abstract(state: TrainState) -> Any:
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def abstract(state: TrainState, place: Any = None) -> Any:
+    place = place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
 
 
@@ -51,7 +62,7 @@ def save(workdir: pathlib.Path, *states: TrainState, scores: Any = None, keep: i
 def test_restores_every_bit(tmp_path: pathlib.Path) -> None:
     state = small_state(4)
     save(tmp_path, state)
-    assert_same_bits(restore_state(tmp_path / "checkpoints/4", abstract(state)), state)
+    assert_same_bits(restore_state(tmp_path / "checkpoints/4", abstract(state))[0], state)
     metadata = read_metadata(tmp_path / "checkpoints/4")
     assert metadata["kind"] == "test" and metadata["step"] == 4 and "jax" in metadata["versions"]
 
@@ -193,7 +204,7 @@ def test_a_flipped_bit_on_disk_is_refused(pretrained: Run, tmp_path: pathlib.Pat
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         (copy / path.relative_to(source)).write_bytes(content)
         try:
-            restored = restore_state(copy, wanted)
+            restored, _ = restore_state(copy, wanted)
         except UserError as error:
             assert str(copy) in str(error) and "is damaged" in str(error)
             assert "\n" not in str(error)
@@ -202,3 +213,46 @@ def test_a_flipped_bit_on_disk_is_refused(pretrained: Run, tmp_path: pathlib.Pat
             assert_same_bits(restored, state)
             assert read_metadata(copy) == metadata
     assert refused >= len(arrays)
+
+
+_RESTORE = """
+import sys
+import jax
+from bert_jax.checkpoints.checkpoint import restore_newest
+from tests.checkpoints.test_checkpoint import abstract, small_state
+
+address, process, folder = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(process))
+mesh = jax.make_mesh((2,), ("data",))
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+state, _, warnings = restore_newest(folder, abstract(small_state(0), everywhere))
+print(int(state.step), len(warnings))
+"""
+
+
+@pytest.mark.parametrize("damaged", ["metadata/metadata", "params/_METADATA", "bits"])
+def test_damage_that_one_process_sees_makes_all_go_back(
+    tmp_path: pathlib.Path, damaged: str
+) -> None:
+    views = [tmp_path / "first", tmp_path / "second"]  # of a disk, as two hosts see it
+    save(views[0], small_state(1), small_state(2))
+    shutil.copytree(views[0], views[1])
+    lost = views[1] / "checkpoints/2"
+    if damaged == "bits":
+        save(tmp_path / "other", small_state(2, bias=0.75))
+        shutil.rmtree(lost / "params")
+        shutil.copytree(tmp_path / "other/checkpoints/2/params", lost / "params")
+    else:
+        (lost / damaged).write_bytes(b"")
+    with socket.create_server(("", 0)) as held:
+        address = f"localhost:{held.getsockname()[1]}"
+    commands = [
+        [sys.executable, "-c", _RESTORE, address, str(process), str(view)]
+        for process, view in enumerate(views)
+    ]
+    jobs = [
+        subprocess.Popen(each, cwd=ROOT, stdout=subprocess.PIPE, text=True) for each in commands
+    ]
+    printed = [job.communicate(timeout=PATIENCE_SECONDS)[0].splitlines() for job in jobs]
+    assert [lines[-1:] for lines in printed] == [["1 1"], ["1 1"]]
+    assert steps_in(views[0]) == [1]

@@ -36,7 +36,7 @@ def state_of(checkpoint: pathlib.Path) -> TrainState:
     model = make_model(config, from_dict(EncoderConfig, metadata["encoder"]), metadata["labels"])
     tx = make_optimizer(config.optimizer, frozen=frozen_groups(config))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return restore_state(checkpoint, abstract_state(model, tx, mesh))
+    return restore_state(checkpoint, abstract_state(model, tx, mesh))[0]
 
 
 def test_learns_a_task_that_words_decide(finetuned: Run) -> None:
