@@ -70,8 +70,14 @@ class AbstractStep:
 
     @property
     def host_batch_bytes(self) -> float:
-        """Bytes of the rows that a host makes for one step, the mean over the hosts."""
-        return _array_bytes(self.batch) / len({d.process_index for d in self.mesh.devices.flat})
+        """Bytes of the rows that a host makes for one step, the mean over the hosts.
+
+        Where hosts share a model, each makes the same rows: see `sharding.host_rows`.
+        """
+        index_map = NamedSharding(self.mesh, sharding.BATCH_SPEC).devices_indices_map((self.rows,))
+        made = {(device.process_index, str(rows)) for device, rows in index_map.items()}
+        hosts = {host for host, _ in made}
+        return _array_bytes(self.batch) * len(made) / sharding.row_groups(self.mesh) / len(hosts)
 
     def lower(self) -> jax.stages.Lowered:
         """Traces the step and lowers it for the devices of its mesh."""

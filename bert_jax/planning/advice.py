@@ -80,7 +80,8 @@ def find_changes(
       kinds: from `possible_changes`.
       should_fit: (overrides, share of the temporaries that remains) -> True if the run should fit,
         by an estimate; fast.
-      try_out: overrides -> cost of the changed run, or None if it does not fit; slow, it compiles.
+      try_out: overrides -> cost of the changed run for as many tokens, or None if it does not fit;
+        slow, it compiles.
 
     Returns:
       Costs and overrides, the cheapest first.

@@ -10,7 +10,7 @@ import jax
 from bert_jax.errors import UserError
 from bert_jax.planning.abstract_steps import AbstractStep
 from bert_jax.planning.hlo import parse_program
-from bert_jax.planning.hlo_costs import Costs, axes_of_group, program_costs
+from bert_jax.planning.hlo_costs import Costs, axes_of_groups, program_costs
 
 # Of kernels that XLA generates for products, no GPU tells the fastest: the default is slow, and for
 # some shapes there is none. So products are calls of cuBLAS.
@@ -91,7 +91,7 @@ def compile_step(step: AbstractStep) -> Footprint:
     costs = program_costs(parse_program(text), step.mesh.size)
     sent: dict[tuple[str, str], float] = {}
     for collective, moved in costs.collectives.items():
-        axes = axes_of_group(collective.group, dict(step.mesh.shape))
+        axes = axes_of_groups(collective.groups, dict(step.mesh.shape))
         key = (collective.operation, axes)
         sent[key] = sent.get(key, 0) + moved.sent_bytes
     # The new state reuses the memory of the old one, which is donated; other outputs do not.

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -34,10 +34,16 @@ _PART_READERS = ("dynamic-slice", "slice", "gather")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A collective operation and the devices that take part in it."""
+    """A collective operation and the devices that take part in it.
+
+    Attributes:
+      operation: one of `COLLECTIVES`.
+      groups: the devices of each group; of a permutation, its pairs of source and target, which
+        need not be alike: some may cross hosts. () for one group of all.
+    """
 
     operation: str
-    group: tuple[int, ...]  # the devices of the first group; () for all
+    groups: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass
@@ -99,17 +105,17 @@ def program_costs(program: Program, devices: int) -> Costs:
     return _Counter(program, devices).computation(program.entry)
 
 
-def axes_of_group(group: Iterable[int], mesh_shape: dict[str, int]) -> str:
-    """Returns the mesh axes along which the devices of a group differ, such as 'data fsdp'.
+def axes_of_groups(groups: Sequence[Sequence[int]], mesh_shape: dict[str, int]) -> str:
+    """Returns the mesh axes along which devices of a group differ, such as 'data fsdp'.
 
     Args:
-      group: indices into the list of devices; () for all.
+      groups: indices into the list of devices, as many in each; () for one group of all.
       mesh_shape: axis -> size, in the order of the mesh.
     """
     sizes = tuple(mesh_shape.values())
-    devices = np.array(list(group) or range(int(np.prod(sizes))))
+    devices = np.array(groups or [range(math.prod(sizes))])
     coordinates = np.stack(np.unravel_index(devices, sizes))
-    varies = (coordinates != coordinates[:, :1]).any(axis=1)
+    varies = (coordinates != coordinates[:, :, :1]).any(axis=(1, 2))
     return " ".join(name for name, along in zip(mesh_shape, varies, strict=True) if along)
 
 
@@ -233,19 +239,18 @@ class _Counter:
         operation = instruction.opcode.removesuffix("-start")
         if operation == "all-reduce" and "all-reduce-scatter" in name:
             operation = "reduce-scatter"  # TPU programs write it so: sum, then keep a slice
-        groups = parse_groups(instruction.attributes)
+        groups = tuple(map(tuple, parse_groups(instruction.attributes)))
         payload = sum(array.bytes for array in _operand_arrays(instruction, within))
         if operation == "collective-permute":
-            pairs = [pair for pair in groups if pair[0] != pair[1]]
+            pairs = tuple(pair for pair in groups if pair[0] != pair[1])
             moved = Moved(1, payload, payload if pairs else 0)
-            return Collective(operation, tuple((pairs or groups)[0])), moved
-        group = tuple(groups[0]) if groups else ()
-        size = len(group) or self._devices
+            return Collective(operation, pairs or groups), moved
+        size = len(groups[0]) if groups else self._devices
         if operation == "all-gather":
             payload *= size
         rounds = 2 if operation == "all-reduce" else 1
         sent = payload * rounds * (size - 1) / size
-        return Collective(operation, group), Moved(1, payload, sent)
+        return Collective(operation, groups), Moved(1, payload, sent)
 
     def _traffic(self, instruction: Instruction, within: Computation) -> float:
         """Returns the bytes of main memory that an instruction reads and writes."""

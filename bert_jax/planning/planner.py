@@ -36,10 +36,12 @@ from bert_jax.planning.report import (
     Planned,
     compare_topologies,
     device_hours,
+    in_hours,
     planned,
     report,
     size,
     totals,
+    trained_tokens,
 )
 from bert_jax.planning.topologies import topology_devices
 from bert_jax.runs.steps import mask_vocabulary, resolve_vocabulary
@@ -90,7 +92,7 @@ class Planner:
         return [abstract_finetuning_step(self._task, self.config.encoder, self._examples, mesh)]
 
     def advise(self, plans: Sequence[Planned], devices: Sequence[Any], chip: Chip) -> list[str]:
-        """Finds the changes that make pretraining fit, and tells the cheapest two.
+        """Finds changes that make pretraining fit, and tells two, the cheaper by the token first.
 
         Args:
           plans: of the phases.
@@ -112,7 +114,7 @@ class Planner:
             held = device_bytes((abstract, step.batch, step.teacher))
             return held + keeps * worst.temporaries <= memory
 
-        peaks: dict[str, int] = {}
+        told: dict[str, str] = {}  # flags -> what they lead to
 
         def try_out(overrides: Overrides) -> float | None:
             steps, named = self.pretraining_steps(devices, overrides), as_flags(overrides)
@@ -125,8 +127,13 @@ class Planner:
                     tried.append(planned(steps[number], footprint, chip, plans[number].price))
                 if not tried[-1].fits:
                     return None
-            peaks[named] = max(plan.footprint.peak for plan in tried)
-            return device_hours(tried)
+            peak, hours = max(plan.footprint.peak for plan in tried), device_hours(tried)
+            told[named] = f"{size(peak)}, {in_hours(hours)} device-hours"
+            # A smaller batch takes fewer hours because it trains on less.
+            share = trained_tokens(tried) / trained_tokens(plans)
+            if share != 1:
+                told[named] += f", trains on {100 * share:.3g} % of the tokens"
+            return hours / share
 
         kinds = possible_changes(self.config, len(devices), phase, plans[phase].step.rows)
         found = find_changes(kinds, should_fit, try_out)
@@ -134,10 +141,8 @@ class Planner:
         if not found:
             return [f"does not fit: {needed}; no change that was tried makes it fit"]
         lines = [f"does not fit: {needed}; it fits with"]
-        for hours, overrides in found:
-            named = as_flags(overrides)
-            lines.append(f"  {named}: {size(peaks[named])}, {hours:,.0f} device-hours")
-        return lines
+        names = [as_flags(overrides) for _, overrides in found]
+        return lines + [f"  {named}: {told[named]}" for named in names]
 
 
 def planned_vocabulary(config: PretrainConfig) -> MaskVocabulary:

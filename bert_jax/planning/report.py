@@ -44,6 +44,7 @@ def planned(step: AbstractStep, footprint: Footprint, chip: Chip | None, price: 
         model_flops=step.model_flops,
         steps=step.steps,
         hosts=[device.process_index for device in step.mesh.devices.flat],
+        compute_type=step.compiled.model.config.compute_type,
     )
     return Planned(step, footprint, fits, estimated, price)
 
@@ -73,6 +74,11 @@ def _three_digits(number: float) -> str:
 def milliseconds(seconds: float) -> str:
     """Formats the duration of a step, from seconds: '50.2 ms'."""
     return f"{_three_digits(1000 * seconds)} ms"
+
+
+def in_hours(number: float) -> str:
+    """Formats a number of hours: '0.296', '98.4', '1,214'."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def report(plans: Sequence[Planned], chip: Chip | None) -> str:
@@ -187,14 +193,10 @@ def _time_rows() -> list[_Row]:
         ("  at most", lambda e: amount(e.tokens_per_second(e.bound) / e.devices, "")),
         ("  MFU", lambda e: f"{100 * e.utilisation(e.seconds):.1f} %"),
         ("  at most", lambda e: f"{100 * e.utilisation(e.bound):.1f} %"),
-        ("  device-hours", lambda e: _hours(e.device_hours(e.seconds))),
-        ("  at least", lambda e: _hours(e.device_hours(e.bound))),
+        ("  device-hours", lambda e: in_hours(e.device_hours(e.seconds))),
+        ("  at least", lambda e: in_hours(e.device_hours(e.bound))),
     ]
     return [(label, _of_estimate(show)) for label, show in rows]
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _cost(plan: Planned) -> str:
@@ -207,13 +209,18 @@ def _cost_of_tokens(plan: Planned) -> str:
     if not plan.estimate or not plan.price:
         return "-"
     hours = plan.estimate.device_hours(plan.estimate.seconds)
-    return f"{plan.price * hours * 100e9 / (plan.step.steps * plan.step.tokens):,.2f}"
+    return f"{plan.price * hours * 100e9 / trained_tokens([plan]):,.2f}"
 
 
 def device_hours(plans: Sequence[Planned], *, bound: bool = False) -> float:
     """Returns the device-hours of the steps that fit; with `bound`, their lower bound."""
     estimates = [plan.estimate for plan in plans if plan.estimate]
     return sum(each.device_hours(each.bound if bound else each.seconds) for each in estimates)
+
+
+def trained_tokens(plans: Sequence[Planned]) -> int:
+    """Returns the tokens of all steps together."""
+    return sum(plan.step.steps * plan.step.tokens for plan in plans)
 
 
 def totals(plans: Sequence[Planned]) -> list[str]:
@@ -231,7 +238,7 @@ def totals(plans: Sequence[Planned]) -> list[str]:
             chosen[0].price,
         )
         money = f"; at {price:g} an hour {price * hours:,.2f}" if price else ""
-        lines.append(f"{name}: {_hours(hours)} device-hours, at least {_hours(least)}{money}")
+        lines.append(f"{name}: {in_hours(hours)} device-hours, at least {in_hours(least)}{money}")
     return lines
 
 
@@ -252,7 +259,7 @@ def compare_topologies(named: Sequence[tuple[str, Sequence[Planned]]]) -> str:
                 cells += [
                     amount(each.tokens_per_second(each.seconds) / each.devices, ""),
                     f"{100 * each.utilisation(each.seconds):.1f} %",
-                    _hours(each.device_hours(each.seconds)),
+                    in_hours(each.device_hours(each.seconds)),
                 ]
                 cells += [_cost(plan)] * priced
             line = f"{name:14}{plan.step.name:14}{plan.step.mesh.size:>6}"

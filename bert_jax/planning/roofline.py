@@ -4,6 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
+from bert_jax.config import ComputeType
 from bert_jax.distributed.chips import Chip
 from bert_jax.planning.hlo_costs import Costs
 
@@ -24,7 +25,7 @@ class Estimate:
       model_flops: of one step, over all devices.
       steps: how often the run takes the step.
       devices: number of chips.
-      peak_flops: FLOP/s of a chip.
+      peak_flops: FLOP/s of a chip in bfloat16, to which MFU refers, as in the log of a run.
     """
 
     flops: float
@@ -60,7 +61,14 @@ class Estimate:
 
 
 def estimate(
-    chip: Chip, costs: Costs, *, tokens: int, model_flops: float, steps: int, hosts: Sequence[int]
+    chip: Chip,
+    costs: Costs,
+    *,
+    tokens: int,
+    model_flops: float,
+    steps: int,
+    hosts: Sequence[int],
+    compute_type: ComputeType = ComputeType.BFLOAT16,
 ) -> Estimate:
     """Divides the costs of a step on one device by the chip's peak rates.
 
@@ -71,13 +79,18 @@ def estimate(
       model_flops: of one step, over all devices.
       steps: how often the run takes the step.
       hosts: the host of each device, in the order of the program's devices.
+      compute_type: of the matrix products.
     """
+    in_float32 = compute_type is ComputeType.FLOAT32
     return Estimate(
-        flops=costs.flops / chip.flops,
+        flops=costs.flops / ((in_float32 and chip.float32_flops) or chip.flops),
         memory=costs.memory_bytes / chip.memory_bandwidth,
         links=sum(
             moved.sent_bytes
-            / _sending_rate(chip, [hosts[device] for device in each.group] or hosts)
+            / min(
+                _sending_rate(chip, [hosts[device] for device in group])
+                for group in each.groups or [range(len(hosts))]
+            )
             for each, moved in costs.collectives.items()
         ),
         tokens=tokens,

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.config import MeshConfig
 from bert_jax.distributed import sharding
 from bert_jax.planning.hlo import parse_arrays, parse_groups, parse_program
-from bert_jax.planning.hlo_costs import Costs, axes_of_group, program_costs
+from bert_jax.planning.hlo_costs import Costs, axes_of_groups, program_costs
 
 
 def compiled_costs(function: Callable, *arguments: Any, devices: int = 1) -> tuple[Costs, Any]:
@@ -26,7 +26,7 @@ def moved_by(costs: Costs, **mesh: int) -> dict[tuple[str, str], tuple[int, floa
     """Returns runs, payload and sent bytes by (operation, axes)."""
     found: dict[tuple[str, str], tuple[int, float, float]] = {}
     for collective, moved in costs.collectives.items():
-        key = collective.operation, axes_of_group(collective.group, mesh)
+        key = collective.operation, axes_of_groups(collective.groups, mesh)
         before = found.get(key, (0, 0.0, 0.0))
         now = moved.runs, moved.payload_bytes, moved.sent_bytes
         found[key] = tuple(map(sum, zip(before, now, strict=True)))  # pyright: ignore
@@ -66,11 +66,12 @@ def test_unreadable_groups_are_an_error() -> None:
 
 def test_axes_of_groups() -> None:
     mesh = {"data": 2, "fsdp": 3, "tensor": 4}
-    assert axes_of_group((0, 12), mesh) == "data"
-    assert axes_of_group((1, 5, 9), mesh) == "fsdp"
-    assert axes_of_group((0, 3), mesh) == "tensor"
-    assert axes_of_group((0, 4, 12, 16), mesh) == "data fsdp"
-    assert axes_of_group((), mesh) == "data fsdp tensor"
+    assert axes_of_groups([(0, 12)], mesh) == "data"
+    assert axes_of_groups([(1, 5, 9), (2, 6, 10)], mesh) == "fsdp"
+    assert axes_of_groups([(0, 3)], mesh) == "tensor"
+    assert axes_of_groups([(0, 4, 12, 16)], mesh) == "data fsdp"
+    assert axes_of_groups([(2, 3), (3, 4)], mesh) == "fsdp tensor"  # pairs of a ring
+    assert axes_of_groups((), mesh) == "data fsdp tensor"
 
 
 def test_shapes_are_read_with_their_memory() -> None:

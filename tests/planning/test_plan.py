@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import (
+    UNREAD,
     ComputeType,
     EncoderMode,
     FinetuneConfig,
@@ -37,13 +38,20 @@ from bert_jax.distributed import sharding
 from bert_jax.distributed.chips import Chip, find_chip
 from bert_jax.errors import UserError
 from bert_jax.model.heads import PretrainingModel
+from bert_jax.planning import planner, report
 from bert_jax.planning.abstract_steps import (
+    AbstractStep,
     abstract_finetuning_batch,
     abstract_finetuning_step,
     abstract_pretraining_steps,
 )
 from bert_jax.planning.advice import Change, as_flags, changed, find_changes, possible_changes
-from bert_jax.planning.compile_ahead import compile_step, device_bytes, parse_out_of_memory
+from bert_jax.planning.compile_ahead import (
+    Footprint,
+    compile_step,
+    device_bytes,
+    parse_out_of_memory,
+)
 from bert_jax.planning.gpus import (
     GPUS,
     Gpu,
@@ -51,7 +59,8 @@ from bert_jax.planning.gpus import (
     memory_share,
     target_config,
 )
-from bert_jax.planning.hlo_costs import Collective, Costs, Moved
+from bert_jax.planning.hlo import parse_program
+from bert_jax.planning.hlo_costs import Collective, Costs, Moved, program_costs
 from bert_jax.planning.report import amount, size
 from bert_jax.planning.roofline import estimate
 from bert_jax.planning.topologies import SLICES, parse_topologies
@@ -422,7 +431,7 @@ def test_a_compiler_of_another_format_is_told(tiny_encoder, monkeypatch) -> None
 
 def test_the_estimate_divides_by_the_peaks() -> None:
     chip = Chip("X", flops=100.0, memory_bytes=1, memory_bandwidth=10.0, link_bandwidth=5.0)
-    costs = Costs(200.0, 50.0, {Collective("all-reduce", (0, 1)): Moved(1, 5.0, 7.5)})
+    costs = Costs(200.0, 50.0, {Collective("all-reduce", ((0, 1),)): Moved(1, 5.0, 7.5)})
     each = estimate(chip, costs, tokens=90, model_flops=450.0, steps=8, hosts=[0, 0, 0])
     assert (each.flops, each.memory, each.links) == (2.0, 5.0, 1.5)
     assert (each.bound, each.seconds) == (5.0, 8.5)
@@ -436,13 +445,58 @@ def test_a_ring_between_hosts_takes_the_slower_of_links_and_network() -> None:
     hosts = [0, 0, 1, 1, 2, 2]  # the links join the first four
 
     def seconds(*group: int) -> float:
-        costs = Costs(0.0, 0.0, {Collective("all-gather", group): Moved(1, 45.0, 30.0)})
+        gather = Collective("all-gather", (group,) if group else ())
+        costs = Costs(0.0, 0.0, {gather: Moved(1, 45.0, 30.0)})
         return estimate(chip, costs, tokens=1, model_flops=1.0, steps=1, hosts=hosts).links
 
     assert seconds(0, 3) == 30 / 6
     assert seconds(0, 4) == 30 / 2.5
     assert seconds() == 30 / 5  # two cards on the host with the fewest of the group
     assert seconds(0, 1, 2, 3) == 30 / 6
+
+
+PERMUTATION = """
+HloModule rings
+
+ENTRY %main (a: f32[5,6]) -> f32[5,6] {{
+  %a = f32[5,6]{{1,0}} parameter(0)
+  ROOT %b = f32[5,6]{{1,0}} collective-permute(%a), channel_id=1, source_target_pairs={pairs}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("pairs", "rate"),
+    [
+        ("{{0,1},{1,2},{2,3},{3,4},{4,5},{5,0}}", 2.5),  # 2 to 3 and 5 to 0 leave their host
+        ("{{0,1},{1,2},{2,0},{3,4},{4,5},{5,3}}", 6.0),
+        ("{{0,0},{1,2},{2,1},{3,5},{4,4},{5,3}}", 6.0),
+        ("{{0,3},{1,4},{2,5},{3,0},{4,1},{5,2}}", 2.5),  # each over its own card
+    ],
+)
+def test_a_permutation_takes_as_long_as_its_slowest_pair(pairs: str, rate: float) -> None:
+    chip = Chip("X", 100.0, 1, 10.0, link_bandwidth=6.0, network_bandwidth=2.5)
+    costs = program_costs(parse_program(PERMUTATION.format(pairs=pairs)), 6)
+    found = estimate(chip, costs, tokens=1, model_flops=1.0, steps=1, hosts=[0, 0, 0, 1, 1, 1])
+    assert found.links == 4 * 5 * 6 / rate
+
+
+@pytest.mark.parametrize(("compute_type", "rate"), [("float32", 400.0), ("bfloat16", 1000.0)])
+def test_products_take_the_peak_of_their_type(compute_type: str, rate: float) -> None:
+    chip = Chip("X", 1000.0, 2**30, 10.0, 5.0, float32_flops=400.0)
+    step = small_step({"encoder.compute_type": ComputeType(compute_type)})
+    found = report.planned(step, footprint_of(2**20, flops=6000.0), chip, 0.0).estimate
+    assert found and found.flops == 6000 / rate
+    # MFU refers to the bfloat16 peak, as in the log of a run.
+    assert found.utilisation(2.0) == step.model_flops / (2 * 8 * 1000)
+
+
+def test_gpus_multiply_float32_at_half_the_rate_of_bfloat16() -> None:
+    for gpu in GPUS.values():
+        chip = find_chip(gpu.device_kind)
+        assert chip and chip.float32_flops == chip.flops / 2
+    tpu = find_chip("TPU v5 lite")
+    assert tpu and tpu.float32_flops is None
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=list(GPUS))
@@ -551,21 +605,86 @@ def test_advice_tries_single_changes_before_pairs_and_names_the_cheapest_two() -
     assert find_changes(kinds[:1], should_fit, try_out) == []
 
 
+def test_changes_are_compared_by_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a batch takes half the hours, because it trains on half the tokens."""
+    chip = Chip("X", 10_000.0, 600 * 2**20, memory_bandwidth=1.0, link_bandwidth=1.0)
+    chosen = planner.Planner(small_config(), None, 0, None)
+    devices = jax.devices()
+
+    def compile_quickly(step: AbstractStep, note: str) -> Footprint:
+        """Only micro-batches and a smaller batch save memory; the update costs a half row."""
+        micro_batches = 2 if "micro_batches=2" in note else 1
+        return footprint_of(step.rows * 2**26 // micro_batches, flops=100.0 * step.rows + 50)
+
+    monkeypatch.setattr(planner, "compile_aloud", compile_quickly)
+    (step,) = chosen.pretraining_steps(devices)
+    before = report.planned(step, compile_quickly(step, ""), chip, 0.0)
+    # 900 steps on 8 devices: 2 hours for each second of a step.
+    assert chosen.advise([before], devices, chip) == [
+        "does not fit: pretraining needs 1.00 GiB and has 600 MiB; it fits with",
+        "  --config.micro_batches=2: 512 MiB, 0.33 device-hours",
+        "  --config.batch_size=8: 512 MiB, 0.17 device-hours, trains on 50 % of the tokens",
+    ]
+
+
+def small_config() -> PretrainConfig:
+    config = PretrainConfig(batch_size=16, steps=900)
+    config.encoder.width, config.encoder.layers, config.encoder.heads = 24, 2, 4
+    config.encoder.mlp_width, config.encoder.max_length, config.encoder.vocab_size = 40, 64, 60
+    config.data.length, config.optimizer.warmup_steps = 32, 10
+    config.data.corpus = UNREAD
+    return config
+
+
+def small_step(overrides: dict[str, Any]) -> AbstractStep:
+    (step,) = planner.Planner(small_config(), None, 0, None).pretraining_steps(
+        jax.devices(), overrides
+    )
+    return step
+
+
+def footprint_of(temporaries: int, flops: float) -> Footprint:
+    return Footprint(0, 0, 0, 0, temporaries, 0, Costs(flops), {})
+
+
 def test_overrides_are_written_as_they_are_typed() -> None:
     named = {"encoder.compute_type": ComputeType.BFLOAT16, "mesh.fsdp": 4}
     assert as_flags(named) == "--config.encoder.compute_type=bfloat16 --config.mesh.fsdp=4"
 
 
-def test_chips_that_a_mesh_does_not_suit() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class FakeChip:
-        id: int
-        coords: tuple[int, int, int]
-        platform: str = "tpu"
-        device_kind: str = "TPU v4"
-        process_index: int = 0
-        core_on_chip: int = 0
+@dataclasses.dataclass(frozen=True)
+class FakeChip:
+    """A device that is not there."""
 
+    id: int
+    coords: tuple[int, ...]
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+    process_index: int = 0
+    core_on_chip: int = 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "mesh", "share"),
+    [
+        (2, MeshConfig(), 1 / 2),
+        (2, MeshConfig(fsdp=2, tensor=2), 1 / 2),
+        (8, MeshConfig(tensor=8), 1.0),  # a model over all hosts
+        (4, MeshConfig(tensor=4), 1 / 2),  # one over two hosts each
+    ],
+)
+def test_hosts_that_share_a_model_make_the_same_rows(
+    hosts: int, mesh: MeshConfig, share: float
+) -> None:
+    chips = [
+        FakeChip(i, (), platform="gpu", device_kind="X", process_index=i // (8 // hosts))
+        for i in range(8)
+    ]
+    step = dataclasses.replace(small_step({}), mesh=sharding.make_mesh(mesh, chips))
+    assert step.host_batch_bytes == share * 16 * 4 * (4 * 32 + 5)
+
+
+def test_chips_that_a_mesh_does_not_suit() -> None:
     sides = (4, 4, 4)
     chips = [FakeChip(i, tuple(map(int, np.unravel_index(i, sides)))) for i in range(64)]
     with pytest.raises(UserError, match=r"data=32 x fsdp=2 x tensor=1 does not fit .* 4 x 4 x 4"):
