@@ -42,7 +42,7 @@ def average(sources: str, target: str) -> None:
     if "" in given:
         raise UserError(f"--average={sources} has a comma without a checkpoint: leave it out")
     checkpoints = [find_checkpoint(source) for source in given]
-    if len(set(checkpoints)) < len(checkpoints):
+    if len({checkpoint.resolve() for checkpoint in checkpoints}) < len(checkpoints):
         raise UserError(f"--average={sources} names a checkpoint twice: leave one out")
     first, *others = checkpoints
     metadata = {checkpoint: read_metadata(checkpoint) for checkpoint in checkpoints}
@@ -71,10 +71,10 @@ def _check_alike(
     """Raises UserError unless two checkpoints have parameters that can be added."""
     ours, theirs = metadata[first], metadata[other]
     fields = ours["encoder"].keys() | theirs["encoder"].keys()
-    # How a run computes may change when it goes on.
+    # How a run computes may change when it goes on; what its tokens see is part of the model.
     changed = sorted(
         field
-        for field in fields - OF_RUN
+        for field in fields - (OF_RUN - {"causal"})
         if ours["encoder"].get(field) != theirs["encoder"].get(field)
     )
     same = {

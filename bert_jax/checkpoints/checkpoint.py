@@ -37,7 +37,7 @@ from bert_jax.objectives.losses import Params
 from bert_jax.text.tokenizer import tokenizer_from_dict
 from bert_jax.training.state import TrainState
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 FOLDER = "checkpoints"  # in the directory of a run
 AVERAGE = "average"  # the item of the moving average
@@ -411,7 +411,7 @@ def _restore(
     return restored
 
 
-def _together(path: pathlib.Path, read: Callable[[], Found]) -> Found:
+def _together(path: pathlib.Path, read: Callable[[], Content]) -> Content:
     """Returns what a function reads of a path; raises in every process if it fails in one.
 
     Otherwise that process would go on with an earlier checkpoint, alone.
@@ -430,7 +430,7 @@ def _together(path: pathlib.Path, read: Callable[[], Found]) -> Found:
             raise failure
         reason = _reason(failure) if failure else "another process cannot read its part"
         raise _damaged(path, reason) from failure
-    return cast(Found, found)
+    return cast(Content, found)
 
 
 def _read_arrays(path: pathlib.Path, arrays: ocp.args.PyTreeRestore) -> Any:

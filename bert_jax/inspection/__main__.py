@@ -13,7 +13,9 @@ A run stands for its best or newest checkpoint. No accelerator is needed.
 
 import contextlib
 import json
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -28,7 +30,7 @@ _VALUES = flags.DEFINE_bool("values", True, "False: show shapes only, reading no
 _TEXT = flags.DEFINE_string("text", "", "a token for neighbours; a text for tokens and attention")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", "", "the second text of a pair")
 _COUNT = flags.DEFINE_integer(
-    "count", 10, "number of neighbours or likeliest tokens", lower_bound=1
+    "count", None, "number of neighbours (10) or likeliest tokens (5)", lower_bound=1
 )
 _OUTPUT = flags.DEFINE_string("output", "", "a .png or .svg for the plot of changes or attention")
 _JSON = flags.DEFINE_bool("json", False, "print the rows as JSON lines")
@@ -85,6 +87,15 @@ def _text(view: View) -> str:
     return app.require("text", _TEXT.value, repr(examples[view])) if view in examples else ""
 
 
+def _json_line(row: dict[str, Any]) -> str:
+    """Returns a row as JSON, which has no infinity and no NaN: they are null."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table of a view, and writes its plot."""
     given = argv[1:]  # one or two checkpoints
@@ -106,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
         )
         table = make_table(view, given, options)
     if _JSON.value:
-        print("\n".join(json.dumps(row, ensure_ascii=False) for row in table))
+        print("\n".join(map(_json_line, table)))
     else:
         print(f"{heading(given)}\n{table}")
 

@@ -146,7 +146,8 @@ def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int =
       `likeliest`, a list of (token, probability).
 
     Raises:
-      UserError: if the model is causal; if the text is empty, or longer than the position table.
+      UserError: if the model is causal, or its outputs are not finite; if the text is empty, or
+        longer than the position table.
     """
     check_masks(lm)
     tokenizer, special = lm.tokenizer, lm.tokenizer.special
@@ -161,7 +162,7 @@ def masked_in_turn(lm: MaskedLM, text: str, text_pair: str = "", *, count: int =
     )
     probabilities = jax.nn.softmax(lm.token_logits(logits.mlm[:, 0]))
     rows = Table()
-    for position, row in zip(masked, np.asarray(probabilities), strict=True):
+    for position, row in zip(masked, check_finite(jax.device_get(probabilities)), strict=True):
         own = row[ids[position]]
         best = np.argsort(-row, kind="stable")[:count].tolist()
         rows.append(

@@ -156,13 +156,18 @@ class LoadedModel:
 
         Raises:
           UserError: if there is no such layer, or a text is empty or too long; if texts are to be
-            queries where the pooling has no prompts.
+            queries where the pooling or the checkpoint has no prompts.
           ValueError: if `pooling` is none of these.
         """
         if queries and pooling != OF_CHECKPOINT:
             raise UserError(
                 f"queries=True is of prompts that were trained, and pooling={pooling!r} has none:"
                 f" leave it out, or set pooling={OF_CHECKPOINT!r}"
+            )
+        if queries and self.kind != TaskKind.VECTORS.value:
+            raise UserError(
+                f"queries=True is of prompts that were trained, and {self.stored.path} is of kind"
+                f" {self.kind} and has none: leave it out, or load a run of task=vectors"
             )
         key = pooling, layer, batch_size, queries
         if key not in self._encoders:

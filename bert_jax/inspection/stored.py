@@ -117,8 +117,8 @@ class StoredCheckpoint:
         """The optimizer state; raises UserError if the checkpoint has none."""
         if not (self.path / "opt_state").is_dir():
             raise UserError(
-                f"{self.path} was imported and has no optimizer state: name a checkpoint of a"
-                " training run"
+                f"{self.path} was made by convert (imported, averaged or given tokens) and has no"
+                " optimizer state: name a checkpoint of a training run"
             )
         return StoredArrays(self.path, "opt_state", self.metadata)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.config import OptimizerConfig, from_dict
 from bert_jax.errors import UserError
 from bert_jax.inspection.stored import StoredArrays, StoredCheckpoint
 from bert_jax.text.tokenizer import Tokenizer
@@ -161,10 +162,10 @@ def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: boo
 
     Returns:
       Rows of `name`; `first`, root mean square of the gradient's running mean; `second`, root of
-      the running mean of its square, averaged over the array; `ratio` of the two, near 1 if all
-      steps pull the same way, near 0 if they contradict each other. Muon keeps the first alone; the
-      others of its arrays are None. By layer also `layer`, as in
-      `parameter_table`.
+      the running mean of its square, averaged over the array; both corrected for their start at 0;
+      `ratio` of the two, near 1 if all steps pull the same way, near 0 if they contradict each
+      other. Muon keeps a running sum alone, as `first`; the others of its arrays are None. By layer
+      also `layer`, as in `parameter_table`.
 
     Raises:
       UserError: if nothing matches, or an array is damaged.
@@ -172,6 +173,7 @@ def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: boo
     state, rows = checkpoint.opt_state, Table()
     stored = {moment: _by_parameter(state, f"/{moment}/") for moment in ("mu", "trace", "nu")}
     firsts = stored["trace"] | stored["mu"]
+    of_adam = _weights_of_gradients(checkpoint, stored["mu"])
     for name in checkpoint.params.matching(match):
         if name not in firsts:
             continue  # a frozen group has no moments
@@ -179,15 +181,36 @@ def moment_table(checkpoint: StoredCheckpoint, *, match: str = "", by_layer: boo
         squares = [(None, None)] * len(means)
         if name in stored["nu"]:
             squares = _layers_or_whole(name, state[stored["nu"][name]], by_layer)
+        weight, square_weight = of_adam if name in stored["mu"] else (1.0, 1.0)
         for (layer, mean), (_, square) in zip(means, squares, strict=True):
-            first = math.sqrt(np.square(mean).mean())
-            second = None if square is None else math.sqrt(square.mean())
+            first = math.sqrt(np.square(mean).mean()) / weight
+            second = None if square is None else math.sqrt(square.mean() / square_weight)
             row = {"layer": layer} if by_layer else {}
             row |= {"name": name, "first": first, "second": second}
             rows.append(row | {"ratio": second and first / second})
     if by_layer:
         rows.sort(key=lambda row: row["layer"] or 0)
     return rows
+
+
+def _weights_of_gradients(
+    checkpoint: StoredCheckpoint, means: dict[str, str]
+) -> tuple[float, float]:
+    """Returns the weights of all gradients together in Adam's two moments; the rest is of a 0.
+
+    The moments are stored without correction, whatever `bias_correction` says of the updates.
+
+    Args:
+      checkpoint: with optimizer state.
+      means: the stored names of first moments, by parameter.
+    """
+    if not means:
+        return 1.0, 1.0
+    config = from_dict(OptimizerConfig, checkpoint.metadata["config"]["optimizer"])
+    state = next(iter(means.values())).partition("/mu/")[0]
+    # The optimizer's own count: a skipped update is a step, too.
+    count = max(int(checkpoint.opt_state[f"{state}/count"]), 1)
+    return 1 - config.beta1**count, 1 - config.beta2**count
 
 
 def _layers_or_whole(

@@ -93,7 +93,7 @@ def _write_npy(path: pathlib.Path, columns: Iterable[Columns]) -> tuple[int, int
             part, width = _array(some), some["vector"].shape[1]
             if not rows:
                 file.write(_header(part, 0))
-            part.tofile(file)
+            file.write(part.data)  # not `tofile`, whose errors do not say that the disk is full
             rows += len(part)
         assert part is not None
         file.seek(0)

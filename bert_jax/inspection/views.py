@@ -18,7 +18,8 @@ from bert_jax.inspection.tables import (
 )
 
 _DOTS_PER_INCH = 120
-_MAX_LIKELIEST = 5  # tokens in a column, so that a row fits a terminal
+_NEIGHBOURS = 10
+_LIKELIEST = 5  # tokens in a column, so that a row fits a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ViewOptions:
     values: bool  # False: shapes alone, no array is read
     text: str  # a token for neighbours, a text for tokens and attention
     text_pair: str  # the second text of a pair; '' for none
-    count: int  # of neighbours or likeliest tokens
+    count: int | None  # of neighbours or likeliest tokens; None: the view's own
     output: pathlib.Path | None  # a picture of the plot
 
 
@@ -95,12 +96,13 @@ def _changes(given: Sequence[str], options: ViewOptions) -> Table:
 
 
 def _neighbours(given: Sequence[str], options: ViewOptions) -> Table:
-    return neighbours(open_checkpoint(given[0]), options.text, count=options.count)
+    count = options.count or _NEIGHBOURS
+    return neighbours(open_checkpoint(given[0]), options.text, count=count)
 
 
 def _tokens(given: Sequence[str], options: ViewOptions) -> Table:
     lm = open_checkpoint(given[0]).restore_masked_lm()
-    count = min(options.count, _MAX_LIKELIEST)
+    count = options.count or _LIKELIEST
     return masked_in_turn(lm, options.text, options.text_pair, count=count)
 
 

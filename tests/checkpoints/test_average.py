@@ -10,6 +10,8 @@ from flax.traverse_util import unflatten_dict
 
 from bert_jax.checkpoints.checkpoint import arrays_in as stored_arrays
 from bert_jax.checkpoints.checkpoint import groups_in, read_array, read_metadata, write_parameters
+from bert_jax.errors import UserError
+from bert_jax.inspection.stored import open_checkpoint
 from tests.fixtures.drivers import (
     Drivers,
     Run,
@@ -59,6 +61,8 @@ def test_the_mean_of_checkpoints_is_one_that_can_be_fine_tuned(
         np.testing.assert_array_equal(value, mean.astype(np.float32), err_msg=name)
         assert (value != each[0][name]).any() or name.endswith("segments")
     assert read_metadata(made)["average_of"] == list(map(str, steps))
+    with pytest.raises(UserError, match=r"was made by convert \(imported, averaged or .* no optim"):
+        _ = open_checkpoint(made).opt_state
     tuned = finetune_flags(task, (tmp_path / "mean", result), tmp_path / "tuned")
     assert drivers.run("finetune", *tuned).status == 0
 
@@ -69,16 +73,21 @@ def test_what_cannot_be_averaged_is_told(
     first = pretrained[0] / "checkpoints" / "4"
     other = newest(finetuned[0])
     windowed = copied(first, tmp_path / "windowed", window=8)
+    causal = copied(first, tmp_path / "causal", causal=True)
+    link = tmp_path / "link"
+    link.symlink_to(pretrained[0])
     labels = read_metadata(other)["labels"]
     turned = copied(other, tmp_path / "turned", labels=labels[::-1])
     cases = {
         f"{other},{turned}": "have different labels: average those of one run",
         f"{first},{first}": "names a checkpoint twice: leave one out",
+        f"{first},{link / 'checkpoints' / '4'}": "names a checkpoint twice: leave one out",
         f"{first},{other}": "have different kinds: average those of one run",
         str(first): "has no moving average: train with --config.average_decay",
         f"{first},{tmp_path / 'nothing'}": "has no checkpoint",
         f"{first},": "has a comma without a checkpoint: leave it out",
         f"{first},{windowed}": "have different encoders (window): average those of one run",
+        f"{first},{causal}": "have different encoders (causal): average those of one run",
     }
     for sources, message in cases.items():
         result = drivers.run("convert", f"--average={sources}", f"--to={tmp_path / 'made'}")

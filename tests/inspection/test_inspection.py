@@ -14,7 +14,14 @@ import pytest
 
 from bert_jax.checkpoints.checkpoint import FOLDER, Checkpoints
 from bert_jax.checkpoints.fingerprint import leaf_name
-from bert_jax.config import EncoderConfig, MeshConfig, Norm, OptimizerConfig, to_dict
+from bert_jax.config import (
+    EncoderConfig,
+    MeshConfig,
+    Norm,
+    Optimizer,
+    OptimizerConfig,
+    to_dict,
+)
 from bert_jax.distributed.sharding import make_mesh
 from bert_jax.errors import UserError
 from bert_jax.inspection.changes import changes_by_step, only_in_one, parameter_changes
@@ -38,7 +45,7 @@ from bert_jax.inspection.tables import (
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.optimizer import make_optimizer
-from bert_jax.training.state import abstract_state, init_state
+from bert_jax.training.state import TrainState, abstract_state, init_state
 from tests.fixtures import reference
 from tests.fixtures.batches import make_batch, random_params
 from tests.fixtures.drivers import Drivers, Run, newest, state_of
@@ -224,12 +231,62 @@ def test_moment_table(pretrained: Run) -> None:
     assert list(whole) == list(checkpoint.params)
     name = "encoder/layers/mlp/up/kernel"
     mean, square = (state[f"1/{moment}/{name}"] for moment in ("mu", "nu"))
-    first, second = np.sqrt((mean**2).mean()), np.sqrt(square.mean())
+    # Of twelve updates, by the betas of the recipe.
+    first = np.sqrt((mean**2).mean()) / (1 - 0.9**12)
+    second = np.sqrt(square.mean() / (1 - 0.999**12))
     expected = {"first": first, "second": second, "ratio": first / second}
     assert whole[name] == {"name": name} | {k: pytest.approx(v) for k, v in expected.items()}
     layers = moment_table(checkpoint, match="up/kernel", by_layer=True)
     assert [row["layer"] for row in layers] == [1, 2]
-    assert layers[1]["second"] == pytest.approx(np.sqrt(square[1].mean()))
+    assert layers[1]["second"] == pytest.approx(np.sqrt(square[1].mean() / (1 - 0.999**12)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "bias_correction", "frozen"),
+    [
+        (Optimizer.ADAMW, True, "pooler"),
+        (Optimizer.ADAMW, False, ""),
+        (Optimizer.STABLE_ADAMW, True, ""),
+        (Optimizer.MUON, True, ""),
+    ],
+)
+def test_steps_that_pull_the_same_way(
+    rule: Optimizer,
+    bias_correction: bool,
+    frozen: str,
+    tiny_encoder: EncoderConfig,
+    pretrained: Run,
+    tmp_path: pathlib.Path,
+) -> None:
+    stored = open_checkpoint(pretrained[0]).metadata
+    optimizer = OptimizerConfig(rule=rule, beta1=0.8, beta2=0.95, momentum=0.7, clip_norm=0)
+    optimizer.bias_correction = bias_correction
+    metadata = {name: stored[name] for name in ("kind", "tokenizer")}
+    metadata |= {"encoder": to_dict(tiny_encoder), "config": {"optimizer": to_dict(optimizer)}}
+    params = random_params(PretrainingModel(tiny_encoder), with_slots(tiny_encoder))
+    steady = jax.tree.map(lambda leaf: 1 + leaf, params)
+    tx = make_optimizer(optimizer, frozen=frozenset([frozen]) if frozen else frozenset())
+    update, state = jax.jit(tx.update), tx.init(params)
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for count in range(1, 61):
+        _, state = update(steady, state, params, weight_decay=0.0)
+        if count in (1, 4, 60):
+            # Five steps before the first update were skipped.
+            checkpoints.save(TrainState(np.int32(count + 5), params, state), metadata)
+    checkpoints.close()
+    for count in (1, 4, 60):
+        checkpoint = open_checkpoint(tmp_path / FOLDER / str(count + 5))
+        rows, means = moment_table(checkpoint), named(steady)
+        assert len(rows) == sum(name.partition("/")[0] != frozen for name in means)
+        summed = 0
+        for row in rows:
+            mean = np.sqrt(np.square(means[row["name"]].astype(np.float64)).mean())
+            if row["second"] is None:  # Muon's sum, as it is
+                mean, summed = mean * (1 - 0.7**count) / (1 - 0.7), summed + 1
+            else:
+                assert row["ratio"] == pytest.approx(1, rel=1e-4)
+            assert row["first"] == pytest.approx(mean, rel=1e-4)
+        assert (summed > 0) == (rule is Optimizer.MUON)
 
 
 def test_moments_of_muon(
@@ -445,6 +502,9 @@ def test_masked_in_turn(pretrained: Run) -> None:
             sorted(expected, reverse=True)[:3], rel=1e-4
         )
         assert row["likeliest"][0][0] == lm.tokenizer.id_to_piece(int(expected.argmax()))
+    diverged = dataclasses.replace(lm, params=jax.tree.map(lambda leaf: leaf * np.nan, lm.params))
+    with pytest.raises(UserError, match="the model's outputs are not finite"):
+        masked_in_turn(diverged, text)
 
 
 # --- from the terminal
@@ -474,6 +534,34 @@ def test_the_views_of_the_driver(
     assert result.status == 0 and not result.err, result
     assert shown in result.out
     assert picture.exists() == any("--output" in flag for flag in flags)
+
+
+@pytest.mark.parametrize(("flags", "count"), [([], 5), (["--count=8"], 8)])
+def test_the_count_of_likeliest_tokens(
+    flags: list[str], count: int, drivers: Drivers, pretrained: Run
+) -> None:
+    flags = [str(pretrained[0]), "--show=tokens", "--text=red", *flags]
+    rows = [
+        json.loads(line)
+        for line in drivers.run("inspection", *flags, "--json").out.split("\n")[:-1]
+    ]
+    assert rows and all(len(row["likeliest"]) == count for row in rows)
+    shown = drivers.run("inspection", *flags).out.splitlines()[-1]
+    assert shown.count(", ") == count - 1
+
+
+def test_json_has_no_infinity(
+    split: Saved, wide: EncoderConfig, drivers: Drivers, tmp_path: pathlib.Path
+) -> None:
+    params = jax.tree.map(np.copy, split.tree)
+    params["pooler"] = jax.tree.map(np.zeros_like, params["pooler"])
+    params["mlm_head"]["bias"][3] = np.nan
+    save(tmp_path, wide, params, split.metadata, make_mesh(MeshConfig(), jax.devices()[:1]))
+    result = drivers.run("inspection", str(tmp_path), str(split.workdir), "--json")
+    assert result.status == 0 and not result.err, result
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in result.out.splitlines()]
+    changes = {row["part"]: row["relative_change"] for row in rows}
+    assert changes["pooler"] is changes["mlm_head"] is None and changes["layer 1"] == 0
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,8 @@ def test_what_a_user_can_get_wrong(model: LoadedModel, tmp_path: pathlib.Path) -
         model.fill_mask("red")
     with pytest.raises(UserError, match="layer=9 does not exist"):
         model.encode("red", layer=9)
+    with pytest.raises(UserError, match="queries=True is .* of kind pretraining and has none: lea"):
+        model.encode("red", queries=True)
 
 
 def test_the_package_is_light_and_says_how_to_load() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -31,7 +32,7 @@ from bert_jax.inspection.text_vectors import (
 from bert_jax.inspection.vector_files import line_columns, token_columns, write_vectors
 from bert_jax.model.encoder import Encoder
 from tests.fixtures.batches import make_batch, random_params
-from tests.fixtures.drivers import Drivers, Run
+from tests.fixtures.drivers import Drivers, Run, small_disk
 
 LINES = [
     "red stone house",
@@ -136,6 +137,21 @@ def test_vectors_in_files(which, request, drivers: Drivers, tmp_path: pathlib.Pa
     assert {path.name for path in tmp_path.iterdir()} == {
         *("lines.txt", "v.npy", "v.parquet", "t.npy", "t.parquet")
     }
+
+
+@pytest.mark.parametrize(
+    ("features", "suffix"), [("mean", ".npy"), ("tokens", ".npy"), ("tokens", ".parquet")]
+)
+def test_a_full_disk_is_one_line(
+    features: str, suffix: str, drivers: Drivers, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{line}\n" for line in LINES * 40))
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        flags = [f"--features={features}", f"--input={lines}", f"--output={disk / 'v'}{suffix}"]
+        result = drivers.run("predict", f"--checkpoint={pretrained[0]}", *flags)
+        assert "no space left for the output: free some" in result.error()
+        assert os.listdir(disk) == []
 
 
 def test_blocks_are_written_one_after_another(tmp_path: pathlib.Path) -> None:
