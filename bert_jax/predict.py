@@ -89,10 +89,16 @@ def _print_scores(checkpoint: pathlib.Path, metadata: dict[str, Any]) -> None:
 def _write_features(checkpoint: pathlib.Path, metadata: dict[str, Any], features: str) -> None:
     with app.imports():
         from bert_jax.checkpoints.pretrained import one_device, restore_encoder, trained_length
+        from bert_jax.config import TaskKind
         from bert_jax.inspection import text_vectors, vector_files
         from bert_jax.inspection.line_vectors import LineVectors
     output = app.require_path("output", _OUTPUT.value, "vectors.npy")
     vector_files.check_output(output)
+    if _QUERIES.value and metadata["kind"] != TaskKind.VECTORS.value:
+        raise UserError(
+            f"--queries is of prompts that were trained, and {checkpoint} is of kind"
+            f" {metadata['kind']} and has none: leave it out, or name a run of task=vectors"
+        )
     mesh, settings = one_device(), text_vectors.chosen_settings(features, metadata)
     encoder = text_vectors.lowest_layers(restore_encoder(checkpoint, metadata, mesh), _LAYER.value)
     prompt, length = "", _LENGTH.value

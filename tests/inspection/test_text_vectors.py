@@ -232,6 +232,10 @@ def test_scores_from_the_driver(drivers: Drivers, pretrained: Run) -> None:
             "--layer=3 does not exist: choose 1 to",
         ),
         (["--features=cls", "--output=OUT.npy", "--text= "], "--text is empty"),
+        (
+            ["--features=of_checkpoint", "--output=OUT.npy", "--queries"],
+            "is of kind pretraining and has none: leave it out",
+        ),
         (["--features=cls", "--output=OUT.npy", "--input=GAP"], "GAP, line 2 is empty: give it"),
         (["--score", "--input=GAP"], "GAP, line 2 is empty: give it some text, or leave"),
         (
