@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,13 +39,15 @@ from bert_jax.interop.huggingface_config import (
 from bert_jax.interop.model_card import make_card
 from bert_jax.interop.names import Tensor, check_tensors, from_theirs, to_theirs
 from bert_jax.interop.tokenizers.huggingface_tokenizer import (
+    TOKENIZER_FILE,
     check_segments,
     read_max_length,
     read_tokenizer,
     write_tokenizer,
 )
 from bert_jax.interop.weights import SAFETENSORS_FILE, open_weights
-from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
+from bert_jax.text.library import library_from_values
+from bert_jax.text.tokenizer import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
 
 HF_CONFIG_FILE = "config.json"
 OWN_METADATA_FILE = "bert_jax.json"  # of an exported model: metadata that no other file has
@@ -65,7 +68,7 @@ def read_directory(
       directory: with config.json, weights and a tokenizer.
       mesh: of one device.
       tokenizer: the model's; None: from the directory.
-      pairs: True if a classifier reads pairs of texts.
+      pairs: True if a classifier reads pairs of texts; an exported one tells it itself.
       padded_vocabulary: True if the embedding may have more rows than the vocabulary has pieces.
 
     Raises:
@@ -83,11 +86,23 @@ def read_directory(
         model = read_foreign(str(directory), family, values, encoder, tensors, mesh, pairs=pairs)
         tokenizer = tokenizer or read_tokenizer(directory, rows=encoder.vocab_size)
         model.notes.extend(tokenizer.notes)
-        reads_pairs = pairs or head_of(model.metadata) is Head.SPANS
-        if encoder.segments > 1 and tokenizer.special.segments and reads_pairs:
-            check_segments(directory)
-        check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
-        model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
+    else:
+        if pairs and not _reads_pairs(model.metadata):
+            raise UserError(
+                f"--pairs: {directory / OWN_METADATA_FILE} says that the model reads one text:"
+                " leave it out, or remove that file to read the directory without it"
+            )
+        stored = tokenizer_from_dict(model.metadata["tokenizer"])
+        padded_vocabulary |= stored.vocab_size < encoder.vocab_size
+        source = "--tokenizer" if tokenizer else "the files, which have changed"
+        tokenizer = tokenizer or _exported_tokenizer(directory, stored, encoder)
+        if tokenizer.fingerprint != stored.fingerprint:
+            model.notes.append(f"not the tokenizer of the export, but that of {source}")
+            model.notes.extend(tokenizer.notes)
+    if encoder.segments > 1 and tokenizer.special.segments and _reads_pairs(model.metadata):
+        check_segments(directory)
+    check_vocabulary(tokenizer, encoder, directory, padded=padded_vocabulary)
+    model.metadata["tokenizer"] = tokenizer_metadata(tokenizer)
     if max_length := read_max_length(directory):
         model.metadata["max_length"] = min(max_length, encoder.max_length)
     return model
@@ -114,7 +129,8 @@ def _read_own(
     architecture = family.architecture(head_of(metadata))
     pad_id = pad_id_of(family, values)
     # The encoder that the config of the exported one tells.
-    told = read_encoder_config(family, write_encoder_config(family, stored, pad_id), path)
+    written = write_encoder_config(family, stored, pad_id) | {"pad_token_id": pad_id}
+    told = read_encoder_config(family, written, path)
     if told != encoder or values.get("architectures") != [architecture]:
         return None
     if metadata.get("labels"):
@@ -124,6 +140,44 @@ def _read_own(
     check_tensors(str(directory), family, tensors, abstract, pad_id)
     params = from_theirs(family, abstract, lambda name: tensors[name].read(), pad_id)
     return Model(params, metadata, []) if fingerprints(params) == of_params else None
+
+
+def _reads_pairs(metadata: Mapping[str, Any]) -> bool:
+    head = head_of(metadata)
+    pairs = head is Head.CLASSES and metadata["config"]["data"].get("text_pair_column")
+    return bool(pairs) or head is Head.SPANS
+
+
+def _exported_tokenizer(
+    directory: pathlib.Path, stored: Tokenizer, encoder: EncoderConfig
+) -> Tokenizer:
+    """Returns the stored tokenizer if the files have the one that was exported, else theirs.
+
+    Raises:
+      UserError: as `read_tokenizer`, which cannot read a changed SentencePiece model either.
+    """
+    name, _ = stored.model_file()
+    if not any((directory / each).is_file() for each in (TOKENIZER_FILE, name)):
+        return stored  # a copy without a tokenizer, which says nothing else
+    with tempfile.TemporaryDirectory() as made:
+        written = pathlib.Path(made)
+        write_tokenizer(stored, written, encoder.max_length)
+        if isinstance(stored, SentencePieceTokenizer):
+            path = directory / TOKENIZER_FILE
+            if not path.is_file() or _as_library(path) == _as_library(written / TOKENIZER_FILE):
+                return stored
+            raise UserError(
+                f"{path} is not as it was exported, and no SentencePiece model can be read from"
+                f" it: copy it again, or give --tokenizer={directory / name}"
+            )
+        rows = encoder.vocab_size
+        found, exported = (read_tokenizer(each, rows=rows) for each in (directory, written))
+    return stored if found.fingerprint == exported.fingerprint else found
+
+
+def _as_library(path: pathlib.Path) -> str:
+    """Returns a tokenizer.json as the installed library writes it, whichever version wrote it."""
+    return library_from_values(read_json(path) | {"padding": None}, str(path)).to_str()
 
 
 def _read_metadata(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -166,7 +220,7 @@ def write_directory(model: Model, directory: pathlib.Path) -> None:
         tokenizer,
         directory,
         metadata.get("max_length", encoder.max_length),
-        segments=special.segments and encoder.segments > 0,
+        segments=special.segments and encoder.segments > 1,
     )
     own = {name: metadata[name] for name in _OWN_METADATA if name in metadata}
     own["fingerprints"] = fingerprints(model.params)

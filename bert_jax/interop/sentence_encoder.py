@@ -6,6 +6,7 @@ in the form that versions from 2 on read.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -34,16 +35,28 @@ from bert_jax.errors import UserError
 from bert_jax.files import read_json, strict_json
 from bert_jax.interop import huggingface, verify
 from bert_jax.interop.architectures import Model, fine_tuned_metadata
+from bert_jax.interop.tokenizers.tokenizer_fields import as_written
 from bert_jax.model.heads import VectorModel
 from bert_jax.text.tokenizer import Tokenizer, tokenizer_from_dict
 
 SENTENCE_LIBRARY = "sentence_transformers"
 
-_MODULES, _LENGTH, _PROMPTS = (
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
+_MODULES, _PROMPTS = "modules.json", "config_sentence_transformers.json"
+# With the length; the library reads the first that is there and not empty.
+_LENGTHS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+# Fields beside the length, and their values that are implemented; null and empty ones are.
+_ONLY_WITH_LENGTH: dict[str, Any] = {
+    "do_lower_case": False,
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "unpad_inputs": True,  # padding is no part of a vector
+}
+# Arguments in fields such as model_args that change no vector.
+_HARMLESS_ARGUMENTS = ("trust_remote_code", "attn_implementation", "add_pooling_layer")
 _POOLING_FILE = "config.json"
 _TYPES = "sentence_transformers.models."
 _POOLINGS = {  # of theirs
@@ -60,7 +73,7 @@ _SWITCHES = {  # of versions before 6: of their poolings
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 _SIMILARITIES = {"cosine": Similarity.COSINE, "dot": Similarity.PRODUCT}  # of theirs
-_QUERY, _TEXT = "query", ("document", "passage", "corpus")  # names of prompts, the first is written
+_QUERY, _TEXT = "query", "document"  # prompts of encode_query and encode_document
 
 
 def with_vectors(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +129,8 @@ def write_sentence_encoder(model: Model, directory: pathlib.Path) -> None:
     pooling = {"word_embedding_dimension": width, **switches, "include_prompt": True}
     _write(directory / _MODULES, modules)
     _write(directory / modules[1]["path"] / _POOLING_FILE, pooling)
-    _write(directory / _LENGTH, {"max_seq_length": length, "do_lower_case": False})
-    prompts = {_QUERY: settings.query_prompt, _TEXT[0]: settings.text_prompt}
+    _write(directory / _LENGTHS[0], {"max_seq_length": length, "do_lower_case": False})
+    prompts = {_QUERY: settings.query_prompt, _TEXT: settings.text_prompt}
     values = {
         "__version__": {},
         "prompts": prompts if any(prompts.values()) else {},
@@ -159,7 +172,7 @@ def read_sentence_encoder(
         inner, mesh, tokenizer=tokenizer, padded_vocabulary=padded_vocabulary
     )
     encoder = from_dict(EncoderConfig, model.metadata["encoder"])
-    length = _read_length(inner / _LENGTH) or model.metadata.get("max_length", encoder.max_length)
+    length = _read_length(inner) or model.metadata.get("max_length", encoder.max_length)
     length = min(length, encoder.max_length)
     query_prompt, text_prompt, notes = _read_prompts(directory / _PROMPTS)
     similarity = _read_similarity(directory / _PROMPTS)
@@ -188,7 +201,7 @@ def read_sentence_encoder(
 
 
 def _module_paths(directory: pathlib.Path) -> dict[str, str]:
-    """Returns the folder of each module, by the last part of its type."""
+    """Returns the folder of each module in the directory, by the last part of its type."""
     path = directory / _MODULES
     if not path.is_file():
         raise UserError(
@@ -206,16 +219,31 @@ def _module_paths(directory: pathlib.Path) -> dict[str, str]:
             f"{path} has the modules {', '.join(names)}: only Transformer, Pooling and, after them,"
             " Normalize are implemented"
         )
+    for name, folder in pairs:
+        if not isinstance(folder, str):
+            raise UserError(
+                f"{path} has path={as_written(folder)} for {name}: write the name of its folder"
+            )
     return dict(pairs)
 
 
-def _read_length(path: pathlib.Path) -> int | None:
-    values = read_json(path) if path.is_file() else {}
+def _read_length(directory: pathlib.Path) -> int | None:
+    """Returns the length that texts are cut to, from the folder of the module Transformer."""
+    paths = [path for name in _LENGTHS if (path := directory / name).is_file()]
+    path, values = next(((p, v) for p in paths if (v := read_json(p))), (directory, {}))
     if values.get("do_lower_case"):
         raise UserError(
             f"{path} has do_lower_case=true, which is not implemented: if the tokenizer lower-cases"
             " texts by itself, set it to false"
         )
+    for name, value in values.items():
+        if isinstance(value, dict) and name.endswith(("_args", "_kwargs")):
+            value = {n: each for n, each in value.items() if n not in _HARMLESS_ARGUMENTS}
+        if name != "max_seq_length" and value and value != _ONLY_WITH_LENGTH.get(name):
+            raise UserError(
+                f"{path} has {name}={as_written(value)}, which is not implemented: remove it if the"
+                " vectors are the same without it"
+            )
     length = values.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 4):
         raise UserError(f"{path} has max_seq_length={length}: write a whole number from 4")
@@ -230,7 +258,7 @@ def _read_pooling(path: pathlib.Path, has_prompts: bool) -> VectorPooling:
     if modes is None:
         modes = [name for switch, name in _SWITCHES.items() if values.get(switch)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in _POOLINGS:
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in [*_POOLINGS]:
         raise UserError(
             f"{path} has the pooling {modes}: only one of {', '.join(_POOLINGS)} is implemented"
         )
@@ -243,20 +271,48 @@ def _read_pooling(path: pathlib.Path, has_prompts: bool) -> VectorPooling:
 
 
 def _read_prompts(path: pathlib.Path) -> tuple[str, str, list[str]]:
-    """Returns the prompts of queries and of texts, and notes."""
+    """Returns the prompts of queries and of texts, and notes.
+
+    They are those of encode_query and encode_document, which read the prompts `query` and
+    `document`, and put none where one is empty or not there. A directory that has neither has the
+    default prompt for both, as encode.
+    """
+    prompts, default = _stated_prompts(path)
+    always = prompts.get(default, "") if default else ""
+    by_default = _are_by_default(prompts, default)
+    query, text = (always if by_default else prompts.get(name, "") for name in (_QUERY, _TEXT))
+    notes = []
+    if always and {query, text} != {always}:
+        notes.append(
+            f"default_prompt_name={default}: only encode of the library puts it before all texts;"
+            " encode_query and encode_document are followed"
+        )
+    used = {_QUERY, _TEXT, default}
+    if more := sorted(name for name in prompts if name not in used and prompts[name]):
+        notes.append(
+            f"prompts that the library does not use by itself, left out: {', '.join(more)}; rename"
+            f" one to {_QUERY} or {_TEXT} to use it"
+        )
+    return query, text, notes
+
+
+def _stated_prompts(path: pathlib.Path) -> tuple[dict[str, str], str | None]:
+    """Returns the prompts of a file, by name, and the name of the default one."""
     values = read_json(path) if path.is_file() else {}
-    prompts = values.get("prompts") or {}
+    prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise UserError(f"{path} has prompts that are no texts: correct it")
-    always = prompts.get(values.get("default_prompt_name") or "", "")
-    query = prompts.get(_QUERY) or always
-    text_name = next((name for name in _TEXT if prompts.get(name)), "")
-    text = prompts.get(text_name, always)
-    used = {_QUERY, text_name, values.get("default_prompt_name")}
-    notes = []
-    if more := sorted(name for name in prompts if name not in used and prompts[name]):
-        notes.append(f"prompts that have no place here, left out: {', '.join(more)}")
-    return query, text, notes
+    if default is not None and default not in [*prompts, _QUERY, _TEXT]:
+        raise UserError(
+            f"{path} has default_prompt_name={as_written(default)}, which is none of its prompts:"
+            " name one of them, or remove it"
+        )
+    return prompts, default
+
+
+def _are_by_default(prompts: dict[str, str], default: str | None) -> bool:
+    """Returns True if the default prompt is that of all texts, as in models of one kind of text."""
+    return default is not None and prompts.keys().isdisjoint((_QUERY, _TEXT))
 
 
 def _read_similarity(path: pathlib.Path) -> Similarity:
@@ -284,7 +340,7 @@ def compare_with_library(
       sentences: to compare on.
 
     Yields:
-      A line for the log for each prompt, or one line if the library is not installed.
+      A line for the log for queries and one for texts, or one line if the library is not installed.
 
     Raises:
       UserError: if the vectors differ.
@@ -301,13 +357,19 @@ def compare_with_library(
     transformers.utils.logging.disable_progress_bar()
     library = SentenceTransformer(str(directory), device="cpu", local_files_only=True)
     settings = _config(model.metadata).vectors
-    for prompt in dict.fromkeys((settings.query_prompt, settings.text_prompt)):
-        theirs = library.encode(
-            list(sentences), prompt=prompt, convert_to_numpy=True, show_progress_bar=False
-        )
+    by_default = _are_by_default(*_stated_prompts(directory / _PROMPTS))
+    for name, method, prompt in (
+        ("queries", "encode_query", settings.query_prompt),
+        ("texts", "encode_document", settings.text_prompt),
+    ):
+        # The library chooses the prompt, so that another choice than ours is seen.
+        encode = library.encode if by_default else getattr(library, method, None)
+        if encode is None:  # before version 5
+            encode = functools.partial(library.encode, prompt=prompt)
+        theirs = encode(list(sentences), convert_to_numpy=True, show_progress_bar=False)
         ours = _our_vectors(model, [prompt + sentence for sentence in sentences])
         rows = {"example_ids": np.ones((len(ours), 1), np.int32)}
-        name = f"vectors with {prompt!r}" if prompt else "vectors"
+        name = f"vectors of {name}" + (f" with {prompt!r}" if prompt else "")
         for difference in verify.compare(
             {name: ours[:, None]}, {name: np.asarray(theirs)[:, None]}, rows
         ):

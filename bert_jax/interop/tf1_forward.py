@@ -17,6 +17,14 @@ from bert_jax.interop.tf1 import TF1_CONFIG_FILE, open_reader
 from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.tokenizer import tokenizer_from_dict
 
+# Of Google's BertConfig, for fields that a config leaves out.
+_DEFAULTS = {
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+}
+
 
 def run_checkpoint(prefix: pathlib.Path, batch: InputRows) -> ModelOutputs:
     """Runs the model of a checkpoint with its heads, in float32 and without dropout.
@@ -28,7 +36,8 @@ def run_checkpoint(prefix: pathlib.Path, batch: InputRows) -> ModelOutputs:
     import tensorflow as tf
 
     reader = open_reader(prefix)
-    config = json.loads(prefix.with_name(TF1_CONFIG_FILE).read_text())
+    stated = json.loads(prefix.with_name(TF1_CONFIG_FILE).read_text())
+    config = _DEFAULTS | {name: value for name, value in stated.items() if value is not None}
     variables = reader.get_variable_to_shape_map()
     activate = {
         "gelu": lambda x: tf.nn.gelu(x, approximate=False),
