@@ -14,7 +14,11 @@ from bert_jax.files import read_json
 from bert_jax.interop import verify
 from bert_jax.interop.architectures import Model, family_of, head_of
 from bert_jax.interop.families.family import Family, Head
-from bert_jax.interop.tokenizers.huggingface_tokenizer import unstated_settings
+from bert_jax.interop.tokenizers.huggingface_tokenizer import (
+    has_tokenizer,
+    is_class_followed,
+    unstated_settings,
+)
 from bert_jax.interop.verify import InputRows, ModelOutputs
 from bert_jax.text.library import LIBRARY_FILE
 from bert_jax.text.tokenizer import LibraryTokenizer, Tokenizer, tokenizer_from_dict
@@ -90,15 +94,17 @@ def _named_outputs(out: Any, head: Head) -> dict[str, Any]:
 def load_peer_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer, *, exported: bool) -> Any:
     """Loads the tokenizer of a directory by transformers.
 
-    What the directory does not say about it, such as whether it is cased, is as in ours. Of a
-    directory of others, a tokenizer.json is taken as it is, whatever its class would build.
+    What the directory does not say about it, such as whether it is cased, is as in ours. It is the
+    tokenizer that AutoTokenizer opens; but where a tokenizer.json has other steps than its class
+    would build, as a note has told, the file is taken as it is.
     """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     has_file = (directory / LIBRARY_FILE).is_file()
     if isinstance(tokenizer, LibraryTokenizer) and has_file and not exported:
-        return transformers.PreTrainedTokenizerFast.from_pretrained(directory)
+        if not is_class_followed(directory, tokenizer):
+            return transformers.PreTrainedTokenizerFast.from_pretrained(directory)
     # The oldest configs have no model_type, and only BERT's own class loads them.
     named = "model_type" in read_json(directory / "config.json")
     load = transformers.AutoTokenizer if named else transformers.BertTokenizer
@@ -158,12 +164,19 @@ def compare_with_transformers(
         theirs = loaded.run(batch)
     for difference in verify.compare(verify.our_outputs(model, batch), theirs, batch):
         yield f"verified against transformers, {difference}"
+    if not has_tokenizer(directory):
+        yield f"token ids: not compared, for {directory} has no tokenizer"
+        return
     with _told_in_one_line(directory):
         their_tokenizer = load_peer_tokenizer(directory, tokenizer, exported=exported)
 
-    def encode(text: str) -> list[int]:
+    def encode(*texts: str, **options: Any) -> Any:
         with _told_in_one_line(directory):
-            return their_tokenizer(text, add_special_tokens=False)["input_ids"]
+            return their_tokenizer(*texts, **options)
+
+    def encode_alone(text: str) -> list[int]:
+        return encode(text, add_special_tokens=False)["input_ids"]
 
     with_added = [*sentences, *verify.with_added_tokens(tokenizer, sentences[0])]
-    yield verify.compare_token_ids(tokenizer, encode, with_added)
+    yield verify.compare_token_ids(tokenizer, encode_alone, with_added)
+    yield verify.compare_frames(tokenizer, encode, segments=encoder.segments > 1)

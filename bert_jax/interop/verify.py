@@ -5,7 +5,7 @@ Each sentence is a row by itself, and each two neighbours are a row as a pair.
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from bert_jax.interop.architectures import PRETRAINING_KIND, Model, head_of, mod
 from bert_jax.interop.families.family import Head
 from bert_jax.interop.tokenizers.fast_tokenizer import are_equally_likely
 from bert_jax.model.encoder import Encoder, Pooler
-from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
+from bert_jax.text.tokenizer import LibraryTokenizer, Tokenizer, WordPieceTokenizer
 
 SENTENCES = (
     "The river rose in the night, and by morning the lower fields were under water.",
@@ -140,9 +140,13 @@ def compare(ours: ModelOutputs, theirs: ModelOutputs, batch: InputRows) -> list[
 
 
 def with_added_tokens(tokenizer: Tokenizer, sentence: str) -> list[str]:
-    """Returns a sentence with each added token of a WordPiece vocabulary, apart and glued on."""
-    added = tokenizer.added if isinstance(tokenizer, WordPieceTokenizer) else ()
-    contents = [token.content for token in added]
+    """Returns a sentence with each added token of a vocabulary, apart and glued on."""
+    contents = []
+    if isinstance(tokenizer, WordPieceTokenizer):
+        contents = [token.content for token in tokenizer.added]
+    elif isinstance(tokenizer, LibraryTokenizer):
+        added = tokenizer.library_values()["added_tokens"]
+        contents = [each["content"] for each in added if each["id"] not in tokenizer.special.ids]
     return [text for one in contents for text in (f"{sentence} {one} {sentence}", f"a{one}b")]
 
 
@@ -181,3 +185,40 @@ def compare_token_ids(
         ties += 1
     tied = f", except {ties:,} with two equally likely segmentations" if ties else ""
     return f"token ids: the same in {len(compared):,} sentences{tied}"
+
+
+def compare_frames(
+    tokenizer: Tokenizer, encode: Callable[..., Mapping[str, Any]], *, segments: bool
+) -> str:
+    """Compares the special pieces around a text and around a pair of texts.
+
+    Args:
+      tokenizer: ours.
+      encode: theirs: texts -> `input_ids` and `token_type_ids`, of which the model may have none.
+      segments: True if the model has types of tokens, so that they are compared too.
+
+    Returns:
+      A line for the log.
+
+    Raises:
+      UserError: if they differ.
+    """
+    for texts in (("a",), ("a", "b")):
+        # The ids of the texts are theirs, so that special pieces alone make a difference.
+        ids = [encode(text, add_special_tokens=False)["input_ids"] for text in texts]
+        a, b = (np.array(each, np.int32) for each in (*ids, [])[:2])
+        length = int(input_sizes([a], [b], tokenizer.special)[0])
+        row_format = RowFormat(length, 1, tokenizer.special, pool_last=False)
+        batch = make_token_rows([a], [b], np.ones(1, np.int64), row_format)[0]
+        theirs = encode(*texts)
+        names = {"input_ids": "token_ids"}
+        if segments and "token_type_ids" in theirs:
+            names["token_type_ids"] = "segment_ids"
+        for name, own in names.items():
+            if (ours := batch[own][0].tolist()) != list(theirs[name]):
+                raise UserError(
+                    f"the tokenizers differ on {' and '.join(map(repr, texts))} with special"
+                    f" pieces: {name} are {ours} here and {list(theirs[name])} there: nothing was"
+                    " written; add --noverify to convert anyway"
+                )
+    return "special pieces: the same around a text and around a pair"

@@ -15,10 +15,10 @@ from bert_jax.interop import huggingface, verify
 from bert_jax.interop.architectures import Model, family_of, head_of
 from bert_jax.interop.families.family import Family, Head
 from bert_jax.interop.families.registry import FAMILIES
-from bert_jax.text.tokenizer import tokenizer_from_dict
+from bert_jax.text.tokenizer import load_tokenizer, tokenizer_from_dict
 from tests.fixtures.drivers import assert_same_bits
 from tests.fixtures.families import make_family_peer
-from tests.fixtures.interop import edit_json
+from tests.fixtures.interop import edit_json, write_vocab
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -152,6 +152,19 @@ def test_spellings_of_modernbert(
         ),
         ("modernbert", {"position_embedding_type": "relative"}, "position_embedding_type=relative"),
         ("modernbert", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved=true is not imp"),
+        ("modernbert", {"layer_types": 0}, "layer_types=0 is not of type list"),
+        ("modernbert", {"layer_types": [[]] * 4}, "layer_types=.* is not full_attention or"),
+        ("modernbert", {"rope_parameters": "x"}, "rope_parameters=x is not of type dict"),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": 5}},
+            "rope_parameters.full_attention=5 is not of type dict",
+        ),
+        ("modernbert", {"norm_bias": "no"}, "norm_bias=no is not of type bool"),
+        ("eurobert", {"rope_parameters": [1]}, "rope_parameters=.1. is not of type dict"),
+        ("eurobert", {"num_key_value_heads": "x"}, "num_key_value_heads=x is not of type int"),
+        ("eurobert", {"classifier_pooling": []}, "classifier_pooling=.. is not of type str"),
+        ("eurobert", {"head_dim": {}}, "head_dim={} is not of type int"),
         ("eurobert", {"head_dim": 12}, "head_dim=12 is not hidden_size / num_attention_heads"),
         ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling=max is none of bos, mean"),
         ("eurobert", {"mlp_bias": True}, "mlp_bias=True differs from attention_bias"),
@@ -261,8 +274,67 @@ def test_a_tokenizer_file_counts_whatever_its_class_builds(
     edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
     model = huggingface.read_directory(tmp_path, mesh)
     assert any("the class RobertaTokenizer" in note for note in model.notes)
-    lines = list(peer.compare_with_transformers(model, tmp_path, verify.SENTENCES, exported=False))
-    assert lines[-1] == "token ids: the same in 12 sentences"
+    assert proof(model, tmp_path)[-2:] == [
+        "token ids: the same in 12 sentences",
+        "special pieces: the same around a text and around a pair",
+    ]
+
+
+def proof(model: Model, directory: pathlib.Path) -> list[str]:
+    found = peer.compare_with_transformers(model, directory, verify.SENTENCES, exported=False)
+    return list(found)
+
+
+@pytest.mark.parametrize("kind", ["RobertaTokenizer", "PreTrainedTokenizerFast"])
+def test_the_proof_finds_another_tokenizer(kind: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    family = FAMILIES["roberta"]
+    make_family_peer(family, Head.MASKED_LM, tmp_path, vocab_size=340)
+    path = tmp_path / "tokenizer_config.json"
+    edit_json(path, tokenizer_class=kind, additional_special_tokens=["<ent>"])
+    model = huggingface.read_directory(tmp_path, mesh, padded_vocabulary=True)
+    assert "token ids: the same in 14 sentences" in proof(model, tmp_path)
+
+    def refused(message: str, tokenizer: dict[str, Any]) -> None:
+        changed = model._replace(metadata=model.metadata | {"tokenizer": tokenizer})
+        with pytest.raises(UserError, match=message):
+            proof(changed, tmp_path)
+
+    ours = model.metadata["tokenizer"]
+    settings = ours["settings"]
+    refused("differ on 'a' and 'b' with", ours | {"settings": settings | {"separators": 1}})
+    refused("differ on 'a' with special", ours | {"settings": settings | {"cls": settings["sep"]}})
+    added = [each | {"lstrip": True} for each in ours["model"]["added_tokens"]]
+    refused("the tokenizers differ on", ours | {"model": ours["model"] | {"added_tokens": added}})
+    if kind == "RobertaTokenizer":  # which builds its steps by the config
+        edit_json(path, add_prefix_space=True)
+        refused("the tokenizers differ on 'The river rose", ours)
+
+
+def test_a_directory_without_a_tokenizer(tmp_path: pathlib.Path, mesh: Any) -> None:
+    """It is read with that of --tokenizer, and there is nothing to compare the ids with."""
+    make_family_peer(FAMILIES["bert"], Head.ENCODER, tmp_path)
+    (tmp_path / "vocab.txt").rename(tmp_path / "other.txt")
+    tokenizer = load_tokenizer(tmp_path / "other.txt")
+    model = huggingface.read_directory(tmp_path, mesh, tokenizer=tokenizer)
+    *first, last = proof(model, tmp_path)
+    assert last == f"token ids: not compared, for {tmp_path} has no tokenizer"
+    assert all(line.startswith("verified against transformers") for line in first)
+
+
+def test_types_of_tokens_are_compared_where_a_model_has_them(tmp_path: pathlib.Path) -> None:
+    write_vocab(tmp_path)
+    ours = load_tokenizer(tmp_path / "vocab.txt")
+
+    def theirs(*texts: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        if not add_special_tokens:
+            return {"input_ids": [17]}
+        second = [0, 0] if len(texts) == 2 else []
+        around = [2, 17, 3] if len(texts) == 1 else [2, 17, 3, 17, 3]
+        return {"input_ids": around, "token_type_ids": [0, 0, 0, *second]}
+
+    assert "the same around" in verify.compare_frames(ours, theirs, segments=False)
+    with pytest.raises(UserError, match=r"token_type_ids are \[0, 0, 0, 1, 1\] here and \[0, 0, "):
+        verify.compare_frames(ours, theirs, segments=True)
 
 
 def test_what_no_family_has_is_not_exported(tmp_path: pathlib.Path, mesh: Any) -> None:

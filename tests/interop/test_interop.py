@@ -15,9 +15,18 @@ from bert_jax.interop import huggingface, verify
 from bert_jax.interop.architectures import Model, family_of, head_of
 from bert_jax.interop.families.bert import BERT
 from bert_jax.interop.names import Misfit
-from bert_jax.text.tokenizer import WordPieceTokenizer, tokenizer_from_dict
+from bert_jax.text.tokenizer import WordPieceTokenizer, load_tokenizer, tokenizer_from_dict
+from bert_jax.text.training import ModelType, train_sentencepiece
 from tests.fixtures.drivers import assert_same_bits
-from tests.fixtures.interop import LABELS, VOCAB, edit_json, make_peer, save_peer
+from tests.fixtures.interop import (
+    LABELS,
+    SHAPE,
+    SPECIAL,
+    VOCAB,
+    edit_json,
+    make_peer,
+    save_peer,
+)
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -298,6 +307,116 @@ def test_what_transformers_cannot_be_is_not_exported(tmp_path: pathlib.Path, mes
         model.metadata["encoder"][field] = value
         with pytest.raises(UserError, match=f"encoder.{field}=.* cannot be exported"):
             huggingface.write_directory(model, tmp_path)
+
+
+def exported(architecture: str, tmp_path: pathlib.Path, mesh: Any, **options: Any) -> Any:
+    """Returns a model of transformers, and the directory that we write of it."""
+    theirs = make_peer(architecture, **options)
+    model = huggingface.read_directory(save_peer(theirs, tmp_path / "theirs"), mesh)
+    (directory := tmp_path / "ours").mkdir()
+    huggingface.write_directory(model, directory)
+    return model, directory
+
+
+def tokenizer_of(model: Model) -> Any:
+    return tokenizer_from_dict(model.metadata["tokenizer"])
+
+
+def test_a_changed_tokenizer_of_an_exported_model_is_followed(
+    tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    model, directory = exported("BertModel", tmp_path, mesh)
+    text, path = "Red SUN, blue", directory / "tokenizer_config.json"
+    same = huggingface.read_directory(directory, mesh)
+    assert same.metadata["tokenizer"] == model.metadata["tokenizer"] and not same.notes
+    edit_json(path, padding_side="left", model_max_length=30)  # no part of an id
+    same = huggingface.read_directory(directory, mesh)
+    assert same.metadata["tokenizer"] == model.metadata["tokenizer"] and not same.notes
+    assert same.metadata["max_length"] == 30
+    edit_json(path, do_lower_case=False)
+    changed = huggingface.read_directory(directory, mesh)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    found = tokenizer_of(changed).encode(text).tolist()
+    assert found == theirs(text, add_special_tokens=False)["input_ids"]
+    assert found != tokenizer_of(model).encode(text).tolist()  # witness
+    assert changed.notes[0] == (
+        "not the tokenizer of the export, but that of the files, which have changed"
+    )
+    edit_json(path, never_split=["red"])
+    with pytest.raises(UserError, match="never_split=.* is not implemented"):
+        huggingface.read_directory(directory, mesh)
+    for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt"):
+        (directory / name).unlink()
+    bare = huggingface.read_directory(directory, mesh)
+    assert bare.metadata["tokenizer"] == model.metadata["tokenizer"] and not bare.notes
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_changed_sentencepiece_model_of_an_export_is_refused(
+    kind: str, tmp_path: pathlib.Path, mesh: Any
+) -> None:
+    lines = list(verify.SENTENCES) * 4
+    made = train_sentencepiece(lines, vocab_size=150, model_type=ModelType(kind))
+    theirs = save_peer(make_peer("BertModel", vocab_size=made.vocab_size), tmp_path / "theirs")
+    model = huggingface.read_directory(theirs, mesh, tokenizer=made)
+    (directory := tmp_path / "ours").mkdir()
+    huggingface.write_directory(model, directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    tokenizer.save_pretrained(directory)  # with more fields, and the same ids
+    again = huggingface.read_directory(directory, mesh)
+    assert again.metadata["tokenizer"] == model.metadata["tokenizer"] and not again.notes
+    values = json.loads((directory / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Lowercase"}
+    (directory / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="tokenizer.json is not as it was exported, and no") as e:
+        huggingface.read_directory(directory, mesh)
+    remedy = load_tokenizer(str(e.value).rpartition("--tokenizer=")[2])
+    model = huggingface.read_directory(directory, mesh, tokenizer=remedy)
+    assert model.metadata["tokenizer"] == again.metadata["tokenizer"]
+
+
+def test_flags_for_an_exported_model(tmp_path: pathlib.Path, mesh: Any) -> None:
+    model, directory = exported("BertForSequenceClassification", tmp_path, mesh)
+    with pytest.raises(UserError, match="--pairs: .*bert_jax.json says that the model reads one"):
+        huggingface.read_directory(directory, mesh, pairs=True)
+    other = WordPieceTokenizer([*SPECIAL, *reversed(VOCAB[len(SPECIAL) :])], lower_case=True)
+    changed = huggingface.read_directory(directory, mesh, tokenizer=other)
+    assert changed.metadata["tokenizer"]["fingerprint"] == other.fingerprint
+    assert changed.notes == ["not the tokenizer of the export, but that of --tokenizer"]
+    shorter = WordPieceTokenizer(VOCAB[:-3], lower_case=True)
+    with pytest.raises(UserError, match="its last 3 rows are padding, add --padded_vocabulary"):
+        huggingface.read_directory(directory, mesh, tokenizer=shorter)
+    huggingface.read_directory(directory, mesh, tokenizer=shorter, padded_vocabulary=True)
+
+    model.metadata["config"]["data"]["text_pair_column"] = "text_pair"
+    (of_pairs := tmp_path / "pairs").mkdir()
+    huggingface.write_directory(model, of_pairs)
+    assert not huggingface.read_directory(of_pairs, mesh, pairs=True).notes  # as it is anyway
+    edit_json(of_pairs / "tokenizer_config.json", model_input_names=["input_ids"])
+    with pytest.raises(UserError, match="leaves out token_type_ids"):
+        huggingface.read_directory(of_pairs, mesh)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_pairs_of_a_model_with_one_segment(family: str, tmp_path: pathlib.Path, mesh: Any) -> None:
+    values = SHAPE | {"type_vocab_size": 1, "pad_token_id": 0}
+    config = getattr(transformers, f"{family}Config")(**values)
+    torch.manual_seed(3)
+    peer_model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    first = save_peer(peer_model, tmp_path / "first")
+    model = huggingface.read_directory(first, mesh, pairs=True)
+    (second := tmp_path / "second").mkdir()
+    huggingface.write_directory(model, second)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(second)
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(second)
+    inputs = tokenizer("red sun", "the wind", return_tensors="pt")
+    ids = [VOCAB.index(piece) for piece in "[CLS] red sun [SEP] the wind [SEP]".split()]
+    assert inputs["input_ids"][0].tolist() == ids and "token_type_ids" not in inputs
+    with torch.no_grad():
+        expected = peer_model(torch.tensor([ids])).logits.numpy()
+        np.testing.assert_allclose(opened(**inputs).logits.numpy(), expected, atol=1e-6)
+    again = huggingface.read_directory(second, mesh)
+    assert again.metadata["config"] == model.metadata["config"]
 
 
 def test_changed_weights_are_read_without_what_was_known_of_them(

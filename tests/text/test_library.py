@@ -329,6 +329,10 @@ def test_spans_are_in_the_text_before_it_was_normalised() -> None:
     }
 
 
+def template(single: list[Any], pair: list[Any]) -> dict[str, Any]:
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {}}
+
+
 def changed(path: str, value: Any) -> dict[str, Any]:
     values = values_of(roberta())
     *parents, last = path.split(".")
@@ -350,6 +354,18 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("normalizer", {"type": "Magic"}, "normalizer.type=Magic is not implemented"),
         ("post_processor", None, "post_processor of type None is not implemented"),
         ("post_processor", {"type": "ByteLevel"}, "post_processor of type ByteLevel"),
+        ("post_processor", {"type": "Sequence"}, "post_processor of type Sequence"),
+        ("post_processor", template(["x"], []), "tokenizer.json is not as the library tokenizers"),
+        ("post_processor", template([{"A": {}}], []), "is not as the library tokenizers writes it"),
+        (
+            "post_processor",
+            {"type": "RobertaProcessing", "cls": ["<s>", 3], "sep": ["</s>", 2]},
+            "post_processor gives '<s>' the id 3, and the vocabulary 0",
+        ),
+        ("truncation", {"direction": "Left"}, "truncation.direction=Left is not implemented"),
+        ("added_tokens", [{"content": "<s>"}], "has the added token .* give it content and id"),
+        ("added_tokens", ["<s>"], "has the added token '<s>': give it content and id"),
+        ("model.vocab", {"a": "b"}, "model.vocab has ids that are no whole numbers"),
         ("model.merges", [["a"]], "is not read by the library tokenizers"),
         ("added_tokens", [], "has no mask piece"),
     ],
@@ -373,6 +389,7 @@ def test_a_vocabulary_that_lacks_bytes_is_refused() -> None:
         ("[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0", 1, False),
         ("[CLS]:0 $A:0 [SEP]:0 [SEP]:0 $B:0 [SEP]:0", 2, False),
         ("[CLS]:0 $A:0 [SEP]:0 $B:1", 0, False),
+        ("[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:0", 0, False),  # types that no row here has
         ("[CLS]:0 $B:0 [SEP]:0 $A:1 [SEP]:1", 0, False),
     ],
 )

@@ -14,13 +14,23 @@ from bert_jax.config import (
     PositionEncoding,
 )
 from bert_jax.interop.families.family import Family, Head
-from bert_jax.interop.families.fields import read_theta
+from bert_jax.interop.families.fields import check_types, read_theta
 
 _LAYER = "model.layers.{layer}"
 _POOLINGS = {"bos": InputPooling.CLS, "mean": InputPooling.MEAN, "late": InputPooling.LATE}
+# Types of the fields that are read below, besides null.
+_TYPES: dict[str, type] = {
+    "attention_bias": bool,
+    "mlp_bias": bool,
+    "classifier_pooling": str,
+    "head_dim": int,
+    "num_key_value_heads": int,
+    "rope_parameters": dict,
+}
 
 
 def _read(values: Mapping[str, Any]) -> dict[str, Any]:
+    check_types(values, _TYPES)
     if values["attention_bias"] != values["mlp_bias"]:
         raise ValueError(f"mlp_bias={values['mlp_bias']}", "differs from attention_bias")
     heads, own = values["num_attention_heads"], values.get("head_dim")

@@ -23,6 +23,17 @@ _WRITTEN = {
 }
 
 
+def check_types(values: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    """Checks the types of fields that are there and not null.
+
+    Raises:
+      ValueError: with the field and the reason, for the first of another type.
+    """
+    for name, wanted in types.items():
+        if values.get(name) is not None and type(values[name]) is not wanted:
+            raise ValueError(f"{name}={values[name]}", f"is not of type {wanted.__name__}")
+
+
 def read_activation(values: Mapping[str, Any], name: str) -> Activation:
     """Returns the activation in a field; GELU where it is absent.
 

@@ -13,22 +13,37 @@ from bert_jax.config import (
     PositionEncoding,
 )
 from bert_jax.interop.families.family import Family, Head, Part
-from bert_jax.interop.families.fields import read_activation, read_theta, write_activation
+from bert_jax.interop.families.fields import (
+    check_types,
+    read_activation,
+    read_theta,
+    write_activation,
+)
 from bert_jax.model.layers import resolved_mlm_activation
 
 _LAYER = "model.layers.{layer}"
 _POOLINGS = (InputPooling.CLS, InputPooling.MEAN)
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BIASES = ("attention_bias", "mlp_bias", "classifier_bias")
+# Types of the fields that are read below, besides null; others are checked by their values.
+_TYPES: dict[str, type] = {
+    "layer_types": list,
+    "rope_parameters": dict,
+    **dict.fromkeys((*_BIASES, "norm_bias", "decoder_bias"), bool),
+}
 
 
 def _read(values: Mapping[str, Any]) -> dict[str, Any]:
     """Reads windows and rotary bases, in the old spelling or the new, and what has two fields."""
+    check_types(values, _TYPES)
     period, width = _period(values), values["local_attention"]
     if type(width) is not int or width < 2:
         raise ValueError(f"local_attention={width}", "is no width of a window")
     window = width // 2 if period != 1 else 0
     rope = values.get("rope_parameters") or {}
+    for kind in (_FULL, _SLIDING):
+        if not isinstance(rope.get(kind) or {}, dict):
+            raise ValueError(f"rope_parameters.{kind}={rope[kind]}", "is not of type dict")
     theta, local = (
         read_theta(rope.get(kind) or {}, values.get(old, default), f"rope_parameters.{kind}")
         for kind, old, default in (
@@ -64,7 +79,8 @@ def _period(values: Mapping[str, Any]) -> int:
         if type(period) is not int or period < 1:
             raise ValueError(f"global_attn_every_n_layers={period}", "is not a number of layers")
         return period
-    if len(kinds) != values["num_hidden_layers"] or set(kinds) - {_FULL, _SLIDING}:
+    known = all(kind in (_FULL, _SLIDING) for kind in kinds)
+    if len(kinds) != values["num_hidden_layers"] or not known:
         raise ValueError(f"layer_types={kinds}", f"is not {_FULL} or {_SLIDING} for each layer")
     full = [number for number, kind in enumerate(kinds) if kind == _FULL]
     period = full[1] if len(full) > 1 else max(len(kinds), 2) if full else 0

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
@@ -12,6 +13,8 @@ from bert_jax.interop.tokenizers.added_tokens import ADDED_FILE, SPECIAL_MAP_FIL
 from bert_jax.interop.tokenizers.fast_tokenizer import library_file, make_fast_tokenizer
 from bert_jax.interop.tokenizers.library_tokenizer import (
     FAIRSEQ_MODEL_FILE,
+    TokenizerFiles,
+    class_note,
     read_library_tokenizer,
 )
 from bert_jax.interop.tokenizers.tokenizer_fields import (
@@ -80,18 +83,13 @@ def read_tokenizer(
     Raises:
       UserError: if there is no tokenizer, it is none of these, or a field is not known.
     """
-    config_path = directory / TOKENIZER_CONFIG_FILE
-    config = _read(config_path)
-    kind, stated = config.get("tokenizer_class"), config_path
-    if kind is None:
-        stated = directory / CONFIG_FILE
-        kind = _read(stated).get("tokenizer_class")
-    path = directory / TOKENIZER_FILE
-    fast = _read(path)
-    special_map = _read(directory / SPECIAL_MAP_FILE)
-    if found := read_library_tokenizer(directory, config, special_map, fast, kind):
+    files = _read_files(directory)
+    if found := read_library_tokenizer(files):
         return found
-    check_class(kind, stated)
+    config, config_path, fast, kind = files.config, files.config_path, files.fast, files.kind
+    path = directory / TOKENIZER_FILE
+    in_config = config.get("tokenizer_class") is not None
+    check_class(kind, config_path if in_config else directory / CONFIG_FILE)
     check_config(config, config_path)
     if fast:
         vocab = _fast_vocab(fast, path)
@@ -108,9 +106,7 @@ def read_tokenizer(
     if is_generic(kind) and fast and not fast.get("post_processor"):
         raise refusal(path, f"post_processor=null with tokenizer_class={kind} (no [CLS], no [SEP])")
     settings, notes = _settings(config, fast, vocab, config_path, generic=is_generic(kind))
-    added = added_tokens(
-        vocab, config, fast, special_map, _read(directory / ADDED_FILE), config_path
-    )
+    added = added_tokens(vocab, config, fast, files.special_map, files.added, config_path)
     if rows is not None and not any(token.id >= len(vocab) for token in added):
         while len(vocab) > rows and not vocab[-1]:
             vocab.pop()
@@ -151,6 +147,32 @@ def unstated_settings(directory: pathlib.Path, tokenizer: Tokenizer) -> dict[str
     }
 
 
+def has_tokenizer(directory: pathlib.Path) -> bool:
+    """Returns True if a directory has the vocabulary or the model of any tokenizer."""
+    names = (TOKENIZER_FILE, VOCAB_FILE)
+    return any((directory / name).exists() for name in names) or bool(foreign_files(directory))
+
+
+def is_class_followed(directory: pathlib.Path, tokenizer: LibraryTokenizer) -> bool:
+    """Returns True if transformers opens a directory as its tokenizer.json describes ours."""
+    return not class_note(_read_files(directory), tokenizer)
+
+
+def _read_files(directory: pathlib.Path) -> TokenizerFiles:
+    config, of_model = _read(directory / TOKENIZER_CONFIG_FILE), _read(directory / CONFIG_FILE)
+    kind = config.get("tokenizer_class")
+    return TokenizerFiles(
+        directory,
+        directory / TOKENIZER_CONFIG_FILE,
+        config,
+        special_map=_read(directory / SPECIAL_MAP_FILE),
+        added=_read(directory / ADDED_FILE),
+        fast=_read(directory / TOKENIZER_FILE),
+        kind=of_model.get("tokenizer_class") if kind is None else kind,
+        model_type=of_model.get("model_type"),
+    )
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """Reads a file of the directory, {} if there is none; its fields have the types of `_TYPES`."""
     values = read_json(path) if path.is_file() else {}
@@ -179,8 +201,8 @@ def _check_kind_of_vocab(directory: pathlib.Path, kind: Any) -> None:
 
 
 def _settings(
-    config: dict[str, Any],
-    fast: dict[str, Any],
+    config: Mapping[str, Any],
+    fast: Mapping[str, Any],
     vocab: list[str],
     path: pathlib.Path,
     *,
@@ -233,7 +255,7 @@ def _switch(value: Any, name: str, path: pathlib.Path) -> bool | None:
     raise UserError(f"{path}: {name}={value} is neither true nor false: correct the file")
 
 
-def _fast_vocab(values: dict[str, Any], path: pathlib.Path) -> list[str]:
+def _fast_vocab(values: Mapping[str, Any], path: pathlib.Path) -> list[str]:
     """Returns the rows of a tokenizer.json; "" for ids without a piece."""
     model = values.get("model")
     kind = model.get("type", "WordPiece") if isinstance(model, dict) else None

@@ -1,8 +1,8 @@
-"""The fields that transformers and `tokenizers` write for a BERT tokenizer, and what each does.
+"""The fields that transformers and `tokenizers` write for a tokenizer, and what each does.
 
-A field that changes the ids of a text is read (`huggingface_tokenizer.py`, `added_tokens.py`) or
-may have one value only; a field that does not is in a table here, with the reason; any other field
-is refused by name, unless it is off (null, false, empty).
+A field that changes the ids of a text is read (`huggingface_tokenizer.py`, `library_tokenizer.py`,
+`added_tokens.py`) or may have one value only; a field that does not is in a table here, with the
+reason; any other field is refused by name, unless it is off (null, false, empty).
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.text.library_files import check_truncation
 from bert_jax.text.vocabulary import SPECIAL_PIECES_OF_WORDPIECE
 
 # Classes of transformers that are BERT's tokenizer under another name.
@@ -52,6 +53,13 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "word_tokenizer_type": ("basic",),
     "wordpieces_prefix": ("##",),
 }
+# Those of them that the classes of byte-level BPE and Unigram models do not have.
+OF_WORDPIECE = frozenset(
+    "clean_text do_basic_tokenize do_subword_tokenize do_word_tokenize max_input_chars_per_word"
+    " never_split subword_tokenizer_type word_tokenizer_type wordpieces_prefix".split()
+)
+# Those that `tokenizer.json` decides where there is one.
+OF_TEMPLATE = frozenset({"add_bos_token", "add_eos_token"})
 # Fields of tokenizer_config.json that do not change the ids of a text, and the reason.
 HARMLESS = {
     "_commit_hash": "where the file is from",
@@ -173,8 +181,15 @@ def is_generic(name: str | None) -> bool:
     return name in GENERIC_CLASSES
 
 
-def check_config(values: Mapping[str, Any], path: pathlib.Path) -> None:
+def check_config(
+    values: Mapping[str, Any], path: pathlib.Path, *, others: Collection[str] = ()
+) -> None:
     """Checks the fields of a tokenizer_config.json.
+
+    Args:
+      values: of the file.
+      path: of the file, for errors.
+      others: names of fields that the caller reads, or that its kind of tokenizer does not have.
 
     Raises:
       UserError: for the first field that changes ids and that nothing here follows.
@@ -185,6 +200,8 @@ def check_config(values: Mapping[str, Any], path: pathlib.Path) -> None:
     special = list(SPECIAL_PIECES_OF_WORDPIECE.values())  # a value may have no hash
     for name, value in values.items():
         if value is None or name in _READ or name in HARMLESS or name == "auto_map":
+            continue
+        if name in others:
             continue
         if (
             name == "never_split"
@@ -218,7 +235,7 @@ def check_fast(values: Mapping[str, Any], special: Mapping[str, int], path: path
       UserError: for the first part that is not BERT's.
     """
     _only_known(values, _READ_PARTS | HARMLESS_PARTS.keys(), "", path)
-    parts = {name: values.get(name) or {} for name in (*_READ_PARTS, "truncation")}
+    parts = {name: values.get(name) or {} for name in _READ_PARTS}
     for name, wanted in _ONLY_OF_MODEL.items():
         if (found := parts["model"].get(name, wanted)) != wanted:
             raise refusal(path, f"model.{name}={as_written(found)}")
@@ -230,11 +247,7 @@ def check_fast(values: Mapping[str, Any], special: Mapping[str, int], path: path
         raise refusal(path, "normalizer.clean_text=false")
     normalizer = ("type", "clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
     _only_known(parts["normalizer"], normalizer, "normalizer.", path)
-    if parts["truncation"].get("direction", "Right") != "Right":
-        raise UserError(
-            f"{path}: truncation.direction={as_written(parts['truncation']['direction'])} is not"
-            " implemented: only Right is; remove truncation if the model was trained without it"
-        )
+    check_truncation(values, str(path))
     if values.get("post_processor") and not _is_bert_template(values["post_processor"], special):
         raise refusal(path, f"post_processor={as_written(values['post_processor'])}")
 
