@@ -377,6 +377,7 @@ class PretrainConfig:
     log_steps: int = 100  # steps between lines of metrics
     eval_steps: int = 10_000  # steps between evaluations on the held-out split; 0: never
     eval_batches: int = 50  # of the held-out split, at most; always the same ones
+    eval_full_sentences: bool = False  # of rows of full sentences, to compare runs of other formats
     checkpoint_steps: int = 10_000  # steps between checkpoints; the last step always has one
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted
     keep_every_steps: int = 0  # checkpoints of its multiples are never deleted; 0: none of them
@@ -518,7 +519,7 @@ class SweepConfig(FinetuneConfig):
 FREE_FIELDS = frozenset(
     {"mesh.data", "mesh.fsdp", "mesh.tensor", "micro_batches", "encoder.remat", "encoder.unroll"}
     | {"encoder.attention", "remat", "data.local_dir", "data.eval_corpora"}
-    | {"log_steps", "eval_steps", "eval_batches"}
+    | {"log_steps", "eval_steps", "eval_batches", "eval_full_sentences"}
     | {"checkpoint_steps", "keep_checkpoints", "keep_every_steps", "profile", "debug"}
     | {"hosts.start_seconds"}
 )

@@ -40,6 +40,7 @@ def _with_variants(
             f"optimizer.warmup_steps={max(count // 16, 1)}",
             f"optimizer.learning_rate={rate * times**0.5:.3g}",
             f"eval_batches={_EVAL_BATCHES // times}",  # the same rows
+            "eval_full_sentences=True",
         )
 
     static = (f"data.static_copies={copies}",)

@@ -27,10 +27,12 @@ from bert_jax.checkpoints.workdir import check_workdir, claim_workdir
 from bert_jax.config import (
     DistillConfig,
     EncoderConfig,
+    ExampleFormat,
     Launch,
     MaskingConfig,
     MaskStrategy,
     PretrainConfig,
+    SentenceObjective,
     flatten,
     layer_numbers,
     to_dict,
@@ -243,12 +245,17 @@ def short_names(directories: Iterable[str]) -> dict[str, str]:
 
 
 class HeldOut:
-    """Losses on the held-out split, by the published masking: comparable between runs."""
+    """Losses on the held-out split, by the published masking: comparable between runs.
+
+    Runs that read their text in different formats are comparable with `eval_full_sentences`: rows
+    and masks are then the same for all, and there is no sentence loss.
+    """
 
     def __init__(self, setup: "PretrainingSetup", config: PretrainConfig) -> None:
         """Compiles nothing yet, and reads no row."""
         self._corpora, self._phases, self._mesh = setup.corpora, setup.phases, setup.mesh
         self._batches, self._row_format = config.eval_batches, setup.row_format
+        self._full_sentences = config.eval_full_sentences
         masking = held_out_masking(config.encoder)
         mask_fn = make_mask_fn(masking, setup.mask_vocabulary(masking))
         # Phases that share their train step share this one.
@@ -264,7 +271,11 @@ class HeldOut:
         wanted = self._phases[phase]
         rows = self._batches * wanted.batch_size
         row_format = dataclasses.replace(self._row_format(wanted), separate=True)
-        return self._corpora.held_out(wanted.data, row_format, rows)
+        data = wanted.data
+        if self._full_sentences:
+            form, objective = ExampleFormat.FULL_SENTENCES, SentenceObjective.NONE
+            data = dataclasses.replace(data, format=form, objective=objective)
+        return self._corpora.held_out(data, row_format, rows)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns `mlm_loss`, `mlm_accuracy` and so on, with rows as the step's phase has them.
@@ -290,6 +301,12 @@ class HeldOut:
             )
             for name, rows in self._rows(phase.number).items()
         }
+        if self._full_sentences:  # which have no labels of sentences
+            sentence = f"{phase.data.objective.value}_"
+            totals = {
+                name: [{k: v for k, v in each.items() if not k.startswith(sentence)} for each in of]
+                for name, of in totals.items()
+            }
         mixture = [each for name in self._corpora.weights for each in totals[name]]
         means = divide(mixture)
         if len(totals) > 1:

@@ -206,6 +206,32 @@ def test_held_out_examples_are_apart_whatever_the_run_does(
     assert held_out[0] == held_out[1] and trained[0] != trained[1]
 
 
+def test_runs_of_other_formats_are_compared_on_the_same_rows(
+    drivers: Drivers, pretrain_flags: list[str], tmp_path: pathlib.Path
+) -> None:
+    flags = [*pretrain_flags, "--config.eval_steps=1", "--config.steps=1"]
+    flags += ["--config.optimizer.warmup_steps=0"]
+    flags += ["--config.optimizer.learning_rate=1e-30"]  # the model stays as it was drawn
+    formats = {
+        "pairs": [],
+        "single": ["--config.data.format=sentence_pair", "--config.data.static_copies=2"],
+        "full": ["--config.data.format=full_sentences", "--config.data.objective=none"],
+    }
+    held_out = {}
+    for own in (True, False):
+        for name, choice in formats.items():
+            workdir = tmp_path / f"{name}-{own}"
+            choice = [*choice, f"--config.eval_full_sentences={not own}", f"--workdir={workdir}"]
+            assert drivers.run("pretrain", *flags, *choice).status == 0
+            (entry,) = (each for each in log_of(workdir) if "heldout_mlm_loss" in each)
+            held_out[name, own] = {k: v for k, v in entry.items() if k.startswith("heldout_")}
+    assert held_out["pairs", False] == held_out["single", False] == held_out["full", False]
+    assert held_out["full", False] == held_out["full", True]
+    assert held_out["full", True].keys() < held_out["pairs", True].keys()  # with NSP's
+    losses = {held_out[name, True]["heldout_mlm_loss"] for name in formats}
+    assert len(losses) == 3
+
+
 def test_a_corpus_is_copied_to_the_host_once(
     drivers: Drivers, pretrain_flags: list[str], corpus: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
