@@ -85,7 +85,8 @@ def _without_config(message: str) -> str:
     """Returns a reader's message with the remedies of `evaluate`, which has no --config."""
     message = message.replace("--config.data.skip_bad_rows", "--skip_bad_rows")
     theirs = "rename the columns, which are those that the run was trained with"
-    return re.sub(r"set --config\.data\.\w+", theirs, message)
+    message = re.sub(r"set --config\.data\.\w+", theirs, message)
+    return message.replace("--config.data.", "the run's data.")
 
 
 def _write_predictions(

@@ -312,6 +312,20 @@ def test_rows_that_cannot_be_scored(
     assert renamed in evaluated("other.tsv").error()
 
 
+def test_files_of_tags_that_cannot_be_scored(
+    drivers: Drivers, pretrained: Run, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "train.txt").write_text("red\tO\nsun\tB-X\n\nwarm\tO\n")
+    (tmp_path / "words.txt").write_text("red\nsun\n\nwarm\n")
+    flags = ["--config=finetune_tags", f"--checkpoint={pretrained[0]}", "--config.epochs=1"]
+    flags += [f"--config.data.{split}={tmp_path / 'train.txt'}" for split in ("train", "dev")]
+    run = f"--workdir={tmp_path / 'run'}"
+    assert drivers.run("finetune", *flags, run, "--config.data.length=16").status == 0
+    scored = ["evaluate", f"--checkpoint={tmp_path / 'run'}", f"--data={tmp_path / 'words.txt'}"]
+    said = drivers.run(*scored).error()
+    assert "has 1 columns, too few for the run's data.word_column=" in said and "--conf" not in said
+
+
 def test_more_epochs_go_on_with_the_head(
     drivers: Drivers, task: pathlib.Path, finetuned: Run, pretrained: Run, tmp_path: pathlib.Path
 ) -> None:
