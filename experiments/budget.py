@@ -1,4 +1,4 @@
-"""How large a model, and for how many tokens, is worth a laptop's minutes?
+"""Budgets: how large a model, and for how many tokens, is worth a laptop's minutes?
 
 The modern tiny's recipe at two shapes and four numbers of steps, each with a schedule of its own,
 scored by the held-out loss and two tasks. It says where the size `cpu` of the other studies stands
