@@ -106,51 +106,64 @@ def read_library_tokenizer(files: TokenizerFiles) -> LibraryTokenizer | None:
     Raises:
       UserError: if it is not understood.
     """
-    config, fast, kind = files.config, files.fast, files.kind
-    named = named_pieces({**files.special_map, **files.fields})
-    path = files.directory / LIBRARY_FILE
-    if (fast.get("model") or {}).get("type") in ("BPE", "Unigram"):
-        check_class_of_library(kind, config, path)
-        check_config(config, files.config_path, others={*OF_WORDPIECE, *OF_TEMPLATE, _PREFIX})
-        values, notes = _with_prefix_space(files)
-        made = from_library_values(_with_added(values, files, path, named), str(path), named)
-        if built := _BUILT.get(files.opened or ""):
-            _check_ends(files, built, made)
-        made.notes = (*notes, *filter(None, [class_note(files, made)]))
-        return made
-    is_library = (kind or "").removesuffix("Fast") in LIBRARY_CLASSES
-    if fast or ((files.directory / VOCAB_FILE).is_file() and not is_library):
+    if (files.fast.get("model") or {}).get("type") in ("BPE", "Unigram"):
+        return _from_library_file(files)
+    is_library = (files.kind or "").removesuffix("Fast") in LIBRARY_CLASSES
+    if files.fast or ((files.directory / VOCAB_FILE).is_file() and not is_library):
         return None
     if (path := files.directory / MERGED_VOCAB_FILE).is_file():
-        check_class_of_library(kind, config, path)
-        check_config(config, files.config_path, others={*OF_WORDPIECE, _PREFIX})
-        if files.opened in _BUILT and not _BUILT[files.opened].ends:
-            raise UserError(
-                f"{path}: tokenizer_class={kind} without {LIBRARY_FILE} is not implemented, for it"
-                " puts no pieces around texts: save it once with transformers, which writes the"
-                " file"
-            )
-        named = {
-            role: _content(files.fields.get(f"{role}_token")) or piece
-            for role, piece in ROBERTA_PIECES.items()
-        }
-        values = merges_values(path, named, prefix_space=bool(_stated_prefix(files)))
-        return from_library_values(_with_added(values, files, path, named), str(path), named)
+        return _from_merges(files, path)
     if (path := files.directory / FAIRSEQ_MODEL_FILE).is_file():
-        if kind is not None and kind.removesuffix("Fast") != _FAIRSEQ_CLASS:
-            raise UserError(
-                f"{path}: tokenizer_class={kind} without {LIBRARY_FILE} is not implemented: only"
-                f" {_FAIRSEQ_CLASS} is; save it once with transformers, which writes the file"
-            )
-        check_class_of_library(kind, config, path)
-        check_config(config, files.config_path, others={*OF_WORDPIECE, _PREFIX})
-        pieces = {**ROBERTA_PIECES, "bos": ROBERTA_PIECES["cls"], "eos": ROBERTA_PIECES["sep"]}
-        check_roles(pieces, config, files.special_map, files.config_path)
-        if _stated_prefix(files) is False:
-            raise _refused_prefix(files, False)
-        values = _with_added(fairseq_values(path), files, path, ROBERTA_PIECES)
-        return from_library_values(values, str(path), ROBERTA_PIECES)
+        return _from_fairseq(files, path)
     return None
+
+
+def _check_fields(files: TokenizerFiles, path: pathlib.Path, *followed: str) -> None:
+    """Checks the class and the fields of the small files, but for those that are `followed`."""
+    check_class_of_library(files.kind, files.config, path)
+    check_config(files.config, files.config_path, others={*OF_WORDPIECE, _PREFIX, *followed})
+
+
+def _from_library_file(files: TokenizerFiles) -> LibraryTokenizer:
+    path = files.directory / LIBRARY_FILE
+    _check_fields(files, path, *OF_TEMPLATE)
+    values, notes = _with_prefix_space(files)
+    named = named_pieces({**files.special_map, **files.fields})
+    made = from_library_values(_with_added(values, files, path, named), str(path), named)
+    if built := _BUILT.get(files.opened or ""):
+        _check_ends(files, built, made)
+    made.notes = (*notes, *filter(None, [class_note(files, made)]))
+    return made
+
+
+def _from_merges(files: TokenizerFiles, path: pathlib.Path) -> LibraryTokenizer:
+    _check_fields(files, path)
+    if files.opened in _BUILT and not _BUILT[files.opened].ends:
+        raise UserError(
+            f"{path}: tokenizer_class={files.kind} without {LIBRARY_FILE} is not implemented, for"
+            " it puts no pieces around texts: save it once with transformers, which writes the file"
+        )
+    named = {
+        role: _content(files.fields.get(f"{role}_token")) or piece
+        for role, piece in ROBERTA_PIECES.items()
+    }
+    values = merges_values(path, named, prefix_space=bool(_stated_prefix(files)))
+    return from_library_values(_with_added(values, files, path, named), str(path), named)
+
+
+def _from_fairseq(files: TokenizerFiles, path: pathlib.Path) -> LibraryTokenizer:
+    if files.kind is not None and files.kind.removesuffix("Fast") != _FAIRSEQ_CLASS:
+        raise UserError(
+            f"{path}: tokenizer_class={files.kind} without {LIBRARY_FILE} is not implemented: only"
+            f" {_FAIRSEQ_CLASS} is; save it once with transformers, which writes the file"
+        )
+    _check_fields(files, path)
+    pieces = {**ROBERTA_PIECES, "bos": ROBERTA_PIECES["cls"], "eos": ROBERTA_PIECES["sep"]}
+    check_roles(pieces, files.config, files.special_map, files.config_path)
+    if _stated_prefix(files) is False:
+        raise _refused_prefix(files, False)
+    values = _with_added(fairseq_values(path), files, path, ROBERTA_PIECES)
+    return from_library_values(values, str(path), ROBERTA_PIECES)
 
 
 def _with_added(
