@@ -9,36 +9,7 @@ import dataclasses
 
 from experiments import tasks
 from experiments.sizes import CPU
-from experiments.study import Overrides, Size, Study, Variant
-
-
-def _with_variants(
-    size: Size, shapes: dict[str, Overrides], steps: tuple[int, ...], warmup_share: float
-) -> Size:
-    """Returns a size that pretrains each shape for each number of steps.
-
-    Args:
-      size: to be given variants.
-      shapes: name -> what makes the recipe's encoder one of this shape.
-      steps: of the runs.
-      warmup_share: of the steps.
-    """
-    return dataclasses.replace(
-        size,
-        variants=tuple(
-            Variant(
-                f"{shape}_{count}",
-                pretrain=(
-                    *overrides,
-                    f"steps={count}",
-                    f"optimizer.warmup_steps={round(warmup_share * count)}",
-                ),
-            )
-            for shape, overrides in shapes.items()
-            for count in steps
-        ),
-    )
-
+from experiments.study import Overrides, Study, Variant
 
 _MINI: Overrides = (
     "encoder.layers=4",
@@ -48,16 +19,24 @@ _MINI: Overrides = (
     "encoder.init_stddev=0.04",
 )
 
+_SHAPES: dict[str, Overrides] = {"tiny": (), "mini": _MINI}
+_STEPS = (250, 500, 1000, 2000)
+_WARMUP_SHARE = 0.06  # of the steps, as the recipe has it
+
 STUDY = Study(
     base="tiny_1000",
-    variants=(),
+    variants=tuple(
+        Variant(
+            f"{shape}_{steps}",
+            pretrain=(
+                *overrides,
+                f"steps={steps}",
+                f"optimizer.warmup_steps={round(_WARMUP_SHARE * steps)}",
+            ),
+        )
+        for shape, overrides in _SHAPES.items()
+        for steps in _STEPS
+    ),
     tasks=(tasks.ENTITIES, tasks.PARTS_OF_SPEECH),
-    sizes={
-        "cpu": _with_variants(
-            dataclasses.replace(CPU, seeds=3, minutes=90),
-            {"tiny": (), "mini": _MINI},
-            (250, 500, 1000, 2000),
-            0.06,
-        ),
-    },
+    sizes={"cpu": dataclasses.replace(CPU, seeds=3, minutes=90)},
 )

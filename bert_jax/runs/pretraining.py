@@ -301,17 +301,14 @@ class HeldOut:
             )
             for name, rows in self._rows(phase.number).items()
         }
-        if self._full_sentences:  # which have no labels of sentences
-            sentence = f"{phase.data.objective.value}_"
-            totals = {
-                name: [{k: v for k, v in each.items() if not k.startswith(sentence)} for each in of]
-                for name, of in totals.items()
-            }
         mixture = [each for name in self._corpora.weights for each in totals[name]]
         means = divide(mixture)
         if len(totals) > 1:
             for name, short in short_names(totals).items():
                 means |= {f"{each}/{short}": v for each, v in divide(totals[name]).items()}
+        if self._full_sentences:  # which have no labels of sentences
+            sentence = f"{phase.data.objective.value}_"
+            means = {name: v for name, v in means.items() if not name.startswith(sentence)}
         return means
 
 
