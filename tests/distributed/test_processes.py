@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from bert_jax.checkpoints.checkpoint import read_metadata, steps_in
+from bert_jax.config import Launch
+from bert_jax.distributed.processes import refuse_several
+from bert_jax.errors import UserError
 from bert_jax.inspection.stored import open_checkpoint
 from tests.fixtures.drivers import (
     Drivers,
@@ -241,6 +244,15 @@ def test_configs_that_differ_are_named(drivers, pretrain_flags, tmp_path):
 def test_flags_that_make_no_sense(flags, message, drivers, pretrain_flags, tmp_path):
     result = drivers.run("pretrain", *pretrain_flags, f"--workdir={tmp_path / 'run'}", *flags)
     assert message in result.error()
+
+
+def test_an_empty_number_of_tasks_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # as scripts hide a cluster
+    refuse_several(Launch(), "this")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="JAX finds no cluster"):
+        refuse_several(Launch(), "this")
 
 
 def test_under_slurm_jax_finds_the_others(drivers, pretrain_flags, tmp_path):
