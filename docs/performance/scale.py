@@ -6,9 +6,8 @@ r"""Pretraining on pods, on paper: the steps compiled ahead of time; nothing run
 A case is a size, a TPU slice, `mesh.fsdp`, rows of 512 tokens a chip, and the price of a chip for
 an hour; the encoder is BERT's, in bfloat16, with dropout as published. Steps take the sum of the
 products', the memory's and the links' times at the chip's peak rates if nothing overlaps, and the
-longest of them if all does. A token is read from disk in two bytes, and sent to the chips in four
-arrays of int32. Parameters and moments are 12 bytes a parameter: hosts save equal parts, and each
-restores what its own chips hold.
+longest of them if all does. Hosts save equal parts of a checkpoint, and each restores what its own
+chips hold.
 """
 
 import time
@@ -30,7 +29,7 @@ _GIGABYTES = flags.DEFINE_float("host_gigabytes", 1.0, "a second that a host wri
 
 _LENGTH = 512
 _TOKENS = 1e11  # that are priced
-_INT32_ARRAYS, _INT32_BYTES = 4, 4  # a token's of a batch
+_TOKEN_BYTES = 2  # on disk, of a vocabulary of up to 65,536
 _ONE_BILLION = (24, 1792, 28)  # layers, width, heads
 
 HEADER = (
@@ -93,9 +92,9 @@ def line(case: Case) -> str:
     devices = list(step.mesh.devices.flat)
     chip = usable_chip(devices[0])
     assert chip, case
-    plan = planned(step, footprint, chip, case.price)
-    state = footprint.parameters + footprint.optimizer
-    cells = [case.size, case.devices, str(case.fsdp), f"{step.rows:,}", size(state)]
+    plan, state = planned(step, footprint, chip, case.price), step.checkpoint_bytes
+    cells = [case.size, case.devices, str(case.fsdp), f"{step.rows:,}"]
+    cells.append(size(footprint.parameters + footprint.optimizer))
     cells += [size(footprint.peak), size(chip.memory_bytes)]
     if plan.estimate is None:
         cells += ["does not fit"] + [""] * 7
@@ -104,15 +103,14 @@ def line(case: Case) -> str:
         times = (found.seconds, found.bound)  # nothing overlaps, or all does
         rates = [found.tokens_per_second(each) for each in times]
         hours = [_TOKENS / rate / 3600 * len(devices) for rate in rates]
-        read = [rate / hosts for rate in rates]  # bytes of one array of bytes
-        restored = state * min(case.fsdp, len(devices) // hosts)
+        restored = state * min(1.0, len(devices) / hosts / case.fsdp)
         cells += [
             " to ".join(f"{found.utilisation(each):.0%}" for each in times),
             " to ".join(f"{rate / 1e6:.2f}" for rate in rates),
             " to ".join(f"{hour * case.price:,.0f}" for hour in hours),
-            " to ".join(f"{2 * rate / 1e6:.1f}" for rate in read),
-            " to ".join(f"{_INT32_ARRAYS * _INT32_BYTES * rate / 1e6:.0f}" for rate in read),
-            f"{state * case.fsdp / hosts / (_GIGABYTES.value * 1e9):.1f}",
+            " to ".join(f"{_TOKEN_BYTES * rate / hosts / 1e6:.1f}" for rate in rates),
+            " to ".join(f"{step.host_batch_bytes / each / 1e6:.0f}" for each in times),
+            f"{state / hosts / (_GIGABYTES.value * 1e9):.1f}",
             f"{restored / (_GIGABYTES.value * 1e9):.1f}",
         ]
     return f"| {' | '.join((*cells, f'{seconds:.0f}'))} |"
